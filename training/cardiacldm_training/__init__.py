@@ -1,0 +1,1 @@
+"""Training of CardiacLDM: virtual cohort, training loop, evaluation and the command line."""

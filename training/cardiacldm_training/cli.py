@@ -1,0 +1,44 @@
+"""The command ``cardiacldm``. Each sub-command lives in a file of its own; torch is imported only when one runs."""
+
+from __future__ import annotations
+
+import typer
+
+from CardiacLDMLib import __version__
+
+from .commands import cohort, evaluate, package, segment, train
+
+app = typer.Typer(
+    help="Label eight structures in cardiac CT, and train the networks that do it. Research use, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"cardiacldm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+app.command("segment")(segment.segment)
+app.command("cohort")(cohort.cohort)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(train.app, name="train")
+app.add_typer(package.app, name="package")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

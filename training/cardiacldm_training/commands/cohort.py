@@ -1,0 +1,3 @@
+"""``cardiacldm cohort``"""
+def cohort() -> None:
+    """Write a virtual cohort."""

@@ -1,0 +1,3 @@
+"""``cardiacldm evaluate``"""
+def evaluate() -> None:
+    """Write a virtual evaluate."""

@@ -1,0 +1,3 @@
+"""``cardiacldm segment``"""
+def segment() -> None:
+    """Write a virtual segment."""

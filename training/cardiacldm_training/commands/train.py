@@ -1,0 +1,9 @@
+"""``cardiacldm train``"""
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Stub."""
