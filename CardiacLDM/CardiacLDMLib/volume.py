@@ -248,7 +248,7 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
     out = np.empty(target.shape, dtype=np.float32)
     for k, values in interpolate(source, small.affine, target):
         out[:, :, k : k + values.shape[3]] = values[0].numpy()
-    _fill_outside(out, target, volume.grid, fill)
+    fill_outside(out, target, volume.grid, fill)
     return Volume(out, target.affine)
 
 
@@ -258,12 +258,17 @@ def _target_spacing_along(grid: Grid, target: Grid) -> np.ndarray:
     return target.spacing[axes.argmax(axis=1)]
 
 
-def _fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None:
-    """Set the voxels of ``out`` whose centre lies outside the voxels of ``grid`` to ``fill``."""
+def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None:
+    """Set the voxels of ``out`` (on ``target``) whose centre lies outside the voxels of ``grid`` to ``fill``."""
     matrix = np.linalg.inv(grid.affine) @ target.affine
     index = [np.arange(n, dtype=np.float64) for n in target.shape]
     for a in range(3):
         low, high = -0.5 - 1e-6, grid.shape[a] - 0.5 + 1e-6
+        along = np.flatnonzero(np.abs(matrix[a, :3]) > 1e-9)
+        if len(along) == 1:  # parallel: whole slices lie outside
+            x = matrix[a, along[0]] * index[along[0]] + matrix[a, 3]
+            np.moveaxis(out, along[0], 0)[(x < low) | (x > high)] = fill
+            continue
         x = matrix[a, 0] * index[0][:, None] + matrix[a, 1] * index[1][None, :] + matrix[a, 3]
         for k in range(target.shape[2]):
             here = x + matrix[a, 2] * k

@@ -1,0 +1,453 @@
+"""A CT volume in, eight labelled structures out, on exactly the volume's grid.
+
+A coarse pass over the whole scan finds the heart; the box around it is segmented at the package's finer spacing; the
+logits go back to the scan's own grid slice by slice, so that never all classes exist at full size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cc3d
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+
+from . import anatomy
+from .cleanup import clean
+from .networks import load_networks
+from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, ras_grid, resample
+
+if TYPE_CHECKING:
+    from .package import ModelPackage, NetworkSpec
+
+MIN_SLICES = 4
+MIN_EXTENT_MM = 20.0
+#: Longer than any patient: the header's spacing is in other units, and the grids made from it would not fit in memory.
+MAX_EXTENT_MM = 2500.0
+THICK_MM = 5.0
+#: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is something else, or too little of one.
+MIN_HEART_ML = 60.0
+#: Around what the coarse pass found: its error, and the rest of the vessels.
+MARGIN_MM = 15.0
+#: Heart that reaches this far into the outermost slices with this area means that the scan cuts it.
+EDGE_MM = 1.5
+EDGE_MM2 = 50.0
+OVERLAP = 0.5
+WINDOWS_PER_BATCH = {"cpu": 1, "cuda": 8}
+
+#: Where each stage ends on the progress bar, in percent: its usual share of the time.
+_STAGES = {"prepare": 2, "locate": 12, "segment": 80, "resample": 94, "clean": 100}
+_SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
+_HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The job was stopped between two steps because the caller asked for it."""
+
+
+class SegmenterError(ValueError):
+    """A volume or device that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``step`` of ``total`` over the whole job (never falls), the stage's name, seconds since the job began."""
+
+    step: int
+    total: int
+    stage: str
+    seconds: float
+
+
+@dataclass
+class Segmentation:
+    """What came out of one scan.
+
+    ``labels``: uint8 on exactly the input's grid, all zero when no heart was found. ``warnings``: sentences for the
+    user. ``seconds`` per stage. ``device``: where the networks ran in the end. ``volumes_ml`` per structure name.
+    """
+
+    labels: Volume
+    warnings: list[str]
+    seconds: dict[str, float]
+    device: str
+    heart_found: bool
+    volumes_ml: dict[str, float]
+
+
+def resolve_device(device: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the device to use; :class:`SegmenterError` if it cannot be."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise SegmenterError(f"The device must be auto, cpu, cuda or cuda:N, not {device!r}.")
+    if not torch.cuda.is_available():
+        raise SegmenterError("There is no CUDA GPU that can be used here: choose the device cpu.")
+    number = int(match[1] or 0)
+    if number >= torch.cuda.device_count():
+        raise SegmenterError(f"There is no GPU {number}: this computer has {torch.cuda.device_count()}.")
+    return f"cuda:{number}"
+
+
+class Segmenter:
+    """The two networks of a model package, loaded once, for any number of scans.
+
+    Raises :class:`SegmenterError` for a device that is not there, ``PackageError`` for a package that cannot be used.
+    """
+
+    def __init__(self, package: ModelPackage, device: str = "auto") -> None:
+        self.package = package
+        self.device = resolve_device(device)
+        self._networks = load_networks(package, self.device)
+
+    def segment(
+        self,
+        volume: Volume,
+        *,
+        flips: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Segmentation:
+        """Label ``volume`` (HU, any orientation and spacing; never modified).
+
+        ``flips`` averages the fine network over mirrored windows: four times the work, usually smoother. ``progress``
+        is called after every step; ``cancelled`` is asked before every step and ends the job with :class:`Cancelled`.
+        Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
+        """
+        job = _Job(self.device, progress, cancelled)
+        labels = np.zeros_like(volume.array, dtype=np.uint8)
+        with job.stage("prepare"):
+            volume = check(volume, job.warnings)
+        with job.stage("locate"):
+            box = self._locate(volume, job)
+        if box is not None:
+            with job.stage("segment"):
+                logits, grid = self._segment_box(volume, box, flips, job)
+            start, stop = index_bounds(volume.grid, box)
+            part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+            with job.stage("resample"):
+                _label_slices(part, logits, grid, volume.grid.crop(start, stop), job)
+                del logits
+            with job.stage("clean"):
+                part[...] = clean(part, volume.grid.voxel_ml)
+        return _result(Volume(labels, volume.affine), job)
+
+    def _locate(self, volume: Volume, job: _Job) -> np.ndarray | None:
+        """The padded RAS box (2, 3) around the heart, within the scan; None when there is none."""
+        spec = self.package.manifest.networks["locator"]
+        scan = volume.grid.bounds_ras()
+        grid = ras_grid(scan, spec.spacing_mm)
+        logits = self._predict("locator", resample(volume, grid).array, False, job)
+        box = heart_box(logits.softmax(0).cpu().numpy(), grid)
+        if box is None:
+            return None
+        patch_mm = np.array(self.package.manifest.networks["segmenter"].patch) * (
+            self.package.manifest.networks["segmenter"].spacing_mm
+        )
+        return _grown_box(box, patch_mm, scan)
+
+    def _segment_box(self, volume: Volume, box: np.ndarray, flips: bool, job: _Job) -> tuple[torch.Tensor, Grid]:
+        """Logits (9, I, J, K) on the fine RAS grid of the box."""
+        spec = self.package.manifest.networks["segmenter"]
+        grid = ras_grid(box, spec.spacing_mm)
+        return self._predict("segmenter", resample(volume, grid).array, flips, job), grid
+
+    def _predict(self, name: str, image: np.ndarray, flips: bool, job: _Job) -> torch.Tensor:
+        """Logits (9, I, J, K) of ``image`` (I, J, K) in HU; gives way step by step when the GPU's memory is full."""
+        spec = self.package.manifest.networks[name]
+        source = torch.from_numpy(windowed(image, spec))[None, None]
+        while True:
+            try:
+                return self._windows(name, source, spec.patch, flips, job)
+            except torch.cuda.OutOfMemoryError:
+                if not job.can_give_way:
+                    raise
+            job.give_way()  # out here the failed attempt's tensors are no longer held by the error
+
+    def _windows(
+        self, name: str, source: torch.Tensor, patch: tuple[int, int, int], flips: bool, job: _Job
+    ) -> torch.Tensor:
+        """One pass of Gaussian sliding windows on the job's device."""
+        network = self._networks[name].to(job.device)
+        batches = math.ceil(window_count(source.shape[2:], patch) / job.batch)
+        done = 0
+
+        def predict(windows: torch.Tensor) -> torch.Tensor:
+            nonlocal done
+            job.step(done / batches)
+            done += 1
+            with _autocast(job.device):
+                return _flip_mean(network, windows, job.stop_if_cancelled) if flips else network(windows).float()
+
+        with torch.inference_mode():
+            return sliding_window_inference(
+                source.to(job.device), patch, job.batch, predict, overlap=OVERLAP, mode="gaussian", sigma_scale=0.125
+            )[0]
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+def check(volume: Volume, warnings: list[str]) -> Volume:
+    """The volume with every voxel a number; appends gentle ``warnings``.
+
+    Raises :class:`SegmenterError` when it is too thin or too long, blank, or does not look like CT in Hounsfield units.
+    """
+    grid = volume.grid
+    thinnest = int(grid.size_mm.argmin())
+    if min(grid.shape) < MIN_SLICES:
+        raise SegmenterError(f"The scan has only {min(grid.shape)} slices: a whole heart is needed.")
+    if grid.size_mm[thinnest] < MIN_EXTENT_MM:
+        raise SegmenterError(f"The scan is only {grid.size_mm[thinnest]:.0f} mm thick: a whole heart is needed.")
+    if grid.size_mm.max() > MAX_EXTENT_MM:
+        raise SegmenterError(
+            f"The scan would be {grid.size_mm.max() / 1000:.1f} m long: its voxel spacing cannot be in millimetres."
+        )
+    if grid.spacing.max() > THICK_MM:
+        warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
+    _check_values(volume.array)
+    return _finite(volume, warnings)
+
+
+def _check_values(array: np.ndarray) -> None:
+    """Whether a sample of the voxels looks like CT: numbers, not constant, some air, lung or fat, and some tissue."""
+    step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        raise SegmenterError("The scan holds no numbers at all.")
+    if sample.min() == sample.max():
+        raise SegmenterError("Every voxel of the scan has the same value.")
+    low, high = np.percentile(sample, [0.5, 99.5])
+    thin = np.mean((sample > -1100.0) & (sample < -200.0))  # any crop of a chest holds lung, air or both
+    tissue = np.mean((sample > -150.0) & (sample < 1500.0))
+    if thin < 0.002 or tissue < 0.01:
+        raise SegmenterError(
+            f"The values (mostly {low:.5g} to {high:.5g}) are not Hounsfield units of a chest: is this a CT?"
+        )
+
+
+def _finite(volume: Volume, warnings: list[str]) -> Volume:
+    """The volume itself, or a float32 copy with air where it holds no number."""
+    array = volume.array
+    if array.dtype.kind != "f":
+        return volume
+    slowest = int(np.argmax(np.abs(array.strides)))
+    slabs = np.moveaxis(array, slowest, 0)
+    if all(np.isfinite(slab).all() for slab in slabs):
+        return volume
+    copy = np.empty_like(array, dtype=np.float32)
+    bad = 0
+    for source, target in zip(slabs, np.moveaxis(copy, slowest, 0), strict=True):
+        good = np.isfinite(source)
+        bad += good.size - np.count_nonzero(good)
+        np.copyto(target, np.where(good, source, AIR_HU))
+    share = 100.0 * bad / array.size
+    warnings.append(f"{bad} voxels ({share:.2g} %) hold no number: they were taken for air.")
+    return Volume(copy, volume.affine)
+
+
+def windowed(image: np.ndarray, spec: NetworkSpec) -> np.ndarray:
+    """HU clipped to the network's window and mapped to 0..1, float32."""
+    low, high = spec.window_hu
+    out = (image - np.float32(low)) / np.float32(high - low)
+    return np.clip(out, 0.0, 1.0, out=out)
+
+
+def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
+    """RAS box (2, 3) around the component with most heart in ``shares`` (9, I, J, K), great vessels included.
+
+    None when that component holds less than ``MIN_HEART_ML`` of heart.
+    """
+    structures = shares[0] < 0.5
+    heart = structures & (shares[_HEART_VALUES].sum(axis=0) > 0.5)
+    components = cc3d.connected_components(structures, connectivity=26)
+    counts = np.bincount(components[heart], minlength=2)
+    component = int(counts.argmax())
+    if counts[component] * grid.voxel_ml < MIN_HEART_ML:
+        return None
+    start, stop = np.array([[i.min(), i.max() + 1] for i in np.nonzero(components == component)]).T
+    return grid.crop(start, stop).bounds_ras()
+
+
+def _grown_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
+    """``box`` padded by the margin, no smaller than one window (better real surroundings than padding), in the scan."""
+    low, high = box[0] - MARGIN_MM, box[1] + MARGIN_MM
+    missing = np.maximum(at_least_mm - (high - low), 0.0) / 2.0
+    return np.stack([np.maximum(low - missing, scan[0]), np.minimum(high + missing, scan[1])])
+
+
+def window_count(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:
+    """How many windows half over each other cover ``shape`` voxels."""
+    steps = (1 + math.ceil(max(n - p, 0) / max(int(p * (1 - OVERLAP)), 1)) for n, p in zip(shape, patch, strict=True))
+    return math.prod(steps)
+
+
+def _flip_mean(network: torch.nn.Module, windows: torch.Tensor, before_each: Callable[[], None]) -> torch.Tensor:
+    """Half the plain prediction, half the mean of those of the windows mirrored along each single axis.
+
+    The plain one weighs more: networks see mirrored hearts in training, but rarely.
+    """
+    mean = network(windows).float() / 2
+    for axis in (2, 3, 4):
+        before_each()
+        mean += network(windows.flip(axis)).float().flip(axis) / 6
+    return mean
+
+
+def _autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Half precision on the GPU. Not on the CPU: half as fast there."""
+    if device == "cpu":
+        return contextlib.nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+
+def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
+    """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; outside ``grid`` 0."""
+    try:
+        _label_slices_on(part, logits, grid, target, job)
+    except torch.cuda.OutOfMemoryError:
+        _label_slices_on(part, logits.cpu(), grid, target, job)
+    fill_outside(part, target, grid, anatomy.BACKGROUND)
+
+
+def _label_slices_on(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
+    with torch.inference_mode():
+        for k, values in interpolate(logits, grid.affine, target):
+            job.step(k / target.shape[2])
+            part[:, :, k : k + values.shape[3]] = values.argmax(0).to(torch.uint8).cpu().numpy()
+
+
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+def _result(labels: Volume, job: _Job) -> Segmentation:
+    """Measure the labels; too little heart counts as none."""
+    counts = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
+    volumes = {s.name: float(counts[s.value] * labels.grid.voxel_ml) for s in anatomy.STRUCTURES}
+    found = sum(volumes[name] for name in anatomy.HEART) >= MIN_HEART_ML
+    if found:
+        job.warnings += findings(labels, volumes)
+    else:
+        job.warnings.append("No heart was found in the scan: nothing was labelled.")
+        labels.array[...] = anatomy.BACKGROUND
+        volumes = dict.fromkeys(volumes, 0.0)
+    return Segmentation(labels, job.warnings, job.seconds, job.device, found, volumes)
+
+
+def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[str]:
+    """Sentences on a heart that the scan cuts off, on missing structures and on unlikely volumes.
+
+    A heart that is cut off is measured in part only: nothing is said about its volumes then.
+    """
+    cut = cut_off(labels)
+    sentences = [
+        f"The scan ends inside the heart ({side} edge): the volumes of {_listed(names)} are incomplete."
+        for side, names in cut.items()
+    ]
+    missing = [s.name for s in anatomy.STRUCTURES if volumes_ml[s.name] == 0.0]
+    if missing:
+        sentences.append(f"{_listed(missing)} {'was' if len(missing) == 1 else 'were'} not found.")
+    for structure in anatomy.STRUCTURES:
+        if structure.volume_limits_ml is None or structure.name in missing or cut:
+            continue
+        low, high = structure.volume_limits_ml
+        volume = volumes_ml[structure.name]
+        if not low <= volume <= high:
+            sentences.append(
+                f"{structure.name} measures {volume:.0f} mL, outside the usual {low:.0f} to {high:.0f} mL: check it."
+            )
+    return sentences
+
+
+def cut_off(labels: Volume) -> dict[str, list[str]]:
+    """Which heart structures reach which edge of the scan: ``{"inferior": ["LV", "RV"]}``."""
+    touching: dict[str, list[str]] = {}
+    spacing = labels.spacing
+    for axis in range(3):
+        depth = max(1, round(EDGE_MM / spacing[axis]))
+        voxel_mm2 = float(np.prod(spacing) / spacing[axis])
+        layers = np.moveaxis(labels.array, axis, 0)
+        direction = labels.affine[:3, axis]
+        world = int(np.abs(direction).argmax())
+        for at_end, layer in enumerate((layers[:depth], layers[-depth:])):
+            side = _SIDES[world][at_end if direction[world] > 0 else 1 - at_end]
+            areas = {name: np.count_nonzero((layer == anatomy.VALUE[name]).any(axis=0)) * voxel_mm2
+                     for name in anatomy.HEART}  # fmt: skip
+            names = [name for name, area in areas.items() if area >= EDGE_MM2]
+            if names:
+                touching[side] = names
+    return touching
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+@dataclass
+class _Job:
+    """One run: its clock, its warnings, and the device it ends up on."""
+
+    device: str
+    progress: Callable[[Progress], None] | None
+    cancelled: Callable[[], bool] | None
+    batch: int = field(init=False)
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _stage: str = "prepare"
+    _reported: int = 0
+    _began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.batch = WINDOWS_PER_BATCH[self.device.partition(":")[0]]
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._stage = name
+        self.step(0.0)
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+        self.step(1.0)
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled
+
+    def step(self, share: float) -> None:
+        """Report that this share (0..1) of the stage is done, unless the user wants to stop."""
+        self.stop_if_cancelled()
+        if self.progress is None:
+            return
+        names = list(_STAGES)
+        start = _STAGES[names[names.index(self._stage) - 1]] if self._stage != names[0] else 0
+        self._reported = max(self._reported, round(start + share * (_STAGES[self._stage] - start)))
+        self.progress(Progress(self._reported, 100, self._stage, time.perf_counter() - self._began))
+
+    @property
+    def can_give_way(self) -> bool:
+        return self.batch > 1 or self.device != "cpu"
+
+    def give_way(self) -> None:
+        """Out of GPU memory: half as many windows at once, then the CPU."""
+        torch.cuda.empty_cache()
+        if self.batch > 1:
+            self.batch //= 2
+            self._warn_once("The GPU's memory was short: fewer windows at a time were used.")
+        else:
+            self.device, self.batch = "cpu", WINDOWS_PER_BATCH["cpu"]
+            self._warn_once("The GPU's memory was not enough: the CPU was used instead.")
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
