@@ -1,0 +1,248 @@
+"""From a manifest to torch modules: the closed list of architectures and the strict exchange of their weights.
+
+A package names an architecture and gives bounded arguments; no code, class path or expression comes from it. A module
+is first built on torch's meta device, which takes no memory, and the tensors of the file are compared with it by name,
+shape and type before one is read. torch and MONAI are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from . import anatomy
+from .package import ModelPackage, NetworkSpec, PackageError, first_problem, shown
+
+if TYPE_CHECKING:
+    import torch
+
+#: One CT channel in, one logit per structure and for the background out.
+IN_CHANNELS, OUT_CHANNELS = 1, anatomy.NUM_CLASSES
+
+Width = Annotated[int, Field(ge=1, le=1024)]
+Stride = Annotated[int, Field(ge=1, le=2)]
+Blocks = Annotated[int, Field(ge=1, le=8)]
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UNetArguments(_Arguments):
+    """MONAI ``UNet``: ``channels`` per level, ``strides`` between levels, residual units per level."""
+
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=7)]
+    strides: Annotated[tuple[Stride, ...], Field(min_length=1, max_length=6)]
+    num_res_units: Annotated[int, Field(ge=0, le=4)] = 0
+    norm: Literal["instance", "batch"] = "instance"
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> UNetArguments:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError("strides must be one fewer than channels")
+        return self
+
+
+class DynUNetArguments(_Arguments):
+    """MONAI ``DynUNet`` (nnU-Net's shape): ``filters`` and ``strides`` per level, 3x3x3 kernels, instance norm."""
+
+    filters: Annotated[tuple[Width, ...], Field(min_length=3, max_length=7)]
+    strides: Annotated[tuple[Stride, ...], Field(min_length=3, max_length=7)]
+    res_block: bool = False
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> DynUNetArguments:
+        if len(self.strides) != len(self.filters):
+            raise ValueError("strides must be as many as filters")
+        if self.strides[0] != 1:
+            raise ValueError("the first stride must be 1, since the output has the resolution of the first level")
+        return self
+
+
+class SegResNetArguments(_Arguments):
+    """MONAI ``SegResNet``: residual blocks per level going down and up, widths doubling from ``init_filters``."""
+
+    init_filters: Annotated[int, Field(ge=8, le=64, multiple_of=8)]
+    blocks_down: Annotated[tuple[Blocks, ...], Field(min_length=2, max_length=6)]
+    blocks_up: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=5)]
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> SegResNetArguments:
+        if len(self.blocks_up) != len(self.blocks_down) - 1:
+            raise ValueError("blocks_up must be one fewer than blocks_down")
+        return self
+
+
+def _unet(arguments: UNetArguments) -> torch.nn.Module:
+    from monai.networks.nets import UNet
+
+    norm = ("instance", {"affine": True}) if arguments.norm == "instance" else "batch"
+    return UNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, channels=arguments.channels,
+        strides=arguments.strides, num_res_units=arguments.num_res_units, norm=norm,
+    )  # fmt: skip
+
+
+def _dynunet(arguments: DynUNetArguments) -> torch.nn.Module:
+    from monai.networks.nets import DynUNet
+
+    return DynUNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, kernel_size=[3] * len(arguments.strides),
+        strides=arguments.strides, upsample_kernel_size=arguments.strides[1:], filters=arguments.filters,
+        norm_name=("instance", {"affine": True}), res_block=arguments.res_block,
+    )  # fmt: skip
+
+
+def _segresnet(arguments: SegResNetArguments) -> torch.nn.Module:
+    from monai.networks.nets import SegResNet
+
+    return SegResNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, init_filters=arguments.init_filters,
+        blocks_down=arguments.blocks_down, blocks_up=arguments.blocks_up,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The bounded arguments of an architecture and what builds it from them."""
+
+    arguments: type[_Arguments]
+    build: Callable[[Any], torch.nn.Module]
+
+
+#: All that a package may name. A new entry needs no new schema version; older programs refuse it by name.
+ARCHITECTURES: dict[str, Architecture] = {
+    "unet": Architecture(UNetArguments, _unet),
+    "dynunet": Architecture(DynUNetArguments, _dynunet),
+    "segresnet": Architecture(SegResNetArguments, _segresnet),
+}
+
+
+def check_arguments(architecture: str, arguments: Mapping[str, JsonValue]) -> _Arguments:
+    """The arguments as their model; raises :class:`PackageError` for an unknown architecture or unsound arguments."""
+    known = ARCHITECTURES.get(architecture)
+    if known is None:
+        raise PackageError(
+            f"the architecture {architecture!r} is unknown to this version (known: {', '.join(ARCHITECTURES)})"
+        )
+    try:
+        # Through JSON, for its strict mode takes lists for tuples and still no number written as text.
+        return known.arguments.model_validate_json(json.dumps(arguments), strict=True)
+    except ValidationError as error:
+        raise PackageError(first_problem(error)) from error
+
+
+def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torch.nn.Module:
+    """A freshly initialised network (N, 1, I, J, K) -> (N, 9, I, J, K) logits, in training mode.
+
+    Raises :class:`PackageError` for an unknown architecture or arguments out of bounds.
+    """
+    checked = check_arguments(architecture, arguments)
+    return ARCHITECTURES[architecture].build(checked)
+
+
+def load_networks(package: ModelPackage, device: str = "cpu") -> dict[str, torch.nn.Module]:
+    """The package's networks by name: float32, on ``device``, in evaluation mode, without gradients.
+
+    Raises :class:`PackageError` when a tensor is missing, left over, of another shape or type, or not finite.
+    """
+    networks = {}
+    for name, spec in package.manifest.networks.items():
+        try:
+            networks[name] = _load(spec, package.folder / spec.weights).to(device)
+        except PackageError as error:
+            raise PackageError(f"{package.manifest.name} is refused: in its {name}, {error}.") from error
+    return networks
+
+
+def pack_weights(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A trained module's ``state_dict()`` as it is stored: each tensor once, on the CPU, half precision.
+
+    Raises :class:`PackageError` when the state does not fit ``spec`` or a value is not finite in half precision.
+    """
+    wanted, stored_as = _tensors(_on_meta(spec))
+    _compare_names(set(state), set(stored_as))
+    packed = {}
+    for name, tensor in wanted.items():
+        value = state[name].detach().cpu()
+        _compare_shapes(name, tuple(value.shape), tuple(tensor.shape))
+        packed[name] = (value.half() if value.is_floating_point() else value).contiguous().clone()
+        _check_finite(name, packed[name])
+    return packed
+
+
+def _on_meta(spec: NetworkSpec) -> torch.nn.Module:
+    """The network without memory behind its tensors, shown to turn a patch into logits of the same size."""
+    import torch
+
+    shape: tuple[int, ...] = ()
+    with torch.device("meta"):
+        module = build_network(spec.architecture, spec.arguments).eval()
+        with contextlib.suppress(RuntimeError, ValueError):  # what torch raises where sizes do not meet
+            shape = tuple(module(torch.empty(1, IN_CHANNELS, *spec.patch)).shape)
+    if shape != (1, OUT_CHANNELS, *spec.patch):
+        raise PackageError(f"it cannot work on a patch of {' x '.join(map(str, spec.patch))} voxels")
+    return module
+
+
+def _tensors(module: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of ``module`` by name, each once, and for every name in its state the one it is stored under.
+
+    DynUNet registers its blocks twice; what is one tensor in memory is one tensor in the file.
+    """
+    state = module.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    stored_as = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+    return {name: state[name] for name in first.values()}, stored_as
+
+
+def _load(spec: NetworkSpec, path: Path) -> torch.nn.Module:
+    from safetensors import SafetensorError, safe_open
+
+    module = _on_meta(spec)
+    wanted, stored_as = _tensors(module)
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            _compare_layout(file, wanted)
+            for name, like in wanted.items():
+                # A copy of its own: the file would stay mapped into memory, and it may be replaced meanwhile.
+                tensors[name] = file.get_tensor(name).to(like.dtype, copy=True)
+                _check_finite(name, tensors[name])
+    except (SafetensorError, OSError) as error:
+        raise PackageError(f"{path.name} is damaged, cut short, or not a safetensors file") from error
+    module.load_state_dict({name: tensors[first] for name, first in stored_as.items()}, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _compare_layout(file: Any, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Compare the header of an open safetensors file with the module's tensors; no value is read."""
+    _compare_names(set(file.keys()), set(wanted))
+    for name, tensor in wanted.items():
+        entry = file.get_slice(name)
+        _compare_shapes(name, tuple(entry.get_shape()), tuple(tensor.shape))
+        if entry.get_dtype() not in (("F16", "F32") if tensor.is_floating_point() else ("I64",)):
+            raise PackageError(f"the tensor {name} holds values of the type {entry.get_dtype()}")
+
+
+def _compare_names(found: set[str], wanted: set[str]) -> None:
+    if wanted - found:
+        raise PackageError(f"the tensor {min(wanted - found)} is missing")
+    if found - wanted:
+        raise PackageError(f"the tensor {shown(min(found - wanted))} is left over, the network has no such part")
+
+
+def _compare_shapes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise PackageError(f"the tensor {name} has the shape {list(found)}, the network needs {list(wanted)}")
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise PackageError(f"the tensor {name} holds values that are not finite numbers")
