@@ -27,6 +27,7 @@ IN_CHANNELS, OUT_CHANNELS = 1, anatomy.NUM_CLASSES
 
 Width = Annotated[int, Field(ge=1, le=1024)]
 Stride = Annotated[int, Field(ge=1, le=2)]
+Norm = Literal["instance", "batch"]
 Blocks = Annotated[int, Field(ge=1, le=8)]
 
 
@@ -40,7 +41,7 @@ class UNetArguments(_Arguments):
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=7)]
     strides: Annotated[tuple[Stride, ...], Field(min_length=1, max_length=6)]
     num_res_units: Annotated[int, Field(ge=0, le=4)] = 0
-    norm: Literal["instance", "batch"] = "instance"
+    norm: Norm = "instance"
 
     @model_validator(mode="after")
     def _levels_agree(self) -> UNetArguments:
@@ -50,11 +51,12 @@ class UNetArguments(_Arguments):
 
 
 class DynUNetArguments(_Arguments):
-    """MONAI ``DynUNet`` (nnU-Net's shape): ``filters`` and ``strides`` per level, 3x3x3 kernels, instance norm."""
+    """MONAI ``DynUNet`` (nnU-Net's shape): ``filters`` and ``strides`` per level, 3x3x3 kernels."""
 
     filters: Annotated[tuple[Width, ...], Field(min_length=3, max_length=7)]
     strides: Annotated[tuple[Stride, ...], Field(min_length=3, max_length=7)]
     res_block: bool = False
+    norm: Norm = "instance"
 
     @model_validator(mode="after")
     def _levels_agree(self) -> DynUNetArguments:
@@ -79,13 +81,17 @@ class SegResNetArguments(_Arguments):
         return self
 
 
+def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
+    """As MONAI takes it; instance norm with a learned scale and shift, as batch norm always has."""
+    return norm, {"affine": True}
+
+
 def _unet(arguments: UNetArguments) -> torch.nn.Module:
     from monai.networks.nets import UNet
 
-    norm = ("instance", {"affine": True}) if arguments.norm == "instance" else "batch"
     return UNet(
         spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, channels=arguments.channels,
-        strides=arguments.strides, num_res_units=arguments.num_res_units, norm=norm,
+        strides=arguments.strides, num_res_units=arguments.num_res_units, norm=_norm(arguments.norm),
     )  # fmt: skip
 
 
@@ -95,7 +101,7 @@ def _dynunet(arguments: DynUNetArguments) -> torch.nn.Module:
     return DynUNet(
         spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, kernel_size=[3] * len(arguments.strides),
         strides=arguments.strides, upsample_kernel_size=arguments.strides[1:], filters=arguments.filters,
-        norm_name=("instance", {"affine": True}), res_block=arguments.res_block,
+        norm_name=_norm(arguments.norm), res_block=arguments.res_block,
     )  # fmt: skip
 
 

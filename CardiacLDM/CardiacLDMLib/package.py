@@ -232,31 +232,28 @@ def shown(name: str) -> str:
 # --- opening -------------------------------------------------------------------------------------------------------
 
 
-def open_package(path: str | os.PathLike[str]) -> ModelPackage:
+def open_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage:
     """The package in a folder, with the manifest and the hash of every file checked; needs no torch.
 
-    Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
+    Messages name it ``called``, or by its folder. Raises :class:`PackageError` when it is no package, is of a newer
+    version, or any file was changed.
     """
     folder = Path(path)
-    with _os_errors(f"{folder.name} cannot be read"):
-        return _open(folder, folder.name)
+    called = called or folder.name
+    with _os_errors(f"{called} cannot be read"):
+        return _open(folder, called)
 
 
-def verify_package(path: str | os.PathLike[str]) -> ModelPackage:
+def verify_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage:
     """Open the package in a folder and load its networks on the CPU: everything that can be checked, is."""
-    package = open_package(path)
-    _load_once(package)
+    from .networks import load_networks
+
+    package = open_package(path, called)
+    load_networks(package)
     return package
 
 
-def _load_once(package: ModelPackage) -> None:
-    from .networks import load_networks
-
-    load_networks(package)
-
-
 def _open(folder: Path, called: str) -> ModelPackage:
-    """Open ``folder``, naming it ``called`` in messages."""
     if not folder.is_dir():
         raise PackageError(f"There is no folder {shown(called)}.")
     data = _read_manifest(folder, called)
@@ -330,13 +327,16 @@ def _too_many(called: str) -> str:
 
 
 def _check_file(path: Path, expected: str, called: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found == expected:
+    if _sha256(path) == expected:
         return
     if path.suffix == ".safetensors" and _cut_short(path):
         raise PackageError(f"{shown(called)} is refused: {path.name} is cut short, fetch the package again.")
     raise PackageError(f"{shown(called)} is refused: {path.name} was changed, it does not match its SHA-256.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut_short(path: Path) -> bool:
@@ -447,8 +447,7 @@ def write_package(
             except PackageError as error:
                 raise PackageError(f"{folder.name} was not written: in its {role}, {error}.") from error
         (content / CARD).write_text(card, encoding="utf-8", newline="\n")
-        hashes = {name: hashlib.sha256((content / name).read_bytes()).hexdigest()
-                  for name in sorted(manifest.file_names())}  # fmt: skip
+        hashes = {name: _sha256(content / name) for name in sorted(manifest.file_names())}
         text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=2) + "\n"
         (content / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
         package = verify_package(content)
@@ -464,7 +463,7 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
     name = package.manifest.name
     path = path / f"{name}.zip" if path.is_dir() else path
     if path.exists() and not overwrite:
-        raise PackageError(f"{path.name} exists already: choose another name or allow overwriting.")
+        raise PackageError(f"{path.name} exists already: choose another name, or use --overwrite.")
     with (
         _os_errors(f"{path.name} could not be written"),
         written_aside(path) as part,
@@ -473,7 +472,9 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
         for file in (MANIFEST, *sorted(package.manifest.files)):
             entry = zipfile.ZipInfo(f"{name}/{file}")  # its date is 1980: contents alone decide the bytes
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(entry, (package.folder / file).read_bytes(), zipfile.ZIP_DEFLATED)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w") as writer, (package.folder / file).open("rb") as reader:
+                shutil.copyfileobj(reader, writer)
     return path
 
 
@@ -497,7 +498,7 @@ def _put_in_place(content: Path, target: Path, replace: bool) -> None:
     old = content.parent / "replaced"
     if os.path.lexists(target):
         if not replace:
-            raise PackageError(f"A package named {target.name} is installed already: remove it or allow replacing it.")
+            raise PackageError(f"A package named {target.name} is there already: use --replace to replace it.")
         if not (target / MANIFEST).is_file():
             raise PackageError(f"{target.name} exists and is not a package: it is left alone.")
         target.rename(old)
@@ -519,10 +520,9 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
     """
     source, models_dir = Path(source), Path(models_dir)
     with _os_errors(f"{source.name} could not be imported"), unpacked(source, models_dir) as content:
-        package = _open(content, source.name)
-        _load_once(package)
+        package = verify_package(content, source.name)
         name = package.manifest.name
-        if models_dir == user_packages_dir() and (shipped_packages_dir() / name).exists():
+        if models_dir.resolve() == user_packages_dir().resolve() and (shipped_packages_dir() / name).exists():
             raise PackageError(f"{name} is the name of a package that ships with CardiacLDM: it cannot be installed.")
         _put_in_place(content, models_dir / name, replace)
     return dataclasses.replace(package, folder=models_dir / name)

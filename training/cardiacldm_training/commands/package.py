@@ -1,9 +1,160 @@
-"""``cardiacldm package``"""
+"""``cardiacldm package``: look at, check, install and pass on model packages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from CardiacLDMLib.package import Manifest, ModelPackage
+
+app = typer.Typer(no_args_is_help=True, help="Look at, check, install and pass on model packages.")
+
+PackageArgument = Annotated[
+    str | None, typer.Argument(metavar="[PACKAGE]", help="Name, folder or zip; without it, the package that ships.")
+]
 
 
-@app.callback()
-def _root() -> None:
-    """Stub."""
+@app.command()
+def show(package: PackageArgument = None) -> None:
+    """Show the card of a package: what it does, what it was trained on, its figures, its licence."""
+    with _refusals(), _opened(package) as opened:
+        _print_card(opened)
+
+
+@app.command()
+def verify(package: PackageArgument = None) -> None:
+    """Check all of a package: manifest, hashes, and every tensor of every network."""
+    from CardiacLDMLib.networks import load_networks
+
+    with _refusals(), _opened(package) as opened:
+        with _console(stderr=True).status("Checking every tensor"):
+            load_networks(opened)
+        manifest = opened.manifest
+        typer.echo(f"{manifest.name} {manifest.version} is whole: {len(manifest.files)} files, {_size(opened)}.")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Zip or folder of a package.", show_default=False)],
+    models: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Install there; without it, among this user's packages.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an installed package of that name.")] = False,
+) -> None:
+    """Install a package after checking all of it; nothing is installed when anything is wrong."""
+    from CardiacLDMLib.package import import_package, user_packages_dir
+
+    with _refusals(), _console(stderr=True).status("Checking every tensor"):
+        opened = import_package(source, models or user_packages_dir(), replace)
+    manifest = opened.manifest
+    typer.echo(f"Installed {manifest.name} {manifest.version} ({_size(opened)}).")
+    typer.echo(f"Use it with: cardiacldm segment --package {opened.folder if models else manifest.name}")
+
+
+@app.command()
+def export(
+    package: Annotated[str, typer.Argument(help="Name or folder of a package.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="[ZIP]", help="The zip to write, or a folder for it.")] = Path("."),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite a file of that name.")] = False,
+) -> None:
+    """Write a package as a zip, to be imported elsewhere."""
+    from CardiacLDMLib.package import export_package, find_package
+
+    with _refusals():
+        path = export_package(find_package(package), out, overwrite)
+        typer.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB).")
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """End with exit code 1 and the sentence of what was refused."""
+    from CardiacLDMLib.package import PackageError
+
+    try:
+        yield
+    except PackageError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _opened(package: str | None) -> Iterator[ModelPackage]:
+    """A package by name or folder, or out of a zip that stays a zip."""
+    from CardiacLDMLib.package import find_package, open_package, unpacked
+
+    if package is not None and (path := Path(package)).is_file():
+        with unpacked(path) as content:
+            yield open_package(content, path.name)
+    else:
+        yield find_package(package)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def _size(package: ModelPackage) -> str:
+    return f"{package.size_bytes / 1e6:.1f} MB"
+
+
+def _print_card(package: ModelPackage) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    manifest, training = package.manifest, package.manifest.training
+    rows = {
+        "Package": f"{manifest.name} {manifest.version} ({manifest.kind}, {_size(package)})",
+        "What it does": manifest.summary,
+        "Structures": ", ".join(f"{s.name} {s.value}" for s in manifest.structures),
+        "Trained on": f"{training.data} ({training.cases} cases, {training.date}, code {training.code_version})",
+        "Intended use": manifest.intended_use,
+        "Licence": manifest.licence,
+        "Attribution": "\n".join(manifest.attribution),
+        "SHA-256": package.sha256,
+    }
+    card = Table.grid(padding=(0, 2))
+    for label, value in rows.items():
+        if value:
+            card.add_row(Text(label, "bold"), Text(value))
+    console = _console()
+    console.print(Text(manifest.title, "bold underline"))
+    console.print(card)
+    console.print(_figures(manifest) if manifest.figures else "It comes without measured figures.")
+    console.print(_networks(manifest))
+
+
+def _figures(manifest: Manifest) -> Table:
+    rows = [(f.name, f"{f.value:g} {f.unit}".strip(), f.on, str(f.cases), str(f.date)) for f in manifest.figures]
+    return _table("Figures", ("Figure", "Value", "Measured on", "Cases", "Date"), rows)
+
+
+def _networks(manifest: Manifest) -> Table:
+    rows = [
+        (name, spec.architecture, f"{spec.spacing_mm:g} mm", " x ".join(map(str, spec.patch)),
+         f"{spec.window_hu[0]:g} to {spec.window_hu[1]:g} HU", str(manifest.training.steps.get(name, "")))
+        for name, spec in manifest.networks.items()
+    ]  # fmt: skip
+    return _table("Networks", ("Network", "Architecture", "Spacing", "Patch", "Window", "Steps"), rows)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """Cells are plain text: what a package says is never markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
