@@ -1,0 +1,153 @@
+"""Shapes as functions of points, and smooth invertible deformations of space. Millimetres in RAS throughout.
+
+Points are arrays (..., 3). A deformation takes points of the new anatomy to points of the old one, so any shape that is
+a function of points can be deformed without resampling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A regular RAS grid: ``origin`` of voxel (0, 0, 0) and ``spacing`` in mm, ``shape`` in voxels."""
+
+    origin: np.ndarray
+    spacing: float
+    shape: tuple[int, int, int]
+
+    def axis(self, a: int) -> np.ndarray:
+        """Coordinates in mm along axis ``a``, shaped to broadcast over the grid (float32)."""
+        x = (self.origin[a] + self.spacing * np.arange(self.shape[a])).astype(np.float32)
+        return x.reshape([-1 if d == a else 1 for d in range(3)])
+
+    def points(self) -> np.ndarray:
+        """(I, J, K, 3) coordinates of all voxel centres, float32."""
+        return np.stack(np.broadcast_arrays(*(self.axis(a) for a in range(3))), axis=-1)
+
+    def index(self, point: np.ndarray) -> np.ndarray:
+        """Fractional voxel index of points (..., 3)."""
+        return (np.asarray(point) - self.origin) / self.spacing
+
+    def box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
+        """Slices of the voxels between two corners in mm, clipped to the grid (possibly empty)."""
+        start = np.clip(np.floor(self.index(low)), 0, self.shape).astype(int)
+        stop = np.clip(np.ceil(self.index(high)) + 1, start, self.shape).astype(int)
+        return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))  # type: ignore[return-value]
+
+
+def unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
+    vector = np.asarray(vector, dtype=np.float64)
+    return vector / np.linalg.norm(vector)
+
+
+def perpendicular(vector: Sequence[float] | np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The unit vector closest to ``vector`` at right angles to the unit vector ``axis``."""
+    vector = np.asarray(vector, dtype=np.float64)
+    return unit(vector - axis * (vector @ axis))
+
+
+def rotation(angles_deg: np.ndarray) -> np.ndarray:
+    """3x3 rotation by the given angles about x, then y, then z."""
+    cx, cy, cz = np.cos(np.deg2rad(angles_deg))
+    sx, sy, sz = np.sin(np.deg2rad(angles_deg))
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def ellipsoid(points: np.ndarray, centre: np.ndarray, axes: np.ndarray, frame: np.ndarray | None = None) -> np.ndarray:
+    """Below 1 inside the ellipsoid with semi-axes ``axes`` (mm) along the rows of ``frame``."""
+    offset = points - np.asarray(centre, dtype=np.float32)
+    if frame is not None:
+        offset = offset @ np.asarray(frame.T, dtype=np.float32)
+    return np.sqrt(np.square(offset / np.asarray(axes, dtype=np.float32)).sum(-1))
+
+
+def smooth_path(points: Sequence[Sequence[float]] | np.ndarray, radii: Sequence[float], step: float = 2.0) -> np.ndarray:
+    """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column."""
+    knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
+    along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)))
+    at = np.linspace(0.0, along[-1], max(2, int(along[-1] / step) + 1))
+    if len(knots) > 3:
+        from scipy.interpolate import PchipInterpolator
+
+        return PchipInterpolator(along, knots)(at)
+    return np.column_stack([np.interp(at, along, knots[:, c]) for c in range(4)])
+
+
+def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Voxels inside a tube: the box that holds it and the mask within that box."""
+    radius = path[:, 3] + grow
+    box = lattice.box((path[:, :3] - radius[:, None]).min(0), (path[:, :3] + radius[:, None]).max(0))
+    shape = tuple(s.stop - s.start for s in box)
+    mask = np.zeros(shape, dtype=bool)
+    if not mask.size:
+        return box, mask
+    origin = lattice.origin + lattice.spacing * np.array([s.start for s in box])
+    local = Lattice(origin, lattice.spacing, shape)  # type: ignore[arg-type]
+    for point, s in zip(path[:, :3], radius, strict=True):
+        ball = local.box(point - s, point + s)
+        squared = sum(np.square(local.axis(a)[tuple(ball[d] if d == a else slice(None) for d in range(3))] - point[a])
+                      for a in range(3))  # fmt: skip
+        mask[ball] |= squared <= s * s
+    return box, mask
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """A smooth invertible map of space: displacement in mm on a coarse lattice, after an affine part."""
+
+    lattice: Lattice
+    displacement: np.ndarray  # (3, I, J, K) mm
+    linear: np.ndarray  # 3x3
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Where the points (..., 3) of the new anatomy lie in the old one."""
+        index = np.moveaxis(self.lattice.index(points), -1, 0)
+        moved = [ndimage.map_coordinates(self.displacement[a], index, order=1, mode="nearest") for a in range(3)]
+        return (points + np.stack(moved, axis=-1)) @ np.asarray(self.linear.T, dtype=np.float32)
+
+
+def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+    """Smooth Gaussian noise of unit standard deviation with correlation length ``sigma`` voxels (float32)."""
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if sigma > 0.3:
+        noise = ndimage.gaussian_filter(noise, sigma, mode="wrap", truncate=3.0)
+    return noise / (noise.std() + 1e-6)
+
+
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+    """As :func:`random_field` for long correlation lengths: drawn coarse and interpolated, many times faster."""
+    factor = max(1.0, sigma / 1.5)
+    coarse = random_field(rng, tuple(int(np.ceil(n / factor)) + 4 for n in shape), sigma / factor)
+    out = ndimage.zoom(coarse, factor, order=1, grid_mode=False)
+    return np.ascontiguousarray(out[tuple(slice(0, n) for n in shape)])
+
+
+def exponential(velocity: np.ndarray, spacing: float, steps: int = 6) -> np.ndarray:
+    """Displacement (3, I, J, K) in mm that follows the stationary ``velocity`` for unit time (scaling and squaring).
+
+    Composing many small steps keeps the map invertible where adding the field at once would fold space.
+    """
+    displacement = velocity / 2.0**steps
+    grid = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in velocity.shape[1:]), indexing="ij"))
+    for _ in range(steps):
+        there = grid + displacement / spacing
+        displacement = displacement + np.stack(
+            [ndimage.map_coordinates(d, there, order=1, mode="nearest") for d in displacement]
+        )
+    return displacement
+
+
+def smallest_jacobian(displacement: np.ndarray, spacing: float) -> float:
+    """The smallest local change of volume; above zero nothing folds and topology is kept."""
+    gradient = np.stack([np.stack(np.gradient(d, spacing)) for d in displacement])
+    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
+    return float(np.linalg.det(jacobian).min())
