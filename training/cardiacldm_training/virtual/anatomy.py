@@ -285,7 +285,7 @@ def draw_deformation(rng: np.random.Generator, strength: float, pools: dict[str,
     return Deformation(lattice, displacement, linear)
 
 
-def _near(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
+def near(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
     """Voxels within ``distance_mm`` of a mask, computed in the mask's box only."""
     out = np.zeros(mask.shape, dtype=bool)
     where = ndimage.find_objects(mask.astype(np.uint8))
@@ -302,18 +302,20 @@ def repair(labels: np.ndarray, spacing: float) -> np.ndarray:
     out = labels.copy()
     lv = out == LV
     for name in ("RV", "RA", "PA", "LAA"):
-        out[(out == VALUE[name]) & _near(lv, GAP_MM, spacing)] = MYO
-    out[(out == 0) & _near(lv, 1.01 * spacing, spacing)] = MYO
+        out[(out == VALUE[name]) & near(lv, GAP_MM, spacing)] = MYO
+    out[(out == 0) & near(lv, 1.01 * spacing, spacing)] = MYO
     separated = [("RA", "LA"), ("RA", "AO"), ("RV", "AO"), ("RV", "LA"), ("LA", "AO"), ("PA", "AO"), ("LA", "PA"),
                  ("LAA", "PA"), ("LAA", "AO"), ("RA", "PA"), ("LAA", "RV"), ("LAA", "RA")]  # fmt: skip
     for first, second in separated:  # the first gives way
         wide = (first, second) in FORBIDDEN_CONTACTS or (second, first) in FORBIDDEN_CONTACTS
         distance = GAP_MM if wide else 1.01 * spacing
-        out[(out == VALUE[first]) & _near(out == VALUE[second], distance, spacing)] = 0
+        out[(out == VALUE[first]) & near(out == VALUE[second], distance, spacing)] = 0
     kept = np.zeros_like(out)
-    for value in range(1, NUM_CLASSES):
-        piece = cc3d.largest_k(out == value, k=1, connectivity=6) > 0
-        kept[ndimage.binary_fill_holes(piece) & ((kept == 0) & ((out == value) | (out == 0)))] = value
+    for value, box in enumerate(ndimage.find_objects(out, max_label=NUM_CLASSES - 1), start=1):
+        if box is None:
+            continue
+        piece = ndimage.binary_fill_holes(cc3d.largest_k(out[box] == value, k=1, connectivity=6) > 0)
+        kept[box][piece & (kept[box] == 0) & ((out[box] == value) | (out[box] == 0))] = value
     return kept
 
 
@@ -330,12 +332,12 @@ def faults(labels: np.ndarray, spacing: float) -> list[str]:
     if found:
         return found
     reach = max(CONTACT_MM, 1.01 * spacing)
-    near = {name: _near(labels == VALUE[name], reach, spacing) for name in {a for a, _ in REQUIRED_CONTACTS} | {"LV"}}
+    around = {name: near(labels == VALUE[name], reach, spacing) for name in {a for a, _ in REQUIRED_CONTACTS} | {"LV"}}
     for a, b in REQUIRED_CONTACTS:
-        if not (near[a] & (labels == VALUE[b])).any():
+        if not (around[a] & (labels == VALUE[b])).any():
             found.append(f"{a} and {b} apart")
     for a, b in FORBIDDEN_CONTACTS:
-        touching = near[a] if a in near else _near(labels == VALUE[a], reach, spacing)
+        touching = around[a] if a in around else near(labels == VALUE[a], reach, spacing)
         if (touching & (labels == VALUE[b])).any():
             found.append(f"{a} and {b} touch")
     return found

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from CardiacLDMLib.anatomy import HEART, VALUE
 
-from .anatomy import Heart
+from .anatomy import Heart, near
 from .shapes import Lattice, inside_tube, smooth_field, smooth_path, unit
 
 
@@ -181,8 +181,7 @@ def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Gene
     canvas.paint(hull & np.isin(canvas.tissue, [Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.LIVER, Tissue.GAS,
                                                Tissue.STOMACH, Tissue.SPLEEN]), Tissue.FAT)  # fmt: skip
     blood = np.isin(labels, [VALUE[n] for n in ("LA", "RA", "RV", "LAA", "AO", "PA")])
-    thickness = rng.uniform(1.2, 2.6)
-    wall = ndimage.distance_transform_edt(~blood, sampling=lattice.spacing) <= thickness if blood.any() else blood
+    wall = near(blood, rng.uniform(1.2, 2.6), lattice.spacing)
     canvas.paint(wall & ~np.isin(canvas.tissue, [Tissue.CAVA, Tissue.INFERIOR_CAVA, Tissue.PULMONARY_VEIN]), Tissue.WALL)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]

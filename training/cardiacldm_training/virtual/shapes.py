@@ -125,10 +125,13 @@ def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
     """As :func:`random_field` for long correlation lengths: drawn coarse and interpolated, many times faster."""
+    import torch
+    from torch.nn.functional import interpolate
+
     factor = max(1.0, sigma / 1.5)
-    coarse = random_field(rng, tuple(int(np.ceil(n / factor)) + 4 for n in shape), sigma / factor)
-    out = ndimage.zoom(coarse, factor, order=1, grid_mode=False)
-    return np.ascontiguousarray(out[tuple(slice(0, n) for n in shape)])
+    coarse = random_field(rng, tuple(int(np.ceil(n / factor)) + 2 for n in shape), sigma / factor)
+    fine = interpolate(torch.from_numpy(coarse)[None, None], size=shape, mode="trilinear", align_corners=True)
+    return fine[0, 0].numpy()
 
 
 def exponential(velocity: np.ndarray, spacing: float, steps: int = 6) -> np.ndarray:
