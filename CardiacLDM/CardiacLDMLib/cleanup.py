@@ -56,8 +56,7 @@ def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
     values[components.ravel(order="K")] = solid.ravel(order="K")
 
     kept = _kept(values, counts, voxel_ml)
-    for component in np.flatnonzero((values == _OPEN) & ~_touches_edge(boxes, region.shape)):
-        kept[component] = False
+    kept &= (values != _OPEN) | _touches_edge(boxes, region.shape)  # the rest of the background is holes
     changed = False
     for component in range(1, len(counts)):  # cc3d counts from 1
         if kept[component]:

@@ -22,7 +22,7 @@ from monai.inferers import sliding_window_inference
 from . import anatomy
 from .cleanup import clean
 from .networks import load_networks
-from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, ras_grid, resample
+from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, largest, ras_grid, resample
 
 if TYPE_CHECKING:
     from .package import ModelPackage, NetworkSpec
@@ -125,7 +125,7 @@ class Segmenter:
         Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
         """
         job = _Job(self.device, progress, cancelled)
-        labels = np.zeros_like(volume.array, dtype=np.uint8)
+        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order files have
         with job.stage("prepare"):
             volume = check(volume, job.warnings)
         with job.stage("locate"):
@@ -260,7 +260,7 @@ def _finite(volume: Volume, warnings: list[str]) -> Volume:
 def windowed(image: np.ndarray, spec: NetworkSpec) -> np.ndarray:
     """HU clipped to the network's window and mapped to 0..1, float32."""
     low, high = spec.window_hu
-    out = (image - np.float32(low)) / np.float32(high - low)
+    out = (np.ascontiguousarray(image, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
     return np.clip(out, 0.0, 1.0, out=out)
 
 
@@ -314,18 +314,10 @@ def _autocast(device: str) -> contextlib.AbstractContextManager[object]:
 
 def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
     """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; outside ``grid`` 0."""
-    try:
-        _label_slices_on(part, logits, grid, target, job)
-    except torch.cuda.OutOfMemoryError:
-        _label_slices_on(part, logits.cpu(), grid, target, job)
+    for k, values in interpolate(logits.cpu().numpy(), grid.affine, target):
+        job.step(k / target.shape[2])
+        part[:, :, k : k + values.shape[3]] = largest(values)
     fill_outside(part, target, grid, anatomy.BACKGROUND)
-
-
-def _label_slices_on(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
-    with torch.inference_mode():
-        for k, values in interpolate(logits, grid.affine, target):
-            job.step(k / target.shape[2])
-            part[:, :, k : k + values.shape[3]] = values.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 # --- the result ----------------------------------------------------------------------------------------------------

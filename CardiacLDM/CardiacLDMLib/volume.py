@@ -14,14 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import anatomy
-
-if TYPE_CHECKING:
-    import torch
 
 #: Hounsfield units of air: what lies outside a scan.
 AIR_HU = -1024.0
@@ -29,8 +26,8 @@ AIR_HU = -1024.0
 MAX_VOXELS = 1024 * 1024 * 2048
 #: Cosine between two axes above which a grid counts as sheared.
 MAX_SHEAR = 1e-3
-#: Voxels of the target that are interpolated at once: bounds memory, keeps the operations long enough to be fast.
-SLAB_VOXELS = 4_000_000
+#: Values interpolated at once on oblique grids: bounds memory, keeps the operations long enough to be fast.
+SLAB_VALUES = 4_000_000
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -143,63 +140,102 @@ def index_bounds(grid: Grid, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # --- moving values between grids -----------------------------------------------------------------------------------
 
 
-def _axis_of(linear: np.ndarray) -> np.ndarray | None:
-    """For each source axis the target axis it runs along, or None if the grids are oblique to each other."""
-    axis = np.abs(linear).argmax(axis=1)
+def _parallel_axes(linear: np.ndarray) -> list[int] | None:
+    """For each target axis the source axis it runs along, or None if the grids are oblique to each other."""
+    axes = np.abs(linear).argmax(axis=0)
     rest = linear.copy()
-    rest[np.arange(3), axis] = 0.0
-    if len(set(axis.tolist())) != 3 or np.abs(rest).max() > 1e-6:
+    rest[axes, np.arange(3)] = 0.0
+    if len(set(axes.tolist())) != 3 or np.abs(rest).max() > 1e-6:
         return None
-    return axis
+    return axes.tolist()
 
 
-def _separable(source: torch.Tensor, matrix: np.ndarray, axis: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
-    """Linear interpolation one axis after the other, for grids that are parallel: many times faster than gathering."""
-    import torch
-
-    out = source
-    for a in sorted(range(3), key=lambda a: shape[axis[a]] / source.shape[1 + a]):  # the axis that shrinks most first
-        n = source.shape[1 + a]
-        x = np.clip(matrix[a, axis[a]] * np.arange(shape[axis[a]]) + matrix[a, 3], 0, n - 1)
-        low = np.minimum(np.floor(x).astype(np.int64), max(n - 2, 0))
-        weight = torch.from_numpy((x - low).astype(np.float32)).to(source.device, source.dtype)
-        weight = weight.reshape([-1 if d == a else 1 for d in range(3)])
-        first = out.index_select(1 + a, torch.from_numpy(low).to(source.device))
-        second = out.index_select(1 + a, torch.from_numpy(np.minimum(low + 1, n - 1)).to(source.device))
-        out = torch.lerp(first, second, weight)
-    return out.permute(0, *(1 + int(np.flatnonzero(axis == d)[0]) for d in range(3)))
+def _between(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The voxels below and above each of ``places`` on an axis of ``size`` voxels, and the weight of the upper one."""
+    places = np.clip(places, 0, size - 1)
+    lower = np.minimum(np.floor(places).astype(np.intp), max(size - 2, 0))
+    return lower, np.minimum(lower + 1, size - 1), (places - lower).astype(np.float32)
 
 
-def _general(source: torch.Tensor, matrix: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+def _blend(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray | np.float32) -> np.ndarray:
+    out = upper - lower
+    out *= weight
+    out += lower
+    return out
+
+
+def _parallel(
+    source: np.ndarray, matrix: np.ndarray, axes: list[int], shape: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Slice after slice for parallel grids: each source slice is stretched in its plane once, then neighbours blend.
+
+    The innermost array axis is the target's first, so that slices go to and come from arrays in Fortran order whole.
+    """
+    i, j, k = axes
+    source = np.ascontiguousarray(source.transpose(0, 1 + k, 1 + j, 1 + i))
+    planes, rows, columns = (
+        _between(matrix[a, d] * np.arange(shape[d]) + matrix[a, 3], source.shape[3 - d])
+        for d, a in ((2, k), (1, j), (0, i))
+    )
+    passes = [(2, *columns), (1, *rows[:2], rows[2][:, None])]
+    if shape[1] * source.shape[3] < shape[0] * source.shape[2]:  # the axis that shrinks most first
+        passes.reverse()
+    stretched: dict[int, np.ndarray] = {}
+    for n, (lower, upper, weight) in enumerate(zip(*planes, strict=True)):
+        for index in {*stretched} - {lower, upper}:
+            del stretched[index]
+        for index in {lower, upper} - {*stretched}:
+            values = source[:, index]
+            for axis, low, high, share in passes:
+                values = _blend(values.take(low, axis), values.take(high, axis), share)
+            stretched[index] = values
+        yield n, _blend(stretched[lower], stretched[upper], weight).transpose(0, 2, 1)[..., None]
+
+
+def _general(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Linear interpolation at any place, for oblique grids."""
     import torch
     from torch.nn.functional import grid_sample
 
-    index = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij")
-    coordinates = []
-    for a in (2, 1, 0):  # grid_sample wants the last axis first, in -1..1 between voxel centres
-        x = sum((float(matrix[a, d]) * index[d] for d in range(3)), start=torch.tensor(float(matrix[a, 3])))
-        coordinates.append(2.0 * x / max(source.shape[1 + a] - 1, 1) - 1.0)
-    grid = torch.stack(coordinates, dim=-1).to(source.device, source.dtype)
-    return grid_sample(source[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+    index = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in shape), indexing="ij", sparse=True)
+    grid = np.empty((*shape, 3), dtype=np.float32)
+    for position, a in enumerate((2, 1, 0)):  # grid_sample wants the last axis first, in -1..1 between voxel centres
+        x = matrix[a, 0] * index[0] + matrix[a, 1] * index[1] + matrix[a, 2] * index[2] + matrix[a, 3]
+        grid[..., position] = 2.0 * x / max(source.shape[1 + a] - 1, 1) - 1.0
+    values = torch.from_numpy(np.ascontiguousarray(source))[None]
+    places = torch.from_numpy(grid)[None]
+    return grid_sample(values, places, mode="bilinear", padding_mode="border", align_corners=True)[0].numpy()
 
 
-def interpolate(source: torch.Tensor, source_affine: np.ndarray, target: Grid) -> Iterator[tuple[int, torch.Tensor]]:
-    """Linear interpolation of ``source`` (C, I, J, K), placed by ``source_affine``, on ``target``, slab by slab.
+def interpolate(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
+    """Linear interpolation of ``source`` (C, I, J, K) float32, placed by ``source_affine``, on ``target``, in slabs.
 
-    Yields ``(k, values)`` with values (C, I, J, n) for the target's slices k to k + n, on the source's device. Beyond
-    the source the border value continues; the caller knows what lies outside.
+    Yields ``(k, values)`` with values (C, I, J, n) for the target's slices k to k + n. Beyond the source the border
+    value continues; the caller knows what lies outside.
     """
-    thickness = max(1, SLAB_VOXELS // (target.shape[0] * target.shape[1] * max(source.shape[0] // 2, 1)))
+    matrix = np.linalg.inv(source_affine) @ target.affine
+    axes = _parallel_axes(matrix[:3, :3])
+    if axes is not None:
+        yield from _parallel(source, matrix, axes, target.shape)
+        return
+    thickness = max(1, SLAB_VALUES // (target.shape[0] * target.shape[1] * source.shape[0]))
     for k in range(0, target.shape[2], thickness):
-        stop = min(k + thickness, target.shape[2])
-        slab = target.crop(np.array([0, 0, k]), np.array([*target.shape[:2], stop]))
-        matrix = np.linalg.inv(source_affine) @ slab.affine
-        axis = _axis_of(matrix[:3, :3])
-        if axis is None:
-            yield k, _general(source, matrix, slab.shape)
-        else:
-            yield k, _separable(source, matrix, axis, slab.shape)
+        offset = matrix.copy()
+        offset[:3, 3] += k * matrix[:3, 2]
+        yield k, _general(source, offset, (*target.shape[:2], min(thickness, target.shape[2] - k)))
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    """Index (uint8) of the largest of ``values`` (C, ...) along the first axis, the first of equals.
+
+    Comparing class by class is many times faster than ``argmax`` along an outer axis.
+    """
+    best = values[0].copy()
+    index = np.zeros_like(best, dtype=np.uint8)
+    for c in range(1, len(values)):
+        np.maximum(index, (values[c] > best).view(np.uint8) * np.uint8(c), out=index)
+        np.maximum(best, values[c], out=best)
+    return index
 
 
 def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -208,16 +244,20 @@ def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     Averaging before interpolation keeps noise and thin structures from aliasing, without a full-size float copy.
     """
     factors = np.minimum(np.asarray(factors, dtype=int), array.shape)
-    whole = np.array(array.shape) // factors
     if (factors == 1).all():
         return array.astype(np.float32)
-    out = np.empty(tuple(whole), dtype=np.float32)
-    for k in range(whole[2]):  # slab by slab: numpy's reduction over six axes at once is several times slower
-        part = array[: whole[0] * factors[0], : whole[1] * factors[1], k * factors[2] : (k + 1) * factors[2]]
-        part = part.sum(axis=2, dtype=np.float32)
-        part = part.reshape(whole[0], factors[0], -1).sum(axis=1)
-        out[:, :, k] = part.reshape(whole[0], whole[1], factors[1]).sum(axis=2)
-    return out / float(np.prod(factors))
+    order = np.argsort(-np.abs(array.strides), kind="stable")  # walk through the memory once, whatever its layout
+    source, (f, g, h) = array.transpose(order), factors[order]
+    n, m, q = np.array(source.shape) // (f, g, h)
+    out = np.empty((n, m, q), dtype=np.float32)
+    for i in range(n):
+        plane = source[i * f, : m * g, : q * h].astype(np.float32)
+        for other in range(i * f + 1, (i + 1) * f):
+            plane += source[other, : m * g, : q * h]
+        rows = plane.reshape(m, g, -1).sum(axis=1)
+        out[i] = sum(rows[:, part::h] for part in range(h))
+    out /= f * g * h
+    return out.transpose(np.argsort(order))
 
 
 def _reduced(volume: Volume, spacing_mm: np.ndarray) -> Volume:
@@ -235,8 +275,6 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
 
     Only the part of the volume under the target is touched, so a small target on a huge scan is cheap.
     """
-    import torch
-
     margin = np.max(target.spacing) + np.max(volume.spacing)
     start, stop = index_bounds(volume.grid, target.bounds_ras() + np.array([[-margin], [margin]]))
     if (stop <= start).any():
@@ -244,10 +282,9 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
     crop = Volume(volume.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))],
                   volume.grid.crop(start, stop).affine)  # fmt: skip
     small = _reduced(crop, _target_spacing_along(volume.grid, target))
-    source = torch.from_numpy(np.ascontiguousarray(small.array))[None]
-    out = np.empty(target.shape, dtype=np.float32)
-    for k, values in interpolate(source, small.affine, target):
-        out[:, :, k : k + values.shape[3]] = values[0].numpy()
+    out = np.empty(target.shape, dtype=np.float32, order="F")
+    for k, values in interpolate(small.array[None], small.affine, target):
+        out[:, :, k : k + values.shape[3]] = values[0]
     fill_outside(out, target, volume.grid, fill)
     return Volume(out, target.affine)
 
@@ -277,13 +314,14 @@ def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None
 
 def resample_labels(labels: Volume, target: Grid) -> Volume:
     """Label values (uint8, 0 to 8) on ``target``: each class interpolated, the largest share wins; 0 outside."""
-    import torch
-
-    shares = torch.empty((anatomy.NUM_CLASSES, *target.shape), dtype=torch.float32)
+    best = np.zeros(target.shape, dtype=np.float32, order="F")
+    out = np.zeros(target.shape, dtype=np.uint8, order="F")
     for value in range(anatomy.NUM_CLASSES):
         share = resample(Volume((labels.array == value).view(np.uint8), labels.affine), target, fill=float(value == 0))
-        shares[value] = torch.from_numpy(share.array)
-    return Volume(shares.argmax(0).to(torch.uint8).numpy(), target.affine)
+        more = share.array > best
+        out[more] = value
+        np.maximum(best, share.array, out=best)
+    return Volume(out, target.affine)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
