@@ -64,9 +64,8 @@ class PackageError(ValueError):
 # --- the manifest --------------------------------------------------------------------------------------------------
 
 #: Shown in terminals and panels: no control characters, nothing that reorders text.
-Text = Annotated[
-    str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+$")
-]
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
+Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=_PLAIN)]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 WeightsName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,50}\.safetensors$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -124,7 +123,7 @@ class Figure(_Record):
 
     name: Text
     value: FiniteFloat
-    unit: Annotated[str, Field(max_length=40, description="Empty for a ratio such as Dice.")] = ""
+    unit: Annotated[str, Field(max_length=40, pattern=_PLAIN, description="Empty for a ratio such as Dice.")] = ""
     on: Text
     cases: Count
     date: datetime.date
@@ -165,8 +164,9 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Manifest:
-        if _DEVICE.fullmatch(self.name):
-            raise ValueError(f"{self.name} cannot be the name of a folder")
+        for name in (self.name, *(spec.weights for spec in self.networks.values())):
+            if _DEVICE.fullmatch(name):
+                raise ValueError(f"{name} cannot be the name of a file on every system")
         if self.structures != this_anatomy():
             raise ValueError(f"the structures differ from the {len(anatomy.STRUCTURES)} of this program")
         if self.kind not in ROLES:
@@ -296,7 +296,7 @@ def _parse_manifest(data: bytes, called: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise PackageError(f"{shown(called)} is refused: its manifest.json is not valid JSON.") from error
     version = peek.get("schema_version") if isinstance(peek, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or "networks" not in peek:
+    if type(version) is not int or not {"structures", "networks"} <= set(peek):
         raise PackageError(f"{shown(called)} is not a CardiacLDM package: its manifest.json describes something else.")
     if version > SCHEMA_VERSION:
         raise PackageError(f"{shown(called)} was made for a newer version of CardiacLDM: update the program first.")
@@ -645,3 +645,7 @@ def _refuse_odd_entry(entry: zipfile.ZipInfo, called: str) -> None:
         raise PackageError(f"{called} is refused: {name} is compressed in an unusual way.")
     if entry.file_size > RATIO_FREE_BYTES + MAX_RATIO * entry.compress_size:
         raise PackageError(f"{called} is refused: {name} would unpack to more than {MAX_RATIO} times its size.")
+
+
+if __name__ == "__main__":
+    print(json.dumps(manifest_schema(), indent=2))
