@@ -1,9 +1,64 @@
-"""``cardiacldm train``"""
+"""``cardiacldm train``: networks from cases, packages from runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Train networks, and turn a run into a model package.")
 
 
 @app.callback()
 def _root() -> None:
-    """Stub."""
+    pass
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+@app.command("segmenter")
+def segmenter(
+    data: Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")] = "demo",
+    network: Annotated[str, typer.Option(help="locator, segmenter or both: two machines may share a run.")] = "both",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the segmenter; the locator's go along.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make training patches.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+) -> None:
+    """Train the two networks of a segmenter package on labelled cases."""
+    from CardiacLDMLib.volume import VolumeError
+
+    from .. import config, finetune
+    from ..datasets.folders import DatasetError
+    from ..loop import TrainingError
+
+    names = config.NETWORKS if network == "both" else (network,)
+    try:
+        if not set(names) <= set(config.NETWORKS):
+            raise config.ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
+        prepared, skipped = finetune.prepare_all(finetune.gather(data, cache), preset, max(workers, 1), _say)
+        for name, why in skipped:
+            _say(f"Skipped {name}: {why}")
+        cases = prepared["segmenter"]
+        run_config = config.preset_config(
+            preset, cases=len(cases.cases), cases_digest=cases.digest, seed=seed, steps=steps, batch=batch,
+            precision=config.parse_precision(precision), devices=devices, nodes=nodes,
+        )  # fmt: skip
+        ends = finetune.train_segmenter(out, run_config, prepared, names, resume=resume, workers=workers, say=_say)
+    except (config.ConfigError, DatasetError, TrainingError, VolumeError) as error:
+        _say(str(error))
+        raise typer.Exit(1) from error
+    for name, end in ends.items():
+        _say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
+    if skipped:
+        _say(f"{len(skipped)} cases were skipped: {', '.join(name for name, _ in skipped[:5])}.")
