@@ -109,6 +109,12 @@ def existing_results(out: Path, name: str) -> list[str]:
     return [name + ending for ending in ENDINGS if (out / (name + ending)).exists()]
 
 
+def check_folder(out: Path) -> None:
+    """Make the folder for results and see whether files can be made in it; :class:`OutputError` if not."""
+    with _aside(out):
+        pass
+
+
 def write_results(out: Path, volume: Volume, labels: Volume, report: CaseReport) -> CaseReport:
     """Write the four files of a case to the folder ``out``, replacing earlier ones; all of them whole, or none.
 
@@ -129,23 +135,33 @@ def write_results(out: Path, volume: Volume, labels: Volume, report: CaseReport)
 @contextlib.contextmanager
 def _moved_when_whole(out: Path, name: str) -> Iterator[Path]:
     """Give an empty folder within ``out``; move a case's files from it into ``out`` once they are on the disk."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
-    except OSError as error:
-        raise OutputError(f"The folder {out.name} cannot be written to: {error.strerror or error}.") from error
-    try:
+    with _aside(out) as aside:
         yield aside
         files = [name + ending for ending in ENDINGS]
         for file in files:
             with (aside / file).open("rb") as handle:
                 os.fsync(handle.fileno())
+        (out / files[-1]).unlink(missing_ok=True)  # an old report must not vouch for new labels
         for file in files:
             (aside / file).replace(out / file)
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """An empty folder within ``out``, gone afterwards. Makes ``out``; all trouble with it is an :class:`OutputError`."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"The results need a folder, but {out.name} is a file.")
+    aside = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
+        yield aside
     except OSError as error:
-        raise OutputError(f"The results could not be written to {out.name}: {error.strerror or error}.") from error
+        where = out.resolve().name
+        raise OutputError(f"The results cannot be written to {where}: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 # --- the segmentation for Slicer -----------------------------------------------------------------------------------

@@ -1,3 +1,329 @@
-"""``cardiacldm segment``"""
-def segment() -> None:
-    """Write a virtual segment."""
+"""``cardiacldm segment``: label scans with a model package, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from CardiacLDMLib.package import ModelPackage
+    from CardiacLDMLib.segmenter import Progress, Segmenter
+
+    from ..inputs import Case, Refused, Series
+    from ..outputs import CaseReport
+
+#: Exit codes: some cases failed; nothing could be started (as for wrong options); stopped by the user.
+FAILED, UNUSABLE, STOPPED = 1, 2, 130
+
+#: What a stage is called in front of the user.
+STAGES = {
+    "read": "reading",
+    "prepare": "preparing",
+    "locate": "finding the heart",
+    "segment": "segmenting",
+    "resample": "labelling the scan's voxels",
+    "clean": "cleaning up",
+    "write": "writing",
+}
+
+
+def segment(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="NIfTI, NRRD or MHA files, folders of DICOM slices, or folders of any of these.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; made if needed.", show_default=False)],
+    package: Annotated[
+        str | None, typer.Option("--package", help="Model package: a name or a folder. Without it, the one shipped.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over mirrored windows: smoother, some four times slower.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    series: Annotated[
+        str | None, typer.Option("--series", help="DICOM series to take, by its number or UID.", show_default=False)
+    ] = None,
+) -> None:
+    """Label the heart's eight structures in CT scans. Research use, not a medical device.
+
+    Each case leaves NAME.seg.nrrd (for 3D Slicer), NAME.labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7,
+    LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes). A case that fails does not stop
+    the others; the last lines then name it, and the exit code is 1.
+    """
+    from rich.console import Console
+
+    from CardiacLDMLib.package import PackageError, find_package
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    try:
+        model = find_package(package)
+    except PackageError as error:
+        _give_up(error)
+    _make_folder(out)
+    cases, refused = _cases(inputs, out, series=series, overwrite=overwrite, console=console)
+    stopped = False
+    done = 0
+    if cases:
+        segmenter = _segmenter(model, device)
+        with _stop_when_asked(console) as cancelled:
+            run = _Run(segmenter, out, tta, console, cancelled, len(cases))
+            done, failed, stopped = run.all(cases)
+            refused += failed
+    _finish(refused, done, stopped)
+
+
+def segment_case(
+    case: Case,
+    segmenter: Segmenter,
+    out: Path,
+    *,
+    tta: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> CaseReport:
+    """Read, label and write one case; nothing is written unless all of it is.
+
+    ``progress`` is told of every step, reading and writing included; ``cancelled`` is asked between steps.
+    Raises ``VolumeError``, ``SegmenterError`` or ``OutputError`` with one sentence, ``Cancelled`` when asked to stop.
+    """
+    from CardiacLDMLib.segmenter import Cancelled, Progress
+
+    from ..inputs import read_case
+    from ..outputs import CaseReport, PackageRecord, grid_record, software_versions, write_results
+
+    def step(share: int, stage: str) -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        if progress is not None:
+            progress(Progress(share, 100, stage, time.perf_counter() - began))
+
+    began = time.perf_counter()
+    step(0, "read")
+    volume = read_case(case)
+    reading = time.perf_counter() - began
+    result = segmenter.segment(volume, flips=tta, progress=progress, cancelled=cancelled)
+    step(100, "write")
+    package = segmenter.package
+    report = CaseReport(
+        case=case.name,
+        source=case.path.resolve().name,
+        package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
+        device=result.device,
+        tta=tta,
+        heart_found=result.heart_found,
+        volumes_ml={name: round(volume_ml, 2) for name, volume_ml in result.volumes_ml.items()},
+        warnings=[*case.notes, *result.warnings],
+        seconds={"read": reading, **result.seconds},
+        grid=grid_record(volume),
+        software=software_versions(),
+    )
+    return write_results(out, volume, result.labels, report)
+
+
+# --- before the first case -----------------------------------------------------------------------------------------
+
+
+def _give_up(error: Exception) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(UNUSABLE)
+
+
+def _make_folder(out: Path) -> None:
+    """The folder for the results, before hours of work depend on it."""
+    from ..outputs import OutputError, check_folder
+
+    try:
+        check_folder(out)
+    except OutputError as error:
+        _give_up(error)
+
+
+def _segmenter(model: ModelPackage, device: str) -> Segmenter:
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.segmenter import Segmenter, SegmenterError
+
+    try:
+        return Segmenter(model, device)
+    except (SegmenterError, PackageError) as error:
+        _give_up(error)
+
+
+def _cases(
+    inputs: Sequence[Path], out: Path, *, series: str | None, overwrite: bool, console: Console
+) -> tuple[list[Case], list[Refused]]:
+    """What there is to do, and what cannot be done, existing results included. Shows the choice of DICOM series."""
+    from ..inputs import Refused, find_cases
+    from ..outputs import existing_results
+
+    ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
+    cases: list[Case] = []
+    refused: list[Refused] = []
+    for found in find_cases(inputs, series, ask):
+        existing = [] if overwrite else existing_results(out, found.name)
+        if isinstance(found, Refused):
+            refused.append(found)
+        elif existing:
+            verb = "exists" if len(existing) == 1 else "exist"
+            reason = f"{', '.join(existing)} {verb} already: choose another folder or add --overwrite."
+            refused.append(Refused(found.name, reason))
+        else:
+            for note in found.notes:
+                console.print(f"{found.name}: {note}")
+            cases.append(found)
+    return cases, refused
+
+
+def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
+    from rich.prompt import Prompt
+
+    console.print(f"{name}: several series could be meant:")
+    for option in options:
+        console.print(f"  {option.number}: {option.title}")
+    numbers = [option.number for option in options]
+    chosen = Prompt.ask("Which one is to be segmented?", choices=numbers, default=numbers[0], console=console)
+    return options[numbers.index(chosen)]
+
+
+# --- the cases, one after the other --------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    segmenter: Segmenter
+    out: Path
+    tta: bool
+    console: Console
+    cancelled: Callable[[], bool]
+    total: int
+
+    def all(self, cases: Sequence[Case]) -> tuple[int, list[Refused], bool]:
+        """How many cases were done, those that failed, and whether the user stopped the run."""
+        from CardiacLDMLib.segmenter import Cancelled
+
+        from ..inputs import Refused
+
+        done = 0
+        failed: list[Refused] = []
+        for number, case in enumerate(cases, start=1):
+            try:
+                with _shown(self.console, case.name, number, self.total) as progress:
+                    report = segment_case(
+                        case, self.segmenter, self.out, tta=self.tta, progress=progress, cancelled=self.cancelled
+                    )
+            except (Cancelled, KeyboardInterrupt):
+                return done, failed, True
+            except Exception as error:  # whatever it is, the other cases are not to suffer
+                failed.append(Refused(case.name, _sentence(error)))
+                self.console.print(f"{case.name}: failed: {failed[-1].reason}")
+            else:
+                done += 1
+                _tell(report)
+        return done, failed, False
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, for the user: our own errors are sentences already."""
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.segmenter import SegmenterError
+    from CardiacLDMLib.volume import VolumeError
+
+    from ..outputs import OutputError
+
+    if isinstance(error, (VolumeError, SegmenterError, PackageError, OutputError)):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this scan: close other programs, or crop it to the chest."
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"An unforeseen error, please report it: {type(error).__name__}: {first_line}"
+
+
+def _tell(report: CaseReport) -> None:
+    """The result of a case in a line, and its warnings."""
+    volumes = ", ".join(f"{name} {volume:.0f}" for name, volume in report.volumes_ml.items())
+    what = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
+    typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {what}")
+    for warning in report.warnings:
+        typer.echo(f"{report.case}: warning: {warning}")
+
+
+def _finish(refused: Sequence[Refused], done: int, stopped: bool) -> None:
+    """The last lines, and the exit code."""
+    if refused:
+        typer.echo(
+            f"{len(refused)} of {len(refused) + done} cases failed:" if done else "No case was segmented:", err=True
+        )
+        for case in refused:
+            typer.echo(f"  {case.name}: {case.reason}", err=True)
+    if stopped:
+        typer.echo(f"Stopped. Cases done: {done}. Nothing half-written is left.", err=True)
+        raise typer.Exit(STOPPED)
+    if refused:
+        raise typer.Exit(FAILED)
+
+
+@contextlib.contextmanager
+def _shown(console: Console, name: str, number: int, total: int) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar for one case, or a line for each stage where the output is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    label = f"{name} ({number} of {total})" if total > 1 else name
+    if not console.is_terminal:
+        yield _lines(console, label)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(step: Any) -> None:
+            total = None if step.stage == "read" else step.total  # how long reading takes is not known
+            bar.update(
+                task, description=f"{label}: {STAGES.get(step.stage, step.stage)}", completed=step.step, total=total
+            )
+
+        yield update
+
+
+def _lines(console: Console, label: str) -> Callable[[Progress], None]:
+    shown: set[str] = set()
+
+    def update(step: Progress) -> None:
+        if step.stage not in shown:
+            shown.add(step.stage)
+            console.print(f"{label}: {STAGES.get(step.stage, step.stage)}")
+
+    return update
+
+
+@contextlib.contextmanager
+def _stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C (or SIGTERM) came: the job then stops at its next step. A second one stops it at once."""
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        console.print("Stopping after this step (press Ctrl-C again to stop at once) ...")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
