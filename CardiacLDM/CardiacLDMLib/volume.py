@@ -9,8 +9,11 @@ this file at start-up.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -391,9 +394,36 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     try:
         reader.ReadImageInformation()
         _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
+        _check_length(path, reader)
         return from_sitk(reader.Execute())
     except RuntimeError as error:
         raise VolumeError(_reading_failed(path, str(error))) from error
+
+
+def _check_length(path: Path, reader: Any) -> None:
+    """Refuse a NIfTI file that ends too early: ITK would take the rest for zeros without a word."""
+    if not reader.HasMetaDataKey("vox_offset"):
+        return
+    voxels = math.prod(reader.GetSize())
+    needed = int(float(reader.GetMetaData("vox_offset"))) + voxels * int(reader.GetMetaData("bitpix")) // 8
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(-4, os.SEEK_END)
+        stated = int.from_bytes(file.read(), "little")  # gzip ends with the length of its data, modulo 2^32
+    if packed and stated == needed % 2**32:
+        return
+    # Otherwise it is cut short, in several parts, or has something behind the voxels: only unpacking tells.
+    if (_unpacked_length(path) if packed else path.stat().st_size) < needed:
+        raise VolumeError(f"{path.name} cannot be read: the file is damaged or cut short.")
+
+
+def _unpacked_length(path: Path) -> int:
+    """How many bytes a gzip file really holds."""
+    length = 0
+    with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
+        while block := file.read(1 << 20):
+            length += len(block)
+    return length
 
 
 def _reading_failed(path: Path, error: str) -> str:
