@@ -27,7 +27,7 @@ def clean(labels: np.ndarray, voxel_ml: float) -> np.ndarray:
     surrounds most of it. Background enclosed by a single structure becomes that structure; between several ones it is
     wall and stays, apart from gaps up to ``MAX_GAP_ML``. The array's edge counts as outside.
     """
-    out = labels.copy(order="K")
+    out = labels.copy(order="F")  # so that ties fall the same way whatever the order of the input
     box = _foreground_box(labels)
     if box is None:
         return out
@@ -83,9 +83,11 @@ def _kept(values: np.ndarray, counts: np.ndarray, voxel_ml: float) -> np.ndarray
     return kept
 
 
-def _touches_edge(boxes: list[Box], shape: tuple[int, ...]) -> np.ndarray:
-    """For each component whether its bounding box reaches a face of the array."""
-    return np.array([any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)) for box in boxes])
+def _touches_edge(boxes: list[Box | None], shape: tuple[int, ...]) -> np.ndarray:
+    """For each component whether its bounding box (None: no such component) reaches a face of the array."""
+    return np.array(
+        [box is None or any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)) for box in boxes]
+    )
 
 
 def _grown(box: Box, shape: tuple[int, ...]) -> Box:
