@@ -115,7 +115,7 @@ def draw_shape(rng: np.random.Generator) -> Shape:
 
 
 def _ventricle_profile(along: np.ndarray, length: float, radius: float) -> np.ndarray:
-    """Radius of the left ventricle at a distance ``along`` its axis from the base: widest at 0.3, closed at the apex."""
+    """Radius of the left ventricle ``along`` mm from its base: widest at 0.3 of the length, closed at the apex."""
     s = along / length
     return radius * np.sqrt(np.clip(1 - np.where(s > 0.3, ((s - 0.3) / 0.7) ** 2, 0.4 * ((0.3 - s) / 0.3) ** 2), 0, 1))
 
@@ -177,7 +177,9 @@ def _vessels(shape: Shape, valve: np.ndarray, rv: np.ndarray, la: np.ndarray) ->
                         [p * 0.85, p * 0.8, p * 0.72, p * 0.55])  # fmt: skip
     left = smooth_path([fork, fork + [-16, -20, 5], fork + [-30, -34, -6], fork + [-38, -42, -16]],
                        [p * 0.85, p * 0.8, p * 0.7, p * 0.5])  # fmt: skip
-    course = np.array([[0, 0, 0], [10, 4, 18], [18, 6, 44], [11, -8, 67], [-3, -30, 75], [-12, -52, 63], [-11, -64, 40]])
+    course = np.array(
+        [[0, 0, 0], [10, 4, 18], [18, 6, 44], [11, -8, 67], [-3, -30, 75], [-12, -52, 63], [-11, -64, 40]]
+    )
     aorta = smooth_path([valve + 7 * shape.base_to_apex, *(valve + course)],
                         [a * 0.85, a * 1.05, a * 1.1, a, a * 0.95, a * 0.88, a * 0.8, a * 0.75])  # fmt: skip
     names = (("RV", conus), ("LAA", appendage), ("PA", trunk), ("PA", right), ("PA", left), ("AO", aorta))
@@ -201,7 +203,7 @@ def _look_up(tubes: list[tuple[int, np.ndarray]], lattice: Lattice, points: np.n
 
 @dataclass(frozen=True)
 class Template:
-    """A whole-heart label map, as shares of each class (9, I, J, K; uint8, 255 is all of it) on a 1.5 mm RAS lattice."""
+    """A whole-heart label map: shares of each class (9, I, J, K; uint8, 255 is all of it) on a 1.5 mm RAS lattice."""
 
     name: str
     shares: np.ndarray
@@ -347,7 +349,9 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, templates: list[Path]
     template = read_template(templates[int(rng.integers(len(templates)))]) if templates and rng.random() < 0.7 else None
     if template is None:
         shape = draw_shape(rng)
-        centre = np.array([18.0, 0.0, 8.0])  # from the LV, about which the shapes are placed, to the whole heart's middle
+        centre = np.array(
+            [18.0, 0.0, 8.0]
+        )  # from the LV, about which the shapes are placed, to the whole heart's middle
         pools = {"LV": -centre, "RV": np.array([2.0, 28.0, -12.0]), "LA": np.array([20.0, -36, 14]),
                  "RA": np.array([38.0, 12, -10])}  # fmt: skip
         strength *= 0.9

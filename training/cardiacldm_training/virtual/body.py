@@ -166,7 +166,7 @@ def _oval(canvas: Canvas, middle: np.ndarray, half: tuple[float, float], taper: 
 
 
 def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    """Tissue codes (uint8) of heart and body on ``lattice``, whose voxels coincide with those of the heart's lattice."""
+    """Tissue codes (uint8) of heart and body on ``lattice``, whose voxels fall on those of the heart's."""
     canvas = Canvas(lattice)
     labels = _placed(heart, lattice, frame)
     hull = _hull(labels, lattice.spacing)
@@ -182,7 +182,9 @@ def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Gene
                                                Tissue.STOMACH, Tissue.SPLEEN]), Tissue.FAT)  # fmt: skip
     blood = np.isin(labels, [VALUE[n] for n in ("LA", "RA", "RV", "LAA", "AO", "PA")])
     wall = near(blood, rng.uniform(1.2, 2.6), lattice.spacing)
-    canvas.paint(wall & ~np.isin(canvas.tissue, [Tissue.CAVA, Tissue.INFERIOR_CAVA, Tissue.PULMONARY_VEIN]), Tissue.WALL)
+    canvas.paint(
+        wall & ~np.isin(canvas.tissue, [Tissue.CAVA, Tissue.INFERIOR_CAVA, Tissue.PULMONARY_VEIN]), Tissue.WALL
+    )
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
     return canvas.tissue
@@ -296,9 +298,7 @@ def _abdomen(canvas: Canvas, region: np.ndarray, frame: Frame, rng: np.random.Ge
     canvas.paint(region & (spleen + 0.02 * wobble < 1.0) & (canvas.tissue == Tissue.FAT), Tissue.SPLEEN)
 
 
-def _lungs(
-    canvas: Canvas, chest: np.ndarray, hull: np.ndarray, frame: Frame, rng: np.random.Generator
-) -> None:
+def _lungs(canvas: Canvas, chest: np.ndarray, hull: np.ndarray, frame: Frame, rng: np.random.Generator) -> None:
     """Fill the chest with mediastinal fat, then both lungs beside the heart."""
     canvas.paint(chest, Tissue.FAT)
     wobble = 5.0 * smooth_field(rng, canvas.lattice.shape, 12.0 / canvas.lattice.spacing)
@@ -339,7 +339,9 @@ def _airways(canvas: Canvas, frame: Frame, heart: Heart, rng: np.random.Generato
     """Trachea, main bronchi and oesophagus."""
     la = heart.centre("LA")
     pa = heart.extreme("PA", np.array([0.0, 0.0, 1.0]))
-    carina = np.array([frame.middle[0] * 0.5 + la[0] * 0.5 + 4.0, la[1] - rng.uniform(4, 12), pa[2] + rng.uniform(0, 8)])
+    carina = np.array(
+        [frame.middle[0] * 0.5 + la[0] * 0.5 + 4.0, la[1] - rng.uniform(4, 12), pa[2] + rng.uniform(0, 8)]
+    )
     r = rng.uniform(7, 10)
     top = np.array([frame.middle[0], carina[1] + 4, frame.top + 60])
     canvas.tube([top, carina], [r + 1.5] * 2, Tissue.CARTILAGE)
@@ -387,5 +389,7 @@ def _lung_vessels(canvas: Canvas, heart: Heart, rng: np.random.Generator) -> Non
                 end = point + heading * rng.uniform(18, 34)
                 canvas.tube([point, end], [radius, radius * 0.75], Tissue.LUNG_VESSEL, over=(Tissue.LUNG, Tissue.FAT))
                 twig = unit(heading + 0.7 * rng.standard_normal(3))
-                canvas.tube([end, end + twig * 22], [radius * 0.5, radius * 0.3], Tissue.LUNG_VESSEL, over=(Tissue.LUNG,))
+                canvas.tube(
+                    [end, end + twig * 22], [radius * 0.5, radius * 0.3], Tissue.LUNG_VESSEL, over=(Tissue.LUNG,)
+                )
                 point, radius, heading = end, radius * 0.72, unit(heading + 0.35 * rng.standard_normal(3))

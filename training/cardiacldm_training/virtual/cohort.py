@@ -1,7 +1,7 @@
 """Virtual cases: a heart, the body around it and a scan of both; the same bytes for the same seed.
 
-On disk: ``DIR/cohort.json`` and ``DIR/case_0000/{ct.nii.gz, labels.nii.gz, case.json}``. Case ``i`` of seed ``S`` depends
-on nothing but the settings, ``S`` and ``i``, so a cohort can be continued, split over machines and made again.
+On disk: ``DIR/cohort.json`` and ``DIR/case_0000/{ct.nii.gz, labels.nii.gz, case.json}``. Case ``i`` of seed ``S``
+depends on nothing but the settings, ``S`` and ``i``: a cohort can be continued, split over machines and made again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = 1
 class CohortSettings:
     """What a virtual cohort is made of.
 
-    ``anatomies`` is a folder of template label maps, mixed with the built-in shapes; without it all hearts are built-in.
+    ``anatomies`` is a folder of template label maps, mixed with the built-in shapes; without it all are built-in.
     ``deformation`` scales how strongly hearts are bent; 1 covers the adult range and somewhat beyond.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -65,7 +65,9 @@ def draw_scan(rng: np.random.Generator, spacing: float) -> Scan:
         myocardium_hu=round(float(max(42 + uptake * (left - 42) + rng.normal(0, 8), 28)), 1),
         noise_hu=round(float(np.exp(rng.uniform(np.log(6), np.log(45)))), 1),
         blur_mm=round(float(rng.uniform(0.5, 1.3)), 2),
-        slice_mm=round(float(rng.choice([spacing, rng.uniform(1.0, 3.0), rng.uniform(2.5, 5.0)], p=[0.4, 0.4, 0.2])), 2),
+        slice_mm=round(
+            float(rng.choice([spacing, rng.uniform(1.0, 3.0), rng.uniform(2.5, 5.0)], p=[0.4, 0.4, 0.2])), 2
+        ),
         streaks=bool(phase in ("arterial", "dual") and rng.random() < 0.35),
     )
 
@@ -125,7 +127,9 @@ def _mixing(image: np.ndarray, tissue: np.ndarray, spacing: float, protocol: Sca
 def _blurred(image: np.ndarray, spacing: float, protocol: Scan) -> np.ndarray:
     """Point spread in the plane, slice profile across it."""
     across = np.hypot(protocol.blur_mm, 0.42 * max(protocol.slice_mm - spacing, 0.0))
-    return ndimage.gaussian_filter(image, np.array([protocol.blur_mm, protocol.blur_mm, across]) / spacing, truncate=3.0)
+    return ndimage.gaussian_filter(
+        image, np.array([protocol.blur_mm, protocol.blur_mm, across]) / spacing, truncate=3.0
+    )
 
 
 def _streaks(tissue: np.ndarray, lattice: Lattice, rng: np.random.Generator) -> np.ndarray:

@@ -70,7 +70,9 @@ def ellipsoid(points: np.ndarray, centre: np.ndarray, axes: np.ndarray, frame: n
     return np.sqrt(np.square(offset / np.asarray(axes, dtype=np.float32)).sum(-1))
 
 
-def smooth_path(points: Sequence[Sequence[float]] | np.ndarray, radii: Sequence[float], step: float = 2.0) -> np.ndarray:
+def smooth_path(
+    points: Sequence[Sequence[float]] | np.ndarray, radii: Sequence[float], step: float = 2.0
+) -> np.ndarray:
     """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column."""
     knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
     along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)))

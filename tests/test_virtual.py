@@ -1,0 +1,195 @@
+"""The virtual cohort: sound hearts, honest scans, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import cc3d
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from typer.testing import CliRunner
+
+from cardiacldm_training.cli import app
+from cardiacldm_training.virtual import CohortSettings, make_case
+from cardiacldm_training.virtual.anatomy import SMALLEST_ML, draw_heart, faults, repair
+from cardiacldm_training.virtual.body import Tissue
+from cardiacldm_training.virtual.scanner import Scan, scan
+from cardiacldm_training.virtual.shapes import Lattice, exponential, smallest_jacobian, smooth_field
+from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, REQUIRED_CONTACTS, VALUE
+
+COARSE = CohortSettings(seed=7, spacing_mm=3.0)
+
+
+@pytest.fixture(scope="module")
+def template_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one template: a built-in heart saved as a label map."""
+    folder = tmp_path_factory.mktemp("templates")
+    heart = draw_heart(np.random.default_rng(3), 2.5, [], 0.4)
+    affine = np.diag([2.5, 2.5, 2.5, 1.0])
+    affine[:3, 3] = heart.lattice.origin + [40.0, -20.0, 300.0]
+    nib.save(nib.Nifti1Image(heart.labels, affine), folder / "one.nii.gz")
+    return folder
+
+
+def distance(labels: np.ndarray, first: str, second: str, spacing: float) -> float:
+    """Millimetres between the nearest voxels of two structures."""
+    from_first = ndimage.distance_transform_edt(labels != VALUE[first], sampling=spacing)
+    return float(from_first[labels == VALUE[second]].min())
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_built_in_heart_is_sound(seed: int) -> None:
+    """Eight structures, one piece each, contacts as in anatomy, checked apart from the code that draws them."""
+    heart = draw_heart(np.random.default_rng(seed), 3.0, [])
+    for name in NAMES:
+        mask = heart.labels == VALUE[name]
+        assert mask.sum() * 0.027 >= SMALLEST_ML[name]
+        assert cc3d.connected_components(mask, connectivity=26).max() == 1, name
+    for first, second in REQUIRED_CONTACTS:
+        assert distance(heart.labels, first, second, 3.0) <= 3.1, (first, second)
+    for first, second in FORBIDDEN_CONTACTS:
+        assert distance(heart.labels, first, second, 3.0) > 3.1, (first, second)
+
+
+def test_faults_are_seen() -> None:
+    heart = draw_heart(np.random.default_rng(0), 3.0, [])
+    assert faults(heart.labels, 3.0) == []
+    without = heart.labels.copy()
+    without[without == VALUE["LAA"]] = 0
+    assert "LAA too small" in faults(without, 3.0)
+    split = heart.labels.copy()
+    split[:2, :2, :2] = VALUE["LV"]
+    assert "LV in pieces" in faults(split, 3.0)
+    touching = heart.labels.copy()
+    touching[touching == VALUE["MYO"]] = VALUE["RV"]
+    touching[heart.labels == VALUE["RV"]] = VALUE["MYO"]
+    assert "LV and RV touch" in faults(touching, 3.0)
+    assert faults(repair(split, 3.0), 3.0) == []
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), strength=st.floats(1.0, 8.0))
+def test_deformations_never_fold_space(seed: int, strength: float) -> None:
+    rng = np.random.default_rng(seed)
+    velocity = np.stack([strength * smooth_field(rng, (24, 24, 24), 4.0) for _ in range(3)])
+    assert smallest_jacobian(exponential(velocity, 8.0), 8.0) > 0
+
+
+def test_deformation_follows_its_velocity() -> None:
+    """A constant velocity moves everything by itself in unit time, whatever the number of steps."""
+    velocity = np.broadcast_to(np.array([3.0, -2.0, 1.0], np.float32).reshape(3, 1, 1, 1), (3, 10, 10, 10)).copy()
+    assert np.allclose(exponential(velocity, 4.0), velocity, atol=1e-4)
+
+
+def test_a_case_is_a_ct_with_labels() -> None:
+    """The right types on one grid, air and bone where a chest has them, blood as bright as the record says."""
+    for index in range(3):
+        case = make_case(COARSE, index)
+        image, labels = case.image.array, case.labels.array
+        assert image.dtype == np.int16
+        assert labels.dtype == np.uint8
+        assert case.image.grid.same_as(case.labels.grid)
+        assert set(np.unique(labels)) == set(range(9))
+        assert image.min() < -900
+        assert np.quantile(image, 0.995) > 150
+        deep = ndimage.binary_erosion(labels == VALUE["LV"], iterations=2)
+        assert abs(float(image[deep].mean()) - case.record["scan"]["left_hu"]) < 25
+        assert case.record["volumes_ml"]["LV"] == pytest.approx((labels == VALUE["LV"]).sum() * 0.027, abs=0.01)
+
+
+def test_chambers_lie_inside_the_scan_and_the_patient_the_right_way_round() -> None:
+    for index in range(3):
+        labels = make_case(COARSE, index).labels
+        where = {n: labels.affine[:3, :3] @ np.argwhere(labels.array == VALUE[n]).mean(0) for n in NAMES}
+        assert where["LV"][0] < where["RA"][0]  # +x is the patient's right to left in RAS: left ventricle on the left
+        assert where["RV"][1] > where["LA"][1]  # right ventricle in front of the left atrium
+        heart = np.argwhere(np.isin(labels.array, [VALUE[n] for n in HEART]))
+        assert (heart.min(0) > 0).all()
+        assert (heart.max(0) < np.array(labels.array.shape) - 1).all()
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+    def digests(folder: Path) -> dict[str, str]:
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    runner = CliRunner()
+    base = ["cohort", "--spacing", "4.0", "--seed", "5"]
+    assert runner.invoke(app, [*base, "--cases", "1", "--out", str(tmp_path / "a"), "--workers", "1"]).exit_code == 0
+    assert runner.invoke(app, [*base, "--cases", "3", "--out", str(tmp_path / "a"), "--workers", "1"]).exit_code == 0
+    assert runner.invoke(app, [*base, "--cases", "3", "--out", str(tmp_path / "b"), "--workers", "2"]).exit_code == 0
+    first, second = digests(tmp_path / "a"), digests(tmp_path / "b")
+    assert first == second
+    assert len(first) == 10
+    record = json.loads((tmp_path / "a/case_0001/case.json").read_text())
+    assert record["synthetic"] is True
+    other = runner.invoke(app, ["cohort", "--cases", "1", "--seed", "6", "--out", str(tmp_path / "a")])
+    assert other.exit_code == 1
+    assert "other settings" in other.output
+
+
+def test_templates_are_bent_not_copied(template_folder: Path) -> None:
+    wanted = CohortSettings(seed=1, spacing_mm=3.0, anatomies=template_folder)
+    sources = {}
+    for index in range(6):
+        case = make_case(wanted, index)
+        sources.setdefault(case.record["anatomy"], []).append(case.record["volumes_ml"]["LV"])
+    assert set(sources) == {"one", "parametric"}
+    assert len(set(sources["one"])) == len(sources["one"])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no NIfTI label map"),
+        ({1, 2, 3}, "RV, MYO, AO, PA, LAA missing"),
+        (set(range(1, 10)), "values other than 0 to 8"),
+        ("damaged", "cannot be read"),
+    ],
+)
+def test_bad_template_folders_get_their_sentence(tmp_path: Path, content: object, sentence: str) -> None:
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    if content == "damaged":
+        nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.uint8), np.eye(4)), folder / "x.nii")
+        (folder / "x.nii").write_bytes((folder / "x.nii").read_bytes()[:1000])
+    elif isinstance(content, set):
+        array = np.zeros((20, 20, 20), np.uint8)
+        for value in content:
+            array[value] = value
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "x.nii.gz")
+    result = CliRunner().invoke(
+        app, ["cohort", "--cases", "1", "--out", str(tmp_path / "out"), "--anatomies", str(folder), "--workers", "1"]
+    )
+    assert result.exit_code == 1
+    assert sentence in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.glob("out/case*"))
+
+
+def test_noise_and_slice_thickness_are_what_the_protocol_says() -> None:
+    """Noise of the asked strength in uniform muscle; a thick slice spreads an edge along z but not in the plane."""
+    lattice = Lattice(np.zeros(3), 1.5, (48, 48, 48))
+    rng = np.random.default_rng(0)
+    tissue = np.full(lattice.shape, Tissue.OUTSIDE, np.uint8)
+    noisy = Scan("none", 40, 40, 40, 30.0, 0.7, 1.5, False)
+    assert scan(tissue, lattice, noisy, rng).clip(-1023).std() < 31  # air is cut off at -1024
+    tissue[:] = Tissue.TABLE
+    assert scan(tissue, lattice, noisy, rng).std() == pytest.approx(50, abs=20)
+    tissue[:] = Tissue.GAS
+    tissue[24:, :, :] = Tissue.MUSCLE
+    across = scan(tissue, lattice, Scan("none", 40, 40, 40, 0.1, 0.6, 5.0, False), rng)
+    tissue = np.ascontiguousarray(tissue.transpose(2, 1, 0))
+    along = scan(tissue, lattice, Scan("none", 40, 40, 40, 0.1, 0.6, 5.0, False), rng)
+
+    def width(profile: np.ndarray) -> int:
+        return int(((profile > -800) & (profile < -100)).sum())
+
+    assert width(along[24, 24, :]) > width(across[:, 24, 24])
