@@ -361,12 +361,12 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "version as text": (set_manifest(schema_version="1"), "something else"),
     "version zero": (set_manifest(schema_version=0), "schema_version"),
     # names
-    "name climbs": (set_manifest(name="../evil"), "in its manifest.json, name"),
-    "name absolute": (set_manifest(name="/etc/evil"), "in its manifest.json, name"),
-    "name hidden": (set_manifest(name=".part-x"), "in its manifest.json, name"),
+    "name climbs": (set_manifest(name="../evil"), "in its manifest.json, name: it is not written as"),
+    "name absolute": (set_manifest(name="/etc/evil"), "in its manifest.json, name: it is not written as"),
+    "name hidden": (set_manifest(name=".part-x"), "in its manifest.json, name: it is not written as"),
     "name of a device": (set_manifest(name="con"), "con cannot be the name of a file"),
-    "name empty": (set_manifest(name=""), "in its manifest.json, name"),
-    "name with a line break": (set_manifest(name="tiny\n"), "in its manifest.json, name"),
+    "name empty": (set_manifest(name=""), "in its manifest.json, name: it is not written as"),
+    "name with a line break": (set_manifest(name="tiny\n"), "in its manifest.json, name: it is not written as"),
     "weights climb": (set_spec(weights="../segmenter.safetensors"), "networks.segmenter.weights"),
     "weights are a pickle": (set_spec(weights="segmenter.pt"), "networks.segmenter.weights"),
     "weights shared": (set_spec(weights="locator.safetensors"), "two networks share one file"),
@@ -377,12 +377,12 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     # architecture
     "unknown architecture": (set_spec(architecture="os.system"), "the architecture 'os.system' is unknown"),
     "architecture with escape codes": (set_spec(architecture="\x1b[2J"), "networks.segmenter.architecture"),
-    "channels huge": (set_arguments(**HUGE), "channels.0: Input should be less than or equal to 1024"),
+    "channels huge": (set_arguments(**HUGE), "channels.0: it should be less than or equal to 1024"),
     "levels without end": (set_arguments(channels=[8] * 1000, strides=[2] * 999), "channels: Tuple should have"),
-    "channels negative": (set_arguments(channels=[-1, 8]), "channels.0: Input should be greater"),
-    "channels as text": (set_arguments(channels=["8", 8]), "channels.0: Input should be a valid integer"),
+    "channels negative": (set_arguments(channels=[-1, 8]), "channels.0: it should be greater"),
+    "channels as text": (set_arguments(channels=["8", 8]), "channels.0: it should be a valid integer"),
     "strides too few": (set_arguments(strides=[]), "strides"),
-    "unknown argument": (set_arguments(act="__import__('os')"), "act: Extra inputs"),
+    "unknown argument": (set_arguments(act="__import__('os')"), "act: there is no such entry"),
     "patch huge": (set_spec(patch=[10**9] * 3), "networks.segmenter.patch.0"),
     "patch does not fit": (set_spec(patch=[33, 32, 32]), "it cannot work on a patch of 33 x 32 x 32 voxels"),
     "spacing not a number": (set_spec(spacing_mm=float("nan")), "networks.segmenter.spacing_mm"),
@@ -439,7 +439,21 @@ def test_foreign_sources_are_refused(tmp_path: Path, models: Path) -> None:
     check_refused(cli("import", tmp_path / "empty", "--models", models), models, "it holds no manifest.json")
     check_refused(cli("import", tmp_path / "nothing", "--models", models), models, "no file or folder nothing")
     check_refused(cli("import", os.devnull, "--models", models), models, "no file or folder null")
-    check_refused(cli("import", "/", "--models", models), models, "holds no manifest.json")
+    check_refused(cli("import", "/", "--models", models), models, "Error: / is not a CardiacLDM package")
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "import", "export"])
+@pytest.mark.parametrize("name", ["nothing", "a" * 5000, "\x1b[2J", "", "nothing/../x"])
+def test_names_of_nothing_are_refused(command: str, name: str, models: Path) -> None:
+    rest = ["--models", models] if command == "import" else []
+    check_refused(cli(command, name, *rest), models, "")
+
+
+def test_the_folder_one_is_in_has_a_name(copy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    assert "is whole" in cli("verify", ".").stdout
+    flip(SEGMENTER, -1)(copy)
+    check_refused(cli("import", ".", "--models", models), models, "Error: tiny is refused")
 
 
 def test_a_network_as_large_as_allowed_takes_no_memory(copy: Path, models: Path) -> None:

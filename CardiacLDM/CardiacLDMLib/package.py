@@ -215,12 +215,26 @@ def manifest_schema() -> dict[str, Any]:
     return schema
 
 
+#: Findings of pydantic that are not fit for a reader.
+_IN_WORDS = {
+    "string_pattern_mismatch": "it is not written as it must be",
+    "extra_forbidden": "there is no such entry",
+    "missing": "it is missing",
+}
+
+
 def first_problem(error: ValidationError) -> str:
     """The first of pydantic's findings as part of a sentence: where, and what is wrong."""
     finding = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    message = finding["msg"].removeprefix("Value error, ")
+    message = _IN_WORDS.get(finding["type"], finding["msg"])
+    message = message.removeprefix("Value error, ").replace("Input should", "it should")
     where = ".".join(str(part) for part in finding["loc"])
     return f"{shown(where)}: {message}" if where else message
+
+
+def called_as(path: Path) -> str:
+    """What a message calls a file or folder: its name alone, also for "." """
+    return path.absolute().name or str(path)
 
 
 def shown(name: str) -> str:
@@ -239,7 +253,7 @@ def open_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage
     version, or any file was changed.
     """
     folder = Path(path)
-    called = called or folder.name
+    called = called or called_as(folder)
     with _os_errors(f"{called} cannot be read"):
         return _open(folder, called)
 
@@ -405,9 +419,9 @@ def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     if wanted in known:
         return known[wanted]
     path = Path(wanted)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raises where a folder may not be looked into
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise PackageError(f"{shown(path.name)} is a file: import it first with 'cardiacldm package import'.")
     names = ", ".join(known) or "none"
     raise PackageError(f"There is no package {shown(wanted)!r} (installed: {names}).")
@@ -461,8 +475,8 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
     An existing folder as ``path`` receives ``NAME.zip``.
     """
     name = package.manifest.name
-    path = path / f"{name}.zip" if path.is_dir() else path
-    if path.exists() and not overwrite:
+    path = path / f"{name}.zip" if os.path.isdir(path) else path
+    if os.path.lexists(path) and not overwrite:
         raise PackageError(f"{path.name} exists already: choose another name, or use --overwrite.")
     with (
         _os_errors(f"{path.name} could not be written"),
@@ -481,7 +495,7 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
 @contextlib.contextmanager
 def _beside(parent: Path) -> Iterator[Path]:
     """A temporary folder in ``parent``, so that renaming out of it is one step; gone afterwards."""
-    with _os_errors(f"The folder {parent.name} cannot be written to"):
+    with _os_errors(f"The folder {called_as(parent)} cannot be written to"):
         parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
     try:
@@ -519,8 +533,8 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
     Raises :class:`PackageError` with nothing installed and nothing left behind when anything is wrong.
     """
     source, models_dir = Path(source), Path(models_dir)
-    with _os_errors(f"{source.name} could not be imported"), unpacked(source, models_dir) as content:
-        package = verify_package(content, source.name)
+    with _os_errors(f"{called_as(source)} could not be imported"), unpacked(source, models_dir) as content:
+        package = verify_package(content, called_as(source))
         name = package.manifest.name
         if models_dir.resolve() == user_packages_dir().resolve() and (shipped_packages_dir() / name).exists():
             raise PackageError(f"{name} is the name of a package that ships with CardiacLDM: it cannot be installed.")
@@ -538,26 +552,27 @@ def unpacked(source: Path, parent: Path | None = None) -> Iterator[Path]:
     with _beside(parent or Path(tempfile.gettempdir())) as aside:
         content = aside / "content"
         content.mkdir()
-        if source.is_dir():
+        if os.path.isdir(source):
             _copy_folder(source, content)
-        elif source.is_file():
+        elif os.path.isfile(source):
             _unpack_zip(source, content)
         else:
-            raise PackageError(f"There is no file or folder {shown(source.name)}.")
+            raise PackageError(f"There is no file or folder {shown(called_as(source))}.")
         yield content
 
 
 def _copy_folder(source: Path, content: Path) -> None:
+    called = called_as(source)
     if not (source / MANIFEST).is_file():
-        raise PackageError(_no_manifest(source.name))  # before listing: it may be any folder of a disk
+        raise PackageError(_no_manifest(called))  # before listing: it may be any folder of a disk
     budget = MAX_BYTES
-    for name, path in _files_in(source, source.name).items():
+    for name, path in _files_in(source, called).items():
         with path.open("rb") as reader:
-            budget = _copy(reader, content / name, budget, source.name)
+            budget = _copy(reader, content / name, budget, called)
 
 
 def _unpack_zip(source: Path, content: Path) -> None:
-    called = shown(source.name)
+    called = shown(called_as(source))
     try:
         with _SmallReads(source, "rb") as file, zipfile.ZipFile(file) as archive:
             budget = MAX_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,9 +91,9 @@ def _opened(package: str | None) -> Iterator[ModelPackage]:
     """A package by name or folder, or out of a zip that stays a zip."""
     from CardiacLDMLib.package import find_package, open_package, unpacked
 
-    if package is not None and (path := Path(package)).is_file():
-        with unpacked(path) as content:
-            yield open_package(content, path.name)
+    if package is not None and os.path.isfile(package):
+        with unpacked(Path(package)) as content:
+            yield open_package(content, Path(package).name)
     else:
         yield find_package(package)
 
