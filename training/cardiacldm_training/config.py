@@ -164,7 +164,7 @@ _UNET: dict[str, Any] = {"channels": (32, 64, 128, 256), "strides": (2, 2, 2), "
 
 def _locator(steps: int, batch: int) -> NetworkConfig:
     return NetworkConfig(
-        architecture="unet", arguments={**_UNET, "channels": (16, 32, 64, 128), "num_res_units": 1}, spacing_mm=6.0,
+        architecture="unet", arguments={**_UNET, "channels": (16, 32, 64, 128), "num_res_units": 0}, spacing_mm=6.0,
         patch=(64, 64, 64), batch=batch, steps=steps, validate_every=max(steps // 20, 1), patience=20,
         validation_cases=16, sampling=_LOCATOR_SAMPLING, augment=_LOCATOR_AUGMENT,
     )  # fmt: skip

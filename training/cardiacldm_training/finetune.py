@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from .datasets.folders import CaseFiles, find_cases
 #: Margin in mm around the labelled box that the segmenter is validated on: as the runtime pads the heart's box.
 _MARGIN_MM = 20.0
 Say = Callable[[str], None]
+Cases = Sequence[store.PreparedCase]
 
 
-def split(cases: Sequence[store.PreparedCase], part: float) -> tuple[list[store.PreparedCase], list[store.PreparedCase]]:
+def split(cases: Cases, part: float) -> tuple[list[store.PreparedCase], list[store.PreparedCase]]:
     """Training and held-out cases. A case's side depends on its name alone, so it never changes as others come and go.
 
     At least one case is held out. Raises :class:`loop.TrainingError` for fewer than two cases.
@@ -40,10 +42,7 @@ def split(cases: Sequence[store.PreparedCase], part: float) -> tuple[list[store.
 class SegmentationStage:
     """Patches from prepared cases, Dice with cross-entropy, mean Dice over held-out cases."""
 
-    def __init__(
-        self, name: str, network: config.NetworkConfig, seed: int, train: Sequence[store.PreparedCase],
-        held_out: Sequence[store.PreparedCase],
-    ) -> None:  # fmt: skip
+    def __init__(self, name: str, network: config.NetworkConfig, *, seed: int, train: Cases, held_out: Cases) -> None:
         from monai.losses import DiceCELoss
 
         self.name, self.config, self.seed = name, network, seed
@@ -57,13 +56,13 @@ class SegmentationStage:
     def example(self, n: int) -> dict[str, np.ndarray]:
         """``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, config.NETWORKS.index(self.name), n]))
-        case = self.train[rng.integers(len(self.train))]
+        case = self.train[int(rng.integers(len(self.train)))]
         settings, spacing, patch = self.config.augment, self.config.spacing_mm, self.config.patch
         image, labels = case.image, case.labels
         centre = self._centre(case, image.shape, rng)
         matrix = augment.random_affine(rng, settings)
         warp = augment.random_warp(rng, patch, settings, spacing)
-        hu, names = augment.sample_patch(image, labels, centre, patch, matrix, warp)
+        hu, names = augment.sample_patch(image, labels, centre=centre, shape=patch, matrix=matrix, warp=warp)
         hu, names = augment.vary_intensity(hu, names, rng, settings, spacing)
         windowed = augment.gamma(augment.to_window(hu, self.config.window_hu), rng, settings)
         return {"image": windowed[None].astype(np.float32), "labels": names[None]}
@@ -90,8 +89,8 @@ class SegmentationStage:
             image, labels = self._held_out_arrays(self.held_out[index])
             table[index] = dice_per_structure(self._predict(fabric, network, image), labels)
         if fabric.world_size > 1:
-            gathered = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-1.0)))
-            table = gathered.max(0).values.cpu().numpy()  # each case was judged by one rank only
+            gathered: Any = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-1.0)))
+            table = gathered.amax(0).cpu().numpy()  # each case was judged by one rank only
             table[table < 0] = np.nan
         scored = ~np.isnan(table)
         means = np.where(scored, table, 0).sum(0) / np.maximum(scored.sum(0), 1)
@@ -171,7 +170,8 @@ def prepare_all(
     found: Sequence[tuple[CaseFiles, Path]], preset: str, workers: int, say: Say
 ) -> tuple[dict[str, store.Prepared], list[tuple[str, str]]]:
     """Every case at each network's spacing, and the cases skipped. Cases usable at one spacing only are left out."""
-    prepared, skipped = {}, {}
+    prepared: dict[str, store.Prepared] = {}
+    skipped: dict[str, str] = {}
     for name, spacing in config.spacings(preset).items():
         say(f"Preparing {len(found)} cases at {spacing:g} mm for the {name}.")
         prepared[name] = store.prepare(found, spacing, workers=workers, progress=_tenths(say))
@@ -208,13 +208,14 @@ def train_segmenter(
     for name in networks:
         settings = run_config.network(name)
         train, held_out = split(prepared[name].cases, run_config.validation_part)
-        torch.manual_seed(int(np.random.SeedSequence([run_config.seed, config.NETWORKS.index(name)]).generate_state(1)[0]))
+        torch.manual_seed(run_config.seed)  # of the first weights
         network = build_network(settings.architecture, settings.arguments)
-        stage = SegmentationStage(name, settings, run_config.seed, train, held_out)
+        stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
         if fabric.is_global_zero:
+            millions = sum(p.numel() for p in network.parameters()) / 1e6
             say(
-                f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M weights, {len(train)} cases to learn "
-                f"from, {len(stage.held_out)} to validate on, {settings.steps} steps of {settings.batch} patches."
+                f"{name}: {millions:.1f} M weights, {len(train)} cases to learn from, {len(stage.held_out)} to "
+                f"validate on, {settings.steps} steps of {settings.batch} patches."
             )
         ends[name] = loop.train_network(
             fabric, settings, network, stage, run / name, title=name, resume=resume, workers=workers, say=say

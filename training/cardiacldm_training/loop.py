@@ -71,24 +71,62 @@ class State:
     finished: bool = False
 
 
-@dataclass
 class _Run:
-    """Everything that is stored in a checkpoint and taken up again."""
+    """A network in training: what is stored in a checkpoint, and how one step and one validation go."""
 
-    network: torch.nn.Module
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    state: State
+    def __init__(self, fabric: Fabric, config: NetworkConfig, network: torch.nn.Module, stage: Stage) -> None:
+        self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
+        self.network = fabric.to_device(network)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.average = AveragedModel(self.network)
+        self.average.multi_avg_fn = lambda averages, values, _: torch._foreach_lerp_(
+            averages, values, 1.0 - average_decay(self.state.step, config)
+        )
 
-    def save(self, fabric: Fabric, path: Path) -> None:
-        if fabric.is_global_zero:
+    def wrap(self) -> None:
+        """Let Fabric place network and optimiser; after loading, before the first step."""
+        self.module, self.wrapped = self.fabric.setup(self.network, self.optimizer)
+
+    def step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One optimiser step; returns the loss."""
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.state.step, self.config)
+        loss = self.stage.loss(self.module, batch)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.module, self.wrapped, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+        self.wrapped.step()
+        self.wrapped.zero_grad()
+        self.state.step += 1
+        self.average.update_parameters(self.network)
+        return loss.detach()
+
+    def validate(self, folder: Path) -> tuple[Score, np.ndarray | None]:
+        """Score the averaged weights, keep them if they are the best, decide whether to go on; and a picture."""
+        self.average.eval()
+        with torch.inference_mode():
+            score = self.stage.score(self.fabric, self.average)
+            panel = self.stage.panel(self.fabric, self.average) if self.fabric.is_global_zero else None
+        state = self.state
+        if score.value > state.best:
+            state.best, state.best_step, state.bad_validations = score.value, state.step, 0
+            self.save(folder / BEST)
+        else:
+            state.bad_validations += 1
+        state.finished = state.step >= self.config.steps or state.bad_validations >= self.config.patience
+        return score, panel
+
+    def save(self, path: Path) -> None:
+        if self.fabric.is_global_zero:
             content = {
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "state": asdict(self.state),
             }  # fmt: skip
             with written_aside(path) as part:
                 torch.save(content, part)
-        fabric.barrier()
+        self.fabric.barrier()
 
     def load(self, path: Path) -> None:
         content = load_checkpoint(path)
@@ -167,23 +205,29 @@ def train_network(
     Leaves ``best.ckpt``, ``last.ckpt`` and TensorBoard events in ``folder``. With ``resume`` it goes on from
     ``last.ckpt`` if there is one. Raises :class:`TrainingError` when the loss is no longer a number.
     """
-    run, module, optimizer = _set_up(fabric, config, network, folder, resume)
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+    fabric.barrier()
+    run = _Run(fabric, config, network, stage)
+    if resume and (folder / LAST).is_file():
+        run.load(folder / LAST)
     if run.state.finished:
         say(f"{title}: already trained ({run.state.step} steps, best Dice {run.state.best:.3f}).")
         return run.state
+    run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
-    pin = fabric.device.type == "cuda"
-    loader = fabric.setup_dataloaders(_loader(stage, indices, workers, pin), use_distributed_sampler=False)
-    watch = _Watch(fabric, folder, config, run.state, title, say)
-    with watch:
-        for batch in loader:
+    loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
+    with _Watch(fabric.is_global_zero, folder, config, run.state, title=title, say=say) as watch:
+        batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        for batch in batches:
             watch.data_arrived()
-            loss = _step(fabric, config, run, module, optimizer, stage, batch)
-            watch.step_taken(loss, run.state)
-            if _due(run.state.step, config.validate_every, config.steps):
-                _validate(fabric, config, run, stage, folder, watch)
-            if run.state.finished or _due(run.state.step, config.save_every, config.steps):
-                run.save(fabric, folder / LAST)
+            watch.step_taken(run.step(batch), run.state)
+            validated = _due(run.state.step, config.validate_every, config.steps)
+            if validated:
+                watch.validated(*run.validate(folder), run.state)
+            if validated or _due(run.state.step, config.save_every, config.steps):
+                run.save(folder / LAST)
             if run.state.finished:
                 break
     return run.state
@@ -193,70 +237,19 @@ def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-def _set_up(
-    fabric: Fabric, config: NetworkConfig, network: torch.nn.Module, folder: Path, resume: bool
-) -> tuple[_Run, torch.nn.Module, Any]:
-    """The run, fresh or from its last checkpoint, and what Fabric made of its network and optimiser."""
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".part-*"):  # of a run that was killed while saving
-            leftover.unlink(missing_ok=True)
-    network = fabric.to_device(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    run = _Run(network, AveragedModel(network), optimizer, State())
-    run.average.multi_avg_fn = lambda averages, values, _: torch._foreach_lerp_(  # type: ignore[assignment]
-        averages, values, 1.0 - average_decay(run.state.step, config)
-    )
-    if resume and (folder / LAST).is_file():
-        run.load(folder / LAST)
-    module, wrapped = fabric.setup(network, optimizer)
-    fabric.barrier()
-    return run, module, wrapped
-
-
-def _step(
-    fabric: Fabric, config: NetworkConfig, run: _Run, module: torch.nn.Module, optimizer: Any, stage: Stage,
-    batch: dict[str, torch.Tensor],
-) -> torch.Tensor:  # fmt: skip
-    run.network.train()
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.state.step, config)
-    loss = stage.loss(module, batch)
-    fabric.backward(loss)
-    fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-    optimizer.step()
-    optimizer.zero_grad()
-    run.state.step += 1
-    run.average.update_parameters(run.network)
-    return loss.detach()
-
-
-def _validate(
-    fabric: Fabric, config: NetworkConfig, run: _Run, stage: Stage, folder: Path, watch: _Watch
-) -> None:
-    run.average.eval()
-    started = time.monotonic()
-    with torch.inference_mode():
-        score = stage.score(fabric, run.average)
-        panel = stage.panel(fabric, run.average) if fabric.is_global_zero else None
-    state = run.state
-    if score.value > state.best:
-        state.best, state.best_step, state.bad_validations = score.value, state.step, 0
-        run.save(fabric, folder / BEST)
-    else:
-        state.bad_validations += 1
-    state.finished = state.step >= config.steps or state.bad_validations >= config.patience
-    run.save(fabric, folder / LAST)
-    watch.validated(score, panel, state, time.monotonic() - started)
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed while saving left behind."""
+    for leftover in folder.glob(".part-*"):
+        leftover.unlink(missing_ok=True)
 
 
 class _Watch:
     """Shows and records how a run goes: progress bar or plain lines, and TensorBoard. Only rank 0 does anything."""
 
     def __init__(
-        self, fabric: Fabric, folder: Path, config: NetworkConfig, state: State, title: str, say: Callable[[str], None]
+        self, active: bool, folder: Path, config: NetworkConfig, state: State, *, title: str, say: Callable[[str], None]
     ) -> None:
-        self.active = fabric.is_global_zero
+        self.active = active
         self.config, self.title, self.say, self.folder = config, title, say, folder
         self.first_step = self.last_step = state.step
         self.loss = self.dice = math.nan
@@ -320,7 +313,8 @@ class _Watch:
             f"{seconds / steps:.2f} s/step ({self.waited / steps:.2f} s waiting for data), {left / 60:.0f} min left"
         )
 
-    def validated(self, score: Score, panel: np.ndarray | None, state: State, seconds: float) -> None:
+    def validated(self, score: Score, panel: np.ndarray | None, state: State) -> None:
+        seconds = time.monotonic() - self.mark
         self.dice = score.value
         if self.active:
             self.writer.add_scalar("validation/dice", score.value, state.step)
