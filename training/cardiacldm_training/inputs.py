@@ -52,7 +52,7 @@ class Series:
     kind: str
     axial: bool
     derived: bool
-    affine: np.ndarray | None = field(repr=False)
+    affine: np.ndarray | None = field(repr=False, compare=False)
     problem: str | None
 
     @property
@@ -391,7 +391,7 @@ def _uneven(along: np.ndarray) -> str | None:
         if same < len(along) / 4:
             return f"has {same} slice{'s' if same > 1 else ''} twice: remove the copies"
         return f"holds {times:.3g} images at each place (a 4D series): export one phase of the heart beat alone"
-    usual = float(np.median(gaps))
+    usual = float(np.quantile(gaps, 0.25))  # the median is of no use where many are missing
     even = np.linspace(along[0], along[-1], len(along))
     if np.abs(along - even).max() <= MAX_UNEVENNESS * usual:
         return None
