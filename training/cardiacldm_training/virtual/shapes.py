@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 
@@ -19,7 +20,7 @@ class Lattice:
 
     origin: np.ndarray
     spacing: float
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def axis(self, a: int) -> np.ndarray:
         """Coordinates in mm along axis ``a``, shaped to broadcast over the grid (float32)."""
@@ -70,9 +71,7 @@ def ellipsoid(points: np.ndarray, centre: np.ndarray, axes: np.ndarray, frame: n
     return np.sqrt(np.square(offset / np.asarray(axes, dtype=np.float32)).sum(-1))
 
 
-def smooth_path(
-    points: Sequence[Sequence[float]] | np.ndarray, radii: Sequence[float], step: float = 2.0
-) -> np.ndarray:
+def smooth_path(points: ArrayLike, radii: ArrayLike, step: float = 2.0) -> np.ndarray:
     """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column."""
     knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
     along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)))
@@ -93,7 +92,7 @@ def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[
     if not mask.size:
         return box, mask
     origin = lattice.origin + lattice.spacing * np.array([s.start for s in box])
-    local = Lattice(origin, lattice.spacing, shape)  # type: ignore[arg-type]
+    local = Lattice(origin, lattice.spacing, shape)
     for point, s in zip(path[:, :3], radius, strict=True):
         ball = local.box(point - s, point + s)
         squared = sum(np.square(local.axis(a)[tuple(ball[d] if d == a else slice(None) for d in range(3))] - point[a])
