@@ -53,6 +53,12 @@ def test_every_architecture_is_tested() -> None:
     assert set(SMALL) == set(ARCHITECTURES)
 
 
+def test_tuples_become_lists() -> None:
+    listed = spec_of("unet")
+    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in listed.arguments.items()}
+    assert NetworkSpec(**{**dict(listed), "arguments": tuples}) == listed
+
+
 @pytest.mark.parametrize("architecture", SMALL)
 def test_weights_come_back(architecture: str, tmp_path: Path) -> None:
     """Packed and loaded, a network gives the logits of its half-precision weights, exactly."""

@@ -29,7 +29,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from . import anatomy
 from .volume import VolumeError, written_aside
@@ -95,6 +104,14 @@ class NetworkSpec(_Record):
     spacing_mm: Annotated[FiniteFloat, Field(ge=0.2, le=10, description="Isotropic working spacing, RAS axes.")]
     patch: Annotated[tuple[Side, Side, Side], Field(description="Sliding window in voxels: R, A, S.")]
     window_hu: Annotated[tuple[Hounsfield, Hounsfield], Field(description="Clipped, then mapped linearly to 0..1.")]
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _lists_for_tuples(cls, value: Any) -> Any:
+        """Configurations in Python hold tuples, which JSON does not know."""
+        if not isinstance(value, dict):
+            return value
+        return {name: list(item) if isinstance(item, tuple) else item for name, item in value.items()}
 
     @model_validator(mode="after")
     def _is_sound(self) -> NetworkSpec:
