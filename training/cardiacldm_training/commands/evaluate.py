@@ -1,3 +1,45 @@
-"""``cardiacldm evaluate``"""
-def evaluate() -> None:
-    """Write a virtual evaluate."""
+"""``cardiacldm evaluate``: figures of a model package on labelled cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of labelled cases.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the figures.", show_default=False)],
+    package: Annotated[
+        str | None, typer.Option(help="Model package: a name or a folder. Without it, the one shipped.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored windows.")] = False,
+) -> None:
+    """Measure Dice, HD95 and NSD per structure, with intervals, as evaluation.json, .csv and .md.
+
+    A case that fails does not stop the others; it is listed, and the exit code is 1.
+    """
+    from CardiacLDMLib.package import PackageError, find_package
+    from CardiacLDMLib.segmenter import Segmenter, SegmenterError
+    from CardiacLDMLib.volume import VolumeError
+
+    from ..datasets.folders import DatasetError, find_cases
+    from ..evaluate import evaluate_cases, table, write_evaluation
+
+    try:
+        segmenter = Segmenter(find_package(package), device)
+        evaluation = evaluate_cases(
+            segmenter, find_cases(data), data.resolve().name, flips=tta, say=lambda line: typer.echo(line, err=True)
+        )
+        write_evaluation(evaluation, out)
+    except (PackageError, SegmenterError, DatasetError, VolumeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if evaluation.summary:
+        typer.echo(table(evaluation.summary))
+    if evaluation.failed:
+        typer.echo(f"{len(evaluation.failed)} cases failed: {', '.join(evaluation.failed)}.", err=True)
+        raise typer.Exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,6 +18,11 @@ def _root() -> None:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _fail(sentence: str) -> NoReturn:
+    _say(f"Error: {sentence}")
+    raise typer.Exit(1)
 
 
 @app.command("segmenter")
@@ -61,9 +66,45 @@ def segmenter(
         )  # fmt: skip
         ends = finetune.train_segmenter(out, run_config, prepared, names, resume=resume, workers=workers, say=_say)
     except (config.ConfigError, DatasetError, TrainingError, VolumeError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from error
+        _fail(str(error))
     for name, end in ends.items():
         _say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     if skipped:
         _say(f"{len(skipped)} cases were skipped: {', '.join(name for name, _ in skipped[:5])}.")
+
+
+@app.command("export")
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the package.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the package.", show_default=False)],
+    about: Annotated[Path | None, typer.Option(help="JSON with title, summary, data, licence, attribution ...")] = None,
+    card: Annotated[Path | None, typer.Option(help="Model card in Markdown; one is written if not given.")] = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an evaluation whose figures go along; may be repeated.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
+) -> None:
+    """Write the networks of a run as a model package."""
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.volume import VolumeError
+
+    from ..config import ConfigError
+    from ..evaluate import EvaluationError, read_evaluation
+    from ..export import export_run, read_about
+    from ..loop import TrainingError
+
+    try:
+        package = export_run(
+            run, out, name, about=read_about(about) if about else None,
+            card=card.read_text(encoding="utf-8") if card else None,
+            evaluations=[read_evaluation(folder) for folder in evaluation or []], replace=overwrite,
+        )  # fmt: skip
+    except (ConfigError, EvaluationError, PackageError, TrainingError, VolumeError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename} cannot be read: {error.strerror}.")
+    typer.echo(
+        f"{package.folder}: {package.manifest.name} {package.manifest.version}, {package.size_bytes / 1e6:.1f} MB."
+    )
