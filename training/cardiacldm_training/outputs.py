@@ -28,6 +28,7 @@ from CardiacLDMLib.volume import AIR_HU, Volume, write_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABELS, SEGMENTATION, PICTURE, REPORT = ".labels.nii.gz", ".seg.nrrd", ".png", ".report.json"
 #: Endings of a case's files, in the order they are moved into place.
@@ -148,7 +149,7 @@ def _moved_when_whole(out: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _aside(out: Path) -> Iterator[Path]:
-    """An empty folder within ``out``, gone afterwards. Makes ``out``; all trouble with it is an :class:`OutputError`."""
+    """An empty folder within ``out``, gone afterwards. Makes ``out``; trouble with it is an :class:`OutputError`."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"The results need a folder, but {out.name} is a file.")
     aside = None
@@ -219,6 +220,12 @@ def draw_planes(volume: Volume, labels: Volume, report: CaseReport, path: Path) 
 
     Only the voxels under the three planes are read. Without labels the planes go through the middle of the scan.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a case name in a script that the font lacks
+        _figure(volume, labels, report).savefig(path, format="png", facecolor="black")
+
+
+def _figure(volume: Volume, labels: Volume, report: CaseReport) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -229,9 +236,7 @@ def draw_planes(volume: Volume, labels: Volume, report: CaseReport, path: Path) 
     for plane, (left, bottom) in zip(_PLANES, places, strict=True):
         _draw_plane(figure.add_axes((left + 0.01, bottom, 0.48, 0.455)), plane, volume, labels, field)
     _write_legend(figure, report)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a case name in a script that the font lacks
-        figure.savefig(path, format="png", facecolor="black")
+    return figure
 
 
 @dataclass(frozen=True)
@@ -281,6 +286,19 @@ def _sampled(volume: Volume, plane: _Plane, field: _Field, *, linear: bool) -> n
     return values[:, :, 0].T
 
 
+def _rgb(structure: anatomy.Structure) -> tuple[float, float, float]:
+    red, green, blue = structure.colour
+    return red / 255, green / 255, blue / 255
+
+
+def _tints() -> np.ndarray:
+    """(9, 4): translucent colour by label value."""
+    table = np.zeros((anatomy.NUM_CLASSES, 4))
+    for structure in anatomy.STRUCTURES:
+        table[structure.value] = (*_rgb(structure), 0.3)
+    return table
+
+
 def _draw_plane(axes: Axes, plane: _Plane, volume: Volume, labels: Volume, field: _Field) -> None:
     """One view, in millimetres around the field's centre, so that voxels keep their true proportions."""
     from matplotlib.patheffects import withStroke
@@ -290,12 +308,11 @@ def _draw_plane(axes: Axes, plane: _Plane, volume: Volume, labels: Volume, field
     image = _sampled(volume, plane, field, linear=True)
     label = _sampled(labels, plane, field, linear=False)
     axes.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], origin="lower", extent=extent)
+    axes.imshow(_tints()[label.astype(np.uint8)], origin="lower", extent=extent, interpolation="nearest")
     for structure in anatomy.STRUCTURES:
         mask = label == structure.value
         if mask.any():
-            colour = np.array(structure.colour) / 255
-            tint = np.concatenate([np.broadcast_to(colour, (*mask.shape, 3)), 0.3 * mask[..., None]], axis=2)
-            axes.imshow(tint, origin="lower", extent=extent, interpolation="nearest")
+            colour = _rgb(structure)
             axes.contour(mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2, extent=extent)
     axes.set_axis_off()
     outline = [withStroke(linewidth=2.5, foreground="black")]
@@ -308,7 +325,7 @@ def _draw_plane(axes: Axes, plane: _Plane, volume: Volume, labels: Volume, field
     axes.text(0.015, 0.985, plane.title, ha="left", va="top", **(style | {"fontsize": 11, "color": "0.7"}))
 
 
-def _write_legend(figure: Any, report: CaseReport) -> None:
+def _write_legend(figure: Figure, report: CaseReport) -> None:
     """Title above, and in the fourth quarter each structure's colour and volume, the warnings and the notice."""
     # A dollar sign in a name would start a formula.
     figure.text(
@@ -329,13 +346,12 @@ def _write_legend(figure: Any, report: CaseReport) -> None:
     figure.text(0.54, 0.03, f"{package}\n{NOTICE}", color="0.7", fontsize=9.5, va="bottom", parse_math=False)
 
 
-def _write_volumes(figure: Any, volumes_ml: Mapping[str, float], top: float) -> float:
+def _write_volumes(figure: Figure, volumes_ml: Mapping[str, float], top: float) -> float:
     """The rows of the legend from ``top`` down; returns where they end."""
     for structure in anatomy.STRUCTURES:
         volume = volumes_ml[structure.name]
         colour = "white" if volume else "0.45"
-        swatch = tuple(channel / 255 for channel in structure.colour)
-        figure.text(0.54, top, "\N{BLACK SQUARE}", color=swatch, fontsize=15, va="center")
+        figure.text(0.54, top, "\N{BLACK SQUARE}", color=_rgb(structure), fontsize=15, va="center")
         figure.text(0.57, top, structure.name, color=colour, fontsize=12, va="center", weight="bold")
         figure.text(0.63, top, structure.title, color=colour, fontsize=12, va="center")
         figure.text(
