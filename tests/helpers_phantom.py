@@ -19,17 +19,17 @@ STRUCTURE_HU = {s.value: 70.0 * s.value for s in anatomy.STRUCTURES}
 CENTRES = {
     value: 22.0 * (2.0 * np.array(place) - 1.0) for value, place in zip(STRUCTURE_HU, np.ndindex(2, 2, 2), strict=True)
 }
-HALF_MM = np.array([21.0, 21.0, 21.0])
+RADIUS_MM = 21.0
 
 
 def phantom(grid: Grid, heart: tuple[float, float, float] = (5.0, -8.0, 11.0)) -> tuple[Volume, Volume]:
-    """CT (int16) and true labels (uint8) on ``grid``: eight boxes around ``heart`` (RAS mm), tissue, lung around."""
+    """CT (int16) and true labels (uint8) on ``grid``: eight balls around ``heart`` (RAS mm), tissue, lung around."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
     place = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - np.array(heart)
-    hu = np.where((np.abs(place) < 65.0).all(-1), TISSUE_HU, -900.0)
+    hu = np.where((np.abs(place) < 47.0).all(-1), TISSUE_HU, -900.0)
     labels = np.zeros(grid.shape, dtype=np.uint8)
     for value, centre in CENTRES.items():
-        inside = (np.abs(place - centre) <= HALF_MM).all(-1)
+        inside = np.linalg.norm(place - centre, axis=-1) <= RADIUS_MM
         hu[inside] = STRUCTURE_HU[value]
         labels[inside] = value
     return Volume(hu.astype(np.int16), grid.affine), Volume(labels, grid.affine)

@@ -18,6 +18,7 @@ import cc3d
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
+from torch.nn.functional import max_pool3d
 
 from . import anatomy
 from .cleanup import clean
@@ -34,6 +35,8 @@ MAX_EXTENT_MM = 2500.0
 THICK_MM = 5.0
 #: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is something else, or too little of one.
 MIN_HEART_ML = 60.0
+#: Pieces of the coarse heart nearer than this are one heart.
+JOIN_MM = 10.0
 #: Around what the coarse pass found: its error, and the rest of the vessels.
 MARGIN_MM = 15.0
 #: Heart that reaches this far into the outermost slices with this area means that the scan cuts it.
@@ -42,8 +45,8 @@ EDGE_MM2 = 50.0
 OVERLAP = 0.5
 WINDOWS_PER_BATCH = {"cpu": 1, "cuda": 8}
 
-#: Where each stage ends on the progress bar, in percent: its usual share of the time.
-_STAGES = {"prepare": 2, "locate": 12, "segment": 80, "resample": 94, "clean": 100}
+#: From where to where each stage moves the progress bar, in percent: its usual share of the time.
+_STAGES = {"prepare": (0, 2), "locate": (2, 12), "segment": (12, 80), "resample": (80, 94), "clean": (94, 100)}
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 _HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
 
@@ -140,7 +143,9 @@ class Segmenter:
                 del logits
             with job.stage("clean"):
                 part[...] = clean(part, volume.grid.voxel_ml)
-        return _result(Volume(labels, volume.affine), job)
+        result = _result(Volume(labels, volume.affine), job)
+        job.finish()
+        return result
 
     def _locate(self, volume: Volume, job: _Job) -> np.ndarray | None:
         """The padded RAS box (2, 3) around the heart, within the scan; None when there is none."""
@@ -265,18 +270,21 @@ def windowed(image: np.ndarray, spec: NetworkSpec) -> np.ndarray:
 
 
 def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
-    """RAS box (2, 3) around the component with most heart in ``shares`` (9, I, J, K), great vessels included.
+    """RAS box (2, 3) around the group of pieces with most heart in ``shares`` (9, I, J, K), great vessels included.
 
-    None when that component holds less than ``MIN_HEART_ML`` of heart.
+    Pieces belong together up to ``JOIN_MM`` apart: walls between structures count as background, and coarse voxels
+    lose thin parts. None when the group holds less than ``MIN_HEART_ML`` of heart.
     """
     structures = shares[0] < 0.5
     heart = structures & (shares[_HEART_VALUES].sum(axis=0) > 0.5)
-    components = cc3d.connected_components(structures, connectivity=26)
-    counts = np.bincount(components[heart], minlength=2)
-    component = int(counts.argmax())
-    if counts[component] * grid.voxel_ml < MIN_HEART_ML:
+    reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
+    grown = max_pool3d(torch.from_numpy(structures)[None].float(), 2 * reach + 1, stride=1, padding=reach)[0] > 0
+    groups = np.where(structures, cc3d.connected_components(grown.numpy(), connectivity=26), 0)
+    counts = np.bincount(groups[heart], minlength=2)
+    group = int(counts.argmax())
+    if counts[group] * grid.voxel_ml < MIN_HEART_ML:
         return None
-    start, stop = np.array([[i.min(), i.max() + 1] for i in np.nonzero(components == component)]).T
+    start, stop = np.array([[i.min(), i.max() + 1] for i in np.nonzero(groups == group)]).T
     return grid.crop(start, stop).bounds_ras()
 
 
@@ -397,7 +405,7 @@ class _Job:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     _stage: str = "prepare"
-    _reported: int = 0
+    _percent: int = 0
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -410,7 +418,6 @@ class _Job:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
-        self.step(1.0)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled is not None and self.cancelled():
@@ -419,12 +426,17 @@ class _Job:
     def step(self, share: float) -> None:
         """Report that this share (0..1) of the stage is done, unless the user wants to stop."""
         self.stop_if_cancelled()
-        if self.progress is None:
-            return
-        names = list(_STAGES)
-        start = _STAGES[names[names.index(self._stage) - 1]] if self._stage != names[0] else 0
-        self._reported = max(self._reported, round(start + share * (_STAGES[self._stage] - start)))
-        self.progress(Progress(self._reported, 100, self._stage, time.perf_counter() - self._began))
+        start, end = _STAGES[self._stage]
+        self._report(round(start + share * (end - start)))
+
+    def finish(self) -> None:
+        """Report the end, also where there was no heart to segment."""
+        self._report(100)
+
+    def _report(self, percent: int) -> None:
+        self._percent = max(self._percent, percent)  # a pass that is repeated on the CPU does not turn the bar back
+        if self.progress is not None:
+            self.progress(Progress(self._percent, 100, self._stage, time.perf_counter() - self._began))
 
     @property
     def can_give_way(self) -> bool:
