@@ -42,7 +42,7 @@ class AugmentConfig(_Frozen):
     flip: Probability = 0.1
     warp_mm: float = 5.0  # standard deviation of the warp's control points
     warp_spacing_mm: Positive = 35.0  # distance between control points
-    contrast: Probability = 0.5
+    contrast: Probability = 0.4
     left_shift_hu: float = 150.0
     right_shift_hu: float = 200.0
     wall_shift_hu: float = 40.0
@@ -173,8 +173,8 @@ def _locator(steps: int, batch: int) -> NetworkConfig:
 def _demo(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
     """Two CPU cores, an hour or two: the whole heart fits in a patch or two, and full resolution stays out."""
     segmenter = NetworkConfig(
-        architecture="unet", arguments={**_UNET, "num_res_units": 1}, spacing_mm=2.5, patch=(72, 72, 72),
-        batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
+        architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=2.5,
+        patch=(72, 72, 72), batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
     )  # fmt: skip
     return {"locator": _locator(1500, batch or 2), "segmenter": segmenter}
 
