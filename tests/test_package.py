@@ -645,7 +645,7 @@ def test_folder_that_cannot_be_written_to(tiny: Path, models: Path, monkeypatch:
 
 # --- fuzzing -------------------------------------------------------------------------------------------------------
 
-fuzz = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=6)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -720,7 +720,7 @@ def test_fuzzed_manifest(tiny: Path, changes: list[tuple[float, int]]) -> None:
             assert (open_package(installed).sha256 == open_package(tiny).sha256) == (content(source) == content(tiny))
 
 
-@settings(fuzz, max_examples=80)
+@settings(fuzz, max_examples=50)
 @given(data=st.data())
 def test_manifest_with_any_value_replaced(tiny: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
