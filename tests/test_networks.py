@@ -134,19 +134,29 @@ def test_unsound_arguments_are_refused(architecture: str, arguments: dict[str, A
         build_network(architecture, arguments)
 
 
+@pytest.mark.parametrize("channels", [[4, 8], [4, 8, 16]])
+def test_light_top_has_one_convolution_less(channels: list[int]) -> None:
+    arguments = {"channels": channels, "strides": [2] * (len(channels) - 1), "num_res_units": 1}
+    full, light = (build_network("unet", {**arguments, "light_top": light}) for light in (False, True))
+    assert light(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 9, 16, 16, 16)
+    missing = set(full.state_dict()) - set(light.state_dict())
+    assert any(name.endswith("conv.weight") for name in missing)
+
+
 @st.composite
 def sound_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """Any arguments within the bounds of any architecture."""
     architecture = draw(st.sampled_from(sorted(ARCHITECTURES)))
-    levels = draw(st.integers(3, 6))
+    levels = draw(st.integers(2 if architecture == "unet" else 3, 6))
     strides = draw(st.lists(st.integers(1, 2), min_size=levels - 1, max_size=levels - 1))
     widths = draw(st.lists(st.integers(1, 1024), min_size=levels, max_size=levels))
     norm = draw(st.sampled_from(["instance", "batch"]))
     if architecture == "unet":
-        units = draw(st.integers(0, 4))
-        return architecture, {"channels": widths, "strides": strides, "num_res_units": units, "norm": norm}
+        unet = {"num_res_units": draw(st.integers(0, 4)), "light_top": draw(st.booleans()), "norm": norm}
+        return architecture, {"channels": widths, "strides": strides, **unet}
     if architecture == "dynunet":
-        return architecture, {"filters": widths, "strides": [1, *strides], "res_block": draw(st.booleans())}
+        residual = draw(st.booleans())
+        return architecture, {"filters": widths, "strides": [1, *strides], "res_block": residual, "norm": norm}
     blocks = draw(st.lists(st.integers(1, 8), min_size=levels, max_size=levels))
     width = 8 * draw(st.integers(1, 8))
     return architecture, {"init_filters": width, "blocks_down": blocks, "blocks_up": blocks[1:]}

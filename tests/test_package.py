@@ -143,7 +143,10 @@ def set_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Attack:
 
 
 def write(name: str, data: bytes) -> Attack:
-    return lambda folder: (folder / name).write_bytes(data) and None
+    def attack(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return attack
 
 
 def both(*attacks: Attack) -> Attack:

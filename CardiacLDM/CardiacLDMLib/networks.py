@@ -99,8 +99,10 @@ def _unet(arguments: UNetArguments) -> torch.nn.Module:
         strides=arguments.strides, num_res_units=arguments.num_res_units, norm=_norm(arguments.norm),
     )  # fmt: skip
     if arguments.light_top:
+        width, below = arguments.channels[:2]
+        joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level keeps its own width
         network.model[-1] = Convolution(
-            3, 2 * arguments.channels[0], OUT_CHANNELS, strides=arguments.strides[0], is_transposed=True, conv_only=True
+            3, joined, OUT_CHANNELS, strides=arguments.strides[0], is_transposed=True, conv_only=True
         )
     return network
 
