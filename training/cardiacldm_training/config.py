@@ -157,15 +157,15 @@ def _first_difference(old: Any, new: Any, field: str = "") -> tuple[str, Any, An
 
 # --- presets -------------------------------------------------------------------------------------------------------
 
-_LOCATOR_SAMPLING = SamplingConfig(anywhere=0.4, jitter=0.4)
-_LOCATOR_AUGMENT = AugmentConfig(warp_mm=6.0, warp_spacing_mm=80.0, view=0.5, view_smallest=0.15)
+_LOCATOR_SAMPLING = SamplingConfig(anywhere=0.3, jitter=0.3)
+_LOCATOR_AUGMENT = AugmentConfig(warp_mm=6.0, warp_spacing_mm=80.0, view=0.35, view_smallest=0.25)
 _UNET: dict[str, Any] = {"channels": (32, 64, 128, 256), "strides": (2, 2, 2), "norm": "instance"}
 
 
 def _locator(steps: int, batch: int) -> NetworkConfig:
     return NetworkConfig(
-        architecture="unet", arguments={**_UNET, "channels": (16, 32, 64, 128), "num_res_units": 0}, spacing_mm=6.0,
-        patch=(64, 64, 64), batch=batch, steps=steps, validate_every=max(steps // 20, 1), patience=20,
+        architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=6.0,
+        patch=(48, 48, 48), batch=batch, steps=steps, validate_every=max(steps // 20, 1), patience=20,
         validation_cases=16, sampling=_LOCATOR_SAMPLING, augment=_LOCATOR_AUGMENT,
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def _demo(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
         architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=2.5,
         patch=(72, 72, 72), batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
     )  # fmt: skip
-    return {"locator": _locator(1500, batch or 2), "segmenter": segmenter}
+    return {"locator": _locator(3000, batch or 2), "segmenter": segmenter}
 
 
 def _gpu(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
