@@ -174,7 +174,7 @@ def _demo(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
     """Two CPU cores, an hour or two: the whole heart fits in a patch or two, and full resolution stays out."""
     segmenter = NetworkConfig(
         architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=2.5,
-        patch=(72, 72, 72), batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
+        patch=(64, 64, 64), batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
     )  # fmt: skip
     return {"locator": _locator(3000, batch or 2), "segmenter": segmenter}
 
