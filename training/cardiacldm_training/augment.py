@@ -231,7 +231,7 @@ def vary_intensity(
 def to_window(image: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
     """HU clipped to the window and mapped linearly to 0..1, float32: what the networks see."""
     low, high = window_hu
-    return ((image.astype(np.float32) - np.float32(low)) * np.float32(1.0 / (high - low))).clip(0.0, 1.0)
+    return ((image.astype(np.float32) - np.float32(low)) / np.float32(high - low)).clip(0.0, 1.0)
 
 
 def gamma(windowed: np.ndarray, rng: np.random.Generator, settings: AugmentConfig) -> np.ndarray:
