@@ -1,0 +1,129 @@
+"""Time and memory of ``cardiacldm segment`` on large scans, as the table kept in docs/performance.md.
+
+``make bench`` runs it; ``--write`` puts the table into the document. A virtual case is laid on scanners' grids, so that
+there is a heart to find. This process stays small on purpose: what it starts inherits its peak memory as a floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from bench_resample import compare_resampling
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
+
+IN_PLANE_MM = 0.7
+LENGTH_MM = 336.0
+#: Slices over the same 336 mm; the second is the largest scan that must work within the memory.
+SLICES = (224, 560)
+MEMORY_LIMIT_GB = 3.0
+STAGES = ("read", "prepare", "locate", "segment", "resample", "clean")
+
+
+def make_scan(path: Path, slices: int) -> None:
+    """Write a virtual case as a chest CT of 512 x 512 x ``slices`` voxels, int16 HU, rows towards the back."""
+    import numpy as np
+
+    from cardiacldm_training.virtual import CohortSettings, make_case
+    from CardiacLDMLib.volume import Grid, Volume, resample, write_volume
+
+    case = make_case(CohortSettings(seed=2024), 0)
+    centre = case.image.grid.bounds_ras().mean(axis=0)
+    affine = np.diag([-IN_PLANE_MM, -IN_PLANE_MM, LENGTH_MM / slices, 1.0])
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array([512, 512, slices]) - 1) / 2)
+    scan = resample(case.image, Grid((512, 512, slices), affine))
+    write_volume(Volume(np.rint(scan.array).astype(np.int16), affine), path)
+
+
+def measure(scan: Path, out: Path, package: str | None) -> dict[str, float]:
+    """Seconds per stage and in all, and peak memory in GB, of the whole command in a process of its own."""
+    command = [sys.executable, "-m", "cardiacldm_training.cli", "segment", str(scan), "--out", str(out)]
+    command += ["--device", "cpu", *(["--package", package] if package else [])]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}.")
+    report = json.loads(next(out.glob("*.report.json")).read_text())
+    if not report["heart_found"]:
+        raise SystemExit("The package found no heart in the benchmark's scan: nothing to measure.")
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return {**{stage: report["seconds"][stage] for stage in STAGES}, "all": seconds, "peak_gb": peak}
+
+
+def table(rows: dict[int, dict[str, float]]) -> str:
+    """The Markdown table: a row per scan; "other" is starting Python and torch, and writing the results."""
+    lines = [
+        "| scan | read | prepare | locate | segment | resample | clean | other | **in all** | peak memory |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for slices, row in rows.items():
+        other = row["all"] - sum(row[stage] for stage in STAGES)
+        seconds = [f"{value:.1f} s" for value in (*(row[stage] for stage in STAGES), other)]
+        lines.append(f"| 512x512x{slices} | {' | '.join(seconds)} | **{row['all']:.1f} s** | {row['peak_gb']:.2f} GB |")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """The processor's name and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def write_figures(figures: str) -> None:
+    """Replace what stands between the marks in the document."""
+    text = DOCUMENT.read_text()
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{DOCUMENT.name} has no place for the figures.")
+    DOCUMENT.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--package", help="model package (name or folder); without it the one shipped")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
+    options = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for slices in SLICES:
+            scan = folder / f"scan{slices}.nii.gz"
+            with ProcessPoolExecutor(1, get_context("spawn")) as helper:
+                helper.submit(make_scan, scan, slices).result()
+            rows[slices] = measure(scan, folder / f"out{slices}", options.package)
+            scan.unlink()
+            print(table({slices: rows[slices]}), flush=True)
+    with ProcessPoolExecutor(1, get_context("spawn")) as helper:
+        ratio = helper.submit(compare_resampling).result()
+    figures = f"Measured {datetime.date.today()} on {processor()}, without a GPU.\n\n{table(rows)}\n\n{ratio}"
+    print(f"\n{figures}")
+    if options.write:
+        write_figures(figures)
+    worst = max(row["peak_gb"] for row in rows.values())
+    if worst > MEMORY_LIMIT_GB:
+        raise SystemExit(f"Peak memory {worst:.2f} GB is above the limit of {MEMORY_LIMIT_GB:.0f} GB.")
+
+
+if __name__ == "__main__":
+    main()
