@@ -60,7 +60,7 @@ def _broken_files(folder: Path, scan: Volume) -> dict[str, str]:
         "cut_mha.mha": "damaged or cut short",
         "header_only.nii": "damaged or cut short",
         "header_only.nii.gz": "damaged or cut short",
-        "stub.nii.gz": "",
+        "stub.nii.gz": "not a NIfTI",
         "lost.mhd": "damaged or cut short",
     }
 
@@ -96,13 +96,13 @@ def _sheared_nrrd(array: np.ndarray) -> bytes:
 def _wrong_values(folder: Path, scan: Volume) -> dict[str, str]:
     shape = scan.array.shape
     rng = np.random.default_rng(0)
-    write_volume(Volume(np.full(shape, np.nan, dtype=np.float32), scan.affine), folder / "nan.nii.gz")
+    write_volume(Volume(np.full(shape, np.nan, dtype=np.float32), scan.affine), folder / "nan.nrrd")
     write_volume(Volume(np.zeros(shape, dtype=np.int16), scan.affine), folder / "blank.nii.gz")
     write_volume(Volume(rng.integers(0, 1000, shape).astype(np.int16), scan.affine), folder / "mr.nii.gz")
     tiny = Grid(shape, np.diag([0.1, 0.1, 0.1, 1.0]))
     write_volume(Volume(scan.array, tiny.affine), folder / "mouse.nii.gz")
     return {
-        "nan.nii.gz": "no numbers",
+        "nan.nrrd": "no numbers",
         "blank.nii.gz": "same value",
         "mr.nii.gz": "not Hounsfield units",
         "mouse.nii.gz": "mm thick",
@@ -145,7 +145,7 @@ def _bad_folders(folder: Path, array: np.ndarray) -> dict[str, str]:
         "dicom_colour": "colour pictures",
         "dicom_placeless": "do not say where",
         "dicom_4d": "3 images at each place",
-        "dicom_cut": "",
+        "dicom_cut": "lacks",
         "dicom_single": "single slice",
         single.name: "single DICOM slice",
     }
