@@ -1,0 +1,47 @@
+# make demo   label a real CT and show the result            make demo CT=my_scan.nii.gz
+# make test   ruff, mypy and all tests
+# make bench  measure speed and memory
+#
+# Each sets up .venv first, if that is missing or out of date. Options, with what they are without:
+PYTHON ?= python3
+# Where to look for torch besides PyPI, whose Linux builds bring gigabytes of CUDA: the CPU builds, unless there is an
+# NVIDIA GPU. `make TORCH_INDEX=` takes PyPI's.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+# Threads of torch and numpy: the CPUs this process may use. Threads that wait sleep, so that others can work.
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+export OMP_WAIT_POLICY ?= PASSIVE
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# Named after this place: a checkout that was moved needs its environment anew.
+READY := $(VENV)/.ready-$(shell pwd | cksum | cut -d' ' -f1)
+
+.PHONY: help setup demo test bench
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile | head -3
+
+demo: $(READY)
+	@$(RUN) cardiacldm_training.demo $(if $(CT),--ct "$(CT)")
+
+test: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest -q
+
+bench: $(READY)
+	$(VENV)/bin/python tests/benchmarks/bench_segment.py
+
+setup: $(READY)
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed: install it, or name one with 'make PYTHON=...'."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is needed: sudo apt install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV): some minutes and 3 GB."
+	@$(RUN) pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(VENV)/.ready-*
+	$(RUN) pip install -q --disable-pip-version-check --no-deps --retries 1 --timeout 30 -c constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(RUN) pip install -q --disable-pip-version-check -c constraints.txt -e ".[demo,test]"
+	@touch $@
