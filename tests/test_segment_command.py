@@ -73,7 +73,7 @@ def test_a_scan_becomes_four_files_with_the_right_labels(
     labels = read_volume(tmp_path / "out" / "chest.labels.nii.gz")
     assert labels.grid.same_as(GRID)
     for value in anatomy.BY_VALUE:
-        assert dice(labels.array == value, truth[1].array == value) > 0.7, value
+        assert dice(labels.array == value, truth[1].array == value) > 0.6, value
     report = CaseReport.model_validate_json((tmp_path / "out" / "chest.report.json").read_text(encoding="utf-8"))
     assert report.heart_found
     assert report.device == "cpu"
