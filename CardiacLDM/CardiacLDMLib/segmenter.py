@@ -156,10 +156,8 @@ class Segmenter:
         box = heart_box(logits.softmax(0).cpu().numpy(), grid)
         if box is None:
             return None
-        patch_mm = np.array(self.package.manifest.networks["segmenter"].patch) * (
-            self.package.manifest.networks["segmenter"].spacing_mm
-        )
-        return _grown_box(box, patch_mm, scan)
+        fine = self.package.manifest.networks["segmenter"]
+        return _grown_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
 
     def _segment_box(self, volume: Volume, box: np.ndarray, flips: bool, job: _Job) -> tuple[torch.Tensor, Grid]:
         """Logits (9, I, J, K) on the fine RAS grid of the box."""
