@@ -30,7 +30,7 @@ test: $(READY)
 	$(RUN) pytest -q
 
 bench: $(READY)
-	$(VENV)/bin/python tests/benchmarks/bench_segment.py
+	$(VENV)/bin/python tests/benchmarks/bench_segment.py $(ARGS)
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt
