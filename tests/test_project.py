@@ -107,7 +107,7 @@ def test_changelog_begins_with_this_version() -> None:
 
 
 def test_readme_shows_pictures_and_links_that_exist_and_says_what_it_is_not() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
     for words in ("make demo", "make test", "not a medical device", "Armato", "Apache"):
