@@ -53,15 +53,16 @@ def prepare(data: Path) -> store.Prepared:
     return store.prepare(finetune.gather([data], None), 6.0)
 
 
-def train(data: Path, run: Path, *, resume: bool = False, workers: int = 0, devices: int = 1) -> None:
+def train(data: Path, run: Path, *, resume: bool = False, workers: int = 0, devices: int = 1, steps: int = 40) -> None:
     """Train the segmenter of the tiny run."""
     torch.set_num_threads(1)
     prepared = prepare(data)
+    settings = tiny_run(prepared, devices=devices, segmenter=tiny_network(steps=steps))
     finetune.train_segmenter(
-        run, tiny_run(prepared, devices=devices), {"segmenter": prepared}, ["segmenter"], resume=resume,
-        workers=workers, say=lambda line: None,
-    )  # fmt: skip
+        run, settings, {"segmenter": prepared}, ["segmenter"], resume=resume, workers=workers, say=lambda line: None
+    )
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]), devices=int(sys.argv[4]))
+    workers, devices, steps = map(int, sys.argv[3:6])
+    train(Path(sys.argv[1]), Path(sys.argv[2]), workers=workers, devices=devices, steps=steps)
