@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -186,8 +185,9 @@ def _points(labels: np.ndarray, seed: int) -> np.ndarray:
 
 def _write_entry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an entry beside its place, flush it to the disk, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    part = folder.with_name(f".part-{os.getpid()}-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
         record: dict[str, Any] = {"format": FORMAT, "files": {}}
         for name, array in arrays.items():
