@@ -132,6 +132,23 @@ def test_letters_say_how_radiologists_look() -> None:
     assert [views._edge_letters(view) for view in slices] == ["RLAP", "RLSI", "APSI"]
 
 
+@needs_opengl
+def test_a_scan_without_a_heart_is_shown_as_it_is(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    app = views.slicer_app()
+    volume, _ = phantom(ras_grid(np.array([[-60.0] * 3, [60.0] * 3]), 4.0))
+    labels = Volume(np.zeros(volume.array.shape, np.uint8), volume.affine)
+    volume_node = scene.volume_to_node(app.scene, volume, "CT")
+    slices = views.open_slices(app, volume_node)
+    segmentation = scene.segmentation_from_labels(app.scene, labels, "Heart", volume_node)
+    views.render_picture(app, slices, segmentation, labels, tmp_path / "picture.png", title="Nothing")
+    axial = imread(tmp_path / "picture.png")[: views.VIEW_SIZE[1], : views.VIEW_SIZE[0], :3]
+    grey = (axial == axial[..., :1]).all(-1)
+    assert grey.all()
+    assert len(np.unique(axial)) > 5
+
+
 # --- without network, without OpenGL, without a usable CT ----------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,8 +212,10 @@ def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> N
     if scan.reference is not None:
         if not labels.grid.same_as(scan.reference.grid, tolerance_mm=0.01):
             raise DemoError("The reference is not on the scan's voxels.")
-        for score in score_labels(labels.array, scan.reference.array, labels.spacing):
-            scores[score.structure] = score
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI's about itself
+            for score in score_labels(labels.array, scan.reference.array, labels.spacing):
+                scores[score.structure] = score
     typer.echo(f"\n{'Structure':28}    volume" + ("    Dice     HD95" if scores else ""))
     for structure in anatomy.STRUCTURES:
         line = f"{structure.title:28} {volumes_ml[structure.name]:6.0f} mL"
