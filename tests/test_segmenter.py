@@ -27,6 +27,7 @@ from CardiacLDMLib.segmenter import (
     check,
     cut_off,
     findings,
+    lung_share,
     resolve_device,
     window_count,
 )
@@ -167,6 +168,38 @@ def test_too_little_to_be_a_heart_is_none(by_intensity: Segmenter) -> None:
     result = by_intensity.segment(Volume(corner, ct.affine))
     assert not result.heart_found
     assert not result.labels.array.any()
+
+
+def test_what_is_not_between_lungs_is_no_heart(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid())
+    lung = ct.array < -200
+    lung[:4] = False  # far away there is air
+    result = by_intensity.segment(Volume(np.where(lung, np.int16(-60), ct.array), ct.affine))
+    assert not result.heart_found
+    assert not result.labels.array.any()
+    assert result.warnings == ["No heart was found in the scan: nothing was labelled."]
+
+
+def test_lung_share_counts_the_lung_around_and_not_what_lies_outside_the_scan() -> None:
+    image = np.full((40, 40, 40), 40.0, dtype=np.float32)
+    heart = torch.zeros(40, 40, 40, dtype=torch.bool)
+    heart[16:24, 16:24, 16:24] = True
+    image[heart.numpy()] = -800.0  # not around it
+    assert lung_share(image, heart, 3.0) == 0.0
+    image[:20] = -800.0
+    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
+    image[:, :20] = -1024.0
+    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
+    assert lung_share(image, torch.zeros_like(heart), 3.0) == 0.0
+
+
+def test_a_scan_with_too_little_of_a_heart_says_so(by_intensity: Segmenter) -> None:
+    ct, truth = phantom(scan_grid(box=((-70.0, -70.0, -20.0), (70.0, 70.0, 70.0))))
+    for name in ("LV", "MYO"):
+        ct.array[truth.array == anatomy.VALUE[name]] = 0
+    result = by_intensity.segment(ct)
+    assert not result.heart_found
+    assert result.warnings == ["Too little of a heart was found in the scan: nothing was labelled."]
 
 
 def test_a_heart_that_only_the_coarse_pass_sees_is_none(networks: dict[str, Any]) -> None:

@@ -303,12 +303,12 @@ def lung_share(image: np.ndarray, heart: torch.Tensor, spacing_mm: float) -> flo
         mask = heart[None, None].float()
         for axis in range(3):
             size = [2 * voxels + 1 if a == axis else 1 for a in range(3)]
-            mask = torch.nn.functional.max_pool3d(mask, size, 1, [n // 2 for n in size])
+            mask = max_pool3d(mask, size, 1, [n // 2 for n in size])
         return mask[0, 0].numpy() > 0
 
     around = image[grown(round(15.0 / spacing_mm)) & ~grown(1)]
-    lung = int(np.count_nonzero((around > -1010.0) & (around < -400.0)))  # below is the air outside the scan
-    return lung / max(around.size, 1)
+    around = around[around > -1010.0]  # below is what lies outside the scan
+    return np.count_nonzero(around < -400.0) / max(around.size, 1)
 
 
 def _grown_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
@@ -363,7 +363,8 @@ def _result(labels: Volume, job: _Job) -> Segmentation:
     if found:
         job.warnings += findings(labels, volumes)
     else:
-        job.warnings.append("No heart was found in the scan: nothing was labelled.")
+        much = "Too little of a heart" if cut_off(labels) else "No heart"
+        job.warnings.append(f"{much} was found in the scan: nothing was labelled.")
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
     return Segmentation(labels, job.warnings, job.seconds, job.device, found, volumes)
