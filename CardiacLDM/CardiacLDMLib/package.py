@@ -464,7 +464,7 @@ def write_package(
     ``weights`` maps the file name each network gives to its module's ``state_dict()``; they are stored in half
     precision. The manifest's ``files`` is filled in here. An existing package is kept unless ``replace``.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from .networks import pack_weights
 
@@ -474,7 +474,8 @@ def write_package(
         content.mkdir()
         for role, spec in manifest.networks.items():
             try:
-                save_file(pack_weights(spec, weights[spec.weights]), content / spec.weights)
+                # Not save_file: it makes files that only their owner may read.
+                (content / spec.weights).write_bytes(save(pack_weights(spec, weights[spec.weights])))
             except PackageError as error:
                 raise PackageError(f"{folder.name} was not written: in its {role}, {error}.") from error
         (content / CARD).write_text(card, encoding="utf-8", newline="\n")
