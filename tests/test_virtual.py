@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import cc3d
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from cardiacldm_training.cli import app
 from cardiacldm_training.virtual import CohortSettings, make_case
 from cardiacldm_training.virtual.anatomy import SMALLEST_ML, draw_heart, faults, repair
-from cardiacldm_training.virtual.body import Tissue
+from cardiacldm_training.virtual.body import Tissue, draw_frame, with_aorta
 from cardiacldm_training.virtual.scanner import Scan, scan
 from cardiacldm_training.virtual.shapes import Lattice, exponential, smallest_jacobian, smooth_field
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, REQUIRED_CONTACTS, VALUE
@@ -113,6 +114,17 @@ def test_chambers_lie_inside_the_scan_and_the_patient_the_right_way_round() -> N
         heart = np.argwhere(np.isin(labels.array, [VALUE[n] for n in HEART]))
         assert (heart.min(0) > 0).all()
         assert (heart.max(0) < np.array(labels.array.shape) - 1).all()
+
+
+def test_the_spine_lies_behind_the_heart() -> None:
+    """Bone before and behind, never within: no labelled voxel takes the place of a vertebra."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        heart = draw_heart(rng, 3.0, [], 1.0, partial(with_aorta, rng=rng))
+        frame = draw_frame(heart, rng)
+        inside = np.argwhere(np.isin(heart.labels, [VALUE[n] for n in (*HEART, "PA")]))
+        points = heart.lattice.origin + heart.lattice.spacing * inside
+        assert np.hypot(*(points[:, :2] - frame.spine).T).min() > 20.0
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:

@@ -35,12 +35,15 @@ MAX_EXTENT_MM = 2500.0
 THICK_MM = 5.0
 #: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is something else, or too little of one.
 MIN_HEART_ML = 60.0
+#: How far below the heart's box the descending aorta is followed, mm.
+AORTA_BELOW_MM = 200.0
 #: Less than that of ventricle or its wall is no heart either.
 MIN_VENTRICLE_ML = 5.0
 #: Less lung than this around what looks like a heart, and it is none: networks see hearts in livers and bowels. It was
 #: 0.38 or more around 120 virtual hearts (median 0.55, some with effusion), 0.34 in a patient with a large effusion,
-#: and 0.15 or less in abdomens.
-MIN_LUNG_SHARE = 0.2
+#: 0.29 or more around virtual and real hearts cut off by the scan, 0.23 or less around livers taken for the heart of
+#: scans that end below or in it, and 0.15 or less in abdomens.
+MIN_LUNG_SHARE = 0.26
 #: Pieces of the coarse heart nearer than this are one heart.
 JOIN_MM = 10.0
 #: Around what the coarse pass found: its error, and the rest of the vessels.
@@ -143,7 +146,7 @@ class Segmenter:
             with job.stage("segment"):
                 logits, grid = self._segment_box(volume, box, flips, job)
         if box is not None and logits is not None:
-            start, stop = index_bounds(volume.grid, box)
+            start, stop = index_bounds(volume.grid, grid.bounds_ras())
             part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
             with job.stage("resample"):
                 _label_slices(part, logits, grid, volume.grid.crop(start, stop), job)
@@ -167,11 +170,19 @@ class Segmenter:
         return _grown_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
 
     def _segment_box(self, volume: Volume, box: np.ndarray, flips: bool, job: _Job) -> tuple[torch.Tensor | None, Grid]:
-        """Logits (9, I, J, K) on the fine RAS grid of the box; None if what they show is no heart between lungs."""
+        """Logits (9, I, J, K) on the fine RAS grid of the box; None if what they show is no heart between lungs.
+
+        The grid reaches further down, where nothing but the aorta goes on: the coarse pass loses it among the vessels.
+        """
         spec = self.package.manifest.networks["segmenter"]
-        grid = ras_grid(box, spec.spacing_mm)
+        bottom = volume.grid.bounds_ras()[0, 2]
+        below = math.floor(min(box[0, 2] - bottom, AORTA_BELOW_MM) / spec.spacing_mm)
+        grid = ras_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid).array
         logits = self._predict("segmenter", image, flips, job)
+        others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
+        with torch.inference_mode():
+            logits[others, :, :, :below] = logits.min()
         heart = torch.isin(logits.argmax(0), torch.tensor(_HEART_VALUES, device=logits.device)).cpu()
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 

@@ -51,6 +51,10 @@ class Tissue(IntEnum):
     INFERIOR_CAVA = 27
 
 
+#: From the hindmost point of the heart to the middle of the vertebral bodies, at least (their radius and oesophagus).
+SPINE_BEHIND_MM = 25.0
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where the body lies around its heart, mm."""
@@ -115,6 +119,7 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
     low, high = points.min(0), points.max(0)
     aorta = _descending(heart)
     spine = aorta[:2] + unit([0.65, -0.76]) * (aorta[3] + rng.uniform(18.0, 24.0))
+    spine[1] = min(spine[1], _back_of_heart(heart, spine[0]) - SPINE_BEHIND_MM)
     back = spine[1] - rng.uniform(14.0, 26.0)
     front = high[1] + rng.uniform(6.0, 22.0)
     half_depth = (front - back) / 2
@@ -124,6 +129,13 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
     below = np.column_stack([np.tile(aorta[:2], (2, 1)), [aorta[2] + 4, aorta[2] - 300.0], [aorta[3]] * 2])
     return Frame(spine, middle, half_width, half_depth, rng.uniform(5, 34), rng.uniform(8, 22),
                  high[2] + rng.uniform(70, 120), smooth_path(below[:, :3], below[:, 3]))  # fmt: skip
+
+
+def _back_of_heart(heart: Heart, x: float) -> float:
+    """The hindmost y (mm) of heart and pulmonary artery in front of a spine at ``x``."""
+    index = np.argwhere(np.isin(heart.labels, [VALUE[name] for name in (*HEART, "PA")]))
+    points = heart.lattice.origin + heart.lattice.spacing * index
+    return float(points[np.abs(points[:, 0] - x) < 34.0, 1].min(initial=np.inf))
 
 
 def _descending(heart: Heart) -> np.ndarray:
