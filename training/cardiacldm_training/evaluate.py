@@ -274,13 +274,13 @@ def _csv(evaluation: Evaluation) -> str:
 
 
 def table(summary: Sequence[Summary]) -> str:
-    """The summary as a Markdown table."""
+    """The summary as a Markdown table; one case has no interval."""
     lines = [
         "| structure | cases | missed | extra | Dice | HD95 mm | NSD |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in summary:
-        cells = [f"{i.mean:.{n}f} ({i.low:.{n}f} to {i.high:.{n}f})"
+        cells = [f"{i.mean:.{n}f} ({i.low:.{n}f} to {i.high:.{n}f})" if row.cases > 1 else f"{i.mean:.{n}f}"
                  for i, n in ((row.dice, 3), (row.hd95_mm, 1), (row.nsd, 3))]  # fmt: skip
         lines.append(f"| {row.structure} | {row.cases} | {row.missed} | {row.extra} | {' | '.join(cells)} |")
     return "\n".join(lines)

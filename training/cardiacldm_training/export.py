@@ -135,8 +135,8 @@ def _tables(evaluations: Sequence[Evaluation]) -> str:
     for evaluation in evaluations:
         failed = f", {len(evaluation.failed)} not scored" if evaluation.failed else ""
         parts.append(
-            f"On {evaluation.data} ({len(evaluation.cases)} cases{failed}, {evaluation.date}; means with 95 % "
-            f"bootstrap intervals over cases, NSD at {evaluation.tolerance_mm:g} mm):\n\n{table(evaluation.summary)}"
+            f"On {evaluation.data} (cases: {len(evaluation.cases)}{failed}; {evaluation.date}; means, with 95 % "
+            f"bootstrap intervals over cases; NSD at {evaluation.tolerance_mm:g} mm):\n\n{table(evaluation.summary)}"
         )
     return "\n\n".join(parts)
 
@@ -159,7 +159,8 @@ def _card(manifest: Manifest, evaluations: Sequence[Evaluation]) -> str:
 
 ## Training
 
-{training.data} {training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
+{training.data.rstrip(".")}.
+{training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
 
 {networks}
 
