@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -170,6 +170,14 @@ def _results(settings: CohortSettings, cases: int, out: Path, workers: int) -> I
         for index in range(cases):
             yield _make_and_write(settings, index, out)
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a worker: threads inside workers only get in the way
-    with ProcessPoolExecutor(workers) as pool:
+    # Fresh processes: one that is forked while torch's threads run hangs at its first parallel loop.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
         yield from pool.map(_make_and_write, [settings] * cases, range(cases), [out] * cases)
+
+
+def _use_one_thread() -> None:
+    """One core a worker: threads within workers only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
