@@ -364,3 +364,17 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
 
 def test_values_of_all_structures_fit_the_labels() -> None:
     assert max(anatomy.VALUE.values()) < anatomy.NUM_CLASSES <= np.iinfo(np.uint8).max
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_what_is_no_number_in_nifti_stays_no_number(tmp_path: Path, kind: str, ending: str) -> None:
+    """ITK alone reads NaN and infinity as 0 HU, so that a damaged scan looks like water."""
+    array = np.arange(6 * 7 * 8, dtype=np.float64).reshape(6, 7, 8) - 100.0
+    array[1, 2, 3], array[5, 6, 7], array[0, 0, 0] = np.nan, np.inf, -np.inf
+    header = nib.Nifti1Header(endianness=kind[0])
+    header.set_data_dtype(kind)
+    nib.save(nib.Nifti1Image(array.astype(kind), np.diag([-1.0, 2.0, 3.0, 1.0]), header), tmp_path / f"x{ending}")
+    read = read_volume(tmp_path / f"x{ending}").array
+    assert np.array_equal(np.isfinite(read), np.isfinite(array))
+    assert np.allclose(read[np.isfinite(read)], array[np.isfinite(array)])

@@ -395,7 +395,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         reader.ReadImageInformation()
         _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
         _check_length(path, reader)
-        return from_sitk(reader.Execute())
+        return _with_nan(path, reader, from_sitk(reader.Execute()))
     except RuntimeError as error:
         raise VolumeError(_reading_failed(path, str(error))) from error
 
@@ -415,6 +415,29 @@ def _check_length(path: Path, reader: Any) -> None:
     # Otherwise it is cut short, in several parts, or has something behind the voxels: only unpacking tells.
     if (_unpacked_length(path) if packed else path.stat().st_size) < needed:
         raise VolumeError(f"{path.name} cannot be read: the file is damaged or cut short.")
+
+
+def _with_nan(path: Path, reader: Any, volume: Volume) -> Volume:
+    """Put back what is no number in a NIfTI file of floats: ITK takes it for 0, which would be water."""
+    kinds = {"16": "f4", "64": "f8"}
+    if not path.name.endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("datatype"):
+        return volume
+    if reader.GetMetaData("datatype") not in kinds:
+        return volume
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    array = None
+    with gzip.open(path) if packed else path.open("rb") as file:
+        order = "<" if int.from_bytes(file.read(4), "little") == 348 else ">"
+        kind = np.dtype(order + kinds[reader.GetMetaData("datatype")])
+        file.seek(int(float(reader.GetMetaData("vox_offset"))))
+        for start in range(0, volume.array.size, 1 << 20):
+            values = np.frombuffer(file.read(min(1 << 20, volume.array.size - start) * kind.itemsize), kind)
+            bad = ~np.isfinite(values)
+            if bad.any():
+                array = np.array(volume.array.T, order="C") if array is None else array
+                array.reshape(-1)[start : start + len(values)][bad] = np.nan
+    return volume if array is None else Volume(array.T, volume.affine)
 
 
 def _unpacked_length(path: Path) -> int:
