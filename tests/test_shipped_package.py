@@ -41,7 +41,7 @@ def test_it_labels_an_unseen_virtual_scan(segmenter: Segmenter) -> None:
 
 
 def test_it_invents_no_heart(segmenter: Segmenter) -> None:
-    """Nothing is labelled in a scan of the upper abdomen, in noise, or in an empty scanner."""
+    """Nothing is labelled in noise, in a bare block of tissue, or in a scan that ends above the heart."""
     case = make_case(CohortSettings(seed=987, spacing_mm=3.0), 1)
     heart = np.argwhere(case.labels.array > 0)
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def test_it_invents_no_heart(segmenter: Segmenter) -> None:
     air[20:40, 20:40] = 50
     column = Volume(air, noise.affine)
     shoulder = resample(case.image, Grid((70, 70, 40), _shifted(case.image, heart.max(0)[2] + 60)), AIR_HU)
-    for volume in (noise, column, Volume(np.where(shoulder.array < -1000, 40, shoulder.array), shoulder.affine)):
+    for volume in (noise, column, shoulder):
         try:
             result = segmenter.segment(volume)
         except ValueError:

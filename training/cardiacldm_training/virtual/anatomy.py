@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, VALUE
-from CardiacLDMLib.volume import Grid, Volume, VolumeError, block_mean, read_volume, resample
+from CardiacLDMLib.volume import Grid, Volume, VolumeError, read_volume, resample
 
 from .shapes import (
     Deformation,
@@ -349,9 +349,8 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, templates: list[Path]
     template = read_template(templates[int(rng.integers(len(templates)))]) if templates and rng.random() < 0.7 else None
     if template is None:
         shape = draw_shape(rng)
-        centre = np.array(
-            [18.0, 0.0, 8.0]
-        )  # from the LV, about which the shapes are placed, to the whole heart's middle
+        # From the LV, about which the shapes are placed, to the whole heart's middle.
+        centre = np.array([18.0, 0.0, 8.0])
         pools = {"LV": -centre, "RV": np.array([2.0, 28.0, -12.0]), "LA": np.array([20.0, -36, 14]),
                  "RA": np.array([38.0, 12, -10])}  # fmt: skip
         strength *= 0.9
@@ -391,6 +390,3 @@ def draw_heart(
         if not wrong:
             return heart
     raise AnatomyError(f"No sound heart in twenty draws ({', '.join(wrong)}): are the templates whole hearts?")
-
-
-__all__ = ["AnatomyError", "Heart", "Shape", "Template", "block_mean", "draw_heart", "draw_shape", "faults", "repair"]
