@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from cardiacldm_training.cli import app
 from cardiacldm_training.virtual import CohortSettings, make_case
 from cardiacldm_training.virtual.anatomy import SMALLEST_ML, draw_heart, faults, repair
-from cardiacldm_training.virtual.body import Tissue, draw_frame, with_aorta
+from cardiacldm_training.virtual.body import draw_frame, with_aorta
 from cardiacldm_training.virtual.scanner import Scan, scan
 from cardiacldm_training.virtual.shapes import Lattice, exponential, smallest_jacobian, smooth_field
+from cardiacldm_training.virtual.tissue import Tissue
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, REQUIRED_CONTACTS, VALUE
 
 COARSE = CohortSettings(seed=7, spacing_mm=3.0)

@@ -7,7 +7,6 @@ wide and deep enough for the heart, the diaphragm carries it. Millimetres in RAS
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from scipy import ndimage
@@ -16,40 +15,7 @@ from CardiacLDMLib.anatomy import HEART, VALUE
 
 from .anatomy import Heart, near
 from .shapes import Lattice, inside_tube, smooth_field, smooth_path, unit
-
-
-class Tissue(IntEnum):
-    """What fills a voxel; 1 to 8 are the labelled structures themselves."""
-
-    OUTSIDE = 0
-    LA = 1
-    LV = 2
-    RA = 3
-    RV = 4
-    MYO = 5
-    AO = 6
-    PA = 7
-    LAA = 8
-    WALL = 9
-    FAT = 10
-    MUSCLE = 11
-    SKIN = 12
-    BONE = 13
-    MARROW = 14
-    CARTILAGE = 15
-    LUNG = 16
-    AIRWAY = 17
-    LIVER = 18
-    SPLEEN = 19
-    STOMACH = 20
-    GAS = 21
-    CAVA = 22
-    PULMONARY_VEIN = 23
-    LUNG_VESSEL = 24
-    OESOPHAGUS = 25
-    TABLE = 26
-    INFERIOR_CAVA = 27
-
+from .tissue import Body, Tissue
 
 #: From the hindmost point of the heart to the middle of the vertebral bodies, at least (their radius and oesophagus).
 SPINE_BEHIND_MM = 25.0
@@ -177,8 +143,8 @@ def _oval(canvas: Canvas, middle: np.ndarray, half: tuple[float, float], taper: 
     return ((x + y) / taper**power) ** (1 / power)
 
 
-def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    """Tissue codes (uint8) of heart and body on ``lattice``, whose voxels fall on those of the heart's."""
+def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Generator) -> Body:
+    """Heart and body on ``lattice``, whose voxels fall on those of the heart's."""
     canvas = Canvas(lattice)
     labels = _placed(heart, lattice, frame)
     hull = _hull(labels, lattice.spacing)
@@ -199,12 +165,7 @@ def paint_body(heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Gene
     )
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
-    return canvas.tissue
-
-
-def labels_of(tissue: np.ndarray) -> np.ndarray:
-    """The eight structures of a tissue map (uint8)."""
-    return np.where(tissue <= max(VALUE.values()), tissue, 0).astype(np.uint8)
+    return Body(canvas.tissue, np.where(canvas.tissue <= max(VALUE.values()), canvas.tissue, 0).astype(np.uint8))
 
 
 def _placed(heart: Heart, lattice: Lattice, frame: Frame) -> np.ndarray:

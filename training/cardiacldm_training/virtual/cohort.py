@@ -21,7 +21,7 @@ from CardiacLDMLib.anatomy import HEART, NUM_CLASSES, STRUCTURES, VALUE
 from CardiacLDMLib.volume import Volume, VolumeError, write_volume, written_aside
 
 from .anatomy import AnatomyError, draw_heart, read_template, template_files
-from .body import draw_frame, labels_of, paint_body, with_aorta
+from .body import draw_frame, paint_body, with_aorta
 from .scanner import draw_scan, scan
 from .shapes import Lattice
 
@@ -75,10 +75,10 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     shape = np.maximum(np.rint((high - low) / spacing), 8).astype(int)
     start = np.rint((low - heart.lattice.origin) / spacing)
     lattice = Lattice(heart.lattice.origin + start * spacing, spacing, tuple(int(n) for n in shape))
-    tissue = paint_body(heart, lattice, frame, rng)
+    body = paint_body(heart, lattice, frame, rng)
     protocol = draw_scan(rng, spacing)
-    image = scan(tissue, lattice, protocol, rng)
-    labels = labels_of(tissue)
+    image = scan(body.tissue, lattice, protocol, rng)
+    labels = body.labels
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
     voxel_ml = spacing**3 / 1000.0

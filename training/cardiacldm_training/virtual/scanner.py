@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .body import Tissue
 from .shapes import Lattice, random_field, smooth_field
+from .tissue import Tissue
 
 #: Share of scans in each contrast phase: where the contrast medium is when the scan is taken.
 PHASES = {"arterial": 0.42, "dual": 0.30, "venous": 0.16, "none": 0.12}
