@@ -25,7 +25,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.networks import build_network, load_networks
 from CardiacLDMLib.package import PackageError, open_package
 from CardiacLDMLib.segmenter import Segmenter, windowed
-from helpers_training import prepare, tiny_network, tiny_run, train, write_cases
+from helpers_training import TINY, prepare, tiny_network, tiny_run, train, write_cases
 
 
 @pytest.fixture(autouse=True)
@@ -358,3 +358,21 @@ def test_an_unfinished_run_and_a_bad_name_are_refused(undisturbed: Path, whole_r
     with pytest.raises(PackageError):
         export_run(whole_run, tmp_path / "tiny", "Not A Name")
     assert not list(tmp_path.iterdir())
+
+
+def test_training_starts_from_a_package_that_fits(data: Path, whole_run: Path, tmp_path: Path) -> None:
+    package = export_run(whole_run, tmp_path / "tiny", "tiny")
+    prepared = prepare(data)
+    start = f"{package.manifest.name} {package.sha256}"
+    settings = tiny_run(prepared, start=start, segmenter=tiny_network(steps=1, validate_every=1, learning_rate=1e-7))
+    begin, quiet = {"segmenter": prepared}, {"resume": False, "workers": 0, "say": lambda line: None}
+    finetune.train_segmenter(tmp_path / "run", settings, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]
+    there = load_networks(package)["segmenter"].state_dict()
+    for name, tensor in loop.averaged_weights(tmp_path / "run" / "segmenter" / loop.LAST).items():
+        torch.testing.assert_close(tensor, there[name], rtol=0.0, atol=1e-5)
+    other = tiny_run(prepared, start=start, segmenter=tiny_network(arguments={**TINY, "channels": [4, 12]}))
+    with pytest.raises(config.ConfigError, match="another network"):
+        finetune.train_segmenter(tmp_path / "other", other, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(config.ConfigError, match="its start is"):
+        config.check_same(settings, settings.model_copy(update={"start": None}))

@@ -104,6 +104,7 @@ class RunConfig(_Frozen):
     validation_part: Probability = 0.1
     cases: int
     cases_digest: str  # over the content of every prepared case: other data make another run
+    start: str | None = None  # the package whose weights it starts from, with its hash; None: random weights
     locator: NetworkConfig
     segmenter: NetworkConfig
 
@@ -217,7 +218,8 @@ def spacings(preset: str) -> dict[str, float]:
 
 def preset_config(
     preset: str, *, cases: int, cases_digest: str, seed: int = 0, steps: int | None = None, batch: int | None = None,
-    precision: Precision | None = None, devices: int = 1, nodes: int = 1,
+    precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
+    learning_rate: float | None = None,
 ) -> RunConfig:  # fmt: skip
     """The configuration of ``preset`` for ``cases`` cases.
 
@@ -228,8 +230,10 @@ def preset_config(
     if steps is not None:
         ratio = steps / networks["segmenter"].steps
         networks = {name: _scaled(network, ratio) for name, network in networks.items()}
+    if learning_rate is not None:
+        networks = {n: network.model_copy(update={"learning_rate": learning_rate}) for n, network in networks.items()}
     return RunConfig(
-        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest,
+        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, start=start,
         precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), **networks,
     )  # fmt: skip
 

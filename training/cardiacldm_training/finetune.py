@@ -12,7 +12,8 @@ import torch
 from lightning.fabric import Fabric
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.networks import build_network
+from CardiacLDMLib.networks import build_network, load_networks
+from CardiacLDMLib.package import ModelPackage
 
 from . import augment, config, loop, store
 from .datasets.folders import CaseFiles, find_cases
@@ -193,14 +194,18 @@ def _tenths(say: Say) -> Callable[[int, int], None]:
 
 def train_segmenter(
     run: Path, run_config: config.RunConfig, prepared: dict[str, store.Prepared], networks: Sequence[str], *,
-    resume: bool, workers: int, say: Say = print,
+    resume: bool, workers: int, start: ModelPackage | None = None, say: Say = print,
 ) -> dict[str, loop.State]:  # fmt: skip
-    """Train the named networks into ``run``; returns where each ended. Raises TrainingError, ConfigError."""
+    """Train the named networks into ``run``, from random weights or those of ``start``; returns where each ended.
+
+    Raises TrainingError, ConfigError, PackageError.
+    """
     check_run(run, run_config, networks, resume)
     fabric = Fabric(
         accelerator="auto", devices=run_config.devices, num_nodes=run_config.nodes, precision=run_config.precision
     )
     fabric.launch()
+    modules = {name: _first_network(run_config, name, start) for name in networks}
     if fabric.is_global_zero:
         config.write_config(run_config, run)
     fabric.barrier()
@@ -208,19 +213,33 @@ def train_segmenter(
     for name in networks:
         settings = run_config.network(name)
         train, held_out = split(prepared[name].cases, run_config.validation_part)
-        torch.manual_seed(run_config.seed)  # of the first weights
-        network = build_network(settings.architecture, settings.arguments)
         stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
         if fabric.is_global_zero:
-            millions = sum(p.numel() for p in network.parameters()) / 1e6
+            millions = sum(p.numel() for p in modules[name].parameters()) / 1e6
             say(
                 f"{name}: {millions:.1f} M weights, {len(train)} cases to learn from, {len(stage.held_out)} to "
                 f"validate on, {settings.steps} steps of {settings.batch} patches."
             )
         ends[name] = loop.train_network(
-            fabric, settings, network, stage, run / name, title=name, resume=resume, workers=workers, say=say
+            fabric, settings, modules[name], stage, run / name, title=name, resume=resume, workers=workers, say=say
         )
     return ends
+
+
+def _first_network(run_config: config.RunConfig, name: str, start: ModelPackage | None) -> torch.nn.Module:
+    """The network before its first step: random weights by the run's seed, or those of ``start``."""
+    settings = run_config.network(name)
+    torch.manual_seed(run_config.seed)
+    network = build_network(settings.architecture, settings.arguments)
+    if start is None:
+        return network
+    try:
+        network.load_state_dict(load_networks(start)[name].state_dict())
+    except RuntimeError as error:
+        raise config.ConfigError(
+            f"The {name} of {start.manifest.name} is another network than the preset's: choose its preset."
+        ) from error
+    return network
 
 
 def check_run(run: Path, wanted: config.RunConfig, networks: Sequence[str], resume: bool) -> None:

@@ -35,6 +35,12 @@ def segmenter(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the segmenter; the locator's go along.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Package (name or folder) whose weights to start from.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -46,6 +52,7 @@ def segmenter(
     # Threads that wait asleep, not spinning: with patches being made on the same cores a step takes a third of the CPU
     # time (read when torch is first imported).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from CardiacLDMLib.package import PackageError, find_package
     from CardiacLDMLib.volume import VolumeError
 
     from .. import config, finetune
@@ -56,16 +63,20 @@ def segmenter(
     try:
         if not set(names) <= set(config.NETWORKS):
             raise config.ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
+        package = find_package(start) if start else None
         prepared, skipped = finetune.prepare_all(finetune.gather(data, cache), preset, max(workers, 1), _say)
         for name, why in skipped:
             _say(f"Skipped {name}: {why}")
         cases = prepared["segmenter"]
         run_config = config.preset_config(
             preset, cases=len(cases.cases), cases_digest=cases.digest, seed=seed, steps=steps, batch=batch,
-            precision=config.parse_precision(precision), devices=devices, nodes=nodes,
+            precision=config.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+            start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
-        ends = finetune.train_segmenter(out, run_config, prepared, names, resume=resume, workers=workers, say=_say)
-    except (config.ConfigError, DatasetError, TrainingError, VolumeError) as error:
+        ends = finetune.train_segmenter(
+            out, run_config, prepared, names, resume=resume, workers=workers, start=package, say=_say
+        )
+    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     for name, end in ends.items():
         _say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
