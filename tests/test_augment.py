@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from cardiacldm_training import augment
 from cardiacldm_training.augment import (
@@ -13,6 +14,7 @@ from cardiacldm_training.augment import (
     contrast_phase,
     field_of_view,
     gamma,
+    mixing,
     noise,
     random_affine,
     random_warp,
@@ -28,7 +30,7 @@ from CardiacLDMLib.volume import AIR_HU
 
 SETTINGS = AugmentConfig()
 SPACING = 2.5
-INTENSITY = (contrast_phase, bias_field, blur, thick_slices, noise, calibration, field_of_view, vary_intensity)
+INTENSITY = (contrast_phase, mixing, bias_field, blur, thick_slices, noise, calibration, field_of_view, vary_intensity)
 
 
 @pytest.fixture
@@ -143,6 +145,14 @@ def test_contrast_phase_moves_structures_apart_and_nothing_else(scan) -> None:
     assert len({round(float(v)) for v in (left, right, wall)}) == 3
     assert abs(wall) <= SETTINGS.wall_shift_hu
     assert shift[11:17, 11:25, 11:21] == pytest.approx(left, abs=1e-3)
+
+
+def test_mixing_stays_in_the_right_heart(scan) -> None:
+    image, labels = patch(scan)
+    change = mixing(image, labels, np.random.default_rng(0), SETTINGS, SPACING)[0] - image
+    right = np.isin(labels, [VALUE["RA"], VALUE["RV"]])
+    assert change[right].std() > 10.0
+    assert not change[~binary_dilation(right, np.ones((3, 3, 3)))].any()
 
 
 def test_thick_slices_and_blur_keep_even_tissue(scan) -> None:

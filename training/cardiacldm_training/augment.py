@@ -139,6 +139,16 @@ def contrast_phase(
     return image + uniform_filter(shift[labels], 3), labels
 
 
+def mixing(
+    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
+) -> Arrays:
+    """Contrast medium that has not mixed with the blood yet: clouds and swirls within the right heart."""
+    controls = rng.integers(4, 11, size=3)
+    clouds = smooth_field(rng.standard_normal((1, *controls), dtype=np.float32), image.shape)[0]
+    inside = uniform_filter(np.isin(labels, [VALUE[name] for name in RIGHT_HEART]).astype(np.float32), 3)
+    return image + np.float32(rng.uniform(0.2, 1.0) * settings.mixing_hu) * inside * clouds, labels
+
+
 def bias_field(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
@@ -216,7 +226,7 @@ def vary_intensity(
 ) -> Arrays:
     """All of the above, each with its chance, in the order in which a scanner causes them."""
     steps: tuple[tuple[Intensity, float], ...] = (
-        (contrast_phase, settings.contrast), (bias_field, settings.bias), (blur, settings.blur),
+        (contrast_phase, settings.contrast), (mixing, settings.mixing), (bias_field, settings.bias), (blur, settings.blur),
         (thick_slices, settings.thick_slices), (noise, settings.noise), (calibration, 1.0), (field_of_view, 1.0),
     )  # fmt: skip
     for function, chance in steps:

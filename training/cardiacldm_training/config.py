@@ -46,6 +46,8 @@ class AugmentConfig(_Frozen):
     left_shift_hu: float = 150.0
     right_shift_hu: float = 200.0
     wall_shift_hu: float = 40.0
+    mixing: Probability = 0.25
+    mixing_hu: float = 250.0
     bias: Probability = 0.3
     bias_hu: float = 60.0
     blur: Probability = 0.25
