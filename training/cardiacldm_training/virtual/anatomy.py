@@ -7,7 +7,7 @@ eight structures, each in one piece, touching what it should and nothing that it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,6 +55,10 @@ class Heart:
     labels: np.ndarray
     lattice: Lattice
     source: str
+    sex: str = "female"
+    findings: tuple[str, ...] = ()
+    appendage: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
 
     def centre(self, name: str) -> np.ndarray:
         """Centre of mass of a structure, mm."""
@@ -66,6 +70,15 @@ class Heart:
         points = self.lattice.origin + self.lattice.spacing * np.argwhere(self.labels == VALUE[name])
         along = points @ direction
         return points[along >= np.quantile(along, quantile)].mean(0)
+
+
+@dataclass(frozen=True)
+class Anatomies:
+    """Where hearts come from: the share drawn from template files, and how strongly all are bent (1: adult range)."""
+
+    templates: list[Path] = field(default_factory=list)
+    template_share: float = 0.7
+    deformation: float = 1.0
 
 
 # --- the parametric heart ------------------------------------------------------------------------------------------
@@ -345,8 +358,10 @@ def faults(labels: np.ndarray, spacing: float) -> list[str]:
     return found
 
 
-def _draw_once(rng: np.random.Generator, lattice: Lattice, templates: list[Path], strength: float) -> Heart:
-    template = read_template(templates[int(rng.integers(len(templates)))]) if templates and rng.random() < 0.7 else None
+def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies) -> Heart:
+    templates, strength = anatomies.templates, anatomies.deformation
+    chosen = bool(templates) and rng.random() < anatomies.template_share
+    template = read_template(templates[int(rng.integers(len(templates)))]) if chosen else None
     if template is None:
         shape = draw_shape(rng)
         # From the LV, about which the shapes are placed, to the whole heart's middle.
@@ -371,7 +386,7 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, templates: list[Path]
 def draw_heart(
     rng: np.random.Generator,
     spacing: float,
-    templates: list[Path],
+    templates: list[Path] | Anatomies,
     strength: float = 1.0,
     finish: Callable[[Heart], Heart] = lambda heart: heart,
 ) -> Heart:
@@ -380,12 +395,13 @@ def draw_heart(
     ``finish`` may add to the labels (the aorta's course through the body) before they are repaired and judged. An
     unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
     """
+    anatomies = templates if isinstance(templates, Anatomies) else Anatomies(templates, 0.7, strength)
     side = int(2 * REACH_MM / spacing)
     lattice = Lattice(np.full(3, -spacing * (side - 1) / 2), spacing, (side, side, side))
     wrong: list[str] = []
     for _ in range(20):
-        drawn = finish(_draw_once(rng, lattice, templates, strength))
-        heart = Heart(repair(drawn.labels, spacing), lattice, drawn.source)
+        drawn = _draw_once(rng, lattice, anatomies)
+        heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
         wrong = faults(heart.labels, spacing)
         if not wrong:
             return heart
