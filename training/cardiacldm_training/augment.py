@@ -226,8 +226,9 @@ def vary_intensity(
 ) -> Arrays:
     """All of the above, each with its chance, in the order in which a scanner causes them."""
     steps: tuple[tuple[Intensity, float], ...] = (
-        (contrast_phase, settings.contrast), (mixing, settings.mixing), (bias_field, settings.bias), (blur, settings.blur),
-        (thick_slices, settings.thick_slices), (noise, settings.noise), (calibration, 1.0), (field_of_view, 1.0),
+        (contrast_phase, settings.contrast), (mixing, settings.mixing), (bias_field, settings.bias),
+        (blur, settings.blur), (thick_slices, settings.thick_slices), (noise, settings.noise), (calibration, 1.0),
+        (field_of_view, 1.0),
     )  # fmt: skip
     for function, chance in steps:
         if rng.random() < chance:
