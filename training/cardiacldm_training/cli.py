@@ -6,7 +6,7 @@ import typer
 
 from CardiacLDMLib import __version__
 
-from .commands import cohort, evaluate, package, segment, train
+from .commands import cohort, evaluate, package, segment, soundness, train
 
 app = typer.Typer(
     help="Label eight structures in cardiac CT, and train the networks that do it. Research use, not a medical device.",
@@ -31,6 +31,8 @@ def _root(
 
 app.command("segment")(segment.segment)
 app.command("cohort")(cohort.cohort)
+app.command("soundness")(soundness.soundness)
+app.command("contact-sheet")(soundness.contact_sheet)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")

@@ -1,0 +1,292 @@
+"""Is a label map sound, and is a set of them varied? For virtual hearts and for hearts that somebody labelled by hand.
+
+A label map is turned to the RAS axes closest to its own and judged by the rules of a whole heart: every structure
+there, in one piece, without holes, touching what it must and nothing that it must not, on the right side of the
+others. What the scan's edge cuts off is excused: a cut structure may be in pieces, lack a contact or lie elsewhere.
+Lengths in mm, volumes in mL.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import cc3d
+import numpy as np
+from scipy import ndimage
+
+from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, STRUCTURES, VALUE
+from CardiacLDMLib.volume import Volume, VolumeError
+
+#: Walls between blood pools are background in most labels: two structures touch if they are this close.
+CONTACT_MM = 2.0
+#: The largest part of the LV's surface that may face background: the plane of the mitral valve in thin labels.
+LARGEST_LV_OPENING = 0.10
+#: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
+MOST_ISLANDS = 10
+#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
+ORDER: tuple[tuple[str, str, int, str], ...] = (
+    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
+    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
+)  # fmt: skip
+#: Rules, as they are counted in a report.
+RULES = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
+
+_OUTSIDE = NUM_CLASSES  # what lies beyond the scan
+_DIVERSITY_SPACING_MM, _DIVERSITY_SIDE = 3.0, 64
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a label map breaks, and how."""
+
+    rule: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label map turned to RAS and cut down to its foreground.
+
+    ``array`` (I, J, K) uint8; ``cut`` names the structures that reach the edge of the scan.
+    """
+
+    array: np.ndarray = field(repr=False)
+    spacing: np.ndarray
+    boxes: dict[str, tuple[slice, slice, slice]]
+    cut: frozenset[str]
+    edges: np.ndarray  # (3, 2) bool: whether the array's first and last slice along an axis are the scan's
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def mask(self, name: str) -> np.ndarray:
+        """A structure within its box."""
+        return self.array[self.boxes[name]] == VALUE[name]
+
+    def centroids(self) -> dict[str, np.ndarray]:
+        """Centre of mass of each structure, mm from the array's first voxel."""
+        return {
+            name: (np.argwhere(self.mask(name)).mean(0) + [s.start for s in box]) * self.spacing
+            for name, box in self.boxes.items()
+        }
+
+    def volumes_ml(self) -> dict[str, float]:
+        count = np.bincount(self.array.ravel(), minlength=NUM_CLASSES)
+        return {s.name: float(count[s.value]) * self.voxel_ml for s in STRUCTURES if count[s.value]}
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def as_labels(volume: Volume) -> Labels:
+    """Turn and crop a label map. Raises :class:`VolumeError` if it is empty or holds other values than 0 to 8."""
+    array, spacing = _to_ras(volume)
+    if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
+        raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
+    array = array.astype(np.uint8)
+    found = ndimage.find_objects((array > 0).view(np.uint8), max_label=1)
+    if found[0] is None:
+        raise VolumeError("It holds no label.")
+    edges = np.array([(s.start == 0, s.stop == n) for s, n in zip(found[0], array.shape, strict=True)])
+    array = np.ascontiguousarray(array[found[0]])
+    boxes = {NAMES[i]: box for i, box in enumerate(ndimage.find_objects(array, len(NAMES))) if box}
+    cut = {
+        name
+        for name, box in boxes.items()
+        if any((edges[a, 0] and s.start == 0) or (edges[a, 1] and s.stop == array.shape[a]) for a, s in enumerate(box))
+    }
+    return Labels(array, spacing, boxes, frozenset(cut), edges)
+
+
+def _to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Array and spacing with axes permuted and flipped to point right, anterior and superior as nearly as they can."""
+    import nibabel as nib
+
+    orientation = nib.io_orientation(volume.affine)
+    order = np.argsort(orientation[:, 0])
+    return np.asarray(nib.apply_orientation(volume.array, orientation)), volume.spacing[order]
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+def check(labels: Labels) -> list[Finding]:
+    """What is wrong with a label map; empty if it is sound."""
+    faces, near = _contact_tables(labels)
+    findings = _missing(labels) + _pieces(labels) + _contacts(labels, near) + _order(labels)
+    lv = VALUE["LV"]
+    open_part = faces[lv, 0] / max(faces[lv].sum() - faces[lv, lv] - faces[lv, _OUTSIDE], 1)
+    if open_part > LARGEST_LV_OPENING:
+        findings.append(Finding("LV open", f"{open_part:.1%} of the LV's surface faces background"))
+    return findings
+
+
+def outside_limits(labels: Labels) -> list[str]:
+    """Whole structures whose volume is unusual for an adult: worth a look, and no rule, since disease does that."""
+    flags = []
+    volumes = labels.volumes_ml()
+    for structure in STRUCTURES:
+        volume = volumes.get(structure.name)
+        if volume is None or structure.volume_limits_ml is None or structure.name in labels.cut:
+            continue
+        if not structure.volume_limits_ml[0] <= volume <= structure.volume_limits_ml[1]:
+            flags.append(f"{structure.name} {volume:.0f} mL")
+    return flags
+
+
+def _missing(labels: Labels) -> list[Finding]:
+    """A structure may lie beyond the scan if a structure that it touches is cut."""
+    neighbours = {name: {b for pair in REQUIRED_CONTACTS if name in pair for b in pair} - {name} for name in NAMES}
+    return [
+        Finding("missing", f"no {name}")
+        for name in NAMES
+        if name not in labels.boxes and not neighbours[name] & labels.cut
+    ]
+
+
+def _pieces(labels: Labels) -> list[Finding]:
+    findings, islands = [], {}
+    for name in labels.boxes:
+        mask = labels.mask(name)
+        pieces = _inner_pieces(labels, name, mask, 26)
+        if pieces > 1:
+            findings.append(Finding("pieces", f"{name} in {pieces} pieces"))
+        islands[name] = _inner_pieces(labels, name, mask, 6) - pieces
+        hole = _enclosed(mask) * labels.voxel_ml
+        if hole:
+            findings.append(Finding("holes", f"{hole:.2g} mL enclosed by {name}"))
+    if sum(islands.values()) > MOST_ISLANDS:
+        what = ", ".join(f"{n} {name}" for name, n in islands.items() if n)
+        findings.append(Finding("islands", f"islands: {what}"))
+    return findings
+
+
+def _inner_pieces(labels: Labels, name: str, mask: np.ndarray, connectivity: int) -> int:
+    """Pieces of a structure; of those that reach the scan's edge, where it was cut, only one counts."""
+    components, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    if count == 1 or name not in labels.cut:
+        return int(count)
+    starts = [s.start for s in labels.boxes[name]]
+    inner = 0
+    for box in cc3d.statistics(components)["bounding_boxes"][1:]:
+        at_edge = any(
+            (labels.edges[a, 0] and s.start + starts[a] == 0)
+            or (labels.edges[a, 1] and s.stop + starts[a] == labels.array.shape[a])
+            for a, s in enumerate(box)
+        )
+        inner += not at_edge
+    return inner + (inner < count)
+
+
+def _enclosed(mask: np.ndarray) -> int:
+    """Voxels that a mask encloses without being part of it."""
+    rest = cc3d.connected_components(np.pad(~mask, 1, constant_values=True), connectivity=6)
+    return int(np.count_nonzero(rest) - np.count_nonzero(rest == rest[0, 0, 0]))
+
+
+def _contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Two (10, 10) tables of voxel pairs, by label (9 is beyond the scan): sharing a face, and within CONTACT_MM.
+
+    Only voxels at a surface are looked at: the closest voxels of two structures are.
+    """
+    reach = np.maximum(np.floor(CONTACT_MM / labels.spacing), 1).astype(int)
+    padded = np.pad(labels.array, [(r, r) for r in reach])
+    for a in range(3):
+        for end, is_scan in ((slice(0, reach[a]), labels.edges[a, 0]), (slice(-reach[a], None), labels.edges[a, 1])):
+            if is_scan:
+                padded[tuple(end if d == a else slice(None) for d in range(3))] = _OUTSIDE
+    flat, strides = padded.ravel(), np.array(padded.strides)
+    surface = np.zeros(padded.shape, dtype=bool)
+    for a in range(3):
+        differs = np.diff(padded.view(np.int8), axis=a) != 0
+        for part in (slice(None, -1), slice(1, None)):
+            surface[tuple(part if d == a else slice(None) for d in range(3))] |= differs
+    places = np.flatnonzero(surface & (padded > 0) & (padded != _OUTSIDE))
+    here = flat[places].astype(np.int64) * (NUM_CLASSES + 1)
+    faces, near = np.zeros((2, (NUM_CLASSES + 1) ** 2), dtype=np.int64)
+    for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
+        steps = int(np.abs(offset).sum())
+        if steps == 0 or (steps > 1 and np.linalg.norm(offset * labels.spacing) > CONTACT_MM):
+            continue
+        pairs = np.bincount(here + flat[places + int(offset @ strides)], minlength=near.size)
+        near += pairs
+        if steps == 1:
+            faces += pairs
+    side = NUM_CLASSES + 1
+    return faces.reshape(side, side), near.reshape(side, side)
+
+
+def _contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
+    findings = []
+    for a, b in REQUIRED_CONTACTS:
+        there = a in labels.boxes and b in labels.boxes
+        if there and not near[VALUE[a], VALUE[b]] and not {a, b} & labels.cut:
+            findings.append(Finding("contact", f"{a} and {b} apart"))
+    for a, b in FORBIDDEN_CONTACTS:
+        if near[VALUE[a], VALUE[b]]:
+            findings.append(Finding("forbidden contact", f"{a} and {b} touch"))
+    return findings
+
+
+def _order(labels: Labels) -> list[Finding]:
+    centres = labels.centroids()
+    return [
+        Finding("order", f"{first} not {word} {second}")
+        for first, second, axis, word in ORDER
+        if first in centres and second in centres and not {first, second} & labels.cut
+        and centres[first][axis] <= centres[second][axis]
+    ]  # fmt: skip
+
+
+# --- measures ------------------------------------------------------------------------------------------------------
+
+
+def aorta_width_mm(labels: Labels) -> float | None:
+    """Width of the ascending aorta: that of a disc of its axial area at the height of the pulmonary artery's middle.
+
+    None where aorta or pulmonary artery is missing, or only the descending aorta is there.
+    """
+    if not {"AO", "PA", "LA"} <= labels.boxes.keys():
+        return None
+    centres = labels.centroids()
+    slice_ = labels.array[:, :, round(centres["PA"][2] / labels.spacing[2])] == VALUE["AO"]
+    components, count = ndimage.label(slice_)
+    best, front = None, centres["LA"][1]
+    for n in range(1, count + 1):
+        piece = components == n
+        middle = float(np.nonzero(piece)[1].mean() * labels.spacing[1])
+        area = float(piece.sum() * labels.spacing[0] * labels.spacing[1])
+        if middle > front and area > 100.0:  # mm2; smaller ones are crumbs
+            best, front = 2.0 * float(np.sqrt(area / np.pi)), middle
+    return best
+
+
+# --- diversity -----------------------------------------------------------------------------------------------------
+
+
+def shape_around_centre(labels: Labels) -> np.ndarray | None:
+    """(64, 64, 64) uint8 labels at 3 mm around the middle of the chambers and the wall; None if one of them is cut."""
+    if set(HEART) & labels.cut or not set(HEART) <= labels.boxes.keys():
+        return None
+    centre = np.argwhere(np.isin(labels.array, [VALUE[name] for name in HEART])).mean(0)
+    offsets = (np.arange(_DIVERSITY_SIDE) - (_DIVERSITY_SIDE - 1) / 2) * _DIVERSITY_SPACING_MM
+    index = [np.rint(centre[a] + offsets / labels.spacing[a]).astype(int) for a in range(3)]
+    shape = np.zeros((_DIVERSITY_SIDE,) * 3, dtype=np.uint8)
+    inside = [np.flatnonzero((i >= 0) & (i < n)) for i, n in zip(index, labels.array.shape, strict=True)]
+    shape[np.ix_(*inside)] = labels.array[np.ix_(*(i[part] for i, part in zip(index, inside, strict=True)))]
+    return shape
+
+
+def pairwise_dice(shapes: np.ndarray) -> np.ndarray:
+    """(8, N, N) Dice of each structure between all pairs of ``shapes`` (N, ...) uint8; NaN where neither has it."""
+    flat = shapes.reshape(len(shapes), -1)
+    tables = np.full((len(NAMES), len(flat), len(flat)), np.nan)
+    for row, structure in enumerate(STRUCTURES):
+        masks = flat == structure.value
+        masks = masks[:, masks.any(0)].astype(np.float32)
+        both = masks @ masks.T
+        sizes = np.diag(both)[:, None] + np.diag(both)
+        np.divide(2.0 * both, sizes, out=tables[row], where=sizes > 0)
+    return tables
