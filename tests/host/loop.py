@@ -1,0 +1,49 @@
+"""The event loop, run by hand, and a heartbeat that shows how long it was ever held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from PySide6 import QtCore
+
+
+def pump(seconds: float = 0.1, until: Callable[[], object] | None = None) -> bool:
+    """Run the event loop for ``seconds``, or until ``until()`` is true at most ``seconds``; whether it became so."""
+    end = time.monotonic() + seconds
+    while True:
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+        QtCore.QCoreApplication.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
+        if until is not None and until():
+            return True
+        if time.monotonic() >= end:
+            return until is None
+        time.sleep(0.001)
+
+
+class Heartbeat:
+    """A timer of ``every_ms`` that notes its longest pause, in ``with Heartbeat() as beat``."""
+
+    def __init__(self, every_ms: int = 10) -> None:
+        self.longest_ms = 0.0
+        self.beats = 0
+        self._every_ms = every_ms
+        self._last = 0.0
+        self._timer = QtCore.QTimer()
+        self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._beat)
+
+    def __enter__(self) -> Heartbeat:
+        self._last = time.perf_counter()
+        self._timer.start(self._every_ms)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.stop()
+        self._beat()
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        self.longest_ms = max(self.longest_ms, 1000.0 * (now - self._last))
+        self._last = now
+        self.beats += 1
