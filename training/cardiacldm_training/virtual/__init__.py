@@ -1,6 +1,8 @@
 """The virtual cohort: synthetic anatomy (``anatomy``, ``body``) and a virtual scanner (``scanner``)."""
 
 from .anatomy import AnatomyError
-from .cohort import Case, CohortSettings, make_case, write_case, write_cohort
+from .cohort import PRESETS, Case, CohortError, CohortSettings, make_case, write_case, write_cohort
 
-__all__ = ["AnatomyError", "Case", "CohortSettings", "make_case", "write_case", "write_cohort"]
+__all__ = [
+    "PRESETS", "AnatomyError", "Case", "CohortError", "CohortSettings", "make_case", "write_case", "write_cohort",
+]  # fmt: skip

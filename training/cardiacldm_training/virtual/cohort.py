@@ -9,44 +9,71 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from CardiacLDMLib.anatomy import HEART, NUM_CLASSES, STRUCTURES, VALUE
-from CardiacLDMLib.volume import Volume, VolumeError, write_volume, written_aside
+from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
+from CardiacLDMLib.volume import Volume, write_volume, written_aside
 
-from .anatomy import AnatomyError, draw_heart, read_template, template_files
+from .anatomy import Anatomies, AnatomyError, Heart, draw_heart, read_template, template_files
 from .body import draw_frame, paint_body, with_aorta
-from .scanner import draw_scan, scan
+from .protocol import Appearance, Scan, draw_scan
+from .scanner import draw_view, scan
 from .shapes import Lattice
 
-#: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine.
-FORMAT = 2
+#: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine; 2 had
+#: one kind of scanner and none of the structures that confuse a network.
+FORMAT = 3
+#: What a case of 1.5 mm takes on disk, about, MB.
+CASE_MB = 9.0
+
+
+class CohortError(ValueError):
+    """A cohort that cannot be written where it should; one sentence."""
 
 
 @dataclass(frozen=True)
 class CohortSettings:
     """What a virtual cohort is made of.
 
-    ``anatomies`` is a folder of template label maps, mixed with the built-in shapes; without it all are built-in.
-    ``deformation`` scales how strongly hearts are bent; 1 covers the adult range and somewhat beyond.
+    ``anatomies`` is a folder of template label maps: ``template_share`` of the hearts come from them, the others and,
+    without a folder, all are built-in shapes. ``deformation`` scales how strongly hearts are bent; 1 covers the adult
+    range and somewhat beyond. ``appearance`` is how they are scanned (:class:`~.protocol.Ranges`). Without
+    ``surroundings`` the heart lies in a plain body: for showing what the organs around it are good for.
     """
 
     seed: int = 0
     spacing_mm: float = 1.5
     anatomies: Path | None = None
+    template_share: float = 0.7
     deformation: float = 1.0
+    appearance: Appearance = "realistic"
+    surroundings: bool = True
 
     def record(self) -> dict[str, Any]:
         """The settings as stored with the cohort: templates by name and content, not by place."""
         record = asdict(self) | {"format": FORMAT}
         record["anatomies"] = {p.name: sha256(p) for p in template_files(self.anatomies)} if self.anatomies else {}
         return record
+
+    def hearts(self) -> Anatomies:
+        """Where the hearts come from."""
+        templates = template_files(self.anatomies) if self.anatomies else []
+        return Anatomies(templates, self.template_share, self.deformation)
+
+
+#: What ``cardiacldm cohort --preset`` stands for.
+PRESETS: dict[str, dict[str, Any]] = {
+    "realistic": {"appearance": "realistic", "deformation": 1.0},
+    "randomised": {"appearance": "randomised", "deformation": 1.4},
+}
 
 
 @dataclass(frozen=True)
@@ -68,50 +95,48 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     """Case ``index`` of the cohort. Raises :class:`AnatomyError` for templates that cannot be used."""
     rng = np.random.default_rng([settings.seed, index, FORMAT])
     spacing = settings.spacing_mm
-    templates = template_files(settings.anatomies) if settings.anatomies else []
-    heart = draw_heart(rng, spacing, templates, settings.deformation, lambda heart: with_aorta(heart, rng))
+    heart = draw_heart(rng, spacing, settings.hearts(), finish=lambda heart: with_aorta(heart, rng))
     frame = draw_frame(heart, rng)
-    low, high, view = _field_of_view(heart, frame, rng)
-    shape = np.maximum(np.rint((high - low) / spacing), 8).astype(int)
-    start = np.rint((low - heart.lattice.origin) / spacing)
-    lattice = Lattice(heart.lattice.origin + start * spacing, spacing, tuple(int(n) for n in shape))
-    body = paint_body(heart, lattice, frame, rng)
-    protocol = draw_scan(rng, spacing)
-    image = scan(body.tissue, lattice, protocol, rng)
-    labels = body.labels
+    protocol = draw_scan(rng, settings.appearance)
+    low, high, view = draw_view(heart, frame, protocol, rng)
+    lattice = _lattice(heart, low, high)
+    plain: dict[str, Any] = {} if settings.surroundings else {"surroundings": False}
+    body = paint_body(heart, lattice, frame, rng, **plain)
+    image = scan(body, lattice, protocol, rng)
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
+    record = {"index": index, "seed": settings.seed, "view": view, "synthetic": True}
+    record |= _record(heart, protocol, body.labels, spacing)
+    return Case(Volume(image, affine), Volume(body.labels, affine), record)
+
+
+def _lattice(heart: Heart, low: np.ndarray, high: np.ndarray) -> Lattice:
+    """The scan's grid between two corners (mm), its voxels on those of the heart."""
+    spacing = heart.lattice.spacing
+    shape = np.maximum(np.rint((high - low) / spacing), 8).astype(int)
+    start = np.rint((low - heart.lattice.origin) / spacing)
+    return Lattice(heart.lattice.origin + start * spacing, spacing, tuple(int(n) for n in shape))
+
+
+def _record(heart: Heart, protocol: Scan, labels: np.ndarray, spacing: float) -> dict[str, Any]:
+    """What case.json says of patient and scan; ``conditions`` is what a generator is asked for."""
     voxel_ml = spacing**3 / 1000.0
     count = np.bincount(labels.ravel(), minlength=NUM_CLASSES)
-    record = {
-        "index": index,
-        "seed": settings.seed,
+    return {
         "anatomy": heart.source,
-        "view": view,
+        "appendage": heart.appendage,
+        "findings": list(heart.findings),
+        "measures": {name: round(float(value), 2) for name, value in heart.measures.items()},
         "scan": asdict(protocol),
+        "conditions": {
+            "sex": heart.sex,
+            "contrast_phase": protocol.phase,
+            "scan_location": protocol.site,
+            "implant": protocol.implant,
+            "spacing_mm": spacing,
+        },
         "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in STRUCTURES},
-        "synthetic": True,
     }
-    return Case(Volume(image, affine), Volume(labels, affine), record)
-
-
-def _field_of_view(heart: Any, frame: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
-    """Lower and upper corner of the scan, mm: a cardiac, a wide cardiac or a chest protocol."""
-    chambers = np.isin(heart.labels, [VALUE[name] for name in HEART])
-    points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(chambers)
-    low, high = points.min(0), points.max(0)
-    view = str(rng.choice(["cardiac", "wide", "chest"], p=[0.4, 0.2, 0.4]))
-    middle = (low + high) / 2
-    if view == "chest":
-        side = 2 * (frame.half_width + rng.uniform(25, 50))
-        centre = np.array([frame.middle[0], frame.middle[1] - 8.0]) + rng.normal(0, 6, 2)
-        bottom, top = low[2] - rng.uniform(40, 130), high[2] + rng.uniform(70, 130)
-    else:
-        side = rng.uniform(185, 235) if view == "cardiac" else rng.uniform(235, 320)
-        centre = middle[:2] + rng.normal(0, 8, 2)
-        bottom, top = low[2] - rng.uniform(4, 40), high[2] + rng.uniform(12, 60)
-    half = np.array([side / 2, side / 2 * (0.78 if view == "chest" else 1.0)])
-    return np.append(centre - half, bottom), np.append(centre + half, top), view
 
 
 # --- on disk -------------------------------------------------------------------------------------------------------
@@ -129,15 +154,25 @@ def _write_json(record: dict[str, Any], path: Path) -> None:
         part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _folder(out: Path, index: int) -> Path:
+    return out / f"case_{index:04d}"
+
+
 def _make_and_write(settings: CohortSettings, index: int, out: Path) -> str | None:
-    """One case to disk, unless it is there; returns what went wrong, if anything."""
-    folder = out / f"case_{index:04d}"
+    """One case to disk, unless it is there; returns what was wrong with it, if anything.
+
+    A case that cannot be written is an error of the whole cohort: :class:`VolumeError`.
+    """
+    folder = _folder(out, index)
     if (folder / "case.json").is_file():
         return None
     try:
-        write_case(make_case(settings, index), folder)
-    except (AnatomyError, VolumeError, MemoryError) as error:
-        return f"case_{index:04d}: {error}"
+        case = make_case(settings, index)
+    except AnatomyError as error:
+        return f"{folder.name}: {error}"
+    except MemoryError:
+        return f"{folder.name}: the memory is full; use fewer workers or a larger spacing."
+    write_case(case, folder)
     return None
 
 
@@ -146,23 +181,45 @@ def write_cohort(
 ) -> list[str]:
     """Write ``cases`` cases to ``out``, going on where an earlier call stopped; returns the cases that failed.
 
-    Raises :class:`AnatomyError` if the templates are unusable or ``out`` holds a cohort of other settings.
+    Raises :class:`AnatomyError` if the templates are unusable, :class:`CohortError` if ``out`` cannot take the cohort,
+    ``VolumeError`` if a file cannot be written.
     """
-    record = settings.record()
-    if settings.anatomies:
-        for path in template_files(settings.anatomies):
-            read_template(path)
-    existing = out / "cohort.json"
-    if existing.is_file() and json.loads(existing.read_text(encoding="utf-8")) != record:
-        raise AnatomyError(f"{out} holds a cohort made with other settings: choose another folder.")
-    _write_json(record, existing)
+    for path in settings.hearts().templates:
+        read_template(path)
+    _prepare(settings, cases, out)
     failed = []
-    for index, problem in enumerate(_results(settings, cases, out, workers)):
-        if problem:
-            failed.append(problem)
-        if done:
-            done(index + 1)
+    try:
+        for index, problem in enumerate(_results(settings, cases, out, workers)):
+            if problem:
+                failed.append(problem)
+            if done:
+                done(index + 1)
+    except BrokenProcessPool as error:
+        raise CohortError("A worker was killed, perhaps for want of memory: use fewer workers and repeat.") from error
     return failed
+
+
+def _prepare(settings: CohortSettings, cases: int, out: Path) -> None:
+    """Refuse a folder of another cohort, or one without room; else leave the settings there."""
+    record, existing = settings.record(), out / "cohort.json"
+    if out.exists() and not out.is_dir():
+        raise CohortError(f"{out} is a file: choose a folder.")
+    if existing.is_file():
+        try:
+            found = json.loads(existing.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CohortError(f"{existing} cannot be read: choose another folder.") from error
+        if found != record:
+            raise CohortError(f"{out} holds a cohort made with other settings: choose another folder.")
+    _write_json(record, existing)
+    missing = sum(not (_folder(out, index) / "case.json").is_file() for index in range(cases))
+    needed = missing * CASE_MB * (1.5 / settings.spacing_mm) ** 3
+    free = shutil.disk_usage(out).free / 1e6
+    if needed > free:
+        raise CohortError(
+            f"{out} has {free / 1e3:.1f} GB free and {missing} cases need about {needed / 1e3:.1f} GB: "
+            "make room, or fewer cases."
+        )
 
 
 def _results(settings: CohortSettings, cases: int, out: Path, workers: int) -> Iterator[str | None]:

@@ -1,0 +1,200 @@
+"""How a virtual patient is scanned: the draw of everything that a technician, a scanner and a pump decide.
+
+Two settings share one path and differ in their :class:`Ranges` only: ``realistic`` keeps to what hospitals produce,
+``randomised`` goes far beyond, so that a network trained on it meets nothing new in a real scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Appearance = Literal["realistic", "randomised"]
+Span = tuple[float, float]
+Span3 = tuple[float, float, float]
+
+#: Contrast phases: where the contrast medium is when the scan is taken.
+PHASES = ("arterial", "dual", "venous", "none")
+#: What may be built into a patient; the kinds of ``conditions.implant``.
+IMPLANTS = ("none", "leads", "valve", "stent", "wires", "clips")
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """How far a setting goes. Spans are drawn from evenly; shares are probabilities; factors multiply."""
+
+    redraw: float  # share of tissues whose HU is drawn anew from the widest range of its kind
+    apart: float  # share of cases whose neighbouring structures are kept at least 25 HU apart
+    spread: float  # factor on the spread over patients and within one blood pool
+    texture: Span  # factor on the texture of each tissue
+    noise: Span  # factor on the noise of the site
+    blur: Span  # factor on the site's point spread
+    edge: Span  # added to the edge enhancement of the site's kernel
+    slice: Span  # factor on the site's slice thickness
+    bias_hu: Span  # slow drift over the scan
+    mixing: Span  # unmixed contrast in the right heart, 1 is all from water to twice the mean
+    motion_mm: Span  # excursion of the heart's wall in an ungated scan
+    streaks: Span  # factor on beam hardening and streaks
+    steps: float  # share of scans with slabs that do not fit
+    circle: float  # share of scans cut by the reconstruction circle
+    cut: float  # share of scans that cut the heart's upper or lower end
+    implants: tuple[float, ...]  # shares in the order of IMPLANTS
+    calcium: float  # share of patients with calcifications
+    even_sites: bool  # all sites equally likely
+
+
+RANGES: dict[str, Ranges] = {
+    "realistic": Ranges(
+        redraw=0.0, apart=1.0, spread=1.0, texture=(0.7, 1.3), noise=(0.8, 1.25), blur=(0.9, 1.1), edge=(0.0, 0.0),
+        slice=(1.0, 1.0), bias_hu=(0.0, 4.0), mixing=(0.15, 0.85), motion_mm=(1.0, 4.5), streaks=(0.5, 1.4), steps=0.08,
+        circle=0.5, cut=0.05, implants=(0.86, 0.05, 0.025, 0.025, 0.025, 0.015), calcium=0.45, even_sites=False,
+    ),
+    "randomised": Ranges(
+        redraw=0.85, apart=0.9, spread=2.0, texture=(0.0, 3.5), noise=(0.2, 2.2), blur=(0.6, 2.2), edge=(-0.1, 0.8),
+        slice=(0.6, 1.6), bias_hu=(0.0, 70.0), mixing=(0.0, 1.3), motion_mm=(0.0, 7.0), streaks=(0.0, 3.5), steps=0.2,
+        circle=0.5, cut=0.12, implants=(0.7, 0.09, 0.06, 0.05, 0.05, 0.05), calcium=0.6, even_sites=True,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """The habits of one virtual scanner and the people who run it; spans unless said otherwise."""
+
+    share: float
+    phases: tuple[float, ...]  # shares in the order of PHASES
+    views: dict[str, float]  # shares
+    kv: tuple[int, ...]
+    noise_hu: Span  # in a slice of 1.5 mm, in the middle of the body
+    blur_mm: Span  # standard deviation of the point spread in the plane
+    edge: Span  # edge enhancement; 0 none, 1 visible overshoot
+    slice_mm: Span
+    iterative: Span  # 0: filtered back-projection, 1: smooth, blotchy noise
+    ungated: float  # share of scans without ECG gating
+
+
+#: The scanner styles; their names are the values of ``conditions.scan_location``.
+SITES: dict[str, Site] = {
+    "heart_centre": Site(0.36, (0.66, 0.26, 0.03, 0.05), {"heart": 0.6, "wide": 0.28, "chest": 0.12},
+                         (80, 100, 100, 120), (14, 30), (0.5, 0.75), (0.0, 0.3), (0.5, 1.0), (0.2, 0.8), 0.08),
+    "university": Site(0.20, (0.38, 0.30, 0.20, 0.12), {"heart": 0.3, "wide": 0.3, "chest": 0.4},
+                       (100, 120), (10, 28), (0.5, 0.9), (0.0, 0.4), (0.6, 3.0), (0.0, 0.7), 0.4),
+    "chest_clinic": Site(0.15, (0.18, 0.38, 0.24, 0.20), {"wide": 0.3, "chest": 0.7},
+                         (100, 120), (16, 45), (0.45, 0.7), (0.2, 0.9), (1.0, 3.0), (0.0, 0.5), 0.8),
+    "emergency": Site(0.13, (0.22, 0.52, 0.22, 0.04), {"wide": 0.2, "chest": 0.5, "trunk": 0.3},
+                      (100, 120, 140), (12, 35), (0.55, 0.9), (0.0, 0.3), (1.0, 5.0), (0.0, 0.6), 0.8),
+    "community": Site(0.10, (0.20, 0.20, 0.38, 0.22), {"wide": 0.2, "chest": 0.6, "trunk": 0.2},
+                      (120, 130), (10, 24), (0.7, 1.2), (0.0, 0.2), (2.5, 5.0), (0.0, 0.2), 0.9),
+    "screening": Site(0.06, (0.10, 0.05, 0.05, 0.80), {"heart": 0.3, "wide": 0.2, "chest": 0.5},
+                      (100, 120), (25, 60), (0.5, 0.9), (0.0, 0.6), (1.0, 3.0), (0.0, 0.6), 0.5),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How a case was scanned; kept in case.json. HU of the blood are means over their pools."""
+
+    appearance: str = "realistic"
+    site: str = "university"
+    phase: str = "none"
+    kv: int = 120
+    left_hu: float = 42.0
+    right_hu: float = 42.0
+    myocardium_hu: float = 45.0
+    superior_cava_hu: float = 42.0
+    mixing: float = 0.0
+    layering: float = 0.0
+    tip_filling: float = 1.0  # of the appendage's tip, as a share of the left atrium's enhancement
+    noise_hu: float = 15.0
+    iterative: float = 0.0
+    blur_mm: float = 0.7
+    edge: float = 0.0
+    slice_mm: float = 1.5
+    bias_hu: float = 0.0
+    motion_mm: float = 0.0
+    step_mm: float = 0.0
+    streaks: float = 1.0
+    circle: bool = False
+    implant: str = "none"
+    calcium: bool = False
+
+
+def _even(rng: np.random.Generator, span: Span) -> float:
+    return float(rng.uniform(*span))
+
+
+def _choice(rng: np.random.Generator, names: tuple[str, ...], shares: tuple[float, ...]) -> str:
+    weights = np.asarray(shares, dtype=float)
+    return str(rng.choice(names, p=weights / weights.sum()))
+
+
+def draw_site(rng: np.random.Generator, appearance: str) -> str:
+    """The name of a scanner style."""
+    shares = tuple(1.0 if RANGES[appearance].even_sites else site.share for site in SITES.values())
+    return _choice(rng, tuple(SITES), shares)
+
+
+def draw_scan(rng: np.random.Generator, appearance: str = "realistic", site: str | None = None) -> Scan:
+    """A protocol of one site: phase, enhancement, dose, kernel, slices, gating, and what is built into the patient."""
+    ranges = RANGES[appearance]
+    name = site or draw_site(rng, appearance)
+    style = SITES[name]
+    phase = _choice(rng, PHASES, style.phases)
+    kv = int(rng.choice(style.kv))
+    left, right, cava = _enhancement(rng, phase, kv, ranges)
+    thick = float(np.clip(np.exp(rng.uniform(*np.log(style.slice_mm))) * _even(rng, ranges.slice), 0.5, 5.0))
+    blur = float(np.clip(_even(rng, style.blur_mm) * _even(rng, ranges.blur), 0.35, 2.2))
+    noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _even(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
+    contrast = phase in ("arterial", "dual")
+    ungated = rng.random() < style.ungated
+    values = {
+        "left_hu": left, "right_hu": right, "myocardium_hu": _myocardium(rng, phase, left, right, ranges),
+        "superior_cava_hu": cava,
+        "mixing": _even(rng, ranges.mixing) * (1.0 if contrast else 0.12),
+        "layering": _even(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
+        "tip_filling": _even(rng, (0.15, 0.8)) if phase == "arterial" and rng.random() < 0.3 else 1.0,
+        "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _even(rng, style.iterative), "blur_mm": blur,
+        "edge": max(_even(rng, style.edge) + _even(rng, ranges.edge), 0.0), "slice_mm": thick,
+        "bias_hu": _even(rng, ranges.bias_hu), "motion_mm": _even(rng, ranges.motion_mm) if ungated else 0.0,
+        "step_mm": _even(rng, (0.3, 1.0)) if not ungated and rng.random() < 2 * ranges.steps else 0.0,
+        "streaks": _even(rng, ranges.streaks),
+    }  # fmt: skip
+    return Scan(
+        appearance=appearance, site=name, phase=phase, kv=kv,
+        circle=bool(rng.random() < ranges.circle), implant=_choice(rng, IMPLANTS, ranges.implants),
+        calcium=bool(rng.random() < ranges.calcium), **{key: round(value, 2) for key, value in values.items()},
+    )  # fmt: skip
+
+
+def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> Span3:
+    """Mean HU of left heart, right heart and superior vena cava. Iodine is the brighter the lower the voltage."""
+    if rng.random() < ranges.redraw:
+        left, right = rng.uniform(15, 750, 2)  # apart from each other, whatever the phase is called
+        return float(left), float(right), float(rng.uniform(0, 1500))
+    iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[kv]
+    native = rng.normal(42, 5)
+    chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # by saline, or not
+    left, right, cava = {
+        "arterial": (rng.normal(330, 65), rng.normal(110, 55), chased),
+        "dual": (rng.normal(270, 75), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
+        "venous": (rng.normal(115, 25), rng.normal(113, 25), rng.normal(118, 30)),
+        "none": (0.0, 0.0, 0.0),
+    }[phase]
+    return tuple(float(native + iodine * max(x, 0.0)) for x in (left, right, cava))  # type: ignore[return-value]
+
+
+def _myocardium(rng: np.random.Generator, phase: str, left: float, right: float, ranges: Ranges) -> float:
+    """Mean HU of the myocardium; with ``apart`` it differs from the ventricles' blood unless there is no contrast."""
+    if rng.random() < ranges.redraw:
+        choices = rng.uniform(-20, 450, 30)
+    else:
+        uptake = {"arterial": (0.13, 0.32), "dual": (0.12, 0.34), "venous": (0.35, 0.62), "none": (0.0, 0.0)}[phase]
+        choices = 43 + rng.uniform(*uptake, 30) * (left - 42) + rng.normal(0, 5, 30)
+        if phase == "none":
+            return float(choices[0])
+    if rng.random() < ranges.apart:
+        clear = (np.abs(choices - left) >= 25) & (np.abs(choices - right) >= 25)
+        choices = choices[clear] if clear.any() else choices
+    return float(choices[0])
