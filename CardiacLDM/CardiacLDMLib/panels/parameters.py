@@ -1,0 +1,26 @@
+"""What the module remembers in the scene."""
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import parameterNodeWrapper, parameterPack
+
+
+@parameterPack
+class SegmentSettings:
+    """Choices of the Segment panel. Package: a name, empty for the one shipped; quality: fast, full or flips.
+
+    ``outputSegmentation``: what is replaced, None for a new one. ``result``: what the panel's table shows.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    outputSegmentation: vtkMRMLSegmentationNode
+    result: vtkMRMLSegmentationNode
+    package: str = ""
+    device: str = "auto"
+    quality: str = "full"
+
+
+@parameterNodeWrapper
+class CardiacLDMParameterNode:
+    """The module's parameter node: one group of settings a panel."""
+
+    segment: SegmentSettings

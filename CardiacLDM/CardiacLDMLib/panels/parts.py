@@ -1,0 +1,99 @@
+"""Pieces that panels share: bound combo boxes, the box that says what went wrong, words for time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from ..client import Failure
+from ..exchange import STAGES, Progress, remaining
+
+#: Texts that ask for attention, readable on light and on dark windows: to be looked at; gone wrong.
+ATTENTION, TROUBLE = "#c77700", "#d9363e"
+
+
+class Choice:
+    """A combo box for a text of the parameter node. What the scene remembers but nobody offers is shown as such."""
+
+    def __init__(self, combo: Any, chosen: Callable[[str], None]) -> None:
+        self._combo, self._chosen = combo, chosen
+        self._offered: dict[str, str] = {}
+        combo.connect("currentIndexChanged(int)", self._changed)
+
+    @property
+    def value(self) -> str:
+        """What is chosen, empty as long as nothing was ever offered."""
+        return self._combo.currentData or ""
+
+    @property
+    def offered(self) -> bool:
+        """Whether what is chosen is among what is offered."""
+        return self.value in self._offered
+
+    def offer(self, labels: dict[str, str]) -> None:
+        """Offer these values under these labels; what is chosen stays chosen."""
+        value = self.value or next(iter(labels), "")
+        self._offered = dict(labels)
+        self._show(value)
+
+    def set(self, value: str) -> None:
+        """Choose ``value``, without telling."""
+        if value != self.value:
+            self._show(value)
+
+    def _show(self, value: str) -> None:
+        missing = {} if value in self._offered else {value: _("{name} (not found)").format(name=value)}
+        labels = {**self._offered, **missing}
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        for each, label in labels.items():
+            self._combo.addItem(label, each)
+        self._combo.currentIndex = list(labels).index(value)
+        self._combo.blockSignals(False)
+
+    def _changed(self) -> None:
+        self._chosen(self.value)
+
+
+class ErrorBox:
+    """One sentence, and under "Details" the end of what the worker wrote. ``ui``: the children of Segment.ui."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        ui.errorLabel.styleSheet = f"color: {TROUBLE}"
+        ui.copyDetails.connect("clicked()", self._copy)
+
+    def show(self, failure: Failure) -> None:
+        """Show a failure."""
+        self._ui.errorLabel.text = failure.message
+        self._ui.detailsText.setPlainText(failure.details)
+        self._ui.details.collapsed = True
+        self._ui.details.visible = bool(failure.details)
+        self._ui.errorBox.visible = True
+
+    def hide(self) -> None:
+        """Nothing is wrong (any more)."""
+        self._ui.errorBox.visible = False
+
+    def _copy(self) -> None:
+        slicer.app.clipboard().setText(f"{self._ui.errorLabel.text}\n\n{self._ui.detailsText.plainText}")
+
+
+def in_words(progress: Progress) -> str:
+    """Stage, step and time left, on one line."""
+    stage = _(STAGES.get(progress.stage, progress.stage))
+    words = [stage[:1].upper() + stage[1:], _("step {step} of {total}").format(step=progress.step, total=progress.total)]
+    left = remaining(progress)
+    if left is not None:
+        words.append(_("about {time} left").format(time=duration(left)))
+    return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes from two of them on."""
+    if seconds < 1.0:
+        return _("less than a second")
+    return _("{n} s").format(n=round(seconds)) if seconds < 120.0 else _("{n} min").format(n=round(seconds / 60.0))

@@ -1,0 +1,239 @@
+"""The Segment panel: a scan, four choices, Apply; then volumes to click on, and what to know before using them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from .. import scene
+from ..client import ClientError, Failure
+from ..exchange import Progress
+from ..volume import VolumeError
+from .install import ensure_dependencies
+from .scene_jobs import Listener, SceneJob, Settings
+from .parts import Choice, ErrorBox, in_words
+from .process import later
+from .results import ResultBox
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+
+    from .parameters import CardiacLDMParameterNode
+
+
+class SegmentPanel:
+    """Ties Segment.ui to the logic and to the settings in the scene.
+
+    ``logic`` is a ``CardiacLDMLogic``; ``busy_changed`` is called when a job of this panel begins or ends.
+    """
+
+    def __init__(self, ui: Any, logic: Any, busy_changed: Callable[[], None]) -> None:
+        self.ui, self._logic, self._busy_changed = ui, logic, busy_changed
+        self._parameters: CardiacLDMParameterNode | None = None
+        self._job: SceneJob | None = None
+        self._observers = slicer.util.VTKObservationMixin()
+        self._errors, self._results = ErrorBox(ui), ResultBox(ui)
+        self.package = Choice(ui.package, lambda value: self._remember("package", value))
+        self.device = Choice(ui.device, lambda value: self._remember("device", value))
+        self.quality = Choice(ui.quality, lambda value: self._remember("quality", value))
+        self.quality.offer({"full": _("Full"), "fast": _("Fast"), "flips": _("Full + flips")})
+        self.show_devices([])
+        self.show_packages()
+        ui.apply.connect("clicked()", self._apply_or_cancel)
+        ui.harden.connect("clicked()", self._harden)
+        ui.heartWindow.connect("clicked()", self._show_heart_window)
+        self.refresh()
+
+    # --- what the module calls ---
+
+    @property
+    def running(self) -> bool:
+        """Whether a job of this panel runs."""
+        return self._job is not None
+
+    def settings(self) -> Settings:
+        """The chosen package, device and quality."""
+        return Settings(self.package.value or None, self.device.value, self.quality.value)
+
+    def set_parameters(self, parameters: CardiacLDMParameterNode | None) -> None:
+        """Show and keep the choices in this parameter node; ``None`` while there is no scene."""
+        self._observers.removeObservers()
+        self._parameters = parameters
+        if parameters is not None:
+            self._observers.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._parameters_changed()
+
+    def show_devices(self, devices: list[dict[str, Any]]) -> None:
+        """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
+        gpus = {gpu["device"]: _gpu_label(gpu) for gpu in devices if gpu["device"] != "cpu"}
+        self.device.offer({"auto": _("Automatic"), "cpu": _("CPU")} | gpus)
+
+    def show_packages(self) -> None:
+        """Offer the packages that are installed now."""
+        self.package.offer({name: name for name in self._logic.packages()})
+        self.refresh()
+
+    def cancel(self) -> None:
+        """Stop the job, if one runs."""
+        if self._job is not None:
+            self.ui.progressLabel.text = _("Cancelling")
+            self._job.cancel()
+
+    def cleanup(self) -> None:
+        """Before the widgets go: nothing may call them any more."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        self._observers.removeObservers()
+
+    # --- settings ---
+
+    def _remember(self, name: str, value: str) -> None:
+        if self._parameters is not None:
+            setattr(self._parameters.segment, name, value)
+        self.refresh()
+
+    def _parameters_changed(self, *_unused: Any) -> None:
+        if self._parameters is not None:
+            settings = self._parameters.segment
+            for choice, value in ((self.device, settings.device), (self.quality, settings.quality)):
+                choice.set(value)
+            self.package.set(settings.package or self._logic.defaultPackage)
+            self._observe(settings.inputVolume)
+        if not self.running:
+            self._results.show(self._node("result"))
+        self.refresh()
+
+    def _observe(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
+        """Hear when the volume's transform or image changes: whether it can be segmented depends on them."""
+        self._observers.removeObservers(self._volume_changed)
+        if volume is not None:
+            for event in (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent):
+                self._observers.addObserver(volume, event, self._volume_changed)
+
+    def _volume_changed(self, *_unused: Any) -> None:
+        self.refresh()
+
+    def _node(self, name: str) -> Any:
+        """A node of the settings, if it is still in the scene."""
+        node = getattr(self._parameters.segment, name) if self._parameters is not None else None
+        return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
+
+    # --- what can be done now ---
+
+    def refresh(self) -> None:
+        """Enable what can be done now, and say what is needed where something cannot."""
+        volume = self._node("inputVolume")
+        bent = volume is not None and scene.is_bent(volume)
+        hint = self._hint(volume, bent)
+        self.ui.hint.text = hint
+        self.ui.hint.visible = bool(hint) and not self.running
+        self.ui.harden.visible = bent and not self.running
+        self.ui.heartWindow.enabled = volume is not None
+        self.ui.apply.text = _("Cancel") if self.running else _("Apply")
+        self.ui.apply.toolTip = _("Stop the job; nothing is changed then") if self.running else _("Segment the scan")
+        self.ui.apply.enabled = self.running or not hint
+        for widget in ("inputVolume", "package", "device", "quality", "outputSegmentation"):
+            getattr(self.ui, widget).enabled = not self.running
+        self.ui.progressBox.visible = self.running
+
+    def _hint(self, volume: Any, bent: bool) -> str:
+        """What is needed before Apply, empty if nothing is."""
+        if self._parameters is None or volume is None:
+            return _("Choose a CT scan that holds the heart.")
+        if volume.GetImageData() is None:
+            return _("This scan holds no image.")
+        if bent:
+            return _("The scan is under a transform that is not linear: harden it first.")
+        if not self.package.offered:
+            return _("This model is not installed: choose another, or import it under Models & device.")
+        if not self.running and self._logic.busy:
+            return _("The worker is busy: wait for the other job, or cancel it.")
+        return ""
+
+    def _harden(self) -> None:
+        volume = self._node("inputVolume")
+        text = _("The scan is resampled through its transform, for good. Go on?")
+        if volume is not None and slicer.util.confirmOkCancelDisplay(text):
+            slicer.mrmlScene.SaveStateForUndo()
+            volume.HardenTransform()
+            self.refresh()
+
+    def _show_heart_window(self) -> None:
+        volume = self._node("inputVolume")
+        if volume is not None:
+            scene.set_heart_window(volume)
+
+    # --- a job ---
+
+    def _apply_or_cancel(self) -> None:
+        if self.running:
+            self.cancel()
+        elif ensure_dependencies():  # may ask and install, meanwhile the scene may have changed
+            self._apply()
+
+    def _apply(self) -> None:
+        volume, target = self._node("inputVolume"), self._node("outputSegmentation")
+        if volume is None or (target is not None and not _may_replace(target)):
+            return
+        self._errors.hide()
+        self._results.hide()
+        self._progress(Progress(0, 100, "start", 0.0))
+        listener = Listener(self._progress, self._done, self._failed, self._ended)
+        try:
+            self._job = self._logic.startSegment(volume, target, self.settings(), listener)
+        except (VolumeError, ClientError) as error:
+            self._errors.show(Failure(str(error), "", "input"))
+        self._told()
+
+    def _progress(self, progress: Progress) -> None:
+        self.ui.progressBar.maximum = progress.total
+        self.ui.progressBar.value = progress.step
+        self.ui.progressLabel.text = in_words(progress)
+
+    def _done(self, segmentation: vtkMRMLSegmentationNode) -> None:
+        if self._job is None:
+            return
+        self._ended()
+        if self._parameters is not None:
+            self._parameters.segment.result = segmentation
+        self._results.show(segmentation)
+        later(0.0, lambda: _show_in_3d(segmentation))  # once the figures are on the screen: surfaces take Slicer a while
+
+    def _failed(self, failure: Failure) -> None:
+        if self._job is not None:
+            self._ended()
+            self._errors.show(failure)
+
+    def _ended(self) -> None:
+        if self._job is not None:
+            self._job = None
+            self._told()
+
+    def _told(self) -> None:
+        self._busy_changed()
+        self.refresh()
+
+
+def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
+    text = _("Replace all segments of '{name}' by the new ones?").format(name=target.GetName())
+    return bool(slicer.util.confirmOkCancelDisplay(text))
+
+
+def _show_in_3d(segmentation: vtkMRMLSegmentationNode) -> None:
+    if slicer.mrmlScene.IsNodePresent(segmentation):
+        scene.show_surfaces(segmentation)
+        slicer.util.resetThreeDViews()
+
+
+def _gpu_label(gpu: dict[str, Any]) -> str:
+    """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
+    number = gpu["device"].partition(":")[2]
+    free, total = (gpu[key] / 1024**3 for key in ("free_bytes", "total_bytes"))
+    return _("GPU {number}: {name}, {free:.1f} of {total:.1f} GB free").format(
+        number=number, name=gpu["name"], free=free, total=total
+    )
