@@ -1,4 +1,4 @@
-"""Virtual hearts: parametric shapes or template label maps, bent by random smooth invertible deformations.
+"""Virtual hearts: solids or template label maps, grown to drawn volumes and bent by random smooth invertible maps.
 
 Coordinates are RAS millimetres with the heart's centre near the origin. Every heart that leaves this module has all
 eight structures, each in one piece, touching what it should and nothing that it should not.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import cc3d
@@ -16,21 +15,16 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, VALUE
-from CardiacLDMLib.volume import Grid, Volume, VolumeError, read_volume, resample
 
-from .shapes import (
-    Deformation,
-    Lattice,
-    ellipsoid,
-    exponential,
-    inside_tube,
-    perpendicular,
-    rotation,
-    smallest_jacobian,
-    smooth_field,
-    smooth_path,
-    unit,
-)
+from .appendage import draw_appendage, with_appendage
+from .deform import COARSE, Deformation, draw_deformation, grow
+from .measures import Measures, draw_measures
+from .model import Model
+from .parametric import parametric_model
+from .shapes import Lattice
+from .templates import AnatomyError as AnatomyError
+from .templates import read_template as read_template
+from .templates import template_files as template_files
 
 #: Half the side of the cube around the heart in which labels are drawn, mm: the arch and the hila fit in.
 REACH_MM = 115.0
@@ -40,17 +34,30 @@ CONTACT_MM = 2.0
 GAP_MM = 3.2
 #: Fewest millilitres of each structure in a usable heart.
 SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
+#: Largest share of the left ventricle's surface that may face background.
+BARE_LV = 0.02
+#: Share of templates whose appendage is replaced: theirs are mostly invented.
+NEW_APPENDAGE = 0.8
+#: How many draws are tried before the templates are blamed.
+TRIES = 20
 
 LV, MYO = VALUE["LV"], VALUE["MYO"]
+#: Pairs kept apart by a wall, of which the first gives way.
+SEPARATED = (("RA", "LA"), ("RA", "AO"), ("RV", "AO"), ("RV", "LA"), ("LA", "AO"), ("PA", "AO"), ("LA", "PA"),
+             ("LAA", "PA"), ("LAA", "AO"), ("RA", "PA"), ("LAA", "RV"), ("LAA", "RA"))  # fmt: skip
 
-
-class AnatomyError(ValueError):
-    """A template folder that cannot be used; one sentence."""
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Heart:
-    """Labels (uint8) on ``lattice`` and where they came from (``parametric`` or the template's name)."""
+    """Labels (uint8) on ``lattice``, where they came from (``parametric`` or the template's name) and whose heart it is.
+
+    ``measures``: ``systole`` (0 end-diastole to 1 end-systole), ``body_surface_m2``, ``aorta_mm`` and ``pulmonary_mm``
+    (widths asked for), ``wall_mm`` (median thickness of the left ventricle's wall), ``<structure>_ml`` (as drawn; the
+    great vessels within the lattice), ``LV_diastole_ml``, ``RV_diastole_ml``, ``LA_systole_ml``, ``RA_systole_ml`` (that
+    person's largest).
+    """
 
     labels: np.ndarray
     lattice: Lattice
@@ -62,14 +69,16 @@ class Heart:
 
     def centre(self, name: str) -> np.ndarray:
         """Centre of mass of a structure, mm."""
-        index = np.argwhere(self.labels == VALUE[name]).mean(0)
-        return self.lattice.origin + self.lattice.spacing * index
+        return self._points(name).mean(0)
 
     def extreme(self, name: str, direction: np.ndarray, quantile: float = 0.99) -> np.ndarray:
         """Middle of the part of a structure that reaches furthest along ``direction``, mm."""
-        points = self.lattice.origin + self.lattice.spacing * np.argwhere(self.labels == VALUE[name])
+        points = self._points(name)
         along = points @ direction
         return points[along >= np.quantile(along, quantile)].mean(0)
+
+    def _points(self, name: str) -> np.ndarray:
+        return self.lattice.origin + self.lattice.spacing * np.argwhere(self.labels == VALUE[name])
 
 
 @dataclass(frozen=True)
@@ -81,223 +90,127 @@ class Anatomies:
     deformation: float = 1.0
 
 
-# --- the parametric heart ------------------------------------------------------------------------------------------
+# --- drawing -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Measures of one parametric heart, mm. Drawn by :func:`draw_shape`."""
+def draw_heart(
+    rng: np.random.Generator,
+    spacing: float,
+    templates: list[Path] | Anatomies,
+    strength: float = 1.0,
+    finish: Callable[[Heart], Heart] = lambda heart: heart,
+) -> Heart:
+    """A sound random heart at ``spacing`` mm, from a template or from solids.
 
-    base_to_apex: np.ndarray  # unit vector of the LV's long axis
-    lv_length: float
-    lv_radius: float
-    wall: float
-    la_axes: np.ndarray
-    ra_axes: np.ndarray
-    rv_axes: np.ndarray
-    aorta_radius: float
-    pa_radius: float
-    laa_radius: float
-    laa_path: np.ndarray
-
-
-def draw_shape(rng: np.random.Generator) -> Shape:
-    """Plausible adult measures: LV length 8.2 +- 0.7 cm, cavity radius 2.4 +- 0.3 cm, wall 9 +- 1.7 mm, and so on."""
-
-    def normal(mean: float, sd: float) -> float:
-        return float(mean + sd * np.clip(rng.standard_normal(), -2.2, 2.2))
-
-    def axes(*mean: float) -> np.ndarray:
-        return np.array(mean) * normal(1.0, 0.09) * (1.0 + 0.07 * rng.standard_normal(3).clip(-2, 2))
-
-    laa = np.array([[0, 0, 0], [-16, 6, 4], [-26, 18, 3], [-30, 31, -2]], dtype=float)
-    laa[1:] += rng.normal(0, 2.5, (3, 3))
-    return Shape(
-        base_to_apex=unit([normal(-0.62, 0.10), normal(0.58, 0.10), normal(-0.48, 0.10)]),
-        lv_length=normal(82, 7),
-        lv_radius=normal(24, 3),
-        wall=normal(9.0, 1.7),
-        la_axes=axes(34, 22, 27),
-        ra_axes=axes(25, 27, 32),
-        rv_axes=axes(46, 33, 42),
-        aorta_radius=normal(15.5, 2.2),
-        pa_radius=normal(12.5, 1.6),
-        laa_radius=normal(8.0, 1.3),
-        laa_path=laa * normal(1.0, 0.12),
-    )
-
-
-def _ventricle_profile(along: np.ndarray, length: float, radius: float) -> np.ndarray:
-    """Radius of the left ventricle ``along`` mm from its base: widest at 0.3 of the length, closed at the apex."""
-    s = along / length
-    return radius * np.sqrt(np.clip(1 - np.where(s > 0.3, ((s - 0.3) / 0.7) ** 2, 0.4 * ((0.3 - s) / 0.3) ** 2), 0, 1))
-
-
-def parametric_heart(shape: Shape, lattice: Lattice, points: np.ndarray) -> np.ndarray:
-    """Labels (uint8) at deformed ``points`` (I, J, K, 3) of ``lattice``: all eight structures from simple solids.
-
-    The vessels are tubes along smooth paths; they are looked up on a plain lattice and carried along by the
-    deformation like everything else.
+    ``finish`` may add to the labels (the aorta's course through the body) before they are repaired and judged. An
+    unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
     """
-    d = shape.base_to_apex
-    base = -0.42 * shape.lv_length * d
-    to_front = perpendicular([0.5, 0.6, 0.6], d)
-    to_septum = perpendicular([0.62, 0.75, 0.1], d)
-    frame = np.stack([d, to_septum, np.cross(d, to_septum)])
-    valve = base + 0.55 * shape.lv_radius * to_front
-    rv_centre = base + 0.42 * shape.lv_length * d + to_septum * (shape.lv_radius + shape.wall)
-    ra_centre = rv_centre + np.array([37.0, -16.0, 2.0])
-    la_centre = base - d * (shape.la_axes.mean() * 0.86) - to_front * 5.0
+    anatomies = templates if isinstance(templates, Anatomies) else Anatomies(templates, 0.7, strength)
+    side = int(2 * REACH_MM / spacing)
+    lattice = Lattice(np.full(3, -spacing * (side - 1) / 2), spacing, (side, side, side))
+    wrong: list[str] = []
+    for _ in range(TRIES):
+        drawn = _draw_once(rng, lattice, anatomies)
+        heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
+        wrong = faults(heart.labels, spacing)
+        if not wrong:
+            return replace(heart, measures=heart.measures | _measured(heart))
+    raise AnatomyError(f"No sound heart in twenty draws ({', '.join(wrong)}): are the templates whole hearts?")
 
-    offset = points - base.astype(np.float32)
-    along = offset @ d.astype(np.float32)
-    radial = np.linalg.norm(offset - along[..., None] * d.astype(np.float32), axis=-1)
-    cavity = (along > 0) & (radial < _ventricle_profile(along, shape.lv_length, shape.lv_radius))
-    wall = (along > 0) & (
-        radial < _ventricle_profile(along, shape.lv_length + 0.8 * shape.wall, shape.lv_radius + shape.wall)
-    )
 
-    plane = unit(rv_centre - ra_centre)
-    tricuspid = ra_centre + 0.46 * (rv_centre - ra_centre)
-    beyond = (points - tricuspid.astype(np.float32)) @ plane.astype(np.float32)
+def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies) -> Heart:
+    measures = draw_measures(rng)
+    kind = draw_appendage(rng)
+    if anatomies.templates and rng.random() < anatomies.template_share:
+        model = read_template(anatomies.templates[int(rng.integers(len(anatomies.templates)))])
+        replaced = rng.random() < NEW_APPENDAGE
+    else:
+        model, replaced = parametric_model(rng), True
+    if replaced:
+        model = with_appendage(model, kind, rng)
+    deformation = _grown(rng, model, measures, anatomies.deformation)
+    labels = bend(model, deformation, lattice)
+    asked = {"systole": measures.systole, "body_surface_m2": measures.body_surface,
+             "aorta_mm": measures.calibres["AO"], "pulmonary_mm": measures.calibres["PA"]}  # fmt: skip
+    asked |= {f"{n}_{'diastole' if n in ('LV', 'RV') else 'systole'}_ml": v
+              for n, v in measures.at_rest.items() if n != "MYO"}  # fmt: skip
+    return Heart(labels, lattice, model.name, measures.sex, measures.findings, kind if replaced else "template", asked)
 
-    out = np.zeros(points.shape[:-1], dtype=np.uint8)
-    out[(ellipsoid(points, ra_centre, shape.ra_axes) < 1) & (beyond < 0)] = VALUE["RA"]
-    out[(ellipsoid(points, rv_centre, shape.rv_axes, frame) < 1) & (beyond > 0)] = VALUE["RV"]
-    tubes = _vessels(shape, valve, rv_centre, la_centre)
-    plain = Lattice(lattice.origin - 25.0, lattice.spacing, tuple(n + int(50 / lattice.spacing) for n in lattice.shape))
-    carried = _look_up(tubes, plain, points)
-    out[carried == VALUE["RV"]] = VALUE["RV"]
-    out[carried == VALUE["LAA"]] = VALUE["LAA"]
-    out[ellipsoid(points, la_centre, shape.la_axes) < 1] = VALUE["LA"]
-    for name in ("PA", "AO"):
-        out[carried == VALUE[name]] = VALUE[name]
-    out[wall] = MYO
-    out[cavity] = LV
+
+def _grown(rng: np.random.Generator, model: Model, measures: Measures, strength: float) -> Deformation:
+    """A random map under which the model has the drawn volumes and calibres."""
+    grown = [VALUE[name] for name in measures.volumes]
+    target = np.zeros(NUM_CLASSES)
+    target[grown] = list(measures.volumes.values())
+    scale = float(np.clip((target.sum() / model.volumes_ml[grown].sum()) ** (1 / 3), 0.8, 1.25))
+    vessels = {VALUE[n]: 2 * np.log(mm / (scale * model.calibre[n])) for n, mm in measures.calibres.items()}
+    deformation = draw_deformation(rng, strength, scale, scale * model.bottom)
+    voxel_ml = COARSE.spacing**3 / 1000.0
+
+    def sources(places: np.ndarray, left: int) -> np.ndarray:
+        shares = model.shares_at(places)
+        volume = shares.reshape(len(shares), -1).sum(1) * voxel_ml
+        rate = np.zeros(len(shares))
+        for value in grown:
+            rate[value - 1] = np.log(target[value] / max(volume[value - 1], 0.3)) / max(left - 1, 1)
+        for value, ratio in vessels.items():
+            rate[value - 1] = ratio / STEPS
+        source = np.tensordot(rate.clip(-0.35, 0.35).astype(np.float32), shares, 1)
+        if measures.septum:
+            beside = ndimage.gaussian_filter(shares[VALUE["RV"] - 1], 10.0 / COARSE.spacing)
+            source += np.float32(1.6 * measures.septum / STEPS) * (beside - 0.15) * shares[MYO - 1]
+        return source
+
+    return grow(deformation, sources, STEPS)
+
+
+#: Small steps in which a heart grows to its measures.
+STEPS = 8
+
+
+def bend(model: Model, deformation: Deformation, lattice: Lattice) -> np.ndarray:
+    """Labels (uint8) on ``lattice``: the structure with the largest share, each looked up in its own box only."""
+    rough = model.shares_at(deformation.coarse())
+    out = np.zeros(lattice.shape, dtype=np.uint8)
+    best, total = np.zeros(lattice.shape, dtype=np.float32), np.zeros(lattice.shape, dtype=np.float32)
+    for value, share in enumerate(rough, start=1):
+        found = ndimage.find_objects((share > 0.004).astype(np.uint8))
+        if not found:
+            continue
+        low, high = (COARSE.origin + COARSE.spacing * np.array(ends)
+                     for ends in zip(*((s.start - 1.0, s.stop + 0.0) for s in found[0]), strict=True))  # fmt: skip
+        box = lattice.box(low, high)
+        if min(s.stop - s.start for s in box) < 1:
+            continue
+        here = model.share_at(value, deformation(lattice.part(box).points()))
+        total[box] += here
+        more = here > best[box]
+        out[box][more] = value
+        best[box][more] = here[more]
+    out[best < 1.0 - total] = 0
     return out
 
 
-def _vessels(shape: Shape, valve: np.ndarray, rv: np.ndarray, la: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Paths of conus, appendage, pulmonary artery and aorta, in the order in which they are painted."""
-    a, p, r = shape.aorta_radius, shape.pa_radius, shape.laa_radius
-    pulmonary = valve + np.array([-22.0, 18.0, 13.0])
-    fork = pulmonary + np.array([-2.0, -26.0, 34.0])
-    ostium = la + shape.la_axes * np.array([-0.72, 0.45, 0.42])
-    conus = smooth_path([rv + [0, 6, 14], rv + [-4, 8, 30], pulmonary], [15, 15, p + 1])
-    appendage = smooth_path([ostium + [7, -4, -3], *(ostium + shape.laa_path)], [r, r, r * 0.95, r * 0.85, r * 0.5])
-    trunk = smooth_path([pulmonary, pulmonary + [-4, -10, 18], fork], [p + 1, p + 1, p])
-    right = smooth_path([fork, fork + [24, -9, 2], fork + [52, -15, -4], fork + [72, -19, -11]],
-                        [p * 0.85, p * 0.8, p * 0.72, p * 0.55])  # fmt: skip
-    left = smooth_path([fork, fork + [-16, -20, 5], fork + [-30, -34, -6], fork + [-38, -42, -16]],
-                       [p * 0.85, p * 0.8, p * 0.7, p * 0.5])  # fmt: skip
-    course = np.array(
-        [[0, 0, 0], [10, 4, 18], [18, 6, 44], [11, -8, 67], [-3, -30, 75], [-12, -52, 63], [-11, -64, 40]]
-    )
-    aorta = smooth_path([valve + 7 * shape.base_to_apex, *(valve + course)],
-                        [a * 0.85, a * 1.05, a * 1.1, a, a * 0.95, a * 0.88, a * 0.8, a * 0.75])  # fmt: skip
-    names = (("RV", conus), ("LAA", appendage), ("PA", trunk), ("PA", right), ("PA", left), ("AO", aorta))
-    return [(VALUE[name], path) for name, path in names]
+def _measured(heart: Heart) -> dict[str, float]:
+    """Volumes (mL) and wall thickness (mm) of the finished labels."""
+    count = np.bincount(heart.labels.ravel(), minlength=NUM_CLASSES) * heart.lattice.spacing**3 / 1000.0
+    return {f"{name}_ml": float(count[VALUE[name]]) for name in NAMES} | {"wall_mm": wall_thickness(heart)}
 
 
-def _look_up(tubes: list[tuple[int, np.ndarray]], lattice: Lattice, points: np.ndarray) -> np.ndarray:
-    """Values of painted tubes at ``points``."""
-    painted = np.zeros(lattice.shape, dtype=np.uint8)
-    for value, path in tubes:
-        box, mask = inside_tube(lattice, path)
-        painted[box][mask] = value
-    index = np.rint(lattice.index(points)).astype(np.int32)
-    for a in range(3):
-        np.clip(index[..., a], 0, lattice.shape[a] - 1, out=index[..., a])
-    return painted[index[..., 0], index[..., 1], index[..., 2]]
+def wall_thickness(heart: Heart) -> float:
+    """Median thickness in mm of the left ventricle's wall, away from the base."""
+    spacing = heart.lattice.spacing
+    box = _grow(_boxes(heart.labels)[MYO], 1, heart.labels.shape)
+    labels = heart.labels[box]
+    whole = (labels == LV) | (labels == MYO)
+    rim = ndimage.binary_dilation(labels == LV) & (labels == MYO)
+    index = np.argwhere(rim)
+    basal = index @ (heart.centre("MYO") - heart.centre("LA"))
+    depth = ndimage.distance_transform_edt(whole, sampling=spacing)[rim]
+    return float(np.median(depth[basal > np.quantile(basal, 0.3)]))
 
 
-# --- templates -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Template:
-    """A whole-heart label map: shares of each class (9, I, J, K; uint8, 255 is all of it) on a 1.5 mm RAS lattice."""
-
-    name: str
-    shares: np.ndarray
-    lattice: Lattice
-
-    def labels_at(self, points: np.ndarray) -> np.ndarray:
-        """Labels (uint8) at points (I, J, K, 3) mm: the largest interpolated share."""
-        import torch
-        from torch.nn.functional import grid_sample
-
-        size = np.array(self.lattice.shape)
-        scaled = (2.0 * self.lattice.index(points) / (size - 1) - 1.0)[..., ::-1]
-        grid = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))
-        shares = torch.from_numpy(self.shares).float()
-        sampled = grid_sample(shares[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)
-        return sampled[0].argmax(0).to(torch.uint8).numpy()
-
-
-def template_files(folder: Path) -> list[Path]:
-    """The NIfTI label maps of a folder, sorted; raises :class:`AnatomyError` if there is none."""
-    files = sorted(p for p in Path(folder).glob("*.nii*") if not p.name.startswith("."))
-    if not files:
-        raise AnatomyError(f"There is no NIfTI label map (*.nii.gz) in {folder}.")
-    return files
-
-
-@lru_cache(maxsize=16)
-def read_template(path: Path) -> Template:
-    """Read one label map (values 1 to 8 as in the anatomy table); raises :class:`AnatomyError` with one sentence."""
-    try:
-        volume = read_volume(path)
-    except VolumeError as error:
-        raise AnatomyError(f"Template {path.name}: {error}") from error
-    present = set(np.unique(volume.array).tolist())
-    missing = [name for name in NAMES if VALUE[name] not in present]
-    if missing or not present <= set(range(NUM_CLASSES)):
-        what = f"{', '.join(missing)} missing" if missing else "values other than 0 to 8 present"
-        raise AnatomyError(f"Template {path.name} does not hold the eight structures: {what}.")
-    inside = np.argwhere(volume.array > 0)
-    world = inside @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    heart = world[volume.array[tuple(inside.T)] != VALUE["AO"]]
-    centre = heart.mean(0)
-    low, high = world.min(0) - 8.0, world.max(0) + 8.0
-    shape = tuple(np.ceil((high - low) / 1.5).astype(int) + 1)
-    affine = np.diag([1.5, 1.5, 1.5, 1.0])
-    affine[:3, 3] = low
-    target = Grid(shape, affine)
-    shares = [resample(Volume((volume.array == v).astype(np.uint8), volume.affine), target, float(v == 0)).array
-              for v in range(NUM_CLASSES)]  # fmt: skip
-    return Template(path.name.split(".")[0], np.rint(np.stack(shares) * 255).astype(np.uint8),
-                    Lattice(low - centre, 1.5, shape))  # fmt: skip
-
-
-# --- deformation and repair ----------------------------------------------------------------------------------------
-
-
-def draw_deformation(rng: np.random.Generator, strength: float, pools: dict[str, np.ndarray]) -> Deformation:
-    """A random invertible map: rotation and scale, smooth bending at two lengths, each chamber larger or smaller.
-
-    ``pools`` gives the centres (mm) about which space is inflated or deflated.
-    """
-    spacing = 8.0
-    side = int(2 * (REACH_MM + 40) / spacing) + 1
-    lattice = Lattice(np.full(3, -(REACH_MM + 40)), spacing, (side, side, side))
-    velocity = np.zeros((3, side, side, side), dtype=np.float32)
-    for length, amplitude in ((40.0, 5.0), (18.0, 1.8)):
-        for a in range(3):
-            velocity[a] += strength * amplitude * smooth_field(rng, lattice.shape, length / spacing)
-    points = lattice.points()
-    for centre in pools.values():
-        width = rng.uniform(18.0, 30.0)
-        offset = points - centre.astype(np.float32)
-        bump = np.exp(-np.square(offset).sum(-1) / (2 * width**2)) * strength * rng.normal(0.0, 0.16)
-        velocity += np.moveaxis(offset * bump[..., None], -1, 0)
-    displacement = exponential(velocity, spacing)
-    while smallest_jacobian(displacement, spacing) < 0.05:  # a rare strong draw on this coarse lattice: soften it
-        velocity *= 0.8
-        displacement = exponential(velocity, spacing)
-    scale = rng.uniform(0.86, 1.18) * (1 + strength * rng.uniform(-0.08, 0.08, 3))
-    linear = np.diag(1 / scale) @ rotation(strength * rng.normal(0.0, (8.0, 8.0, 11.0)).clip(-22, 22))
-    return Deformation(lattice, displacement, linear)
+# --- repair --------------------------------------------------------------------------------------------------------
 
 
 def near(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
@@ -308,101 +221,133 @@ def near(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
         return out
     margin = int(distance_mm / spacing) + 2
     box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in where[0])
-    out[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing) <= distance_mm
+    out[box] = _within(mask[box], distance_mm, spacing)
     return out
+
+
+def _within(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
+    if distance_mm < 1.4 * spacing:  # the six neighbours
+        return ndimage.binary_dilation(mask)
+    return ndimage.distance_transform_edt(~mask, sampling=spacing) <= distance_mm
+
+
+def _boxes(labels: np.ndarray) -> dict[int, Box]:
+    found = ndimage.find_objects(labels, max_label=NUM_CLASSES - 1)
+    return {value: box for value, box in enumerate(found, start=1) if box is not None}
+
+
+def _grow(box: Box, voxels: int, shape: tuple[int, ...]) -> Box:
+    a, b, c = (slice(max(s.start - voxels, 0), min(s.stop + voxels, n)) for s, n in zip(box, shape, strict=True))
+    return a, b, c
+
+
+def _meeting(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, reach: int) -> Box | None:
+    """The box in which voxels of ``first`` and ``second`` can lie within ``reach`` voxels of each other."""
+    if first not in boxes or second not in boxes:
+        return None
+    ends = [(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(*(_grow(boxes[v], reach, labels.shape) for v in (first, second)), strict=True)]  # fmt: skip
+    if any(stop <= start for start, stop in ends):
+        return None
+    return _grow((slice(*ends[0]), slice(*ends[1]), slice(*ends[2])), reach, labels.shape)
+
+
+def _touching(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, mm: float, spacing: float) -> tuple[Box, np.ndarray] | None:
+    """Voxels of ``first`` within ``mm`` of ``second``, as a box and the mask within it; None if there cannot be any."""
+    box = _meeting(labels, boxes, first, second, int(mm / spacing) + 2)
+    if box is None:
+        return None
+    one, other = labels[box] == first, labels[box] == second
+    if not one.any() or not other.any():
+        return None
+    return box, one & _within(other, mm, spacing)
 
 
 def repair(labels: np.ndarray, spacing: float) -> np.ndarray:
     """Mend a drawn heart: wall all around the LV, thin walls between other pools, one piece each, no holes."""
     out = labels.copy()
-    lv = out == LV
-    for name in ("RV", "RA", "PA", "LAA"):
-        out[(out == VALUE[name]) & near(lv, GAP_MM, spacing)] = MYO
-    out[(out == 0) & near(lv, 1.01 * spacing, spacing)] = MYO
-    separated = [("RA", "LA"), ("RA", "AO"), ("RV", "AO"), ("RV", "LA"), ("LA", "AO"), ("PA", "AO"), ("LA", "PA"),
-                 ("LAA", "PA"), ("LAA", "AO"), ("RA", "PA"), ("LAA", "RV"), ("LAA", "RA")]  # fmt: skip
-    for first, second in separated:  # the first gives way
+    boxes = _boxes(out)
+    if LV in boxes:
+        for name in ("RV", "RA", "PA", "LAA"):
+            found = _touching(out, boxes, VALUE[name], LV, GAP_MM, spacing)
+            if found:
+                out[found[0]][found[1]] = MYO
+        box = _grow(boxes[LV], 2, out.shape)
+        here = out[box]
+        here[(here == 0) & ndimage.binary_dilation(here == LV)] = MYO
+    for first, second in SEPARATED:
         wide = (first, second) in FORBIDDEN_CONTACTS or (second, first) in FORBIDDEN_CONTACTS
-        distance = GAP_MM if wide else 1.01 * spacing
-        out[(out == VALUE[first]) & near(out == VALUE[second], distance, spacing)] = 0
-    kept = np.zeros_like(out)
-    for value, box in enumerate(ndimage.find_objects(out, max_label=NUM_CLASSES - 1), start=1):
-        if box is None:
-            continue
-        piece = ndimage.binary_fill_holes(cc3d.largest_k(out[box] == value, k=1, connectivity=6) > 0)
-        kept[box][piece & (kept[box] == 0) & ((out[box] == value) | (out[box] == 0))] = value
-    return kept
+        found = _touching(out, boxes, VALUE[first], VALUE[second], GAP_MM if wide else 1.01 * spacing, spacing)
+        if found:
+            out[found[0]][found[1]] = 0
+    return _whole(out)
+
+
+def _whole(labels: np.ndarray) -> np.ndarray:
+    """The largest piece of each structure, its holes filled."""
+    out = np.zeros_like(labels)
+    for value, tight in _boxes(labels).items():
+        box = _grow(tight, 1, labels.shape)
+        piece = cc3d.largest_k(labels[box] == value, k=1, connectivity=6) > 0
+        piece |= _holes(piece)
+        out[box][piece & (out[box] == 0) & ((labels[box] == value) | (labels[box] == 0))] = value
+    return out
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """Voxels outside a mask that cannot reach the rim of its box."""
+    pieces = cc3d.connected_components(np.pad(~mask, 1, constant_values=True), connectivity=6)
+    return ((pieces > 0) & (pieces != pieces[0, 0, 0]))[1:-1, 1:-1, 1:-1]
+
+
+# --- judging -------------------------------------------------------------------------------------------------------
 
 
 def faults(labels: np.ndarray, spacing: float) -> list[str]:
-    """What is wrong with a heart; empty if it is sound: all structures, one piece each, contacts as they should be."""
-    found = []
-    voxel_ml = spacing**3 / 1000.0
-    for name in NAMES:
-        mask = labels == VALUE[name]
-        if mask.sum() * voxel_ml < SMALLEST_ML[name]:
-            found.append(f"{name} too small")
-        elif cc3d.connected_components(mask, connectivity=26, return_N=True)[1] != 1:
-            found.append(f"{name} in pieces")
+    """What is wrong with a heart; empty if it is sound.
+
+    Every structure there, in one piece, without holes; contacts as they should be after 2 mm dilation; the left
+    ventricle nowhere bare; left and right, front and back in order.
+    """
+    boxes = _boxes(labels)
+    found = _broken(labels, boxes, spacing)
     if found:
         return found
     reach = max(CONTACT_MM, 1.01 * spacing)
-    around = {name: near(labels == VALUE[name], reach, spacing) for name in {a for a, _ in REQUIRED_CONTACTS} | {"LV"}}
-    for a, b in REQUIRED_CONTACTS:
-        if not (around[a] & (labels == VALUE[b])).any():
-            found.append(f"{a} and {b} apart")
-    for a, b in FORBIDDEN_CONTACTS:
-        touching = around[a] if a in around else near(labels == VALUE[a], reach, spacing)
-        if (touching & (labels == VALUE[b])).any():
-            found.append(f"{a} and {b} touch")
+    for pairs, wanted in ((REQUIRED_CONTACTS, True), (FORBIDDEN_CONTACTS, False)):
+        for a, b in pairs:
+            contact = _touching(labels, boxes, VALUE[b], VALUE[a], reach, spacing)
+            if (contact is not None and bool(contact[1].any())) != wanted:
+                found.append(f"{a} and {b} {'apart' if wanted else 'touch'}")
+    if _bare(labels, boxes) > BARE_LV:
+        found.append("LV bare")
+    return found + _disorder(labels, boxes)
+
+
+def _broken(labels: np.ndarray, boxes: dict[int, Box], spacing: float) -> list[str]:
+    """Structures that are missing or too small, in pieces or with holes."""
+    found = []
+    for name in NAMES:
+        mask = labels[boxes[VALUE[name]]] == VALUE[name] if VALUE[name] in boxes else np.zeros((1, 1, 1), bool)
+        if mask.sum() * spacing**3 / 1000.0 < SMALLEST_ML[name]:
+            found.append(f"{name} too small")
+        elif cc3d.connected_components(mask, connectivity=26, return_N=True)[1] != 1:
+            found.append(f"{name} in pieces")
+        elif _holes(mask).any():
+            found.append(f"{name} with holes")
     return found
 
 
-def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies) -> Heart:
-    templates, strength = anatomies.templates, anatomies.deformation
-    chosen = bool(templates) and rng.random() < anatomies.template_share
-    template = read_template(templates[int(rng.integers(len(templates)))]) if chosen else None
-    if template is None:
-        shape = draw_shape(rng)
-        # From the LV, about which the shapes are placed, to the whole heart's middle.
-        centre = np.array([18.0, 0.0, 8.0])
-        pools = {"LV": -centre, "RV": np.array([2.0, 28.0, -12.0]), "LA": np.array([20.0, -36, 14]),
-                 "RA": np.array([38.0, 12, -10])}  # fmt: skip
-        strength *= 0.9
-    else:
-        inside = template.shares.argmax(0)
-        pools = {name: template.lattice.origin + 1.5 * np.argwhere(inside == VALUE[name]).mean(0)
-                 for name in ("LV", "RV", "LA", "RA", "MYO")}  # fmt: skip
-    deformation = draw_deformation(rng, strength, pools)
-    points = deformation(lattice.points())
-    labels: np.ndarray
-    if template is None:
-        labels = parametric_heart(shape, lattice, points + centre.astype(np.float32))
-    else:
-        labels = template.labels_at(points)
-    return Heart(labels, lattice, template.name if template else "parametric")
+def _bare(labels: np.ndarray, boxes: dict[int, Box]) -> float:
+    """Share of the voxels just outside the left ventricle that are background."""
+    here = labels[_grow(boxes[LV], 2, labels.shape)]
+    rim = here[ndimage.binary_dilation(here == LV) & (here != LV)]
+    return float((rim == 0).mean())
 
 
-def draw_heart(
-    rng: np.random.Generator,
-    spacing: float,
-    templates: list[Path] | Anatomies,
-    strength: float = 1.0,
-    finish: Callable[[Heart], Heart] = lambda heart: heart,
-) -> Heart:
-    """A sound random heart at ``spacing`` mm: from a template (70 %) if there are any, else parametric.
-
-    ``finish`` may add to the labels (the aorta's course through the body) before they are repaired and judged. An
-    unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
-    """
-    anatomies = templates if isinstance(templates, Anatomies) else Anatomies(templates, 0.7, strength)
-    side = int(2 * REACH_MM / spacing)
-    lattice = Lattice(np.full(3, -spacing * (side - 1) / 2), spacing, (side, side, side))
-    wrong: list[str] = []
-    for _ in range(20):
-        drawn = _draw_once(rng, lattice, anatomies)
-        heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
-        wrong = faults(heart.labels, spacing)
-        if not wrong:
-            return heart
-    raise AnatomyError(f"No sound heart in twenty draws ({', '.join(wrong)}): are the templates whole hearts?")
+def _disorder(labels: np.ndarray, boxes: dict[int, Box]) -> list[str]:
+    """Left ventricle and appendage lie left of the right atrium, the right ventricle in front of both left chambers."""
+    centre = {name: np.argwhere(labels[boxes[VALUE[name]]] == VALUE[name]).mean(0)
+              + [s.start for s in boxes[VALUE[name]]] for name in ("LA", "LV", "RA", "RV", "LAA")}  # fmt: skip
+    found = [f"{name} not left of RA" for name in ("LV", "LAA") if centre[name][0] >= centre["RA"][0]]
+    return found + [f"RV not in front of {name}" for name in ("LA", "LV") if centre["RV"][1] <= centre[name][1]]

@@ -1,8 +1,4 @@
-"""Shapes as functions of points, and smooth invertible deformations of space. Millimetres in RAS throughout.
-
-Points are arrays (..., 3). A deformation takes points of the new anatomy to points of the old one, so any shape that is
-a function of points can be deformed without resampling it.
-"""
+"""Lattices, points on them, tubes and smooth random fields: the geometry under the virtual bodies. Millimetres, RAS."""
 
 from __future__ import annotations
 
@@ -42,6 +38,12 @@ class Lattice:
         return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))  # type: ignore[return-value]
 
 
+    def part(self, box: tuple[slice, slice, slice]) -> Lattice:
+        """The lattice of a box of voxels."""
+        start = np.array([s.start for s in box])
+        return Lattice(self.origin + self.spacing * start, self.spacing, tuple(s.stop - s.start for s in box))
+
+
 def unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
     vector = np.asarray(vector, dtype=np.float64)
     return vector / np.linalg.norm(vector)
@@ -63,14 +65,6 @@ def rotation(angles_deg: np.ndarray) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
-def ellipsoid(points: np.ndarray, centre: np.ndarray, axes: np.ndarray, frame: np.ndarray | None = None) -> np.ndarray:
-    """Below 1 inside the ellipsoid with semi-axes ``axes`` (mm) along the rows of ``frame``."""
-    offset = points - np.asarray(centre, dtype=np.float32)
-    if frame is not None:
-        offset = offset @ np.asarray(frame.T, dtype=np.float32)
-    return np.sqrt(np.square(offset / np.asarray(axes, dtype=np.float32)).sum(-1))
-
-
 def smooth_path(points: ArrayLike, radii: ArrayLike, step: float = 2.0) -> np.ndarray:
     """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column."""
     knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
@@ -87,12 +81,10 @@ def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[
     """Voxels inside a tube: the box that holds it and the mask within that box."""
     radius = path[:, 3] + grow
     box = lattice.box((path[:, :3] - radius[:, None]).min(0), (path[:, :3] + radius[:, None]).max(0))
-    shape = tuple(s.stop - s.start for s in box)
-    mask = np.zeros(shape, dtype=bool)
+    local = lattice.part(box)
+    mask = np.zeros(local.shape, dtype=bool)
     if not mask.size:
         return box, mask
-    origin = lattice.origin + lattice.spacing * np.array([s.start for s in box])
-    local = Lattice(origin, lattice.spacing, shape)
     for point, s in zip(path[:, :3], radius, strict=True):
         ball = local.box(point - s, point + s)
         squared = sum(np.square(local.axis(a)[tuple(ball[d] if d == a else slice(None) for d in range(3))] - point[a])
@@ -101,19 +93,33 @@ def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[
     return box, mask
 
 
-@dataclass(frozen=True)
-class Deformation:
-    """A smooth invertible map of space: displacement in mm on a coarse lattice, after an affine part."""
+def tube_field(lattice: Lattice, path: np.ndarray, margin: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Signed distance (mm, negative inside, at most ``margin``) to a tube, in the box that holds it."""
+    points, radius = path[:, :3], path[:, 3] + margin
+    box = lattice.box((points - radius[:, None]).min(0), (points + radius[:, None]).max(0))
+    local = lattice.part(box)
+    field = np.full(local.shape, margin, dtype=np.float32)
+    for point, s in zip(points, radius, strict=True):
+        ball = local.box(point - s, point + s)
+        squared = sum(np.square(local.axis(a)[tuple(ball[d] if d == a else slice(None) for d in range(3))] - point[a])
+                      for a in range(3))  # fmt: skip
+        np.minimum(field[ball], np.sqrt(squared) - np.float32(s - margin), out=field[ball])
+    return box, field
 
-    lattice: Lattice
-    displacement: np.ndarray  # (3, I, J, K) mm
-    linear: np.ndarray  # 3x3
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Where the points (..., 3) of the new anatomy lie in the old one."""
-        index = np.moveaxis(self.lattice.index(points), -1, 0)
-        moved = [ndimage.map_coordinates(self.displacement[a], index, order=1, mode="nearest") for a in range(3)]
-        return (points + np.stack(moved, axis=-1)) @ np.asarray(self.linear.T, dtype=np.float32)
+def sample(values: np.ndarray, lattice: Lattice, points: np.ndarray) -> np.ndarray:
+    """Values (C, I, J, K) of ``lattice``, linearly interpolated at points (A, B, C, 3): (C, A, B, C) float32.
+
+    Beyond the lattice its border value continues.
+    """
+    import torch
+    from torch.nn.functional import grid_sample
+
+    half = np.maximum((np.array(lattice.shape) - 1) * lattice.spacing / 2, 1e-6)
+    scaled = (points - (lattice.origin + half).astype(np.float32)) / half.astype(np.float32)
+    grid = torch.from_numpy(np.ascontiguousarray(scaled[..., ::-1], dtype=np.float32))
+    source = torch.from_numpy(np.ascontiguousarray(values)).float()
+    return grid_sample(source[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0].numpy()
 
 
 def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
@@ -133,25 +139,3 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
     coarse = random_field(rng, tuple(int(np.ceil(n / factor)) + 2 for n in shape), sigma / factor)
     fine = interpolate(torch.from_numpy(coarse)[None, None], size=shape, mode="trilinear", align_corners=True)
     return fine[0, 0].numpy()
-
-
-def exponential(velocity: np.ndarray, spacing: float, steps: int = 6) -> np.ndarray:
-    """Displacement (3, I, J, K) in mm that follows the stationary ``velocity`` for unit time (scaling and squaring).
-
-    Composing many small steps keeps the map invertible where adding the field at once would fold space.
-    """
-    displacement = velocity / 2.0**steps
-    grid = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in velocity.shape[1:]), indexing="ij"))
-    for _ in range(steps):
-        there = grid + displacement / spacing
-        displacement = displacement + np.stack(
-            [ndimage.map_coordinates(d, there, order=1, mode="nearest") for d in displacement]
-        )
-    return displacement
-
-
-def smallest_jacobian(displacement: np.ndarray, spacing: float) -> float:
-    """The smallest local change of volume; above zero nothing folds and topology is kept."""
-    gradient = np.stack([np.stack(np.gradient(d, spacing)) for d in displacement])
-    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
-    return float(np.linalg.det(jacobian).min())

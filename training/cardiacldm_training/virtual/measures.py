@@ -1,0 +1,108 @@
+"""What a heart should measure: volumes and calibres drawn from published adult distributions, by sex.
+
+Left ventricle at end-diastole 113 +- 26 mL (men), 98 +- 21 mL (women); myocardium 145 +- 29 g and 108 +- 20 g at
+1.05 g/mL; right ventricle 190 +- 33 and 148 +- 35 mL; left atrium 50.6 +- 12.7 mL per square metre of body surface
+at end-systole; ascending aorta 34 +- 5 mm wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Grams of myocardium in a millilitre.
+DENSITY = 1.05
+#: mean and SD, men and women: mL at end-diastole (LV, RV), mL of wall (MYO), mL/m2 at end-systole (LA), m2.
+PUBLISHED = {
+    "LV": ((113.0, 26.0), (98.0, 21.0)),
+    "RV": ((190.0, 33.0), (148.0, 35.0)),
+    "MYO": ((145.0 / DENSITY, 29.0 / DENSITY), (108.0 / DENSITY, 20.0 / DENSITY)),
+    "LA index": ((50.6, 12.7), (50.6, 12.7)),
+    "body surface": ((1.95, 0.20), (1.70, 0.17)),
+    "AO": ((35.0, 5.0), (33.0, 5.0)),
+    "PA": ((25.5, 3.0), (24.5, 3.0)),
+}
+#: Share of the variation between persons that all chambers have in common (large people, large hearts).
+COMMON = 0.4
+#: Share of the left atrium's end-systolic volume that is left at end-diastole.
+EMPTIED = 0.62
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Targets of one heart. ``volumes`` mL at its ``systole`` (0 end-diastole to 1 end-systole); ``calibres`` mm."""
+
+    sex: str
+    systole: float
+    volumes: dict[str, float]
+    calibres: dict[str, float]
+    septum: float  # how much more than the rest the septum is thickened (logarithm)
+    findings: tuple[str, ...]
+    body_surface: float
+    at_rest: dict[str, float]  # LV and RV at end-diastole, LA and RA at end-systole, mL
+
+
+def draw_measures(rng: np.random.Generator) -> Measures:
+    """Draw one adult: sex, size, phase of the beat, and findings at about the rate in which they are scanned."""
+    sex = "male" if rng.random() < 0.5 else "female"
+    common = rng.standard_normal()
+
+    def person(name: str, shared: float = COMMON, least: float = -2.3, most: float = 2.8) -> float:
+        mean, sd = PUBLISHED[name][sex == "female"]
+        z = np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal()
+        return float(mean + sd * np.clip(z, least, most))
+
+    surface = person("body surface")
+    full = {name: person(name) for name in ("LV", "RV", "MYO")}
+    full["LA"] = person("LA index", 0.0) * surface
+    full["RA"] = 1.08 * full["LA"] * float(np.exp(rng.normal(0.0, 0.16)))
+    calibres = {"AO": person("AO", 0.2), "PA": person("PA", 0.2)}
+    full, calibres, septum, findings = _with_findings(rng, full, calibres)
+    systole, now = _at_phase(rng, full)
+    if systole > 0.5:
+        findings = (*findings, "systole")
+    now["LAA"] = float(np.clip(rng.gamma(4.0, 2.0) * (1.35 if "enlarged LA" in findings else 1.0), 2.2, 26.0))
+    return Measures(sex, systole, now, calibres, septum, findings, surface, full)
+
+
+def _with_findings(
+    rng: np.random.Generator, full: dict[str, float], calibres: dict[str, float]
+) -> tuple[dict[str, float], dict[str, float], float, tuple[str, ...]]:
+    """Disease on top: enlarged atria, hypertrophy, a dilated left ventricle, dilated vessels."""
+    full, calibres, septum, findings = dict(full), dict(calibres), 0.0, []
+    if rng.random() < 0.16:
+        findings.append("enlarged LA")
+        full["LA"] *= rng.uniform(1.25, 2.0)
+    if rng.random() < (0.4 if findings else 0.06):
+        findings.append("enlarged RA")
+        full["RA"] *= rng.uniform(1.25, 1.9)
+    muscle = rng.random()
+    if muscle < 0.08:
+        findings.append("hypertrophy")
+        full["MYO"] *= rng.uniform(1.25, 1.7)
+    elif muscle < 0.12:
+        findings.append("septal hypertrophy")
+        full["MYO"] *= rng.uniform(1.1, 1.4)
+        septum = rng.uniform(0.3, 0.6)
+    elif muscle < 0.19:
+        findings.append("dilated LV")
+        full["LV"] *= rng.uniform(1.35, 2.1)
+        full["MYO"] *= rng.uniform(1.05, 1.35)
+    if rng.random() < 0.08:
+        findings.append("dilated aorta")
+        calibres["AO"] = rng.uniform(41.0, 52.0)
+    if rng.random() < 0.07:
+        findings.append("dilated PA")
+        calibres["PA"] = rng.uniform(30.0, 37.0)
+    return full, calibres, septum, tuple(findings)
+
+
+def _at_phase(rng: np.random.Generator, full: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """Half the scans near end-diastole, the rest anywhere in the beat or, ungated, between."""
+    systole = float(rng.uniform(0.0, 0.25) if rng.random() < 0.55 else rng.beta(1.2, 1.2))
+    ejected = {"LV": rng.normal(0.61, 0.06), "RV": rng.normal(0.54, 0.06)}
+    now = {name: full[name] * (1 - systole * float(np.clip(ejected[name], 0.35, 0.72))) for name in ejected}
+    for name in ("LA", "RA"):
+        now[name] = full[name] * (EMPTIED + (1 - EMPTIED) * systole)
+    return systole, now | {"MYO": full["MYO"]}
