@@ -87,9 +87,26 @@ def start_host() -> Host:
         _host = Host(views.slicer_app())
         slicer.mrmlScene = _host.logics.scene
         _install_modules(_host)
+        _start_feature()
         sys.meta_path.insert(0, Importer())
         sys.excepthook = _record
     return _host
+
+
+def _start_feature() -> None:
+    """The first use of ``__feature__`` reads the source of every module there is, which some of torch's do not survive."""
+    from shibokensupport import feature
+
+    look = feature._mod_uses_pyside
+
+    def looked(module: types.ModuleType) -> bool:
+        try:
+            return bool(look(module))
+        except RuntimeError:
+            return False
+
+    feature._mod_uses_pyside = looked
+    exec("from __feature__ import true_property", {"__name__": "host.first_use"})
 
 
 def _record(kind: type[BaseException], error: BaseException, trace: Any) -> None:
