@@ -6,7 +6,7 @@ import typer
 
 from CardiacLDMLib import __version__
 
-from .commands import cohort, evaluate, package, segment, soundness, train
+from .commands import ablation, cohort, evaluate, package, segment, soundness, train
 
 app = typer.Typer(
     help="Label eight structures in cardiac CT, and train the networks that do it. Research use, not a medical device.",
@@ -34,6 +34,7 @@ app.command("cohort")(cohort.cohort)
 app.command("soundness")(soundness.soundness)
 app.command("contact-sheet")(soundness.contact_sheet)
 app.command("evaluate")(evaluate.evaluate)
+app.command("ablation")(ablation.ablation)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")
 

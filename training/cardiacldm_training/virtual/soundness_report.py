@@ -36,6 +36,8 @@ MOST_COMPARED = 300
 #: Mean Dice above which two cases are called alike.
 ALIKE = 0.95
 AORTA = "aorta width"
+#: The aorta's volume depends on where the scan ends; its width does not.
+MEASURED = (*(name for name in NAMES if name != "AO"), AORTA)
 
 Sex = Literal["female", "male", "unknown"]
 State = Literal["diastole", "systole", "pathological", "unknown"]
@@ -278,7 +280,7 @@ def measured(cases: Sequence[CaseReport], structure: str, sex: Sex, state: State
 
 def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
     rows = []
-    for structure in (*NAMES, AORTA):
+    for structure in MEASURED:
         for sex in SEXES:
             for state in STATES:
                 values = measured(cases, structure, sex, state)
@@ -393,15 +395,16 @@ def _figure(width: float, height: float) -> Figure:
 
 def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
     """A panel per structure: every case a dot by sex, published mean with one and two SD as bands."""
-    figure = _figure(14, 9)
+    figure = _figure(16, 7)
     sexes = [sex for sex in SEXES if any(case.sex == sex for case in cases)]
-    axes = figure.subplots(3, 3).ravel()
-    for axis, structure in zip(axes, (*NAMES, AORTA), strict=True):
+    states = [state for state in STATES if any(case.state == state for case in cases)]
+    axes = figure.subplots(2, 4).ravel()
+    for axis, structure in zip(axes, MEASURED, strict=True):
         for place, sex in enumerate(sexes):
             _band(axis, PUBLISHED.get((structure, sex)), place)
-            for state in STATES:
+            for index, state in enumerate(states):
                 values = measured(cases, structure, sex, state)
-                shift = 0.12 * (STATES.index(state) - 1)
+                shift = 0.2 * (index - (len(states) - 1) / 2)
                 jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
                 axis.plot(place + shift + jitter, values, ".", color=_COLOURS[state], markersize=4, alpha=0.7)
                 if len(values) > 1:
@@ -409,7 +412,9 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
         axis.set(title=f"{structure}, {'mm' if structure == AORTA else 'mL'}", xlim=(-0.5, max(len(sexes), 1) - 0.5))
         axis.set_xticks(range(len(sexes)), sexes)
         axis.set_ylim(bottom=0)
-    handles = [axes[0].plot([], [], "o", color=colour, label=state)[0] for state, colour in _COLOURS.items()]
+    handles = [
+        axes[0].plot([], [], "o", color=colour, label=state)[0] for state, colour in _COLOURS.items() if state in states
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4,
                   title="bands: published mean, 1 and 2 SD (healthy, diastole); bars: this set")  # fmt: skip
     return figure
