@@ -6,6 +6,7 @@ IJK with one affine to the world. Slicer is imported where it is used, so import
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,28 @@ from . import anatomy
 from .volume import Volume, VolumeError
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkOrientedImageData, vtkSegment
-    from vtkmodules.vtkCommonDataModel import vtkImageData
+    from slicer import (
+        vtkMRMLScalarVolumeNode,
+        vtkMRMLScene,
+        vtkMRMLSegmentationNode,
+        vtkMRMLTableNode,
+        vtkOrientedImageData,
+        vtkSegment,
+    )
+    from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
 
 #: Name of the terminology in Resources/term.json; Slicer finds a segment's codes in its selector by it.
 TERMINOLOGY = "Heart structures - CardiacLDM"
 #: SNOMED CT category of every structure.
 CATEGORY_CODE, CATEGORY_MEANING = "123037004", "Anatomical Structure"
+#: What our node attributes and references are called begins with it.
+PREFIX = "CardiacLDM."
+#: Window and level in HU at which contrast-filled chambers and myocardium are told apart.
+WINDOW_HU, LEVEL_HU = 800.0, 200.0
+#: Voxel size in mm at which surfaces are made.
+SURFACE_MM = 1.5
+#: Columns of a table of volumes.
+TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
 
 
 def terminology_entry(structure: anatomy.Structure) -> str:
@@ -39,16 +55,13 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
     Raises :class:`VolumeError` for a node without image data, with several values per voxel, under a transform that
     is not linear, or sheared by one.
     """
-    from vtkmodules.util.numpy_support import vtk_to_numpy
-
     image = node.GetImageData()
     scalars = image.GetPointData().GetScalars() if image else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
         raise VolumeError(f"The volume '{node.GetName()}' holds no image.")
     if scalars.GetNumberOfComponents() != 1:
         raise VolumeError(f"The volume '{node.GetName()}' is a colour image: one number per voxel is needed.")
-    kji = vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1])
-    return Volume(kji.transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
+    return Volume(_kji(image).transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
 
 
 def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
@@ -79,21 +92,130 @@ def segmentation_from_labels(
     Raises :class:`VolumeError` when ``labels`` holds other values or ``reference`` cannot be placed (see
     :func:`volume_from_node`).
     """
-    if labels.array.max(initial=0) >= anatomy.NUM_CLASSES or labels.array.min(initial=0) < 0:
-        raise VolumeError(f"The labels hold values other than 0 to {anatomy.NUM_CLASSES - 1}.")
-    to_local = np.linalg.inv(_to_world(reference))
-    labelmap = _oriented_image(_cropped(labels), to_local)
-
+    _require_known(labels)
+    _to_world(reference)  # refuses a transform that is not linear before there is a node
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-    segmentation = node.GetSegmentation()
-    node.SetSourceRepresentationToBinaryLabelmap()
-    for structure in anatomy.STRUCTURES:
-        segmentation.AddSegment(_segment(structure, labelmap), structure.name)
+    _fill(node, labels, reference)
     _place_beside(scene, node, reference)
     return node
+
+
+def replace_labels(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:
+    """Give ``node`` the eight structures in ``labels`` in place of those it has; the node itself stays.
+
+    Segments of other kinds, which a user has added, stay too, as does the transform above the node; surfaces go. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does, and for a ``node``
+    under a transform that is not linear, before anything is changed.
+    """
+    _require_known(labels)
+    _to_world(reference)
+    _to_world(node)
+    was = node.StartModify()
+    try:
+        segmentation = node.GetSegmentation()
+        node.SetSourceRepresentationToBinaryLabelmap()
+        node.RemoveClosedSurfaceRepresentation()
+        for segment_id in {found for found, _ in _recognised(node)}:
+            segmentation.GetSegment(segment_id).RemoveAllRepresentations()  # or each would be cut out of the shared one
+            segmentation.RemoveSegment(segment_id)
+        _fill(node, labels, reference)
+    finally:
+        node.EndModify(was)
+
+
+def structure_centre(node: vtkMRMLSegmentationNode, name: str) -> np.ndarray | None:
+    """(3,) the voxel of structure ``name`` nearest to its centre, in the world's RAS mm; ``None`` if it is empty.
+
+    A voxel of the structure, not the mean of all: that of the myocardium lies in the blood.
+    """
+    import vtk
+
+    segment_id = next((found for found, structure in _recognised(node) if structure.name == name), None)
+    image = _labelmap(node, segment_id) if segment_id else None
+    if segment_id is None or image is None or image.IsEmpty():
+        return None
+    inside = np.argwhere(_kji(image) == node.GetSegmentation().GetSegment(segment_id).GetLabelValue())
+    if not len(inside):
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    kji = inside[((inside - inside.mean(0)) ** 2).sum(1).argmin()]
+    ijk = kji[::-1] + np.array(image.GetExtent()[::2])
+    return (_to_world(node) @ _numpy_matrix(matrix) @ np.append(ijk, 1.0))[:3]
+
+
+def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str, str]:
+    """What to look at: structure name -> some words, only where there is something.
+
+    A structure that the scan's edge cuts off is said to be so; its volume is then not held against the usual limits.
+    Great vessels, which leave every scan, are only ever missing.
+    """
+    flags = {}
+    for structure in anatomy.STRUCTURES:
+        volume_ml, limits = volumes_ml.get(structure.name, 0.0), structure.volume_limits_ml
+        if volume_ml <= 0.0:
+            flags[structure.name] = "not found"
+        elif limits is not None and structure.name in touches_edge:
+            flags[structure.name] = "cut off by the scan's edge"
+        elif limits is not None and not limits[0] <= volume_ml <= limits[1]:
+            flags[structure.name] = "unusually small" if volume_ml < limits[0] else "unusually large"
+    return flags
+
+
+def volumes_table(
+    scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, volumes_ml: dict[str, float], flags: dict[str, str]
+) -> vtkMRMLTableNode:
+    """The table node of a segmentation's volumes: structure, mL, flag, a row for each of the eight.
+
+    There is one for each segmentation, which refers to it and lies beside it in the subject hierarchy.
+    """
+    import vtk
+
+    role = f"{PREFIX}volumes"
+    table = node.GetNodeReference(role)
+    if table is None:
+        table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} volumes"))
+        node.SetNodeReferenceID(role, table.GetID())
+    titles, volumes, words = vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkStringArray()
+    for structure in anatomy.STRUCTURES:
+        titles.InsertNextValue(structure.title)
+        volumes.InsertNextValue(round(volumes_ml.get(structure.name, 0.0), 3))
+        words.InsertNextValue(flags.get(structure.name, ""))
+    was = table.StartModify()
+    table.RemoveAllColumns()
+    for heading, column in zip(TABLE_COLUMNS, (titles, volumes, words), strict=True):
+        column.SetName(heading)
+        table.AddColumn(column)
+    table.SetLocked(True)
+    table.EndModify(was)
+    _place_beside(scene, table, node)
+    return table
+
+
+def volumes_of(node: vtkMRMLSegmentationNode) -> list[tuple[str, float, str]]:
+    """What :func:`volumes_table` wrote: (structure name, mL, flag) in the anatomy's order; empty without a table."""
+    table = node.GetNodeReference(f"{PREFIX}volumes")
+    if table is None:
+        return []
+    columns = [table.GetColumnIndex(heading) for heading in TABLE_COLUMNS]
+    names = {structure.title: structure.name for structure in anatomy.STRUCTURES}
+    rows = [[table.GetCellText(row, column) for column in columns] for row in range(table.GetNumberOfRows())]
+    return [(names[title], float(volume), flag) for title, volume, flag in rows if title in names]
+
+
+def set_provenance(node: Any, record: dict[str, str]) -> None:
+    """Keep how ``node`` was made (package, device, time, ...) as its attributes, in place of an earlier record."""
+    for name in provenance(node):
+        node.RemoveAttribute(PREFIX + name)
+    for name, value in record.items():
+        node.SetAttribute(PREFIX + name, str(value))
+
+
+def provenance(node: Any) -> dict[str, str]:
+    """The record that :func:`set_provenance` kept; empty for a node that was not made here."""
+    names = [name for name in node.GetAttributeNames() if name.startswith(PREFIX)]
+    return {name.removeprefix(PREFIX): node.GetAttribute(name) for name in names}
 
 
 def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLScalarVolumeNode) -> Volume:
@@ -106,7 +228,6 @@ def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLSc
     """
     import vtk
     from slicer import vtkOrientedImageData, vtkSegmentation, vtkSlicerSegmentationsModuleLogic
-    from vtkmodules.util.numpy_support import vtk_to_numpy
 
     volume = volume_from_node(reference)
     _to_world(node)  # refuses a transform that is not linear
@@ -121,8 +242,29 @@ def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLSc
     vtkSlicerSegmentationsModuleLogic.GenerateMergedLabelmapInReferenceGeometry(
         node, reference, segment_ids, vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged, values
     )
-    kji = vtk_to_numpy(merged.GetPointData().GetScalars()).reshape(merged.GetDimensions()[::-1])
-    return Volume(np.ascontiguousarray(kji.transpose(2, 1, 0)).astype(np.uint8), volume.affine)
+    return Volume(np.ascontiguousarray(_kji(merged).transpose(2, 1, 0)).astype(np.uint8), volume.affine)
+
+
+def _require_known(labels: Volume) -> None:
+    if labels.array.max(initial=0) >= anatomy.NUM_CLASSES or labels.array.min(initial=0) < 0:
+        raise VolumeError(f"The labels hold values other than 0 to {anatomy.NUM_CLASSES - 1}.")
+
+
+def _fill(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:
+    """Add the eight segments, ``reference``'s geometry as theirs."""
+    labelmap = _oriented_image(_cropped(labels), np.linalg.inv(_to_world(node)))
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+    node.SetSourceRepresentationToBinaryLabelmap()
+    for structure in anatomy.STRUCTURES:
+        node.GetSegmentation().AddSegment(_segment(structure, labelmap), structure.name)
+
+
+def _labelmap(node: vtkMRMLSegmentationNode, segment_id: str) -> vtkOrientedImageData | None:
+    """A segment's voxels, maybe shared with other segments; ``None`` if it has none."""
+    from slicer import vtkSegmentationConverter
+
+    kind = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    return node.GetSegmentation().GetSegment(segment_id).GetRepresentation(kind)
 
 
 def _recognised(node: vtkMRMLSegmentationNode) -> list[tuple[str, anatomy.Structure]]:
@@ -196,7 +338,7 @@ def _oriented_image(volume: Volume, to_local: np.ndarray) -> vtkOrientedImageDat
     return image
 
 
-def _place_beside(scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, reference: vtkMRMLScalarVolumeNode) -> None:
+def _place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
     """Put ``node`` in the patient, study or folder that holds ``reference``."""
     from slicer import vtkMRMLSubjectHierarchyNode
 
@@ -209,6 +351,81 @@ def _place_beside(scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, reference:
         hierarchy.SetItemParent(item, parent)
     else:
         hierarchy.CreateItem(parent, node)
+
+
+# --- views ---------------------------------------------------------------------------------------------------------
+
+
+def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
+    """Show the scan in grey levels that tell contrast-filled chambers from myocardium."""
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(WINDOW_HU, LEVEL_HU)
+
+
+def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
+    """Centre every slice view on a place (world RAS mm)."""
+    from slicer import vtkMRMLSliceNode
+
+    vtkMRMLSliceNode.JumpAllSlices(scene, *(float(x) for x in ras), vtkMRMLSliceNode.CenteredJumpSlice)
+
+
+def show_surfaces(node: vtkMRMLSegmentationNode) -> None:
+    """Make the structures' surfaces and show them in the 3D views."""
+    for _ in surfaces_in_steps(node):
+        pass
+
+
+def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
+    """:func:`show_surfaces` with a pause after every structure, so that a window can live on meanwhile.
+
+    Surfaces are Slicer's own, of labels thinned out to about ``SURFACE_MM``: on a scan of half-millimetre voxels the
+    full ones hold the window for seconds and look the same.
+    """
+    from slicer import vtkSegmentationConverter
+
+    kind = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    for segment_id, _ in _recognised(node):
+        segment = node.GetSegmentation().GetSegment(segment_id)
+        image = _labelmap(node, segment_id)
+        if image is not None and not image.IsEmpty():
+            segment.AddRepresentation(kind, _surface(node, _thinned(image, segment.GetLabelValue())))
+        yield
+    node.CreateClosedSurfaceRepresentation()  # segments of other kinds
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetPreferredDisplayRepresentationName3D(kind)
+        display.SetVisibility3D(True)
+
+
+def _thinned(image: vtkOrientedImageData, value: int) -> Volume:
+    """Every n-th voxel of one structure (1 inside), cropped to it, in the segmentation's own coordinates."""
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    affine = _numpy_matrix(matrix)
+    affine[:3, 3] += affine[:3, :3] @ image.GetExtent()[::2]
+    steps = np.maximum(np.rint(SURFACE_MM / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
+    affine[:3, :3] *= steps
+    inside = _kji(image).transpose(2, 1, 0)[tuple(slice(None, None, step) for step in steps)] == value
+    return _cropped(Volume(inside, affine))
+
+
+def _surface(node: vtkMRMLSegmentationNode, inside: Volume) -> vtkPolyData:
+    """The closed surface of one structure, made as Slicer makes that of a segment."""
+    from slicer import vtkSegment, vtkSegmentation, vtkSegmentationConverter
+
+    labelmap = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    surface = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    alone, segment = vtkSegmentation(), vtkSegment()
+    alone.SetSourceRepresentationName(labelmap)
+    alone.CopyConversionParameters(node.GetSegmentation())
+    segment.AddRepresentation(labelmap, _oriented_image(inside, np.eye(4)))
+    alone.AddSegment(segment, "structure")
+    alone.CreateRepresentation(surface)
+    return segment.GetRepresentation(surface)
 
 
 # --- matrices and voxels -------------------------------------------------------------------------------------------
@@ -237,6 +454,13 @@ def _ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return _numpy_matrix(matrix)
+
+
+def _kji(image: vtkImageData) -> np.ndarray:
+    """The image's voxels (shared, not copied) in k, j, i order."""
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
 def _set_voxels(image: vtkImageData, array: np.ndarray) -> None:
