@@ -34,7 +34,7 @@ def required() -> list[Requirement]:
 
 
 def missing() -> list[Requirement]:
-    """What of it is not installed here, or in a version that does not fit. Takes some milliseconds, imports nothing."""
+    """What of it is not installed here, or in a version that does not fit. Takes some hundredths of a second, imports nothing."""
     importlib.invalidate_caches()  # pip may have run in another process meanwhile
     return [requirement for requirement in required() if not _is_there(requirement)]
 

@@ -70,6 +70,10 @@ class PackageError(ValueError):
     """A package that cannot be used; the message is one sentence for the user."""
 
 
+class PackageExists(PackageError):  # noqa: N818 - a question rather than an error: replace it?
+    """A package of that name is installed, and was not to be replaced."""
+
+
 # --- the manifest --------------------------------------------------------------------------------------------------
 
 #: Shown in terminals and panels: no control characters, nothing that reorders text.
@@ -263,16 +267,16 @@ def shown(name: str) -> str:
 # --- opening -------------------------------------------------------------------------------------------------------
 
 
-def open_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage:
+def open_package(path: str | os.PathLike[str], called: str = "", hashed: bool = True) -> ModelPackage:
     """The package in a folder, with the manifest and the hash of every file checked; needs no torch.
 
-    Messages name it ``called``, or by its folder. Raises :class:`PackageError` when it is no package, is of a newer
-    version, or any file was changed.
+    Messages name it ``called``, or by its folder. Without ``hashed`` the weights are not read: enough to show a package,
+    not to use it. Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
     """
     folder = Path(path)
     called = called or called_as(folder)
     with _os_errors(f"{called} cannot be read"):
-        return _open(folder, called)
+        return _open(folder, called, hashed)
 
 
 def verify_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage:
@@ -284,7 +288,7 @@ def verify_package(path: str | os.PathLike[str], called: str = "") -> ModelPacka
     return package
 
 
-def _open(folder: Path, called: str) -> ModelPackage:
+def _open(folder: Path, called: str, hashed: bool) -> ModelPackage:
     if not folder.is_dir():
         raise PackageError(f"There is no folder {shown(called)}.")
     data = _read_manifest(folder, called)
@@ -294,7 +298,7 @@ def _open(folder: Path, called: str) -> ModelPackage:
     _refuse_difference(set(manifest.files), wanted, called, "its manifest lists {}, which no network uses",
                        "its manifest gives no hash for {}")  # fmt: skip
     _refuse_difference(present, wanted, called, "it holds {}, which its manifest does not list", "{} is missing")
-    for name, expected in manifest.files.items():
+    for name, expected in manifest.files.items() if hashed else ():
         _check_file(folder / name, expected, called)
     return ModelPackage(folder, manifest, hashlib.sha256(data).hexdigest())
 
@@ -530,7 +534,7 @@ def _put_in_place(content: Path, target: Path, replace: bool) -> None:
     old = content.parent / "replaced"
     if os.path.lexists(target):
         if not replace:
-            raise PackageError(f"A package named {target.name} is there already: use --replace to replace it.")
+            raise PackageExists(f"A package named {target.name} is there already: use --replace to replace it.")
         if not (target / MANIFEST).is_file():
             raise PackageError(f"{target.name} exists and is not a package: it is left alone.")
         target.rename(old)
