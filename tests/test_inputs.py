@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset
 
-from cardiacldm_training.inputs import Case, Refused, find_cases, read_case
+from CardiacLDMLib.inputs import Case, Refused, find_cases, read_case
 from CardiacLDMLib.volume import Volume, VolumeError, read_volume, write_volume
 from helpers_dicom import CORONAL, DESCRIPTION, PATIENT_ID, PATIENT_NAME, write_series
 

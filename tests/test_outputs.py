@@ -12,8 +12,9 @@ import slicerio
 from matplotlib.image import imread
 
 from cardiacldm_training import outputs
-from cardiacldm_training.outputs import CaseReport, OutputError, PackageRecord, write_results, write_segmentation
+from cardiacldm_training.outputs import OutputError, write_results, write_segmentation
 from CardiacLDMLib import anatomy, scene
+from CardiacLDMLib.report import CaseReport, PackageRecord, grid_record, software_versions
 from CardiacLDMLib.volume import Volume, read_volume, write_volume
 
 SHAPE = (30, 26, 20)
@@ -57,9 +58,9 @@ def report(labels: Volume, name: str = "case", **changes: object) -> CaseReport:
     volumes = {s.name: float((labels.array == s.value).sum() * labels.grid.voxel_ml) for s in anatomy.STRUCTURES}
     fields = {
         "case": name, "source": "case.nii.gz", "package": PackageRecord(name="tiny", version="1", sha256="0" * 64),
-        "device": "cpu", "tta": False, "heart_found": any(volumes.values()), "volumes_ml": volumes, "warnings": [],
-        "seconds": {"read": 0.1, "segment": 2.0}, "grid": outputs.grid_record(labels),
-        "software": outputs.software_versions(),
+        "device": "cpu", "quality": "full", "heart_found": any(volumes.values()), "volumes_ml": volumes, "warnings": [],
+        "seconds": {"read": 0.1, "segment": 2.0}, "grid": grid_record(labels),
+        "software": software_versions(),
     }  # fmt: skip
     return CaseReport(**{**fields, **changes})
 
@@ -122,7 +123,7 @@ def test_slicer_itself_reads_the_same_labels(tmp_path: Path) -> None:
 
 def test_report_is_complete_and_names_the_notice(tmp_path: Path) -> None:
     scan, labels = pair("permuted")
-    written = write_results(tmp_path, scan, labels, report(labels, warnings=["LA was not found."], tta=True))
+    written = write_results(tmp_path, scan, labels, report(labels, warnings=["LA was not found."], quality="flips"))
     data = json.loads((tmp_path / "case.report.json").read_text(encoding="utf-8"))
     assert CaseReport.model_validate(data) == written
     assert data["notice"] == "Research use, not a medical device."

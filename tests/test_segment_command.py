@@ -18,8 +18,9 @@ import torch
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.outputs import ENDINGS, CaseReport
+from cardiacldm_training.outputs import ENDINGS
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.report import CaseReport
 from CardiacLDMLib.volume import Grid, Volume, read_volume, write_volume
 from helpers_bad_inputs import write_bad_inputs
 from helpers_dicom import DESCRIPTION, PATIENT_ID, PATIENT_NAME, write_series
@@ -131,7 +132,7 @@ def test_results_are_only_replaced_when_asked(tmp_path: Path, scan: Path, packag
     assert (out / "chest.png").read_bytes() == b"mine"
     assert run(scan, "--out", out, "--package", package, "--overwrite", "--tta").exit_code == 0
     assert len(files(out)) == 4
-    assert json.loads((out / "chest.report.json").read_text(encoding="utf-8"))["tta"]
+    assert json.loads((out / "chest.report.json").read_text(encoding="utf-8"))["quality"] == "flips"
 
 
 # --- bad scans -----------------------------------------------------------------------------------------------------

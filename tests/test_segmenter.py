@@ -52,7 +52,7 @@ def _one_thread() -> Iterator[None]:
 def networks(monkeypatch: pytest.MonkeyPatch) -> dict[str, ByIntensity]:
     """What the next Segmenter loads."""
     both = {"locator": ByIntensity(), "segmenter": ByIntensity()}
-    monkeypatch.setattr(segmenter, "load_networks", lambda package, device: dict(both))
+    monkeypatch.setattr(segmenter, "load_networks", lambda package: dict(both))
     return both
 
 
@@ -411,11 +411,11 @@ def test_out_of_memory_to_the_end_takes_the_cpu(monkeypatch: pytest.MonkeyPatch,
     real = Segmenter._windows
     batches = []
 
-    def windows(self: Segmenter, name: str, source: Any, patch: Any, flips: bool, job: Any) -> torch.Tensor:
+    def windows(self: Segmenter, name: str, source: Any, patch: Any, job: Any) -> torch.Tensor:
         batches.append((job.device, job.batch))
         if job.device != "cpu":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return real(self, name, source, patch, flips, job)
+        return real(self, name, source, patch, job)
 
     ct, truth = phantom(scan_grid())
     monkeypatch.setattr(Segmenter, "_windows", windows)
@@ -441,8 +441,15 @@ def test_other_errors_of_the_gpu_are_not_taken_for_full_memory(by_intensity: Seg
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(3, 40)] * 3), st.tuples(*[st.integers(4, 17)] * 3), st.integers(1, 5))
-def test_window_count_is_what_monai_does(shape: tuple[int, ...], patch: tuple[int, ...], batch: int) -> None:
+@given(
+    st.tuples(*[st.integers(3, 40)] * 3),
+    st.tuples(*[st.integers(4, 17)] * 3),
+    st.integers(1, 5),
+    st.sampled_from(list(segmenter.OVERLAP.values())),
+)
+def test_window_count_is_what_monai_does(
+    shape: tuple[int, ...], patch: tuple[int, ...], batch: int, overlap: float
+) -> None:
     windows = 0
 
     def predict(part: torch.Tensor) -> torch.Tensor:
@@ -450,8 +457,8 @@ def test_window_count_is_what_monai_does(shape: tuple[int, ...], patch: tuple[in
         windows += len(part)
         return part
 
-    sliding_window_inference(torch.zeros(1, 1, *shape), patch, batch, predict, overlap=segmenter.OVERLAP)
-    assert windows == window_count(shape, patch)
+    sliding_window_inference(torch.zeros(1, 1, *shape), patch, batch, predict, overlap=overlap)
+    assert windows == window_count(shape, patch, overlap)
 
 
 def test_flips_weigh_the_plain_prediction_three_quarters() -> None:
@@ -475,7 +482,7 @@ def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
     ct, _ = phantom(scan_grid())
     plain = by_intensity.segment(ct)
     calls = {name: network.calls for name, network in networks.items()}
-    flipped = by_intensity.segment(ct, flips=True)
+    flipped = by_intensity.segment(ct, quality="flips")
     np.testing.assert_array_equal(flipped.labels.array, plain.labels.array)
     assert networks["locator"].calls == 2 * calls["locator"]
     assert networks["segmenter"].calls == 5 * calls["segmenter"]
@@ -487,12 +494,12 @@ def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
 def test_a_package_with_random_weights_runs_and_invents_nothing_off_the_grid(tmp_path: Path) -> None:
     package = open_package(write_tiny_package(tmp_path / "tiny"))
     ct, _ = phantom(scan_grid(AXIS_ORDERS[30]))
-    result = Segmenter(package, "cpu").segment(ct, flips=True)
+    result = Segmenter(package, "cpu").segment(ct, quality="flips")
     assert result.labels.grid.same_as(ct.grid)
     assert result.labels.array.max() < anatomy.NUM_CLASSES
     assert result.heart_found == bool(result.labels.array.any())
     assert dataclasses.asdict(result).keys() == {
-        "labels", "warnings", "seconds", "device", "heart_found", "volumes_ml",
+        "labels", "warnings", "seconds", "network_seconds", "device", "heart_found", "volumes_ml",
     }  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from torch.nn.functional import max_pool3d
 
 from . import anatomy
 from .cleanup import clean
+from .exchange import QUALITIES, Cancelled, Progress, Quality
 from .networks import load_networks
-from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, largest, ras_grid, resample
+from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, largest, nearest, ras_grid, resample
 
 if TYPE_CHECKING:
     from .package import ModelPackage, NetworkSpec
@@ -51,7 +52,8 @@ MARGIN_MM = 15.0
 #: Heart that reaches this far into the outermost slices with this area means that the scan cuts it.
 EDGE_MM = 1.5
 EDGE_MM2 = 50.0
-OVERLAP = 0.5
+#: Share of its side by which a window reaches over the next.
+OVERLAP: dict[Quality, float] = {"fast": 0.25, "full": 0.5, "flips": 0.5}
 WINDOWS_PER_BATCH = {"cpu": 1, "cuda": 8}
 
 #: From where to where each stage moves the progress bar, in percent: its usual share of the time.
@@ -60,22 +62,8 @@ _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior")
 _HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The job was stopped between two steps because the caller asked for it."""
-
-
 class SegmenterError(ValueError):
     """A volume or device that cannot be used; the message is one sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """``step`` of ``total`` over the whole job (never falls), the stage's name, seconds since the job began."""
-
-    step: int
-    total: int
-    stage: str
-    seconds: float
 
 
 @dataclass
@@ -83,12 +71,14 @@ class Segmentation:
     """What came out of one scan.
 
     ``labels``: uint8 on exactly the input's grid, all zero when no heart was found. ``warnings``: sentences for the
-    user. ``seconds`` per stage. ``device``: where the networks ran in the end. ``volumes_ml`` per structure name.
+    user. ``seconds`` per stage; ``network_seconds`` of them passed in the networks. ``device``: where the networks ran
+    in the end. ``volumes_ml`` per structure name.
     """
 
     labels: Volume
     warnings: list[str]
     seconds: dict[str, float]
+    network_seconds: float
     device: str
     heart_found: bool
     volumes_ml: dict[str, float]
@@ -120,56 +110,75 @@ class Segmenter:
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         self.package = package
         self.device = resolve_device(device)
-        self._networks = load_networks(package, self.device)
+        self._networks = load_networks(package)  # moved when first used, where a full GPU is dealt with
 
     def segment(
         self,
         volume: Volume,
         *,
-        flips: bool = False,
+        quality: Quality = "full",
         progress: Callable[[Progress], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Segmentation:
         """Label ``volume`` (HU, any orientation and spacing; never modified).
 
-        ``flips`` averages the fine network over mirrored windows too: four times the work. ``progress``
-        is called after every step; ``cancelled`` is asked before every step and ends the job with :class:`Cancelled`.
-        Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
+        ``quality``: ``fast`` has fewer windows and labels voxels by the network's nearest one; ``flips`` averages
+        over mirrored windows too, which is four times the work. ``progress`` is called after every step; ``cancelled``
+        is asked before every step and ends the job with :class:`Cancelled`. A GPU whose memory is full is left step by
+        step. Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
         """
-        job = _Job(self.device, progress, cancelled)
-        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order files have
+        if quality not in QUALITIES:
+            raise SegmenterError(f"The quality must be fast, full or flips, not {quality!r}.")
+        job = _Job(self.device, quality, progress, cancelled)
         with job.stage("prepare"):
             volume = check(volume, job.warnings)
-        with job.stage("locate"):
-            box = self._locate(volume, job)
-        if box is not None:
-            with job.stage("segment"):
-                logits, grid = self._segment_box(volume, box, flips, job)
-        if box is not None and logits is not None:
-            start, stop = index_bounds(volume.grid, grid.bounds_ras())
-            part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-            with job.stage("resample"):
-                _label_slices(part, logits, grid, volume.grid.crop(start, stop), job)
-                del logits
-            with job.stage("clean"):
-                part[...] = clean(part, volume.grid.voxel_ml)
+        try:
+            labels = self._label(volume, job)
+        except torch.cuda.OutOfMemoryError:  # beside the networks: they give way by themselves
+            if job.device == "cpu":
+                raise
+            labels = None
+        if labels is None:  # out here the failed attempt's tensors are no longer held by the error
+            job.use_cpu()
+            labels = self._label(volume, job)
         result = _result(Volume(labels, volume.affine), job)
         job.finish()
         return result
+
+    def _label(self, volume: Volume, job: _Job) -> np.ndarray:
+        """Labels (uint8) on the volume's grid."""
+        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order files have
+        with job.stage("locate"):
+            box = self._locate(volume, job)
+        if box is None:
+            return labels
+        with job.stage("segment"):
+            logits, grid = self._segment_box(volume, box, job)
+        if logits is None:
+            return labels
+        start, stop = index_bounds(volume.grid, grid.bounds_ras())
+        part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        with job.stage("resample"):
+            _label_slices(part, logits, grid, volume.grid.crop(start, stop), job)
+            del logits
+        with job.stage("clean"):
+            part[...] = clean(part, volume.grid.voxel_ml)
+        return labels
 
     def _locate(self, volume: Volume, job: _Job) -> np.ndarray | None:
         """The padded RAS box (2, 3) around the heart, within the scan; None when there is none."""
         spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
         grid = ras_grid(scan, spec.spacing_mm)
-        logits = self._predict("locator", resample(volume, grid).array, False, job)
+        image = resample(volume, grid).array
+        logits = self._predict("locator", image, job)
         box = heart_box(logits.softmax(0).cpu().numpy(), grid)
         if box is None:
             return None
         fine = self.package.manifest.networks["segmenter"]
         return _grown_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
 
-    def _segment_box(self, volume: Volume, box: np.ndarray, flips: bool, job: _Job) -> tuple[torch.Tensor | None, Grid]:
+    def _segment_box(self, volume: Volume, box: np.ndarray, job: _Job) -> tuple[torch.Tensor | None, Grid]:
         """Logits (9, I, J, K) on the fine RAS grid of the box; None if what they show is no heart between lungs.
 
         The grid reaches further down, where nothing but the aorta goes on: the coarse pass loses it among the vessels.
@@ -179,43 +188,43 @@ class Segmenter:
         below = math.floor(min(box[0, 2] - bottom, AORTA_BELOW_MM) / spec.spacing_mm)
         grid = ras_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid).array
-        logits = self._predict("segmenter", image, flips, job)
+        logits = self._predict("segmenter", image, job)
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
         heart = torch.isin(logits.argmax(0), torch.tensor(_HEART_VALUES, device=logits.device)).cpu()
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 
-    def _predict(self, name: str, image: np.ndarray, flips: bool, job: _Job) -> torch.Tensor:
+    def _predict(self, name: str, image: np.ndarray, job: _Job) -> torch.Tensor:
         """Logits (9, I, J, K) of ``image`` (I, J, K) in HU; gives way step by step when the GPU's memory is full."""
         spec = self.package.manifest.networks[name]
         source = torch.from_numpy(windowed(image, spec))[None, None]
         while True:
             try:
-                return self._windows(name, source, spec.patch, flips, job)
+                return self._windows(name, source, spec.patch, job)
             except torch.cuda.OutOfMemoryError:
                 if not job.can_give_way:
                     raise
             job.give_way()  # out here the failed attempt's tensors are no longer held by the error
 
-    def _windows(
-        self, name: str, source: torch.Tensor, patch: tuple[int, int, int], flips: bool, job: _Job
-    ) -> torch.Tensor:
+    def _windows(self, name: str, source: torch.Tensor, patch: tuple[int, int, int], job: _Job) -> torch.Tensor:
         """One pass of Gaussian sliding windows on the job's device."""
         network = self._networks[name].to(job.device)
-        batches = math.ceil(window_count(source.shape[2:], patch) / job.batch)
+        flips = job.quality == "flips" and name == "segmenter"
+        overlap = OVERLAP[job.quality]
+        batches = math.ceil(window_count(source.shape[2:], patch, overlap) / job.batch)
         done = 0
 
         def predict(windows: torch.Tensor) -> torch.Tensor:
             nonlocal done
             job.step(done / batches)
             done += 1
-            with _autocast(job.device):
+            with job.in_network(), _autocast(job.device):
                 return _flip_mean(network, windows, job.stop_if_cancelled) if flips else network(windows).float()
 
         with torch.inference_mode():
             return sliding_window_inference(
-                source.to(job.device), patch, job.batch, predict, overlap=OVERLAP, mode="gaussian", sigma_scale=0.125
+                source.to(job.device), patch, job.batch, predict, overlap=overlap, mode="gaussian", sigma_scale=0.125
             )[0]
 
 
@@ -329,9 +338,9 @@ def _grown_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np
     return np.stack([np.maximum(low - missing, scan[0]), np.minimum(high + missing, scan[1])])
 
 
-def window_count(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:
-    """How many windows half over each other cover ``shape`` voxels."""
-    steps = (1 + math.ceil(max(n - p, 0) / max(int(p * (1 - OVERLAP)), 1)) for n, p in zip(shape, patch, strict=True))
+def window_count(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> int:
+    """How many windows that share ``overlap`` of their side with the next cover ``shape`` voxels."""
+    steps = (1 + math.ceil(max(n - p, 0) / max(int(p * (1 - overlap)), 1)) for n, p in zip(shape, patch, strict=True))
     return math.prod(steps)
 
 
@@ -357,9 +366,15 @@ def _autocast(device: str) -> contextlib.AbstractContextManager[object]:
 
 def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
     """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; outside ``grid`` 0."""
-    for k, values in interpolate(logits.cpu().numpy(), grid.affine, target):
+    source = logits.cpu().numpy()
+    slabs = (
+        nearest(largest(source), grid.affine, target)
+        if job.quality == "fast"
+        else ((k, largest(values)) for k, values in interpolate(source, grid.affine, target))
+    )
+    for k, values in slabs:
         job.step(k / target.shape[2])
-        part[:, :, k : k + values.shape[3]] = largest(values)
+        part[:, :, k : k + values.shape[2]] = values
     fill_outside(part, target, grid, anatomy.BACKGROUND)
 
 
@@ -379,7 +394,7 @@ def _result(labels: Volume, job: _Job) -> Segmentation:
         job.warnings.append(f"{much} was found in the scan: nothing was labelled.")
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
-    return Segmentation(labels, job.warnings, job.seconds, job.device, found, volumes)
+    return Segmentation(labels, job.warnings, job.seconds, job.network_seconds, job.device, found, volumes)
 
 
 def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[str]:
@@ -436,11 +451,13 @@ class _Job:
     """One run: its clock, its warnings, and the device it ends up on."""
 
     device: str
+    quality: Quality
     progress: Callable[[Progress], None] | None
     cancelled: Callable[[], bool] | None
     batch: int = field(init=False)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    network_seconds: float = 0.0
     _stage: str = "prepare"
     _percent: int = 0
     _began: float = field(default_factory=time.perf_counter)
@@ -455,6 +472,15 @@ class _Job:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def in_network(self) -> Iterator[None]:
+        """Counts the time; on the GPU that is when its work is done, not when it is handed over."""
+        began = time.perf_counter()
+        yield
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+        self.network_seconds += time.perf_counter() - began
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled is not None and self.cancelled():
@@ -481,13 +507,17 @@ class _Job:
 
     def give_way(self) -> None:
         """Out of GPU memory: half as many windows at once, then the CPU."""
+        if self.batch == 1:
+            self.use_cpu()
+            return
         torch.cuda.empty_cache()
-        if self.batch > 1:
-            self.batch //= 2
-            self._warn_once("The GPU's memory was short: fewer windows at a time were used.")
-        else:
-            self.device, self.batch = "cpu", WINDOWS_PER_BATCH["cpu"]
-            self._warn_once("The GPU's memory was not enough: the CPU was used instead.")
+        self.batch //= 2
+        self._warn_once("The GPU's memory was short: fewer windows at a time were used.")
+
+    def use_cpu(self) -> None:
+        torch.cuda.empty_cache()
+        self.device, self.batch = "cpu", WINDOWS_PER_BATCH["cpu"]
+        self._warn_once("The GPU's memory was not enough: the CPU was used instead.")
 
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self.warnings:

@@ -228,6 +228,28 @@ def interpolate(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> 
         yield k, _general(source, offset, (*target.shape[:2], min(thickness, target.shape[2] - k)))
 
 
+def nearest(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
+    """For each voxel of ``target`` the value of the nearest one of ``source`` (I, J, K), in slabs.
+
+    Yields ``(k, values)`` as :func:`interpolate` does, with values (I, J, n).
+    """
+    matrix = np.linalg.inv(source_affine) @ target.affine
+    axes = _parallel_axes(matrix[:3, :3])
+    across = np.meshgrid(np.arange(target.shape[0]), np.arange(target.shape[1]), indexing="ij", sparse=True)
+
+    def voxels(a: int, k: int) -> np.ndarray:
+        """Index into axis ``a`` of ``source``, as small as broadcasting allows."""
+        place = np.full((1, 1), matrix[a, 2] * k + matrix[a, 3])
+        for along in (0, 1):
+            if axes is None or axes[along] == a:
+                place = place + matrix[a, along] * across[along]
+        return np.clip(np.rint(place), 0, source.shape[a] - 1).astype(np.intp)
+
+    for k in range(target.shape[2]):
+        values = source[voxels(0, k), voxels(1, k), voxels(2, k)]
+        yield k, np.broadcast_to(values, target.shape[:2])[..., None]
+
+
 def largest(values: np.ndarray) -> np.ndarray:
     """Index (uint8) of the largest of ``values`` (C, ...) along the first axis, the first of equals.
 

@@ -73,12 +73,12 @@ def demo(
 
 def run(ct: Path | None, out: Path, package: str | None) -> None:
     """The whole demo; raises one of our own errors with a sentence for the user."""
+    from CardiacLDMLib.inputs import Refused, find_cases, read_case
     from CardiacLDMLib.package import find_package
+    from CardiacLDMLib.report import LABELS
     from CardiacLDMLib.segmenter import Segmenter
 
     from .commands.segment import segment_case
-    from .inputs import Refused, find_cases, read_case
-    from .outputs import LABELS
     from .views import require_rendering
 
     began = time.perf_counter()

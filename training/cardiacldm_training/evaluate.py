@@ -149,7 +149,7 @@ def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseSc
     """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
     image, reference = read_volume(files.image), read_volume(files.labels)
     _check_reference(image, reference)
-    result = segmenter.segment(image, flips=flips)
+    result = segmenter.segment(image, quality="flips" if flips else "full")
     return CaseScore(
         case=files.name,
         structures=score_labels(result.labels.array, reference.array, image.spacing),

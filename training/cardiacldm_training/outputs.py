@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import tempfile
 import textwrap
@@ -16,24 +15,22 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from CardiacLDMLib import anatomy, scene
+from CardiacLDMLib.report import LABELS, NOTICE, REPORT, CaseReport
 from CardiacLDMLib.volume import AIR_HU, Volume, write_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS, SEGMENTATION, PICTURE, REPORT = ".labels.nii.gz", ".seg.nrrd", ".png", ".report.json"
+SEGMENTATION, PICTURE = ".seg.nrrd", ".png"
 #: Endings of a case's files, in the order they are moved into place.
 ENDINGS = (LABELS, SEGMENTATION, PICTURE, REPORT)
-NOTICE = "Research use, not a medical device."
 
 #: Level of zlib: on labels half the time of slicerio's default 9 for a tenth more bytes, and a third of those of 3.
 COMPRESSION = 6
@@ -47,67 +44,6 @@ PLANE_PIXELS = 512
 
 class OutputError(ValueError):
     """Results that cannot be written; the message is one sentence for the user."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PackageRecord(_Record):
-    """The model package used: enough to find the same one again."""
-
-    name: str
-    version: str
-    sha256: str
-
-
-class GridRecord(_Record):
-    """The scan's voxels: number and size along i, j, k, and towards which side each axis runs (as in ``LPS``)."""
-
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    axes: str
-
-
-class CaseReport(_Record):
-    """``NAME.report.json``. Volumes in millilitres per structure; seconds per stage, reading and writing included.
-
-    ``source`` is the base name of the input. Nothing here tells who the patient is unless that name does.
-    """
-
-    schema_version: int = 1
-    notice: str = NOTICE
-    case: str
-    source: str
-    package: PackageRecord
-    device: str
-    tta: bool
-    heart_found: bool
-    volumes_ml: dict[str, float]
-    warnings: list[str]
-    seconds: dict[str, float]
-    grid: GridRecord
-    software: dict[str, str]
-
-
-def grid_record(volume: Volume) -> GridRecord:
-    """The geometry of ``volume`` as it goes into the report."""
-    axes = volume.affine[:3, :3] / volume.spacing
-    along = np.abs(axes).argmax(axis=0)
-    letters = [("RL", "AP", "SI")[d][int(axes[d, a] < 0)] for a, d in enumerate(along)]
-    shape, spacing = volume.grid.shape, volume.spacing.tolist()
-    return GridRecord(shape=shape, spacing_mm=(spacing[0], spacing[1], spacing[2]), axes="".join(letters))
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    packages = ("cardiacldm", "torch", "monai", "numpy", "simpleitk")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def existing_results(out: Path, name: str) -> list[str]:
-    """Names of the files in ``out`` that the results of case ``name`` would replace."""
-    return [name + ending for ending in ENDINGS if (out / (name + ending)).exists()]
 
 
 def check_folder(out: Path) -> None:

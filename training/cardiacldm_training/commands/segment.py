@@ -13,28 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from CardiacLDMLib.exchange import STAGES, Cancelled, Progress, Quality
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from CardiacLDMLib.inputs import Case, Refused, Series
     from CardiacLDMLib.package import ModelPackage
-    from CardiacLDMLib.segmenter import Progress, Segmenter
-
-    from ..inputs import Case, Refused, Series
-    from ..outputs import CaseReport
+    from CardiacLDMLib.report import CaseReport
+    from CardiacLDMLib.segmenter import Segmenter
 
 #: Exit codes: some cases failed; nothing could be started (as for wrong options); stopped by the user.
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
-
-#: What a stage is called in front of the user.
-STAGES = {
-    "read": "reading",
-    "prepare": "preparing",
-    "locate": "finding the heart",
-    "segment": "segmenting",
-    "resample": "labelling the scan's voxels",
-    "clean": "cleaning up",
-    "write": "writing",
-}
 
 
 def segment(
@@ -57,6 +47,9 @@ def segment(
             "--tta", help="Average over mirrored windows: some four times slower, no better with the shipped package."
         ),
     ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Fewer windows and coarser edges: faster on large hearts, a little worse.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
     series: Annotated[
         str | None, typer.Option("--series", help="DICOM series to take, by its number or UID.", show_default=False)
@@ -73,6 +66,9 @@ def segment(
     from CardiacLDMLib.package import PackageError, find_package
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    if fast and tta:
+        raise typer.BadParameter("--fast and --tta exclude each other.")
+    quality: Quality = "fast" if fast else "flips" if tta else "full"
     try:
         model = find_package(package)
     except PackageError as error:
@@ -84,7 +80,7 @@ def segment(
     if cases:
         segmenter = _segmenter(model, device)
         with _stop_when_asked(console) as cancelled:
-            run = _Run(segmenter, out, tta, console, cancelled, len(cases))
+            run = _Run(segmenter, out, quality, console, cancelled, len(cases))
             done, failed, stopped = run.all(cases)
             refused += failed
     _finish(refused, done, stopped)
@@ -95,7 +91,7 @@ def segment_case(
     segmenter: Segmenter,
     out: Path,
     *,
-    tta: bool = False,
+    quality: Quality = "full",
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> CaseReport:
@@ -104,10 +100,10 @@ def segment_case(
     ``progress`` is told of every step, reading and writing included; ``cancelled`` is asked between steps.
     Raises ``VolumeError``, ``SegmenterError`` or ``OutputError`` with one sentence, ``Cancelled`` when asked to stop.
     """
-    from CardiacLDMLib.segmenter import Cancelled, Progress
+    from CardiacLDMLib.inputs import read_case
+    from CardiacLDMLib.report import CaseReport, PackageRecord, grid_record, software_versions
 
-    from ..inputs import read_case
-    from ..outputs import CaseReport, PackageRecord, grid_record, software_versions, write_results
+    from ..outputs import write_results
 
     def step(share: int, stage: str) -> None:
         if cancelled is not None and cancelled():
@@ -119,7 +115,7 @@ def segment_case(
     step(0, "read")
     volume = read_case(case)
     reading = time.perf_counter() - began
-    result = segmenter.segment(volume, flips=tta, progress=progress, cancelled=cancelled)
+    result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
     step(100, "write")
     package = segmenter.package
     report = CaseReport(
@@ -127,7 +123,7 @@ def segment_case(
         source=case.path.resolve().name,
         package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
         device=result.device,
-        tta=tta,
+        quality=quality,
         heart_found=result.heart_found,
         volumes_ml={name: round(volume_ml, 2) for name, volume_ml in result.volumes_ml.items()},
         warnings=[*case.notes, *result.warnings],
@@ -170,14 +166,16 @@ def _cases(
     inputs: Sequence[Path], out: Path, *, series: str | None, overwrite: bool, console: Console
 ) -> tuple[list[Case], list[Refused]]:
     """What there is to do, and what cannot be done, existing results included. Shows the choice of DICOM series."""
-    from ..inputs import Refused, find_cases
-    from ..outputs import existing_results
+    from CardiacLDMLib.inputs import Refused, find_cases
+    from CardiacLDMLib.report import existing_results
+
+    from ..outputs import ENDINGS
 
     ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
     cases: list[Case] = []
     refused: list[Refused] = []
     for found in find_cases(inputs, series, ask):
-        existing = [] if overwrite else existing_results(out, found.name)
+        existing = [] if overwrite else existing_results(out, found.name, ENDINGS)
         if isinstance(found, Refused):
             refused.append(found)
         elif existing:
@@ -209,16 +207,14 @@ def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
 class _Run:
     segmenter: Segmenter
     out: Path
-    tta: bool
+    quality: Quality
     console: Console
     cancelled: Callable[[], bool]
     total: int
 
     def all(self, cases: Sequence[Case]) -> tuple[int, list[Refused], bool]:
         """How many cases were done, those that failed, and whether the user stopped the run."""
-        from CardiacLDMLib.segmenter import Cancelled
-
-        from ..inputs import Refused
+        from CardiacLDMLib.inputs import Refused
 
         done = 0
         failed: list[Refused] = []
@@ -226,7 +222,12 @@ class _Run:
             try:
                 with _shown(self.console, case.name, number, self.total) as progress:
                     report = segment_case(
-                        case, self.segmenter, self.out, tta=self.tta, progress=progress, cancelled=self.cancelled
+                        case,
+                        self.segmenter,
+                        self.out,
+                        quality=self.quality,
+                        progress=progress,
+                        cancelled=self.cancelled,
                     )
             except (Cancelled, KeyboardInterrupt):
                 return done, failed, True

@@ -1,4 +1,4 @@
-"""Finding the cases among what the user names, and reading each as a :class:`~CardiacLDMLib.volume.Volume`.
+"""Finding the cases among what the user names, and reading each as a :class:`~.volume.Volume`.
 
 A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices. Of DICOM only what says where the voxels lie
 and what they mean is read: no name, number or description of a patient is taken from a header. Cases are named after
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from CardiacLDMLib.volume import Grid, Volume, VolumeError, from_sitk, read_volume
+from .volume import Grid, Volume, VolumeError, from_sitk, read_volume
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 #: Results of this program and labels of cohorts, left out when a folder is searched.

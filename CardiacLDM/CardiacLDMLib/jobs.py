@@ -1,0 +1,279 @@
+"""What a worker can do: segment arrays and files, find cases, verify packages, and tell what this computer can do.
+
+Nothing heavy is imported before it is needed, so that a worker without torch can still say that torch is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .device import check_device, list_devices
+from .exchange import Cancelled, Progress
+
+if TYPE_CHECKING:
+    from .inputs import Case
+    from .segmenter import Segmentation, Segmenter
+    from .volume import Volume
+
+#: Packages that stay loaded, the last ones used.
+MAX_LOADED = 2
+
+Report = Callable[[Progress], None]
+Unwanted = Callable[[], bool]
+
+
+class JobError(ValueError):
+    """A job that cannot be done; the message is one sentence for the user."""
+
+
+class Jobs:
+    """The jobs, and what they leave loaded for the next one."""
+
+    def __init__(self) -> None:
+        self._segmenters: OrderedDict[tuple[object, ...], Segmenter] = OrderedDict()
+        self._loaded = threading.Event()
+
+    def load(self) -> None:
+        """Import the libraries, on a thread of its own while the first job is still on its way.
+
+        What goes wrong here does so again, and is told, in the job that needs them.
+        """
+        try:
+            import CardiacLDMLib.segmenter  # noqa: F401
+        except Exception as error:
+            print(f"The libraries cannot be loaded: {error}", file=sys.stderr)
+        finally:
+            self._loaded.set()
+
+    def do(self, request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+        """Do what ``request`` asks for and return the result's fields; raises whatever goes wrong."""
+        jobs: dict[object, Callable[[dict[str, Any], Report, Unwanted], dict[str, Any]]] = {
+            "segment": self._segment_array,
+            "segment_file": self._segment_file,
+            "find_cases": _find_cases,
+            "verify": _verify,
+            "devices": lambda *_: {"devices": list_devices()},
+            "check_device": lambda request, *_: check_device(request.get("device", "auto")),
+        }
+        if request.get("job") not in jobs:
+            raise JobError(f"The worker has no job {request.get('job')!r}: restart Slicer after an update.")
+        if request["job"] != "find_cases":
+            report(Progress(0, 100, "load", 0.0))
+            while not self._loaded.wait(0.05):
+                _stop_if(unwanted)
+        return jobs[request["job"]](request, report, unwanted)
+
+    def _segment_array(self, request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+        import numpy as np
+
+        from .volume import Volume
+
+        began = time.perf_counter()
+        array = np.asarray(np.load(request["image"], mmap_mode="r", allow_pickle=False))
+        segmenter = self._segmenter(request)
+        result = _segment(segmenter, Volume(array, np.array(request["affine"])), request, report, unwanted)
+        with _room_on_disk(), open(request["out"], "wb") as file:
+            np.save(file, result.labels.array)  # not mapped: writing to a full disk would be a crash
+        return {"labels": request["out"], **_summary(segmenter, result, request), "seconds": _since(began)}
+
+    def _segment_file(self, request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+        """Read, label and write one case, as the command line does it; nothing is written unless all of it is."""
+        from .inputs import read_case
+        from .report import CaseReport, PackageRecord, existing_results, grid_record, software_versions, write_case
+
+        began = time.perf_counter()
+        report(Progress(0, 100, "read", 0.0))
+        case = _case(Path(request["source"]))
+        out, name = Path(request["out"]), request.get("name") or case.name
+        existing = [] if request.get("overwrite") else existing_results(out, name)
+        if existing:
+            raise JobError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
+        volume = read_case(case)
+        reading = _since(began)
+        _stop_if(unwanted)
+        segmenter = self._segmenter(request)
+        result = _segment(segmenter, volume, request, report, unwanted)
+        _stop_if(unwanted)
+        report(Progress(100, 100, "write", _since(began)))
+        package = segmenter.package
+        record = CaseReport(
+            case=name,
+            source=case.path.resolve().name,
+            package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
+            device=result.device,
+            quality=request.get("quality", "full"),
+            heart_found=result.heart_found,
+            volumes_ml={structure: round(volume_ml, 2) for structure, volume_ml in result.volumes_ml.items()},
+            warnings=[*case.notes, *result.warnings],
+            seconds={"read": reading, **result.seconds},
+            grid=grid_record(volume),
+            software=software_versions(),
+        )
+        files = write_case(out, Path(request["aside"]), result.labels, record)
+        summary = _summary(segmenter, result, request)
+        summary["warnings"] = record.warnings
+        return {"name": name, "files": [str(file) for file in files], **summary, "seconds": _since(began)}
+
+    def _segmenter(self, request: dict[str, Any]) -> Segmenter:
+        """The package's networks, from the last time if none of its files has changed since."""
+        from .package import locate_package, open_package
+        from .segmenter import Segmenter, resolve_device
+
+        folder = locate_package(request.get("package"))
+        device = resolve_device(request.get("device", "auto"))
+        files = tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(folder)))
+        key = (str(folder), files, device)
+        segmenter = self._segmenters.pop(key, None) or Segmenter(open_package(folder), device)
+        while len(self._segmenters) >= MAX_LOADED:
+            self._segmenters.popitem(last=False)
+        self._segmenters[key] = segmenter
+        return segmenter
+
+
+def _stop_if(unwanted: Unwanted) -> None:
+    if unwanted():
+        raise Cancelled
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
+
+
+def _segment(
+    segmenter: Segmenter, volume: Volume, request: dict[str, Any], report: Report, unwanted: Unwanted
+) -> Segmentation:
+    import torch
+
+    try:
+        quality = request.get("quality", "full")
+        return segmenter.segment(volume, quality=quality, progress=report, cancelled=unwanted)
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # Slicer draws on the same GPU
+
+
+def _summary(segmenter: Segmenter, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
+    manifest = segmenter.package.manifest
+    return {
+        "warnings": result.warnings,
+        "device": result.device,
+        "quality": request.get("quality", "full"),
+        "heart_found": result.heart_found,
+        "volumes_ml": result.volumes_ml,
+        "stage_seconds": result.seconds,
+        "network_seconds": result.network_seconds,
+        "package": {"name": manifest.name, "version": manifest.version, "sha256": segmenter.package.sha256},
+    }
+
+
+@contextlib.contextmanager
+def _room_on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise JobError("The disk that holds temporary files is full: free some space and try again.") from error
+
+
+# --- files and packages --------------------------------------------------------------------------------------------
+
+
+def _case(source: Path) -> Case:
+    """The one case that ``source`` is."""
+    from .inputs import Refused, find_cases
+
+    found = find_cases([source])
+    own = [case for case in found if not isinstance(case, Refused) and case.path == source]
+    if len(own) == 1:
+        return own[0]
+    if len(found) != 1:
+        raise JobError(f"{source.name} holds {len(found)} scans: choose one of them.")
+    if isinstance(found[0], Refused):
+        raise JobError(found[0].reason)
+    return found[0]
+
+
+def _find_cases(request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+    """The cases in a folder, each with a name of its own, and what cannot be one, with the reason."""
+    from .inputs import Refused, find_cases
+
+    found = find_cases([Path(request["source"])])
+    return {
+        "cases": [{"name": c.name, "source": str(c.path)} for c in found if not isinstance(c, Refused)],
+        "refused": [{"name": c.name, "reason": c.reason} for c in found if isinstance(c, Refused)],
+    }
+
+
+def _verify(request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+    from .package import locate_package, verify_package
+
+    package = verify_package(locate_package(request.get("package")))
+    manifest = package.manifest
+    return {"name": manifest.name, "version": manifest.version, "sha256": package.sha256,
+            "size_bytes": package.size_bytes}  # fmt: skip
+
+
+# --- what went wrong -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An error in one sentence for the user. After one that was not ``expected`` the worker should not go on."""
+
+    kind: str
+    message: str
+    expected: bool = False
+
+
+def explain(error: Exception) -> Explanation:
+    """What to tell the user, and whether the process is still sound."""
+    kind = _expected_kind(error)
+    if kind is not None:
+        return Explanation(kind, str(error), expected=True)
+    torch = sys.modules.get("torch")
+    if isinstance(error, ImportError):
+        library = (error.name or "a library").split(".")[0]
+        what = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
+        return Explanation("missing", f"The Python library {library} {what}: install what the module needs.")
+    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return Explanation(
+            "memory", "There is not enough memory for this scan: close other programs, or crop it to the chest."
+        )
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if _is_of_gpu(error):
+        return Explanation("device", f"The GPU failed ({first_line}): try again, or choose the device CPU.")
+    return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {first_line}")
+
+
+def _expected_kind(error: Exception) -> str | None:
+    """The kind of an error whose message is a sentence already."""
+    from .inputs import InputError
+    from .volume import VolumeError
+
+    for name, kind in (("package.PackageError", "package"), ("segmenter.SegmenterError", "input")):
+        module, _, error_class = name.partition(".")
+        loaded = sys.modules.get(f"CardiacLDMLib.{module}")  # not imported here: it may be what failed
+        if loaded is not None and isinstance(error, getattr(loaded, error_class, ())):
+            return kind
+    return "input" if isinstance(error, (JobError, InputError, VolumeError)) else None
+
+
+def _is_of_gpu(error: Exception) -> bool:
+    """torch has a class of its own for this since 2.8 only."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        word in text for word in ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
+    )
