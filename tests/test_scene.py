@@ -289,6 +289,182 @@ def test_saved_scene_holds_it_all(app: Any, mrml: Any, tmp_path: Path, kind: str
     np.testing.assert_array_equal(again.array[there], labels.array[tuple(index.T)])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("moved", [False, True])
+def test_replaced_labels_keep_the_node(mrml: Any, kind: str, moved: bool) -> None:
+    node = scene.volume_to_node(mrml, scan(kind), "CT")
+    if moved:
+        node.SetAndObserveTransformNodeID(transform_node(mrml, rotation(25, 2)).GetID())
+    volume = scene.volume_from_node(node)
+    segmentation = scene.segmentation_from_labels(mrml, labels_on(volume, (1, 2, 8)), "Heart", node)
+    scene.show_surfaces(segmentation)
+    segmentation.GetSegmentation().AddEmptySegment("calcium", "Calcium")
+    segmentation.GetSegmentation().GetSegment("LV").SetName("my LV")
+    before = segmentation.GetID(), segmentation.GetName(), segmentation.GetTransformNodeID()
+    labels = labels_on(volume, (2, 3, 5))
+    scene.replace_labels(segmentation, labels, node)
+    assert (segmentation.GetID(), segmentation.GetName(), segmentation.GetTransformNodeID()) == before
+    assert mrml.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    assert set(segmentation.GetSegmentation().GetSegmentIDs()) == {*anatomy.NAMES, "calcium"}
+    assert segmentation.GetSegmentation().GetSegment("LV").GetName() == "Left ventricle"
+    np.testing.assert_array_equal(scene.labels_from_segmentation(segmentation, node).array, labels.array)
+
+
+def test_replaced_labels_lie_where_the_scan_lies_whatever_moves_the_node(mrml: Any) -> None:
+    node = scene.volume_to_node(mrml, scan("oblique"), "CT")
+    segmentation = scene.segmentation_from_labels(mrml, labels_on(scan("oblique"), (1,)), "Heart", node)
+    segmentation.SetAndObserveTransformNodeID(transform_node(mrml, rotation(30, 1)).GetID())
+    labels = labels_on(scan("oblique"), (4, 6))
+    scene.replace_labels(segmentation, labels, node)
+    # rotated there and back, so that edges may fall either way
+    back = scene.labels_from_segmentation(segmentation, node).array
+    assert (back == labels.array).mean() > 0.99
+    assert set(np.unique(back)) == {0, 4, 6}
+
+
+def test_labels_that_cannot_be_placed_replace_nothing(mrml: Any) -> None:
+    node = scene.volume_to_node(mrml, scan(), "CT")
+    labels = labels_on(scan(), (2,))
+    segmentation = scene.segmentation_from_labels(mrml, labels, "Heart", node)
+    wrong = labels_on(scan())
+    wrong.array[0, 0, 0] = 9
+    with pytest.raises(VolumeError, match="other than 0 to 8"):
+        scene.replace_labels(segmentation, wrong, node)
+    np.testing.assert_array_equal(scene.labels_from_segmentation(segmentation, node).array, labels.array)
+
+
+RECORD = {"package": "virtual-heart-v1", "warnings": 'One; two: "three" <four>\nfünf = 5%', "seconds": "14.2"}
+
+
+def test_provenance_is_replaced_whole(mrml: Any) -> None:
+    node = mrml.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetAttribute("Elsewhere", "stays")
+    assert scene.provenance(node) == {}
+    scene.set_provenance(node, RECORD)
+    assert scene.provenance(node) == RECORD
+    scene.set_provenance(node, {"package": "other"})
+    assert scene.provenance(node) == {"package": "other"}
+    assert node.GetAttribute("Elsewhere") == "stays"
+
+
+VOLUMES = {"LA": 80.25, "LV": 120.0, "MYO": 110.0, "LAA": 0.0}
+
+
+def test_table_of_volumes_belongs_to_its_segmentation(mrml: Any) -> None:
+    from slicer import vtkMRMLSubjectHierarchyNode
+
+    node = scene.volume_to_node(mrml, scan(), "CT")
+    hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(mrml)
+    study = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Study")
+    hierarchy.CreateItem(study, node)
+    segmentation = scene.segmentation_from_labels(mrml, labels_on(scan()), "Heart", node)
+    assert scene.volumes_of(segmentation) == []
+    table = scene.volumes_table(mrml, segmentation, VOLUMES, {"LAA": "not found"})
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(table)) == study
+    rows = scene.volumes_of(segmentation)
+    assert [name for name, _, _ in rows] == list(anatomy.NAMES)
+    assert rows[0] == ("LA", 80.25, "")
+    assert rows[7] == ("LAA", 0.0, "not found")
+    again = scene.volumes_table(mrml, segmentation, {"LA": 1.0}, {})
+    assert again is table
+    assert scene.volumes_of(segmentation)[0] == ("LA", 1.0, "")
+    assert mrml.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_centre_is_a_place_inside_the_structure(mrml: Any, kind: str) -> None:
+    node = scene.volume_to_node(mrml, scan(kind), "CT")
+    node.SetAndObserveTransformNodeID(transform_node(mrml, rotation(40, 0)).GetID())
+    volume = scene.volume_from_node(node)
+    labels = labels_on(volume, ())
+    labels.array[1:8, 1:10, 2:12] = 5
+    labels.array[2:7, 2:9, 3:11] = 2
+    segmentation = scene.segmentation_from_labels(mrml, labels, "Heart", node)
+    for name, value in (("LV", 2), ("MYO", 5)):
+        place = scene.structure_centre(segmentation, name)
+        assert place is not None
+        index = np.rint(np.linalg.inv(volume.affine) @ np.append(place, 1.0)).astype(int)[:3]
+        assert labels.array[tuple(index)] == value
+    assert scene.structure_centre(segmentation, "PA") is None
+    segmentation.GetSegmentation().RemoveSegment("RA")
+    assert scene.structure_centre(segmentation, "RA") is None
+
+
+def test_slices_jump_to_a_place(mrml: Any) -> None:
+    nodes = []
+    for name, orientation in (("Red", "Axial"), ("Green", "Coronal")):
+        node = mrml.AddNewNodeByClass("vtkMRMLSliceNode")
+        node.SetLayoutName(name)
+        node.SetOrientation(orientation)
+        nodes.append(node)
+    scene.jump_slices(mrml, np.array([12.0, -34.0, 56.0]))
+    for node in nodes:
+        matrix = scene._numpy_matrix(node.GetSliceToRAS())
+        np.testing.assert_allclose(matrix[:3, 3], (12, -34, 56), atol=1e-6)
+
+
+def test_heart_window_tells_blood_from_muscle(mrml: Any) -> None:
+    node = scene.volume_to_node(mrml, scan(), "CT")
+    scene.set_heart_window(node)
+    display = node.GetDisplayNode()
+    assert not display.GetAutoWindowLevel()
+    assert (display.GetWindow(), display.GetLevel()) == (scene.WINDOW_HU, scene.LEVEL_HU)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surfaces_are_shown_where_the_labels_lie(mrml: Any, kind: str) -> None:
+    fine = Volume(np.zeros((60, 50, 40), np.int16), affine(kind) @ np.diag([0.5, 0.5, 0.2, 1.0]))
+    node = scene.volume_to_node(mrml, fine, "CT")
+    node.SetAndObserveTransformNodeID(transform_node(mrml, rotation(40, 0)).GetID())
+    labels = labels_on(scene.volume_from_node(node), ())
+    labels.array[10:50, 12:40, 8:30] = 4
+    segmentation = scene.segmentation_from_labels(mrml, labels, "Heart", node)
+    steps = list(scene.surfaces_in_steps(segmentation))
+    assert len(steps) == len(anatomy.STRUCTURES)
+    assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert segmentation.GetDisplayNode().GetVisibility3D()
+    surface = segmentation.GetSegmentation().GetSegment("RV").GetRepresentation("Closed surface")
+    points = np.array([surface.GetPoint(n) for n in range(surface.GetNumberOfPoints())])
+    points = points @ scene._to_world(node)[:3, :3].T
+    world = np.argwhere(labels.array == 4) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
+    np.testing.assert_allclose([points.min(0), points.max(0)], [world.min(0), world.max(0)], atol=2.0)
+
+
+def test_flags_are_few_and_silent_about_volumes_that_are_cut_off() -> None:
+    usual = {"LA": 80.0, "LV": 120.0, "RA": 90.0, "RV": 150.0, "MYO": 110.0, "AO": 3.0, "PA": 2.0, "LAA": 8.0}
+    assert scene.flags_for(usual, set()) == {}
+    assert scene.flags_for(usual, {"AO", "PA"}) == {}
+    odd = usual | {"LA": 20.0, "RV": 900.0, "MYO": 10.0, "AO": 0.0}
+    assert scene.flags_for(odd, {"MYO", "AO"}) == {
+        "LA": "unusually small", "RV": "unusually large", "MYO": "cut off by the scan's edge", "AO": "not found",
+    }  # fmt: skip
+
+
+def test_saved_scene_holds_what_goes_with_a_result(app: Any, mrml: Any, tmp_path: Path) -> None:
+    from slicer import vtkMRMLSubjectHierarchyNode
+
+    node = scene.volume_to_node(mrml, scan("oblique"), "CT")
+    hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(mrml)
+    hierarchy.CreateItem(hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Study"), node)
+    segmentation = scene.segmentation_from_labels(mrml, labels_on(scan("oblique"), (1, 2)), "Heart", node)
+    scene.set_provenance(segmentation, RECORD)
+    scene.volumes_table(mrml, segmentation, VOLUMES, {"LAA": "not found", "RV": "not found"})
+    scene.show_surfaces(segmentation)
+    before = scene.volumes_of(segmentation)
+    views.save_scene(app, tmp_path / "case.mrb")
+
+    mrml.Clear(True)
+    assert app.io_manager.load_scene(tmp_path / "case.mrb")
+    segmentation = mrml.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    assert scene.provenance(segmentation) == RECORD
+    assert scene.volumes_of(segmentation) == before
+    hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(mrml)
+    kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLTableNode")
+    items = [hierarchy.GetItemByDataNode(mrml.GetFirstNodeByClass(kind)) for kind in kinds]
+    assert {hierarchy.GetItemName(hierarchy.GetItemParent(item)) for item in items} == {"Study"}
+    assert scene.structure_centre(segmentation, "LV") is not None
+
+
 def test_scene_that_cannot_be_saved_leaves_nothing(app: Any, mrml: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(app.io_manager, "save_scene", lambda path: False)
     with pytest.raises(VolumeError, match=r"case\.mrb could not be written"):

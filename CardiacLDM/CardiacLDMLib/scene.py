@@ -105,8 +105,9 @@ def segmentation_from_labels(
 def replace_labels(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:
     """Give ``node`` the eight structures in ``labels`` in place of those it has; the node itself stays.
 
-    Segments of other kinds, which a user has added, stay too, as does the transform above the node; surfaces go. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does, and for a ``node``
-    under a transform that is not linear, before anything is changed.
+    Segments of other kinds, which a user has added, stay too, as does the transform above the node; surfaces go.
+    Raises :class:`VolumeError` as :func:`segmentation_from_labels` does, and for a ``node`` under a transform that is
+    not linear, before anything is changed.
     """
     _require_known(labels)
     _to_world(reference)
@@ -116,9 +117,11 @@ def replace_labels(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtk
         segmentation = node.GetSegmentation()
         node.SetSourceRepresentationToBinaryLabelmap()
         node.RemoveClosedSurfaceRepresentation()
-        for segment_id in {found for found, _ in _recognised(node)}:
-            segmentation.GetSegment(segment_id).RemoveAllRepresentations()  # or each would be cut out of the shared one
-            segmentation.RemoveSegment(segment_id)
+        for segment_id in list(segmentation.GetSegmentIDs()):
+            segment = segmentation.GetSegment(segment_id)
+            if _structure_of(segment_id, segment) is not None:
+                segment.RemoveAllRepresentations()  # or each would be cut out of the labelmap that they share
+                segmentation.RemoveSegment(segment_id)
         _fill(node, labels, reference)
     finally:
         node.EndModify(was)
@@ -416,7 +419,10 @@ def _thinned(image: vtkOrientedImageData, value: int) -> Volume:
 def _surface(node: vtkMRMLSegmentationNode, inside: Volume) -> vtkPolyData:
     """The closed surface of one structure, made as Slicer makes that of a segment."""
     from slicer import vtkSegment, vtkSegmentation, vtkSegmentationConverter
+    from vtkmodules.vtkCommonDataModel import vtkPolyData
 
+    if not inside.array.any():  # of nothing VTK makes a complaint
+        return vtkPolyData()
     labelmap = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     surface = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     alone, segment = vtkSegmentation(), vtkSegment()
