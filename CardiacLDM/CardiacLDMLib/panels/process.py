@@ -1,15 +1,21 @@
 """Qt's event loop for the worker's client: a process whose output arrives as signals, timers, and work in slices.
 
-Nothing here waits or polls: threads starve while Qt idles, and a window that waits is a window that hangs.
+Only :meth:`Dispatcher.wait_a_little` waits, for scripts: threads starve while Qt idles, and a window that waits is a window that hangs.
 """
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..client import ClientError, Failure, WorkerClient, worker_program
 
 #: How long a slice of work may hold the window. Half of what a user begins to feel, since one step may overrun it.
 SLICE_SECONDS = 0.03
@@ -130,3 +136,111 @@ class QtTransport:
         if self._process is not None:
             self._process.closeWriteChannel()  # a worker behind a launcher sees the end of its input
             self._process.kill()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for output of the process, at most so long; whoever listens is told."""
+        if self._process is not None:
+            self._process.waitForReadyRead(round(seconds * 1000))
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until a process that was stopped is gone, at most so long: Qt complains of one that it has to end."""
+        if self._process is not None:
+            self._process.waitForFinished(round(seconds * 1000))
+
+
+class Dispatcher:
+    """Owns the client and its worker, and gives it one job at a time; ``busy_changed`` is called when that changes.
+
+    Listing the devices is done on the side: a job that comes meanwhile waits for its end, which is what the worker
+    needs anyway to be ready.
+    """
+
+    def __init__(self, busy_changed: Callable[[], None]) -> None:
+        self._busy_changed = busy_changed
+        self._client: WorkerClient | None = None
+        self._transport: QtTransport | None = None
+        self._waiting: tuple[Callable[[WorkerClient], object], Callable[[Failure], None]] | None = None
+        self._listing = False
+
+    @property
+    def client(self) -> WorkerClient:
+        """The client; its worker is started with the first job."""
+        if self._client is None:
+            python = shutil.which("PythonSlicer") or sys.executable
+            self._client = WorkerClient(self._new_transport, worker_program(python), later=later)
+        return self._client
+
+    def _new_transport(self) -> QtTransport:
+        self._transport = QtTransport()
+        return self._transport
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is on its way or waits."""
+        return self._waiting is not None or (self._client is not None and self._client.busy and not self._listing)
+
+    def submit(self, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]) -> None:
+        """Soon call ``begin``, which gives the client a job, or ``failed`` if the client cannot take it.
+
+        Raises :class:`ClientError` while there is another job.
+        """
+        if self.busy:
+            raise ClientError(_("The worker is busy: wait for the other job, or cancel it."))
+        self._waiting = (begin, failed)
+        if not self._listing:
+            later(0.0, self._begin_now)
+        self._busy_changed()
+
+    def ended(self) -> None:
+        """To be called when a job has ended."""
+        self._busy_changed()
+
+    def cancel(self) -> bool:
+        """Stop the job; false if it had not begun, so that nobody will hear of it."""
+        if self._waiting is not None:
+            self._waiting = None
+            return False
+        if self._client is not None and not self._listing:
+            self._client.cancel()
+        return True
+
+    def list_devices(self, found: Callable[[list[Any]], None]) -> None:
+        """Ask the worker for the devices, unless it has something else to do; failing that, nothing is called."""
+        if self.busy or self._listing:
+            return
+
+        def ended(*devices: Any) -> None:
+            self._listing = False
+            if devices and isinstance(devices[0], list):
+                found(devices[0])
+            self._begin_now()
+
+        self._listing = True
+        try:
+            self.client.devices(on_done=ended, on_failed=ended, on_cancelled=ended)
+        except ClientError:
+            self._listing = False
+
+    def wait_a_little(self) -> None:
+        """For scripts that wait for a job: let Slicer handle its events, and wait for the worker if it is its turn."""
+        slicer.app.processEvents()
+        if self._client is not None and self._client.busy and self._transport is not None:
+            self._transport.wait(0.02)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._waiting = None
+        if self._client is not None:
+            self._client.shutdown()
+        if self._transport is not None:
+            self._transport.wait_for_end(1.0)
+
+    def _begin_now(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            begin, failed = waiting
+            try:
+                begin(self.client)
+            except ClientError as error:
+                failed(Failure(str(error), "", "internal"))
+        self._busy_changed()

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import slicer
 import vtk
+from slicer.i18n import tr as _
 
-from .. import __version__, scene
-from ..client import ClientError, Failure, SegmentationReply, WorkerClient
-from ..volume import Volume, VolumeError
-from .process import Sliced
+from .. import __version__, anatomy, scene
+from ..client import Failure, SegmentationReply, WorkerClient
+from ..exchange import Progress, Quality
+from ..volume import Volume
+from .process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
-
-    from ..segmenter import Progress
 
 #: Slices of labels that are looked through in one step: some milliseconds.
 SLICES_PER_STEP = 8
@@ -31,7 +30,7 @@ class Settings:
 
     package: str | None = None
     device: str = "auto"
-    quality: str = "full"
+    quality: Quality = "full"
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,29 @@ class Listener:
 class SceneJob:
     """Segments ``volume`` into ``target``, or into a new segmentation node without one.
 
-    The job is cancelled when its volume or target is removed or the scene is closed. Raises :class:`VolumeError` for a
-    volume that cannot be placed in the world, and what the client raises when it cannot take a job.
+    The job is cancelled when its volume or target is removed, or the scene is closed. Raises :class:`VolumeError` for a
+    volume that cannot be segmented, and :class:`ClientError` while another job runs.
     """
 
     def __init__(
         self,
-        client: WorkerClient,
+        dispatcher: Dispatcher,
         volume: vtkMRMLScalarVolumeNode,
         target: vtkMRMLSegmentationNode | None,
         settings: Settings,
         listener: Listener,
     ) -> None:
-        self._client, self._volume, self._target = client, volume, target
+        self._dispatcher, self._volume, self._target = dispatcher, volume, target
         self._settings, self._listener = settings, listener
         self._import: Sliced | None = None
         self._ended = False
-        self._scene = slicer.mrmlScene
+        self._scene = volume.GetScene()
+        voxels = scene.volume_from_node(volume)
+        dispatcher.submit(lambda client: self._begin(client, voxels), self._failed)
         self._tags = [
-            self._scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, lambda *_: self.cancel()),
-            self._scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._node_goes()),
+            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
+            self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._node_goes()),
         ]
-        try:
-            self._submit()
-        except Exception:
-            self._end()
-            raise
 
     @property
     def running(self) -> bool:
@@ -80,18 +76,20 @@ class SceneJob:
         return not self._ended
 
     def cancel(self) -> None:
-        """Stop the job; the listener's ``cancelled`` is called, at once or when the worker has stopped."""
+        """Stop the job; the listener's ``cancelled`` is called, now or when the worker has stopped."""
+        if self._ended:
+            return
         if self._import is not None:
             self._import.stop()
             self._cancelled()
-        elif not self._ended:
-            self._client.cancel()
+        elif not self._dispatcher.cancel():
+            self._cancelled()
 
     # --- the worker's part ---
 
-    def _submit(self) -> None:
-        self._client.segment(
-            scene.volume_from_node(self._volume),
+    def _begin(self, client: WorkerClient, voxels: Volume) -> None:
+        client.segment(
+            voxels,
             package=self._settings.package,
             device=self._settings.device,
             quality=self._settings.quality,
@@ -106,13 +104,11 @@ class SceneJob:
             self._listener.progress(progress)
 
     def _failed(self, failure: Failure) -> None:
-        if not self._ended:
-            self._end()
+        if self._end():
             self._listener.failed(failure)
 
     def _cancelled(self) -> None:
-        if not self._ended:
-            self._end()
+        if self._end():
             self._listener.cancelled()
 
     def _node_goes(self) -> Callable[..., None]:
@@ -120,15 +116,20 @@ class SceneJob:
 
         @vtk.calldata_type(vtk.VTK_OBJECT)
         def removed(_scene: Any, _event: str, node: Any) -> None:
-            if node is self._volume or (node is not None and node is self._target):
+            if node is not None and (node is self._volume or node is self._target):
                 self.cancel()
 
         return removed
 
-    def _end(self) -> None:
+    def _end(self) -> bool:
+        """The job is over; false if it was already."""
+        if self._ended:
+            return False
         self._ended = True
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
+        self._dispatcher.ended()
+        return True
 
     # --- the scene's part ---
 
@@ -138,10 +139,9 @@ class SceneJob:
 
     def _bring_in(self, reply: SegmentationReply) -> Iterator[None]:
         """Put the labels into the scene. Nothing is there before the last step, all of it after."""
-        part = None
-        for part in cropped(reply.labels):
-            yield
-        assert part is not None
+        box = yield from _occupied(reply.labels.array)
+        part = _part(reply.labels, box)
+        yield
         self._scene.SaveStateForUndo()
         if self._target is None:
             name = f"{self._volume.GetName()} heart"
@@ -149,12 +149,56 @@ class SceneJob:
         else:
             scene.replace_labels(self._target, part, self._volume)
         scene.set_provenance(self._target, _record(reply))
-        flags = scene.flags_for(reply.volumes_ml, touching(reply))
+        flags = scene.flags_for(reply.volumes_ml, _at_edge(reply.labels.array))
         scene.volumes_table(self._scene, self._target, reply.volumes_ml, flags)
 
     def _brought_in(self, error: Exception | None) -> None:
-        target = self._target
-        self._end()
         if error is not None:
-            raise error
-        self._listener.done(target)
+            self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
+        elif self._end():
+            self._listener.done(self._target)
+
+
+def _occupied(labels: np.ndarray) -> Generator[None, None, tuple[slice, ...]]:
+    """The box of the voxels that are not 0, and one around; found a few slices at a time."""
+    found = [np.zeros(size, dtype=bool) for size in labels.shape]
+    for k in range(0, labels.shape[2], SLICES_PER_STEP):
+        inside = labels[:, :, k : k + SLICES_PER_STEP] != 0
+        plane = inside.any(axis=2)
+        found[0] |= plane.any(axis=1)
+        found[1] |= plane.any(axis=0)
+        found[2][k : k + SLICES_PER_STEP] = inside.any(axis=(0, 1))
+        yield
+    if not found[2].any():
+        return (slice(0, 1),) * 3
+    places = [np.flatnonzero(axis) for axis in found]
+    return tuple(slice(max(place[0] - 1, 0), place[-1] + 2) for place in places)
+
+
+def _part(labels: Volume, box: tuple[slice, ...]) -> Volume:
+    grid = labels.grid
+    start = [each.start for each in box]
+    stop = np.minimum([each.stop for each in box], grid.shape)
+    return Volume(labels.array[box], grid.crop(np.array(start), stop).affine)
+
+
+def _at_edge(labels: np.ndarray) -> set[str]:
+    """The structures that reach the first or last voxels of the scan in any direction."""
+    faces = [np.take(labels, end, axis) for axis in range(3) for end in (0, -1)]
+    values = set().union(*(np.unique(face).tolist() for face in faces))
+    return {structure.name for structure in anatomy.STRUCTURES if structure.value in values}
+
+
+def _record(reply: SegmentationReply) -> dict[str, str]:
+    """What the segmentation node says of its origin."""
+    return {
+        "program": f"CardiacLDM {__version__}",
+        "package": reply.package["name"],
+        "version": reply.package["version"],
+        "sha256": reply.package["sha256"],
+        "device": reply.device,
+        "quality": reply.quality,
+        "seconds": f"{reply.seconds:.1f}",
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "warnings": "\n".join(reply.warnings),
+    }

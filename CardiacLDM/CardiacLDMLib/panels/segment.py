@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from .. import scene
-from ..client import ClientError, Failure
+from .. import dependencies, scene
+from ..client import ClientError, Device, Failure
 from ..exchange import Progress
 from ..volume import VolumeError
 from .install import ensure_dependencies
 from .scene_jobs import Listener, SceneJob, Settings
 from .parts import Choice, ErrorBox, in_words
-from .process import later
+from .process import Dispatcher, Sliced
 from .results import ResultBox
 
 if TYPE_CHECKING:
@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     from .parameters import CardiacLDMParameterNode
 
 
-class SegmentPanel:
-    """Ties Segment.ui to the logic and to the settings in the scene.
+#: As in ``package``, which cannot be imported before the libraries are installed.
+DEFAULT_PACKAGE = "virtual-heart-v1"
 
-    ``logic`` is a ``CardiacLDMLogic``; ``busy_changed`` is called when a job of this panel begins or ends.
+
+class SegmentPanel:
+    """Ties Segment.ui to the worker and to the settings in the scene.
+
+    ``ui``: the children of Segment.ui.
     """
 
-    def __init__(self, ui: Any, logic: Any, busy_changed: Callable[[], None]) -> None:
-        self.ui, self._logic, self._busy_changed = ui, logic, busy_changed
+    def __init__(self, ui: Any, dispatcher: Dispatcher) -> None:
+        self.ui, self._dispatcher = ui, dispatcher
         self._parameters: CardiacLDMParameterNode | None = None
         self._job: SceneJob | None = None
         self._observers = slicer.util.VTKObservationMixin()
@@ -67,14 +71,19 @@ class SegmentPanel:
             self._observers.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self._parameters_changed()
 
-    def show_devices(self, devices: list[dict[str, Any]]) -> None:
+    def look_for_devices(self) -> None:
+        """Ask the worker for the GPUs and their free memory, if it could run: until then there is automatic and CPU."""
+        if not dependencies.missing():
+            self._dispatcher.list_devices(self.show_devices)
+
+    def show_devices(self, devices: list[Device]) -> None:
         """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
-        gpus = {gpu["device"]: _gpu_label(gpu) for gpu in devices if gpu["device"] != "cpu"}
+        gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
         self.device.offer({"auto": _("Automatic"), "cpu": _("CPU")} | gpus)
 
     def show_packages(self) -> None:
         """Offer the packages that are installed now."""
-        self.package.offer({name: name for name in self._logic.packages()})
+        self.package.offer({name: name for name in installed()})
         self.refresh()
 
     def cancel(self) -> None:
@@ -102,7 +111,7 @@ class SegmentPanel:
             settings = self._parameters.segment
             for choice, value in ((self.device, settings.device), (self.quality, settings.quality)):
                 choice.set(value)
-            self.package.set(settings.package or self._logic.defaultPackage)
+            self.package.set(settings.package or DEFAULT_PACKAGE)
             self._observe(settings.inputVolume)
         if not self.running:
             self._results.show(self._node("result"))
@@ -128,7 +137,7 @@ class SegmentPanel:
     def refresh(self) -> None:
         """Enable what can be done now, and say what is needed where something cannot."""
         volume = self._node("inputVolume")
-        bent = volume is not None and scene.is_bent(volume)
+        bent = volume is not None and _is_bent(volume)
         hint = self._hint(volume, bent)
         self.ui.hint.text = hint
         self.ui.hint.visible = bool(hint) and not self.running
@@ -151,7 +160,7 @@ class SegmentPanel:
             return _("The scan is under a transform that is not linear: harden it first.")
         if not self.package.offered:
             return _("This model is not installed: choose another, or import it under Models & device.")
-        if not self.running and self._logic.busy:
+        if not self.running and self._dispatcher.busy:
             return _("The worker is busy: wait for the other job, or cancel it.")
         return ""
 
@@ -185,7 +194,7 @@ class SegmentPanel:
         self._progress(Progress(0, 100, "start", 0.0))
         listener = Listener(self._progress, self._done, self._failed, self._ended)
         try:
-            self._job = self._logic.startSegment(volume, target, self.settings(), listener)
+            self._job = SceneJob(self._dispatcher, volume, target, self.settings(), listener)
         except (VolumeError, ClientError) as error:
             self._errors.show(Failure(str(error), "", "input"))
         self._told()
@@ -202,7 +211,7 @@ class SegmentPanel:
         if self._parameters is not None:
             self._parameters.segment.result = segmentation
         self._results.show(segmentation)
-        later(0.0, lambda: _show_in_3d(segmentation))  # once the figures are on the screen: surfaces take Slicer a while
+        self._surfaces = Sliced(_shown_in_3d(segmentation), _surfaces_shown)  # the figures are on the screen before
 
     def _failed(self, failure: Failure) -> None:
         if self._job is not None:
@@ -215,8 +224,22 @@ class SegmentPanel:
             self._told()
 
     def _told(self) -> None:
-        self._busy_changed()
         self.refresh()
+
+
+def installed() -> list[str]:
+    """Names of the packages that can be used; before the libraries are installed, the one that ships."""
+    try:
+        from ..package import known_packages
+    except ImportError:
+        return [DEFAULT_PACKAGE]
+    return list(known_packages())
+
+
+def _is_bent(volume: vtkMRMLScalarVolumeNode) -> bool:
+    """Whether the volume is under a transform that is not linear."""
+    transform = volume.GetParentTransformNode()
+    return transform is not None and not transform.IsTransformToWorldLinear()
 
 
 def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
@@ -224,16 +247,24 @@ def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
     return bool(slicer.util.confirmOkCancelDisplay(text))
 
 
-def _show_in_3d(segmentation: vtkMRMLSegmentationNode) -> None:
-    if slicer.mrmlScene.IsNodePresent(segmentation):
-        scene.show_surfaces(segmentation)
-        slicer.util.resetThreeDViews()
+def _shown_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
+    """Make and show the surfaces, one structure a step, as long as there is the segmentation."""
+    for _step in scene.surfaces_in_steps(segmentation):
+        yield
+        if not slicer.mrmlScene.IsNodePresent(segmentation):
+            return
+    slicer.util.resetThreeDViews()
 
 
-def _gpu_label(gpu: dict[str, Any]) -> str:
+def _surfaces_shown(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _gpu_label(gpu: Device) -> str:
     """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
-    number = gpu["device"].partition(":")[2]
-    free, total = (gpu[key] / 1024**3 for key in ("free_bytes", "total_bytes"))
-    return _("GPU {number}: {name}, {free:.1f} of {total:.1f} GB free").format(
-        number=number, name=gpu["name"], free=free, total=total
-    )
+    label = _("GPU {number}: {name}").format(number=gpu.device.partition(":")[2], name=gpu.name)
+    if gpu.free_bytes is None or gpu.total_bytes is None:
+        return label
+    free, total = gpu.free_bytes / 1024**3, gpu.total_bytes / 1024**3
+    return label + _(", {free:.1f} of {total:.1f} GB free").format(free=free, total=total)
