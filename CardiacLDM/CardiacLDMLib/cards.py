@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 
 from .package import (
+    REMOVED,
     Figure,
     Manifest,
     ModelPackage,
@@ -96,7 +97,7 @@ def remove(row: Row) -> None:
     if row.shipped or row.folder.parent != user_packages_dir():
         raise PackageError(f"{shown(row.name)} ships with CardiacLDM and cannot be removed.")
     try:
-        aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=row.folder.parent))
+        aside = Path(tempfile.mkdtemp(prefix=REMOVED, dir=row.folder.parent))
         try:
             row.folder.rename(aside / "package")
         finally:

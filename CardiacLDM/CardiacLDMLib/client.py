@@ -85,8 +85,8 @@ class Transport(Protocol):
 class Failure:
     """Why a job failed: one sentence, and the end of the process's output (at most ``TAIL_LINES`` lines).
 
-    ``kind``: ``input``, ``package``, ``memory``, ``missing`` (a library), ``device`` (the GPU), ``crash`` (the process
-    is gone) or ``internal``.
+    ``kind``: ``input``, ``package``, ``exists`` (the package to be imported), ``memory``, ``missing`` (a library),
+    ``device`` (the GPU), ``crash`` (the process is gone) or ``internal``.
     """
 
     message: str
@@ -412,6 +412,27 @@ class WorkerClient:
             return lambda: on_done(reply)
 
         return self._submit(Job({"job": "verify", "package": package}, done, on_failed, on_cancelled=on_cancelled))
+
+    def import_package(
+        self,
+        source: str,
+        *,
+        replace: bool = False,
+        on_done: Callable[[VerifyReply], None],
+        on_failed: OnFailed,
+        on_cancelled: OnCancelled = _ignore,
+    ) -> Job:
+        """Install a package for this user from a zip or folder, after checking all of it.
+
+        A failure of the kind ``exists``: a package of that name is installed, and was not to be replaced.
+        """
+
+        def done(result: dict[str, Any]) -> Callable[[], None]:
+            reply = VerifyReply(**result)
+            return lambda: on_done(reply)
+
+        request = {"job": "import_package", "source": source, "replace": replace}
+        return self._submit(Job(request, done, on_failed, on_cancelled=on_cancelled))
 
     # --- steering ---
 

@@ -22,6 +22,7 @@ from .exchange import Cancelled, Progress
 
 if TYPE_CHECKING:
     from .inputs import Case
+    from .package import ModelPackage
     from .segmenter import Segmentation, Segmenter
     from .volume import Volume
 
@@ -62,6 +63,7 @@ class Jobs:
             "segment_file": self._segment_file,
             "find_cases": _find_cases,
             "verify": _verify,
+            "import_package": _import_package,
             "devices": lambda *_: {"devices": list_devices()},
             "check_device": lambda request, *_: check_device(request.get("device", "auto")),
         }
@@ -218,7 +220,17 @@ def _find_cases(request: dict[str, Any], report: Report, unwanted: Unwanted) -> 
 def _verify(request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
     from .package import locate_package, verify_package
 
-    package = verify_package(locate_package(request.get("package")))
+    return _package_record(verify_package(locate_package(request.get("package"))))
+
+
+def _import_package(request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+    """Install a package for this user, from a zip or folder, after checking all of it."""
+    from .package import import_package, user_packages_dir
+
+    return _package_record(import_package(request["source"], user_packages_dir(), request.get("replace", False)))
+
+
+def _package_record(package: ModelPackage) -> dict[str, Any]:
     manifest = package.manifest
     return {"name": manifest.name, "version": manifest.version, "sha256": package.sha256,
             "size_bytes": package.size_bytes}  # fmt: skip
@@ -263,7 +275,11 @@ def _expected_kind(error: Exception) -> str | None:
     from .inputs import InputError
     from .volume import VolumeError
 
-    for name, kind in (("package.PackageError", "package"), ("segmenter.SegmenterError", "input")):
+    for name, kind in (
+        ("package.PackageExists", "exists"),
+        ("package.PackageError", "package"),
+        ("segmenter.SegmenterError", "input"),
+    ):
         module, _, error_class = name.partition(".")
         loaded = sys.modules.get(f"CardiacLDMLib.{module}")  # not imported here: it may be what failed
         if loaded is not None and isinstance(error, getattr(loaded, error_class, ())):

@@ -22,6 +22,7 @@ import stat
 import struct
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,8 @@ MAX_FILES = 32
 MAX_RATIO, RATIO_FREE_BYTES = 100, 1024**2
 #: The table of contents of a zip of ``MAX_FILES`` files is far smaller; zipfile reads it in one piece.
 MAX_ZIP_READ = 256 * 1024
+#: How folders begin in which packages are put together and taken away.
+PART, REMOVED = ".part-", ".removed-"
 #: Left in folders by file managers; never read, never copied.
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -519,7 +522,7 @@ def _beside(parent: Path) -> Iterator[Path]:
     """A temporary folder in ``parent``, so that renaming out of it is one step; gone afterwards."""
     with _os_errors(f"The folder {called_as(parent)} cannot be written to"):
         parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+        aside = Path(tempfile.mkdtemp(prefix=PART, dir=parent))
     try:
         yield aside
     finally:
@@ -555,6 +558,7 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
     Raises :class:`PackageError` with nothing installed and nothing left behind when anything is wrong.
     """
     source, models_dir = Path(source), Path(models_dir)
+    _sweep(models_dir)
     with _os_errors(f"{called_as(source)} could not be imported"), unpacked(source, models_dir) as content:
         package = verify_package(content, called_as(source))
         name = package.manifest.name
@@ -562,6 +566,14 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
             raise PackageError(f"{name} is the name of a package that ships with CardiacLDM: it cannot be installed.")
         _put_in_place(content, models_dir / name, replace)
     return dataclasses.replace(package, folder=models_dir / name)
+
+
+def _sweep(models_dir: Path) -> None:
+    """Remove what imports and removals left that were killed in their midst; none takes an hour."""
+    for left in (*models_dir.glob(f"{PART}*"), *models_dir.glob(f"{REMOVED}*")):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import dependencies
+from ..client import ClientError
 from .install import ensure_dependencies
-from .process import Sliced
+from .process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
     from ..cards import Row
-    from ..client import DeviceReply, Failure, VerifyReply
+    from ..client import DeviceReply, Failure, VerifyReply, WorkerClient
 
 _UI = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "Models.ui"
 _NAME, _SIZE, _STATE = range(3)
@@ -32,12 +33,12 @@ _RED = "#e04848"
 class ModelsPanel:
     """Puts itself into ``parent``; ``packagesChanged`` holds what is called after an import or a removal.
 
-    ``logic`` gives the ``client`` that talks to the worker. :meth:`cleanup` ends what still runs.
+    ``logic`` is a ``CardiacLDMLogic``, whose worker does the work. :meth:`cleanup` ends what still runs.
     """
 
     def __init__(self, parent: Any, logic: Any) -> None:
         self.packagesChanged: list[Callable[[], None]] = []
-        self._logic = logic
+        self._dispatcher: Dispatcher = logic.dispatcher
         self._widget = slicer.util.loadUI(str(_UI))
         parent.layout().addWidget(self._widget)
         self.ui = slicer.util.childWidgetVariables(self._widget)
@@ -55,7 +56,7 @@ class ModelsPanel:
             self._listing.stop()
         if self._running:
             self._running = False
-            self._logic.client.cancel()
+            self._dispatcher.cancel()
 
     def refresh(self, chosen: str = "") -> None:
         """Read the packages again, without holding the window, and choose the one named ``chosen``."""
@@ -181,8 +182,7 @@ class ModelsPanel:
                 self._failed(failure)
 
         what = _("Importing {name}: checking every file and number.").format(name=Path(source).name)
-        client = self._logic.client
-        self._start(what, lambda **ends: client.import_package(source, replace=replace, **ends), imported, failed)
+        self._start(what, lambda client, ends: client.import_package(source, replace=replace, **ends), imported, failed)
 
     def _verify(self) -> None:
         row = self._chosen()
@@ -193,8 +193,7 @@ class ModelsPanel:
             self._say(_("{name} is whole: every file and every number was checked.").format(name=row.name))
 
         what = _("Checking every file and number of {name}.").format(name=row.name)
-        client = self._logic.client
-        self._start(what, lambda **ends: client.verify(str(row.folder), **ends), verified, self._failed)
+        self._start(what, lambda client, ends: client.verify(str(row.folder), **ends), verified, self._failed)
 
     def _remove(self) -> None:
         row = self._chosen()
@@ -227,7 +226,8 @@ class ModelsPanel:
         def failed(failure: Failure) -> None:
             self._show_device(f"{failure.message}\n{failure.details}".strip())
 
-        self._start(_("Checking this computer."), self._logic.client.check_device, checked, failed, packages=False)
+        what = _("Checking this computer.")
+        self._start(what, lambda client, ends: client.check_device(**ends), checked, failed, packages=False)
 
     def _show_device(self, text: str) -> None:
         self._device_text = without_folders(f"Slicer: {slicer.app.applicationVersion}\n{text}")
@@ -238,15 +238,15 @@ class ModelsPanel:
         qt.QApplication.clipboard().setText(self._device_text)
 
     def _cancel(self) -> None:
-        if self._running:
-            self._logic.client.cancel()
+        if self._running and not self._dispatcher.cancel():  # it had not begun: nobody else will say so
+            self._ended(self._cancelled)()
 
     # --- jobs ---
 
     def _start(
         self,
         what: str,
-        submit: Callable[..., Any],
+        begin: Callable[[WorkerClient, dict[str, Any]], Any],
         on_done: Callable[[Any], None],
         on_failed: Callable[[Failure], None],
         packages: bool = True,
@@ -257,14 +257,15 @@ class ModelsPanel:
         """
         if packages and not ensure_dependencies():
             return
-        if self._logic.client.busy:
-            self._say(_("Another job is running: wait for it, or cancel it."), bad=True)
+        failed = self._ended(on_failed)
+        ends = {"on_done": self._ended(on_done), "on_failed": failed, "on_cancelled": self._ended(self._cancelled)}
+        try:
+            self._dispatcher.submit(lambda client: begin(client, ends), failed)
+        except ClientError as error:
+            self._say(str(error), bad=True)
             return
         self._say(what)
         self._show_running(True)
-        submit(
-            on_done=self._ended(on_done), on_failed=self._ended(on_failed), on_cancelled=self._ended(self._cancelled)
-        )
 
     def _cancelled(self) -> None:
         self._say(_("Cancelled."))
@@ -277,6 +278,7 @@ class ModelsPanel:
             if self._running:
                 self._show_running(False)
                 self._say("")
+                self._dispatcher.ended()
                 then(*result)
 
         return call
