@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from host import Heartbeat, Host, pump, start_host
+from host.source import problems_in_source, problems_in_ui
+
+MODULE = Path(__file__).parents[1] / "CardiacLDM"
+SOURCES = [MODULE / "CardiacLDM.py", *sorted((MODULE / "CardiacLDMLib" / "panels").glob("*.py"))]
 
 PANEL = """<ui version="4.0"><class>W</class><widget class="qMRMLWidget" name="W">
 <layout class="QVBoxLayout" name="rows">
@@ -272,3 +276,46 @@ def test_heartbeat_sees_a_held_loop(host: Host) -> None:
         time.sleep(0.15)
         pump(0.05)
     assert beat.longest_ms > 140
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_module_source_has_nothing_that_pythonqt_does_wrong_in_silence(path: Path) -> None:
+    assert problems_in_source(path) == []
+
+
+@pytest.mark.parametrize("path", sorted((MODULE / "Resources" / "UI").glob("*.ui")), ids=lambda path: path.stem)
+def test_forms_have_nothing_that_slicer_loads_wrongly(path: Path) -> None:
+    assert problems_in_ui(path) == []
+
+
+WRONG = """
+import qt, PySide6
+combo.nodeTypes = "vtkMRMLScalarVolumeNode"
+label.text = None
+box.isChecked()
+combo.currentText()
+qt.QLabel(text="a")
+widget.setLayout(layout=rows)
+isinstance(w, qt.QWidget)
+bytes(process.readAllStandardOutput())
+process.finished.connect(done)
+qt.QDialogButtonBox(a | b)
+class Item(qt.QTableWidgetItem):
+    def __lt__(self, other): pass
+"""
+
+
+def test_what_goes_wrong_in_silence_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(WRONG)
+    assert {line.split(":")[1] for line in problems_in_source(path)} == {str(n) for n in range(2, 14)}
+    form = tmp_path / "wrong.ui"
+    form.write_text(
+        PANEL.replace("stringlist", "list")
+        .replace("The scan", "")
+        .replace("Apply", "&amp;More")
+        .replace(">More", ">&amp;Map")
+    )
+    words = " ".join(problems_in_ui(form))
+    for part in ("input: no tooltip", "nodeTypes is a list", "Alt+m: 2 times"):
+        assert part in words

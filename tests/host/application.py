@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import sys
@@ -90,11 +91,12 @@ def start_host() -> Host:
         _start_feature()
         sys.meta_path.insert(0, Importer())
         sys.excepthook = _record
+        atexit.register(lambda: [close_module(name) for name in list(_host.modules)])  # as Slicer does before it ends
     return _host
 
 
 def _start_feature() -> None:
-    """The first use of ``__feature__`` reads the source of every module there is, which some of torch's do not survive."""
+    """The first use of ``__feature__`` reads the source of every module loaded, which some of torch's refuse."""
     from shibokensupport import feature
 
     look = feature._mod_uses_pyside
