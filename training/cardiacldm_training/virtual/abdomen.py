@@ -18,23 +18,28 @@ from .tissue import Tissue
 FAT = (Tissue.FAT,)
 
 
-def diaphragm(canvas: Canvas, heart: Heart, frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    """(I, J, 1) heights of the diaphragm on the coarse lattice: two domes, and the seat of the heart between them."""
+def diaphragm(
+    canvas: Canvas, heart: Heart, frame: Frame, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(I, J, 1) heights of the diaphragm on the coarse lattice: two domes, and the seat of the heart between them.
+
+    Also heights up to which there is no lung under the heart: it rests on the diaphragm with nothing but fat between.
+    """
     dx, dy = canvas.x - frame.middle[0], canvas.y - frame.middle[1]
     right = frame.seat + rng.uniform(8, 38)
     left = right - rng.uniform(4, 22)
     level = np.full((dx.shape[0], dy.shape[1], 1), -np.inf)
-    v = (dy - 0.08 * frame.half_depth) / (0.98 * frame.half_depth)
+    v = (dy - 0.22 * frame.half_depth) / (1.1 * frame.half_depth)
     for top, side in ((right, 0.5), (left, -0.52)):
         r2 = np.square((dx - side * frame.half_width) / (0.56 * frame.half_width)) + np.square(v)
-        dome = top - 26.0 * r2 - 42.0 * r2**3 - 30.0 * np.clip(-v, 0, 1.2) ** 3
+        dome = top - 26.0 * r2 - 42.0 * r2**3 - 40.0 * np.clip(-v, 0, 1.2) ** 3
         level = np.logaddexp(level / 6.0, np.maximum(dome, -900.0) / 6.0) * 6.0
     return _draped(canvas, heart, frame, np.maximum(level, frame.seat - 260.0), rng)
 
 
 def _draped(
     canvas: Canvas, heart: Heart, frame: Frame, level: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The domes drawn up or down to the heart's lower surface, which they follow a little below."""
     step = canvas.coarse.spacing
     inside = np.isin(heart.labels, [VALUE[n] for n in HEART])
@@ -52,7 +57,9 @@ def _draped(
     out = level + broad * np.clip(2.5 * wide, 0, 1)
     share = np.clip(2.0 * close - 0.6, 0, 1)
     out = out * (1 - share) + tight * share
-    return np.asarray(np.minimum(out, floor - 0.5 * gap), dtype=np.float32)
+    out = np.minimum(out, floor - 0.5 * gap)
+    bed = np.where(blurred(sits, 6.0, step) > 0.3, out + 18.0, -1e3)
+    return out.astype(np.float32), np.minimum(bed, floor + 4.0).astype(np.float32)
 
 
 def steepness(level: np.ndarray, step: float) -> np.ndarray:

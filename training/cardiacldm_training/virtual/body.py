@@ -14,7 +14,7 @@ from .abdomen import diaphragm, paint_abdomen
 from .anatomy import Heart
 from .canvas import Canvas
 from .chest import measure, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
-from .frame import Frame, draw_frame, with_aorta
+from .frame import Frame, Marks, draw_frame, with_aorta
 from .inner import paint_on_heart, paint_within
 from .lungs import paint_lungs
 from .shapes import Lattice, inside_tube
@@ -31,26 +31,28 @@ def paint_body(
 
     Without ``surroundings`` the heart lies in a plain oval body with two oval lungs.
     """
-    canvas = Canvas(lattice)
+    canvas, marks = Canvas(lattice), Marks(heart)
     labels = placed(heart, lattice, frame)
     if surroundings:
-        _paint_around(canvas, heart, frame, labels, rng)
+        _paint_around(canvas, heart, marks, frame, labels, rng)
     else:
         _paint_plain(canvas, frame)
-    paint_on_heart(canvas, heart, labels, frame, rng, veins=surroundings)
+    paint_on_heart(canvas, marks, labels, frame, rng, veins=surroundings)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
-    paint_within(canvas, heart, labels, rng)
+    paint_within(canvas, marks, labels, rng)
     return Body(canvas.tissue, labels)
 
 
-def _paint_around(canvas: Canvas, heart: Heart, frame: Frame, labels: np.ndarray, rng: np.random.Generator) -> None:
+def _paint_around(
+    canvas: Canvas, heart: Heart, marks: Marks, frame: Frame, labels: np.ndarray, rng: np.random.Generator
+) -> None:
     trunk = measure(canvas, frame, rng)
     paint_wall(canvas, frame, trunk, rng)
-    level = diaphragm(canvas, heart, frame, rng)
+    level, bed = diaphragm(canvas, heart, frame, rng)
     paint_abdomen(canvas, frame, trunk, level, rng)
-    tubes = plan(heart, frame, rng)
-    paint_lungs(canvas, heart, frame, trunk, level, tubes, labels, rng)
+    tubes = plan(marks, frame, rng)
+    paint_lungs(canvas, marks, frame, trunk, level, bed, tubes, labels, rng)
     paint_spine(canvas, frame, rng)
     paint_cage(canvas, frame, rng)
     paint_shoulders(canvas, frame, trunk, rng)

@@ -7,6 +7,8 @@ are level sets: positive inside, in millimetres where a thickness is cut from th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,18 +44,29 @@ def blurred(mask: np.ndarray, sigma_mm: float, spacing: float) -> np.ndarray:
 
 
 def inside_capsule(
-    lattice: Lattice, start: np.ndarray, end: np.ndarray, r0: float, r1: float
+    lattice: Lattice, start: np.ndarray, end: np.ndarray, r0: float, r1: float, tall: float = 1.0
 ) -> tuple[Box, np.ndarray]:
-    """Voxels of a straight tube with round ends whose radius runs from ``r0`` to ``r1``: box and mask within it."""
-    r = max(r0, r1)
-    box = lattice.box(np.minimum(start, end) - r, np.maximum(start, end) + r)
-    x, y, z = (lattice.axis(a).ravel()[box[a]] - np.float32(start[a]) for a in range(3))
-    x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
-    d = np.asarray(end - start, dtype=np.float32)
-    length = max(float(d @ d), 1e-6)
-    t = np.clip((x * d[0] + y * d[1] + z * d[2]) / length, 0.0, 1.0)
-    distance = np.square(x - t * d[0]) + np.square(y - t * d[1]) + np.square(z - t * d[2])
-    return box, distance <= np.square(r0 + t * (r1 - r0))
+    """Voxels of a straight tube with round ends whose radius runs from ``r0`` to ``r1``: box and mask within it.
+
+    ``tall`` stretches its section along z. Plain floats: thousands of these are drawn, most of a few voxels.
+    """
+    r, sp = max(r0, r1), lattice.spacing
+    axes, slices = [], []
+    for a in range(3):
+        p, q, o, n = float(start[a]), float(end[a]), float(lattice.origin[a]), lattice.shape[a]
+        reach = r * tall if a == 2 else r
+        low, high = max(ceil((min(p, q) - reach - o) / sp), 0), min(floor((max(p, q) + reach - o) / sp) + 1, n)
+        if high <= low:
+            return (slice(0, 0),) * 3, np.zeros((0, 0, 0), dtype=bool)
+        slices.append(slice(low, high))
+        x = np.arange(low, high, dtype=np.float32) * sp + np.float32(o - p)
+        axes.append((x / tall if a == 2 else x).reshape([-1 if d == a else 1 for d in range(3)]))
+    dx, dy, dz = float(end[0] - start[0]), float(end[1] - start[1]), float(end[2] - start[2]) / tall
+    x, y, z = axes
+    length = max(dx * dx + dy * dy + dz * dz, 1e-6)
+    t = np.clip(x * (dx / length) + y * (dy / length) + z * (dz / length), 0.0, 1.0)
+    distance = np.square(x - t * dx) + np.square(y - t * dy) + np.square(z - t * dz)
+    return (slices[0], slices[1], slices[2]), distance <= np.square(r0 + t * (r1 - r0))
 
 
 class Canvas:
@@ -74,7 +87,7 @@ class Canvas:
     def fine(self, field: np.ndarray, lattice: Lattice | None = None, box: Box | None = None) -> np.ndarray:
         """A field on ``lattice`` (default: the coarse one) interpolated to the canvas, or to a box of it."""
         lattice = lattice or self.coarse
-        box = box or tuple(slice(0, n) for n in self.lattice.shape)  # type: ignore[assignment]
+        box = box or (slice(0, self.lattice.shape[0]), slice(0, self.lattice.shape[1]), slice(0, self.lattice.shape[2]))
         out = field.astype(np.float32, copy=False)
         weights = []
         for a in range(3):
@@ -123,21 +136,21 @@ class Canvas:
 
     def capsule(
         self, start: np.ndarray, end: np.ndarray, r0: float, r1: float, tissue: Tissue,
-        over: Iterable[Tissue] | None = None,
+        over: Iterable[Tissue] | None = None, tall: float = 1.0,
     ) -> None:  # fmt: skip
         """A straight piece of a tube; never thinner than a voxel, so that it does not break up."""
         least = 0.55 * self.lattice.spacing
-        box, mask = inside_capsule(self.lattice, start, end, max(r0, least), max(r1, least))
+        box, mask = inside_capsule(self.lattice, start, end, max(r0, least), max(r1, least), tall)
         if mask.size:
             if over is not None:
                 mask &= self.over(box, over)
             self.tissue[box][mask] = tissue
 
     def tube(
-        self, points: ArrayLike, radii: ArrayLike, tissue: Tissue, over: Iterable[Tissue] | None = None
-    ) -> np.ndarray:
-        """A tube along a smooth path, which is returned (N, 4)."""
-        path = smooth_path(points, radii, step=float(np.clip(0.6 * np.max(radii), 2.0, 5.0)))
-        for (*a, r0), (*b, r1) in zip(path[:-1], path[1:], strict=True):
-            self.capsule(np.array(a), np.array(b), r0, r1, tissue, over)
-        return path
+        self, points: ArrayLike, radii: ArrayLike, tissue: Tissue, over: Iterable[Tissue] | None = None,
+        tall: float = 1.0,
+    ) -> None:  # fmt: skip
+        """A tube along a smooth path."""
+        path = smooth_path(points, radii, step=float(np.clip(1.2 * np.max(radii), 3.0, 8.0)))
+        for a, b in pairwise(path):
+            self.capsule(a[:3], b[:3], float(a[3]), float(b[3]), tissue, over, tall)

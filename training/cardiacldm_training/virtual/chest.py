@@ -92,7 +92,7 @@ def paint_wall(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Genera
 
 def _breasts(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Generator) -> np.ndarray:
     """Level set (mm) of both breasts, resting on the front of the chest and falling to the sides."""
-    size, sag = rng.uniform(45, 78), rng.uniform(18, 30) + 1.1 * frame.fat
+    size, sag = rng.uniform(48, 74), rng.uniform(6, 18) + 0.8 * frame.fat
     z = frame.top - rng.uniform(165, 215)
     _, front, _ = frame.cavity(np.array([z]))
     out = np.full(canvas.coarse.shape, -99.0, dtype=np.float32)
@@ -151,10 +151,8 @@ def _paint_rib(canvas: Canvas, frame: Frame, side: float, n: int, head: float, s
     z = head - 6 - slant * (RIB_DROP[n] - 6) * ((degrees + 60) / max(RIB_END[n] + 60, 20)).clip(0, 1) ** 1.1
     points = np.vstack([start, _on_cage(frame, degrees, z, side)])
     big = 0.9 if frame.sex == "female" else 1.0
-    for lift, radius, tissue in ((2.6, 3.9, Tissue.BONE), (-2.6, 3.9, Tissue.BONE), (0.0, 4.1, Tissue.BONE),
-                                 (1.6, 2.1, Tissue.MARROW), (-1.6, 2.1, Tissue.MARROW)):  # fmt: skip
-        if tissue == Tissue.BONE or canvas.lattice.spacing < 2.5:
-            canvas.tube(points + [0, 0, lift * big], np.full(len(points), radius * big), tissue)
+    for radius, tissue in ((4.0, Tissue.BONE), (2.3, Tissue.MARROW)):
+        canvas.tube(points, np.full(len(points), radius * big), tissue, tall=1.65)
     return np.asarray(points[-1])
 
 
@@ -173,14 +171,18 @@ def _paint_cartilage(
 
 
 def _paint_sternum(canvas: Canvas, frame: Frame, notch: float, length: float, rng: np.random.Generator) -> None:
-    z = np.linspace(notch, notch - length, 10)
-    _, front, _ = frame.cavity(z)
-    half = np.interp(np.linspace(0, 1, 10), [0, 0.12, 0.3, 0.38, 0.7, 0.86, 1.0], [24, 24, 13, 14, 17, 12, 4])
-    half = half * rng.uniform(0.85, 1.1)
-    for tissue, shrink, radius in ((Tissue.BONE, 0.0, 5.4), (Tissue.MARROW, 1.0, 3.8)):
-        for share in np.linspace(-1, 1, 7):
-            x = frame.middle[0] + share * (half - shrink)
-            canvas.tube(np.column_stack([x, front + 6.5, z]), np.full(10, radius), tissue)
+    lattice, middle = canvas.lattice, frame.middle[0]
+    heights = lattice.axis(2).ravel()
+    _, front, _ = frame.cavity(heights.astype(float))
+    low = np.array([middle - 30.0, front.min() - 1.0, notch - length])
+    box = lattice.box(low, np.array([middle + 30.0, front.max() + 15.0, notch]))
+    share = (notch - heights[box[2]]) / length
+    half = np.interp(share, [0, 0.1, 0.3, 0.36, 0.7, 0.86, 1.0], [21, 25, 15, 15, 19, 13, 4]) * rng.uniform(0.85, 1.1)
+    half = np.where((share > 0) & (share < 1), half, 0.1)
+    x, y = lattice.axis(0)[box[0]] - np.float32(middle), lattice.axis(1)[:, box[1]] - front[box[2]] - np.float32(6.5)
+    part = canvas.tissue[box]
+    for tissue, less in ((Tissue.BONE, 0.0), (Tissue.MARROW, 1.5)):
+        part[oval(x, y, np.maximum(half - less, 0.1), np.array([5.6 - less]), 3.0) > 0] = tissue
 
 
 # --- spine ---------------------------------------------------------------------------------------------------------
@@ -280,15 +282,15 @@ def _paint_blades(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Gen
     box = lattice.box(low, high)
     if any(s.stop <= s.start for s in box):
         return
-    out = canvas.fine(trunk.out, box=box)
+    out, degrees = canvas.fine(trunk.out, box=box), canvas.fine(_angle(canvas, frame), box=box)
     part = canvas.tissue[box]
-    x = np.abs(lattice.axis(0)[box[0]] - frame.middle[0])
     down = (frame.top - 10.0) - lattice.axis(2)[..., box[2]]
-    turned = 0.0 if frame.arms_down else 0.28
-    inner = 0.48 * frame.half_width + turned * down
-    outer = 0.48 * frame.half_width + 92.0 - 0.55 * down + turned * 0.8 * down
-    plate = (x > inner) & (x < outer) & (down > 0) & (down < 150)
-    edge = np.minimum(x - inner, outer - x)
+    turned = 0.0 if frame.arms_down else 0.14
+    arc = (degrees + 62.0) * 2.0  # about millimetres along the cage from near the spine
+    inner = turned * down
+    outer = 96.0 - 0.55 * down + turned * down
+    plate = (arc > inner) & (arc < outer) & (down > 0) & (down < 150)
+    edge = np.minimum(arc - inner, outer - arc)
     thick = np.where(edge < 9.0, 4.5, 2.4).astype(np.float32)
     bone = plate & (np.abs(out - gap) < thick)
     bone &= np.isin(part, [int(t) for t in SOFT_TISSUES])

@@ -14,7 +14,7 @@ from scipy import ndimage
 from CardiacLDMLib.anatomy import HEART, VALUE
 
 from .anatomy import Heart
-from .shapes import inside_tube, smooth_path, unit
+from .shapes import Lattice, inside_tube, smooth_path, unit
 
 #: From the hindmost point of the heart to the middle of the vertebral bodies, at least (their radius and oesophagus).
 SPINE_BEHIND_MM = 25.0
@@ -56,6 +56,34 @@ class Frame:
         front = np.interp(z, self.z, self.front)
         back = self.spine_at(z)[..., 1] - 34.0 * np.clip(below / 60.0, 0.15, 1.0)
         return width, front, back
+
+
+class Marks:
+    """Landmarks of a heart: its structures' points about every 3 mm, found once."""
+
+    def __init__(self, heart: Heart) -> None:
+        step = max(1, round(3.0 / heart.lattice.spacing))
+        self.labels = heart.labels[::step, ::step, ::step]
+        self.lattice = Lattice(heart.lattice.origin, heart.lattice.spacing * step, self.labels.shape)
+        index = np.argwhere(self.labels > 0)
+        value = self.labels[tuple(index.T)]
+        points = self.lattice.origin + self.lattice.spacing * index
+        self._points = {name: points[value == v] for name, v in VALUE.items()}
+        self.sex, self.findings = heart.sex, heart.findings
+
+    def points(self, *names: str) -> np.ndarray:
+        """(N, 3) mm of some structures."""
+        return np.concatenate([self._points[name] for name in names])
+
+    def centre(self, name: str) -> np.ndarray:
+        """Centre of mass of a structure, mm."""
+        return np.asarray(self._points[name].mean(0))
+
+    def extreme(self, name: str, direction: np.ndarray, quantile: float = 0.985) -> np.ndarray:
+        """Middle of the part of a structure that reaches furthest along ``direction``, mm."""
+        points = self._points[name]
+        along = points @ direction
+        return np.asarray(points[along >= np.quantile(along, quantile)].mean(0))
 
 
 # --- the aorta's further course ------------------------------------------------------------------------------------
@@ -101,30 +129,24 @@ def with_aorta(heart: Heart, rng: np.random.Generator) -> Heart:
 # --- fitting the body ----------------------------------------------------------------------------------------------
 
 
-def surface_points(heart: Heart, names: tuple[str, ...]) -> np.ndarray:
-    """(N, 3) mm of some structures, thinned out to about 3 mm."""
-    step = max(1, round(3.0 / heart.lattice.spacing))
-    thin = heart.labels[::step, ::step, ::step]
-    return heart.lattice.origin + heart.lattice.spacing * step * np.argwhere(np.isin(thin, [VALUE[n] for n in names]))
-
-
 def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
     """Thorax and spine that fit the heart: behind its aorta, around its chambers."""
-    points = surface_points(heart, HEART)
+    marks = Marks(heart)
+    points = marks.points(*HEART)
     low, high = points.min(0), points.max(0)
     aorta = _descending(heart)
     spine = aorta[:2] + unit([0.65, -0.76]) * (aorta[3] + rng.uniform(18.0, 24.0))
-    spine[1] = min(spine[1], _back_of_heart(heart, spine[0]) - SPINE_BEHIND_MM)
+    spine[1] = min(spine[1], _back_of_heart(marks, spine[0]) - SPINE_BEHIND_MM)
     z = np.arange(low[2] - 420.0, high[2] + 320.0, 5.0)
-    spine_x, spine_y = _spine_curve(heart, spine, z, rng)
+    spine_x, spine_y = _spine_curve(marks, spine, z, rng)
     front = high[1] + rng.uniform(5.0, 20.0)
     back = spine[1] - 34.0
     half_depth = (front - back) / 2
     middle = np.array([0.6 * spine[0] + 0.4 * (low[0] + high[0]) / 2 + rng.normal(0, 4), (front + back) / 2])
     needed = max(abs(low[0] - middle[0]), abs(high[0] - middle[0])) + 12.0
     sex = heart.sex
-    usual = rng.normal(138.0, 9.0) if sex == "male" else rng.normal(123.0, 8.0)
-    half_width = max(float(np.clip(usual, half_depth * 1.15, half_depth * 1.7)), needed)
+    usual = rng.normal(145.0, 9.0) if sex == "male" else rng.normal(130.0, 8.0)
+    half_width = max(float(np.clip(usual, half_depth * 1.25, half_depth * 1.7)), needed)
     top = high[2] + rng.uniform(75, 115)
     fat = float(np.clip(rng.lognormal(np.log(17 if sex == "female" else 13), 0.45), 4, 38))
     floor = _floor(points)
@@ -137,7 +159,7 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
         muscle=float(rng.uniform(9, 20) if sex == "male" else rng.uniform(5, 13)),
         top=float(top), seat=floor,
         aorta=smooth_path(course, np.linspace(aorta[3], max(aorta[3] * 0.8, 7.0), 12)),
-        z=z, spine_x=spine_x, spine_y=spine_y, front=_front_curve(heart, z, front, float(top), spine_y, rng),
+        z=z, spine_x=spine_x, spine_y=spine_y, front=_front_curve(marks, z, front, float(top), spine_y, rng),
         pitch=float(rng.uniform(23, 28)), arms_down=bool(rng.random() < 0.12),
     )  # fmt: skip
 
@@ -152,10 +174,10 @@ def _floor(points: np.ndarray) -> float:
 
 
 def _spine_curve(
-    heart: Heart, spine: np.ndarray, z: np.ndarray, rng: np.random.Generator
+    marks: Marks, spine: np.ndarray, z: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """x and y of the vertebral bodies at heights ``z``: kyphosis, a little scoliosis, clear of heart and vessels."""
-    points = surface_points(heart, (*HEART, "PA", "AO"))
+    points = marks.points(*HEART, "PA", "AO")
     away = np.abs(z - rng.uniform(-10, 30)) / 100.0
     bend = rng.uniform(5.0, 13.0) * np.where(away < 1.5, away**2, 3.0 * away - 2.25)
     y = spine[1] + bend - bend[np.abs(z).argmin()]
@@ -171,14 +193,14 @@ def _spine_curve(
 
 
 def _front_curve(
-    heart: Heart, z: np.ndarray, front: float, top: float, spine_y: np.ndarray, rng: np.random.Generator
+    marks: Marks, z: np.ndarray, front: float, top: float, spine_y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Foremost y of the cavity at heights ``z``: the sternum slants back towards the inlet, in front of the vessels."""
     depth = front - np.interp(0.0, z, spine_y)
     slant = rng.uniform(0.8, 1.15)
     share = np.interp(top - z, [-60, 0, 25, 60, 120, 180, 260, 400], [0.75, 0.66, 0.5, 0.3, 0.12, 0.03, 0, 0.02])
     y = front - slant * share * depth
-    points = surface_points(heart, (*HEART, "PA", "AO"))
+    points = marks.points(*HEART, "PA", "AO")
     needed = np.full(len(z), -np.inf)
     np.maximum.at(needed, np.abs(points[:, 2][:, None] - z[None]).argmin(1), points[:, 1] + 6.0)
     push = np.where(np.isfinite(needed), np.maximum(needed - y, 0.0), 0.0)
@@ -186,10 +208,10 @@ def _front_curve(
     return np.asarray(np.maximum(y, spine_y + 24.0))
 
 
-def _back_of_heart(heart: Heart, x: float) -> float:
+def _back_of_heart(marks: Marks, x: float) -> float:
     """The hindmost y (mm) of heart and pulmonary artery in front of a spine at ``x``."""
-    points = surface_points(heart, (*HEART, "PA"))
-    return float(points[np.abs(points[:, 0] - x) < 34.0, 1].min(initial=np.inf)) - heart.lattice.spacing
+    points = marks.points(*HEART, "PA")
+    return float(points[np.abs(points[:, 0] - x) < 34.0, 1].min(initial=np.inf)) - marks.lattice.spacing
 
 
 def _descending(heart: Heart) -> np.ndarray:

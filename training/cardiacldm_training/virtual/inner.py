@@ -12,9 +12,8 @@ from scipy import ndimage
 
 from CardiacLDMLib.anatomy import HEART, VALUE
 
-from .anatomy import Heart
 from .canvas import Box, Canvas, blurred
-from .frame import Frame
+from .frame import Frame, Marks
 from .lungs import vein_ends
 from .shapes import Lattice, perpendicular, random_field, unit
 from .tissue import Tissue
@@ -44,26 +43,25 @@ class Sac:
         return self.lattice.points()
 
 
-def draw_sac(heart: Heart, rng: np.random.Generator) -> Sac:
+def draw_sac(marks: Marks, rng: np.random.Generator) -> Sac:
     """The chambers' outline smoothed so that the grooves between them are filled with fat."""
-    step = max(1, round(3.0 / heart.lattice.spacing))
-    labels = heart.labels[::step, ::step, ::step]
-    lattice = Lattice(heart.lattice.origin, heart.lattice.spacing * step, labels.shape)
+    lattice, labels = marks.lattice, marks.labels
     sigma = rng.uniform(4.5, 9.0)
     share = blurred(np.isin(labels, [VALUE[n] for n in (*HEART, "PA")]), sigma, lattice.spacing)
-    return Sac(lattice, labels, (share - rng.uniform(0.17, 0.33)) * sigma / 0.34)
+    cover = rng.uniform(-1.0, 5.0)
+    return Sac(lattice, labels, (share - rng.uniform(0.12, 0.28)) * sigma / 0.34 + cover * (share > 0.02))
 
 
 def paint_on_heart(
-    canvas: Canvas, heart: Heart, labels: np.ndarray, frame: Frame, rng: np.random.Generator, veins: bool = True
+    canvas: Canvas, marks: Marks, labels: np.ndarray, frame: Frame, rng: np.random.Generator, veins: bool = True
 ) -> None:
     """Fat, pericardium and effusion, the thin walls, coronary vessels; with ``veins`` the pulmonary veins' trunks."""
-    sac = draw_sac(heart, rng)
+    sac = draw_sac(marks, rng)
     _fat_and_pericardium(canvas, sac, frame, rng)
     _walls(canvas, labels, rng)
     if veins:
-        _pulmonary_veins(canvas, heart, rng)
-    _coronaries(canvas, heart, sac, rng)
+        _pulmonary_veins(canvas, marks, rng)
+    _coronaries(canvas, marks, sac, rng)
 
 
 def _fat_and_pericardium(canvas: Canvas, sac: Sac, frame: Frame, rng: np.random.Generator) -> None:
@@ -118,14 +116,14 @@ def _walls(canvas: Canvas, labels: np.ndarray, rng: np.random.Generator) -> None
         canvas.tissue[box][mask] = Tissue.WALL
 
 
-def _pulmonary_veins(canvas: Canvas, heart: Heart, rng: np.random.Generator) -> None:
+def _pulmonary_veins(canvas: Canvas, marks: Marks, rng: np.random.Generator) -> None:
     """Four trunks from the left atrium (at times one in common on the left) to where the lungs' veins begin."""
-    centre = heart.centre("LA")
+    centre = marks.centre("LA")
     common = rng.random() < 0.2
     over = (*AROUND, *YIELDING)
     for side in (1.0, -1.0):
-        ends = vein_ends(heart, side)
-        ostia = [heart.extreme("LA", unit([side, -0.4, z]), 0.985) for z in (0.5, -0.4)]
+        ends = vein_ends(marks, side)
+        ostia = [marks.extreme("LA", unit([side, -0.4, z])) for z in (0.5, -0.4)]
         if common and side < 0:
             ostia = [0.5 * (ostia[0] + ostia[1]) + [side * 3.0, 0, 0]] * 2
         for ostium, end in zip(ostia, ends, strict=True):
@@ -149,22 +147,15 @@ class Axes:
     length: float
 
 
-def left_axes(heart: Heart) -> Axes:
+def left_axes(marks: Marks) -> Axes:
     """Axes of the left ventricle from its labels."""
-    step = max(1, round(3.0 / heart.lattice.spacing))
-    thin = heart.labels[::step, ::step, ::step]
-    lattice = Lattice(heart.lattice.origin, heart.lattice.spacing * step, thin.shape)
-
-    def of(name: str) -> np.ndarray:
-        return lattice.origin + lattice.spacing * np.argwhere(thin == VALUE[name])
-
-    cavity, middle = of("LV"), of("LV").mean(0)
-    apex = unit(middle - of("LA").mean(0))
+    cavity, middle = marks.points("LV"), marks.centre("LV")
+    apex = unit(middle - marks.centre("LA"))
     along = cavity @ apex
     base = middle + apex * (np.quantile(along, 0.02) - middle @ apex)
     tip = cavity[along >= np.quantile(along, 0.99)].mean(0)
     axis = unit(tip - base)
-    septum = perpendicular(of("RV").mean(0) - middle, axis)
+    septum = perpendicular(marks.centre("RV") - middle, axis)
     front = np.cross(axis, septum)
     return Axes(
         base, axis, septum, front * np.sign(front @ np.array([-0.2, 0.7, 0.7])), float(np.linalg.norm(tip - base))
@@ -187,20 +178,20 @@ def _groove(
     return np.array(out).reshape(-1, 3)
 
 
-def _coronaries(canvas: Canvas, heart: Heart, sac: Sac, rng: np.random.Generator) -> None:
+def _coronaries(canvas: Canvas, marks: Marks, sac: Sac, rng: np.random.Generator) -> None:
     """Left main, anterior descending, circumflex and right coronary artery; great cardiac vein and coronary sinus."""
-    axes = left_axes(heart)
+    axes = left_axes(marks)
     points = sac.points() - axes.base.astype(np.float32)
     along, ahead = points @ axes.apex, points @ axes.front
     aside = points @ axes.septum
-    root = _root(heart)
+    root = _root(marks)
     r = rng.uniform(1.3, 2.3)
     bins = np.where(ahead > 0, along, -1e3)
     descending = _groove(sac, ("MYO",), ("RV",), bins, np.linspace(-0.05, 1.15, 9) * axes.length)
     inferior = _groove(sac, ("MYO",), ("RV",), np.where(ahead < 0, along, -1e3), np.linspace(0, 0.9, 6) * axes.length)
     angle = np.rad2deg(np.arctan2(-aside, ahead))  # 0 in front, 90 on the free wall, 180 behind
     left = _groove(sac, ("LA", "LAA"), ("MYO",), angle, np.linspace(10, 190, 9))
-    right = _right_groove(heart, sac, root)
+    right = _right_groove(marks, sac, root)
     trunk = root + 14.0 * unit([-1.0, 0.25, 0.35])
     for course, start, size in ((descending, trunk, r), (left, trunk, 0.9 * r), (right, root + [8.0, 12.0, 4.0], r),
                                 (inferior, None, 0.65 * r)):  # fmt: skip
@@ -209,41 +200,38 @@ def _coronaries(canvas: Canvas, heart: Heart, sac: Sac, rng: np.random.Generator
         knots = course if start is None else np.vstack([start, course])
         canvas.tube(knots, np.linspace(size, 0.55 * size, len(knots)), Tissue.CORONARY_ARTERY, AROUND)
     canvas.tube([root, trunk], [1.3 * r, 1.2 * r], Tissue.CORONARY_ARTERY, AROUND)
-    _coronary_sinus(canvas, heart, left, rng)
+    _coronary_sinus(canvas, marks, left, rng)
 
 
-def _root(heart: Heart) -> np.ndarray:
+def _root(marks: Marks) -> np.ndarray:
     """Middle of the aortic root, a little above the valve, mm."""
-    step = max(1, round(3.0 / heart.lattice.spacing))
-    thin = heart.labels[::step, ::step, ::step]
-    at = np.argwhere(thin == VALUE["AO"])
-    to = ndimage.distance_transform_edt(thin != VALUE["LV"]) * heart.lattice.spacing * step
-    distance = to[tuple(at.T)]
+    at = np.argwhere(marks.labels == VALUE["AO"])
+    distance = (ndimage.distance_transform_edt(marks.labels != VALUE["LV"]) * marks.lattice.spacing)[tuple(at.T)]
     near = at[(distance > 6.0) & (distance < 22.0)]
     near = near if len(near) else at[distance.argsort()[:20]]
-    return np.asarray(heart.lattice.origin + heart.lattice.spacing * step * near.mean(0))
+    return np.asarray(marks.lattice.origin + marks.lattice.spacing * near.mean(0))
 
 
-def _right_groove(heart: Heart, sac: Sac, root: np.ndarray) -> np.ndarray:
+def _right_groove(marks: Marks, sac: Sac, root: np.ndarray) -> np.ndarray:
     """Course of the groove between right atrium and ventricle, from the aorta round the right side to the crux."""
-    ra, rv = heart.centre("RA"), heart.centre("RV")
+    ra, rv = marks.centre("RA"), marks.centre("RV")
     normal = unit(rv - ra)
     centre = 0.5 * (ra + rv)
     first = perpendicular(root - centre, normal)
     away = np.cross(normal, first)
-    away *= np.sign(away @ (centre - heart.centre("LV"))) or 1.0
+    away *= np.sign(away @ (centre - marks.centre("LV"))) or 1.0
     offset = sac.points() - centre.astype(np.float32)
     angle = np.rad2deg(np.arctan2(offset @ away, offset @ first))
     return _groove(sac, ("RA",), ("RV",), np.mod(angle + 40.0, 360.0), np.linspace(45, 250, 10))
 
 
-def _coronary_sinus(canvas: Canvas, heart: Heart, groove: np.ndarray, rng: np.random.Generator) -> None:
+def _coronary_sinus(canvas: Canvas, marks: Marks, groove: np.ndarray, rng: np.random.Generator) -> None:
     """The great cardiac vein along the left groove, widening into the sinus that opens into the right atrium."""
     if len(groove) < 4:
         return
-    points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(heart.labels == VALUE["RA"])
+    points = marks.points("RA")
     mouth = points[np.argmin(np.square(points - groove[-1]).sum(1))]
-    out = groove[len(groove) // 2 - 1 :] + 2.5 * unit(heart.centre("LA") - heart.centre("LV"))
+    out = groove[len(groove) // 2 - 1 :] + 2.5 * unit(marks.centre("LA") - marks.centre("LV"))
     knots = np.vstack([out, mouth])
     r = rng.uniform(3.0, 6.0)
     canvas.tube(knots, np.linspace(0.5 * r, r, len(knots)), Tissue.CORONARY_VEIN, AROUND)
@@ -252,19 +240,20 @@ def _coronary_sinus(canvas: Canvas, heart: Heart, groove: np.ndarray, rng: np.ra
 # --- inside the cavities -------------------------------------------------------------------------------------------
 
 
-def paint_within(canvas: Canvas, heart: Heart, labels: np.ndarray, rng: np.random.Generator) -> None:
+def paint_within(canvas: Canvas, marks: Marks, labels: np.ndarray, rng: np.random.Generator) -> None:
     """Papillary muscles, trabeculae, pectinate ridges, moderator band and valves, in the blood of their cavities."""
-    axes = left_axes(heart)
-    _valves(canvas, heart, labels, axes, rng)
-    for name, coarse, thick, share in (("LV", 2.2, rng.uniform(0.8, 3.2), 0.25), ("RV", 2.8, rng.uniform(1.5, 4.5), 0.1),
-                                       ("RA", 2.2, rng.uniform(0.5, 2.8), 0.5), ("LAA", 1.7, rng.uniform(0.5, 1.8), 0.5)):  # fmt: skip
-        _ridges(canvas, heart, labels, axes, name, coarse, thick, share, rng)
-    _papillaries(canvas, heart, axes, rng)
-    _moderator_band(canvas, heart, axes, rng)
+    axes = left_axes(marks)
+    _valves(canvas, marks, labels, axes, rng)
+    kinds = (("LV", 2.2, rng.uniform(0.4, 2.6), 0.4), ("RV", 2.8, rng.uniform(1.2, 4.0), 0.2),
+             ("RA", 2.2, rng.uniform(0.5, 2.8), 0.5), ("LAA", 1.7, rng.uniform(0.5, 1.8), 0.5))  # fmt: skip
+    for name, coarse, thick, share in kinds:
+        _ridges(canvas, marks, labels, axes, name, coarse, thick, share, rng)
+    _papillaries(canvas, marks, axes, rng)
+    _moderator_band(canvas, marks, axes, rng)
 
 
 def _ridges(
-    canvas: Canvas, heart: Heart, labels: np.ndarray, axes: Axes, name: str, grain_mm: float, thick: float,
+    canvas: Canvas, marks: Marks, labels: np.ndarray, axes: Axes, name: str, grain_mm: float, thick: float,
     threshold: float, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Muscle bundles on the inside of a cavity's wall, away from its valves and from smooth parts."""
@@ -284,16 +273,16 @@ def _ridges(
                   * axes.apex[a] for a in range(3)) / axes.length  # fmt: skip
         reach = reach * np.clip((far - 0.15) * 2.2, 0, 1.3)
     if name == "RA":  # smooth at the back, where the cavae and the septum are
-        reach = reach * np.clip((lattice.axis(1)[:, box[1]] - heart.centre("RA")[1] + 8.0) / 12.0, 0, 1)
+        reach = reach * np.clip((lattice.axis(1)[:, box[1]] - marks.centre("RA")[1] + 8.0) / 12.0, 0, 1)
     canvas.tissue[box][here & (depth <= reach + 0.5 * lattice.spacing * (reach > 0.3))] = Tissue.PAPILLARY
 
 
-def _papillaries(canvas: Canvas, heart: Heart, axes: Axes, rng: np.random.Generator) -> None:
+def _papillaries(canvas: Canvas, marks: Marks, axes: Axes, rng: np.random.Generator) -> None:
     """Two muscles from the free wall towards the mitral valve."""
     for turn in (1.0, -1.0):
         angle = np.deg2rad(rng.uniform(38, 62))
         out = unit(-np.cos(angle) * axes.septum + turn * np.sin(angle) * axes.front)
-        root, tip = (_wall_point(heart, axes, out, s) for s in (rng.uniform(0.66, 0.8), rng.uniform(0.34, 0.46)))
+        root, tip = (_wall_point(marks, axes, out, s) for s in (rng.uniform(0.66, 0.8), rng.uniform(0.34, 0.46)))
         foot, wide = root
         at = tip[0] - out * tip[1] * rng.uniform(0.4, 0.55)
         r = np.clip(wide * rng.uniform(0.17, 0.27), 2.2, 6.5)
@@ -303,20 +292,20 @@ def _papillaries(canvas: Canvas, heart: Heart, axes: Axes, rng: np.random.Genera
             canvas.tube([foot, middle, at + 1.5 * spread], [r, 0.9 * r, 0.55 * r], Tissue.PAPILLARY, (Tissue.LV,))
 
 
-def _wall_point(heart: Heart, axes: Axes, out: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+def _wall_point(marks: Marks, axes: Axes, out: np.ndarray, share: float) -> tuple[np.ndarray, float]:
     """Where a ray from the axis leaves the left ventricle's cavity, and how far from the axis that is (mm)."""
     start = axes.base + share * axes.length * axes.apex
     steps = np.arange(0.0, 60.0, 0.75)
-    index = np.rint(heart.lattice.index(start + steps[:, None] * out)).astype(int)
-    index = np.clip(index, 0, np.array(heart.labels.shape) - 1)
-    inside = heart.labels[tuple(index.T)] == VALUE["LV"]
+    index = np.rint(marks.lattice.index(start + steps[:, None] * out)).astype(int)
+    index = np.clip(index, 0, np.array(marks.labels.shape) - 1)
+    inside = marks.labels[tuple(index.T)] == VALUE["LV"]
     last = steps[np.flatnonzero(inside)[-1]] if inside.any() else 8.0
     return start + last * out, float(last)
 
 
-def _moderator_band(canvas: Canvas, heart: Heart, axes: Axes, rng: np.random.Generator) -> None:
+def _moderator_band(canvas: Canvas, marks: Marks, axes: Axes, rng: np.random.Generator) -> None:
     """A muscular string across the right ventricle near its apex."""
-    points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(heart.labels == VALUE["RV"])
+    points = marks.points("RV")
     along = (points - axes.base) @ axes.apex / axes.length
     level = np.quantile(along, rng.uniform(0.7, 0.85))
     slab = points[np.abs(along - level) * axes.length < 4.0]
@@ -333,9 +322,9 @@ def _moderator_band(canvas: Canvas, heart: Heart, axes: Axes, rng: np.random.Gen
 # --- valves --------------------------------------------------------------------------------------------------------
 
 
-def _valves(canvas: Canvas, heart: Heart, labels: np.ndarray, axes: Axes, rng: np.random.Generator) -> None:
+def _valves(canvas: Canvas, marks: Marks, labels: np.ndarray, axes: Axes, rng: np.random.Generator) -> None:
     """Orifices open between the pools; leaflets shut in systole, hanging into the ventricles otherwise."""
-    shut = "systole" in heart.findings or rng.random() < 0.25
+    shut = "systole" in marks.findings or rng.random() < 0.25
     for upper, lower in (("LA", "LV"), ("RA", "RV")):
         ring = _orifice(canvas, labels, upper, lower, Tissue[lower])
         if ring is not None:

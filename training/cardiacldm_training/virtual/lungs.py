@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .abdomen import steepness
-from .anatomy import Heart
 from .canvas import Canvas, blurred
 from .chest import Trunk, oval
-from .frame import Frame
+from .frame import Frame, Marks
 from .shapes import unit
 from .tissue import Tissue
 from .vessels import Mediastinum
@@ -43,8 +42,11 @@ def grow(points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng
         radius = min(twig * n ** (1 / 2.6), before)
         centre = served.mean(0)
         end = centre if n == 1 else start + rng.uniform(0.3, 0.55) * (centre - start)
-        middle = 0.5 * (start + end) + rng.normal(0, 0.06 * np.linalg.norm(end - start) + 0.2, 3)
-        out += [Branch(start, middle, radius, 0.95 * radius), Branch(middle, end, 0.95 * radius, 0.9 * radius)]
+        if n > 2:
+            middle = 0.5 * (start + end) + rng.normal(0, 0.06 * np.linalg.norm(end - start) + 0.2, 3)
+            out += [Branch(start, middle, radius, 0.95 * radius), Branch(middle, end, 0.95 * radius, 0.9 * radius)]
+        else:
+            out.append(Branch(start, end, radius, 0.8 * radius))
         if n > 1:
             _, axes = np.linalg.eigh(np.cov(served.T + 1e-3 * rng.standard_normal(served.T.shape)))
             along = (served - centre) @ axes[:, 2]
@@ -57,18 +59,19 @@ def grow(points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng
 
 
 def paint_lungs(
-    canvas: Canvas, heart: Heart, frame: Frame, trunk: Trunk, level: np.ndarray, plan: Mediastinum, labels: np.ndarray,
-    rng: np.random.Generator,
+    canvas: Canvas, marks: Marks, frame: Frame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
+    plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Both lungs with their vessels and airways."""
+    """Both lungs with their vessels and airways; none under the heart, which rests on its ``bed``."""
     above = (canvas.z - level) / steepness(level, canvas.coarse.spacing)
     room = np.minimum(-trunk.out - np.float32(rng.uniform(0.6, 2.4)), above - 0.3)
+    room = np.minimum(room, canvas.z - bed)
     room = np.minimum(room, _beside_mediastinum(canvas, frame, plan, labels, rng)).astype(np.float32)
     canvas.fill(room, Tissue.LUNG)
     for k, side in enumerate((1.0, -1.0)):
         mine = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
         if (mine > 4.0).any():
-            _paint_side(canvas, heart, mine, plan, k, rng)
+            _paint_side(canvas, marks, mine, plan, k, rng)
     _illness(canvas, frame, room, rng)
 
 
@@ -85,11 +88,13 @@ def _beside_mediastinum(
         scratch.tube(one.points, one.radii + 0.6, Tissue.SOFT)
     mask |= scratch.tissue > 0
     sigma = rng.uniform(4.5, 7.5)
-    free = (rng.uniform(0.2, 0.36) - blurred(mask, sigma, step)) * sigma / 0.36
+    share = blurred(mask, sigma, step)
+    # The blur saturates a few millimetres off; what is far must be far.
+    free = (rng.uniform(0.2, 0.36) - share) * sigma / 0.36 + 25.0 * np.clip(1.0 - share / 0.04, 0, 1)
     heights = canvas.z.ravel().astype(float)
     spine = frame.spine_at(heights)
     y = canvas.y - spine[:, 1][None, None]
-    column = oval(canvas.x - spine[:, 0][None, None], y, np.float32(20.0), np.float32(19.0), 2.2)
+    column = oval(canvas.x - spine[:, 0][None, None], y, np.array([20.0]), np.array([19.0]), 2.2)
     behind = np.minimum(22.0 - np.abs(canvas.x - spine[:, 0][None, None]), -y)
     _, front, _ = frame.cavity(heights)
     share = np.clip(y / np.maximum(front - spine[:, 1], 1.0)[None, None], 0, 1)
@@ -102,7 +107,7 @@ def _beside_mediastinum(
 
 
 def _paint_side(
-    canvas: Canvas, heart: Heart, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
+    canvas: Canvas, marks: Marks, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
 ) -> None:  # fmt: skip
     """Arteries with bronchi beside them, and veins between, in one lung."""
     spots = np.argwhere(room > 3.0)
@@ -121,7 +126,7 @@ def _paint_side(
         canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.LUNG_VESSEL, NEAR_LUNG if b.r0 > 2.2 else IN_LUNG)
     _bronchi(canvas, arteries, plan.bronchi[k], plan.hila[k])
     points = served()
-    ends = vein_ends(heart, side)
+    ends = vein_ends(marks, side)
     upper = (points - ends.mean(0))[:, 2] + 0.5 * (points - ends.mean(0))[:, 1] > 0
     for end, mine in zip(ends, (points[upper], points[~upper]), strict=True):
         if len(mine):
@@ -130,11 +135,11 @@ def _paint_side(
                 canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.PULMONARY_VEIN, over)
 
 
-def vein_ends(heart: Heart, side: float) -> np.ndarray:
+def vein_ends(marks: Marks, side: float) -> np.ndarray:
     """(2, 3) where upper and lower pulmonary vein of a side leave the neighbourhood of the left atrium, mm."""
     out = []
     for z, along in ((0.5, [side, 0.05, 0.55]), (-0.4, [side, -0.6, -0.3])):
-        ostium = heart.extreme("LA", unit([side, -0.4, z]), 0.985)
+        ostium = marks.extreme("LA", unit([side, -0.4, z]))
         out.append(ostium + 24.0 * unit(along))
     return np.array(out)
 
@@ -145,15 +150,16 @@ def _bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.
     shift = end - hilum
     moved = []
     for b in pieces:
-        away = unit(shift - (shift @ (d := unit(b.end - b.start + 1e-6))) * d + 1e-6)
+        along = unit(b.end - b.start + 1e-6)
+        away = unit(shift - (shift @ along) * along + 1e-6)
         moved.append((b.start + away * (1.9 * b.r0 + 0.8), b.end + away * (1.9 * b.r1 + 0.8), 0.85 * b.r0, 0.8 * b.r1))
     if moved:
         moved.insert(0, (end, moved[0][0], moved[0][2] * 1.2, moved[0][2]))
     solid = (Tissue.LUNG, Tissue.FAT, Tissue.AIRWAY_WALL)
-    for a, b, r0, r1 in moved:
-        canvas.capsule(a, b, r0 + 0.25 * r0 + 0.5, r1 + 0.25 * r1 + 0.5, Tissue.AIRWAY_WALL, NEAR_LUNG)
-    for a, b, r0, r1 in moved:
-        canvas.capsule(a, b, r0, r1, Tissue.AIRWAY, solid)
+    for start, stop, r0, r1 in moved:
+        canvas.capsule(start, stop, r0 + 0.25 * r0 + 0.5, r1 + 0.25 * r1 + 0.5, Tissue.AIRWAY_WALL, NEAR_LUNG)
+    for start, stop, r0, r1 in moved:
+        canvas.capsule(start, stop, r0, r1, Tissue.AIRWAY, solid)
 
 
 # --- illness -------------------------------------------------------------------------------------------------------

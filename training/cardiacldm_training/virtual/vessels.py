@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from CardiacLDMLib.anatomy import VALUE
-
-from .anatomy import Heart
 from .canvas import Canvas
-from .frame import Frame
-from .shapes import Lattice, unit
+from .frame import Frame, Marks
+from .shapes import unit
 from .tissue import Tissue
 
 
@@ -44,10 +41,8 @@ class Mediastinum:
 class Obstacles:
     """Distance (mm) to the labelled heart and vessels, to push courses clear of them."""
 
-    def __init__(self, heart: Heart) -> None:
-        step = max(1, round(3.0 / heart.lattice.spacing))
-        thin = heart.labels[::step, ::step, ::step]
-        self.lattice = Lattice(heart.lattice.origin, heart.lattice.spacing * step, thin.shape)
+    def __init__(self, marks: Marks) -> None:
+        self.lattice, thin = marks.lattice, marks.labels
         free = ndimage.distance_transform_edt(thin == 0) - ndimage.distance_transform_edt(thin > 0)
         self.distance = free.astype(np.float32) * self.lattice.spacing
         self.gradient = np.stack(np.gradient(ndimage.gaussian_filter(self.distance, 1.0)))
@@ -71,13 +66,13 @@ def course(
                   tissue, wall, wall_mm)  # fmt: skip
 
 
-def plan(heart: Heart, frame: Frame, rng: np.random.Generator) -> Mediastinum:
+def plan(marks: Marks, frame: Frame, rng: np.random.Generator) -> Mediastinum:
     """Courses in the order in which they are painted."""
-    free = Obstacles(heart)
-    hila = np.stack([heart.extreme("PA", unit([s, -0.35, -0.15]), 0.985) for s in (1.0, -1.0)])
-    airways, carina, bronchi = _airways(heart, frame, hila, free, rng)
-    courses = [*_gullet(heart, frame, carina, free, rng), *airways, *_arch_branches(heart, frame, carina, rng),
-               *_superior_veins(heart, frame, carina, free, rng), *_inferior_cava(heart, frame, free, rng)]  # fmt: skip
+    free = Obstacles(marks)
+    hila = np.stack([marks.extreme("PA", unit([s, -0.35, -0.15])) for s in (1.0, -1.0)])
+    airways, carina, bronchi = _airways(marks, frame, hila, free, rng)
+    courses = [*_gullet(marks, frame, carina, free, rng), *airways, *_arch_branches(marks, frame, carina, rng),
+               *_superior_veins(marks, frame, carina, free, rng), *_inferior_cava(marks, frame, free, rng)]  # fmt: skip
     return Mediastinum(courses, carina, hila, bronchi)
 
 
@@ -91,10 +86,10 @@ def paint_courses(canvas: Canvas, courses: list[Course]) -> None:
 
 
 def _airways(
-    heart: Heart, frame: Frame, hila: np.ndarray, free: Obstacles, rng: np.random.Generator
+    marks: Marks, frame: Frame, hila: np.ndarray, free: Obstacles, rng: np.random.Generator
 ) -> tuple[list[Course], np.ndarray, np.ndarray]:
     """Trachea and main bronchi; also the carina and the bronchi's ends."""
-    top = heart.extreme("PA", np.array([0.0, 0.0, 1.0]))[2]
+    top = marks.extreme("PA", np.array([0.0, 0.0, 1.0]))[2]
     z = top + rng.uniform(-4, 8)
     spine = frame.spine_at(z)
     front = 0.5 * (hila[0] + hila[1])[1] - rng.uniform(4, 12)
@@ -117,10 +112,10 @@ def _airways(
 
 
 def _gullet(
-    heart: Heart, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
+    marks: Marks, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
 ) -> list[Course]:  # fmt: skip
-    """The oesophagus behind trachea and left atrium and in front of the aorta; collapsed, or with air or fluid in it."""
-    z = np.array([frame.top + 60, frame.top - 40, carina[2], heart.centre("LA")[2], frame.seat, frame.seat - 25])
+    """The oesophagus behind trachea and left atrium, in front of the aorta; at times with air or fluid in it."""
+    z = np.array([frame.top + 60, frame.top - 40, carina[2], marks.centre("LA")[2], frame.seat, frame.seat - 25])
     spine = frame.spine_at(z)
     ahead = np.array([30.0, 24.0, 22.0, 24.0, 32.0, 38.0])
     points = np.column_stack([spine[:, 0] - np.array([4, 6, 4, 8, 16, 28]) + rng.normal(0, 2.5, 6),
@@ -135,11 +130,10 @@ def _gullet(
     return out
 
 
-def _arch_branches(heart: Heart, frame: Frame, carina: np.ndarray, rng: np.random.Generator) -> list[Course]:
+def _arch_branches(marks: Marks, frame: Frame, carina: np.ndarray, rng: np.random.Generator) -> list[Course]:
     """Brachiocephalic, left carotid and left subclavian artery: blood of the aorta that is not labelled as aorta."""
-    index = np.argwhere(heart.labels == VALUE["AO"])
-    high = index[index[:, 2] > index[:, 2].max() - 12.0 / heart.lattice.spacing]
-    points = heart.lattice.origin + heart.lattice.spacing * high
+    points = marks.points("AO")
+    points = points[points[:, 2] > points[:, 2].max() - 12.0]
     out = []
     for quantile, radius, x, y in ((0.82, 6.0, 22.0, 4.0), (0.5, 3.6, -16.0, 2.0), (0.22, 4.6, -30.0, -12.0)):
         near = points[np.abs(points[:, 1] - np.quantile(points[:, 1], quantile)) < 6.0]
@@ -154,35 +148,38 @@ def _arch_branches(heart: Heart, frame: Frame, carina: np.ndarray, rng: np.rando
 
 
 def _superior_veins(
-    heart: Heart, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
+    marks: Marks, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
 ) -> list[Course]:  # fmt: skip
     """Superior vena cava, both brachiocephalic veins and the azygos vein, which joins over the right bronchus."""
-    ra = heart.centre("RA")
-    up = heart.extreme("RA", unit([0.2, -0.45, 1.0]), 0.985)
+    ra = marks.centre("RA")
+    up = marks.extreme("RA", unit([0.2, -0.45, 1.0]))
     r = rng.uniform(7.5, 11.5)
     top = frame.top - rng.uniform(50, 70)
     climb = max(top - up[2], 40.0)
     x = max(up[0], frame.middle[0] + 14.0)
-    knots = free.clear([up + [0, 0, 12], [x + 2, up[1] + 2, up[2] + 0.5 * climb], [x, up[1] + 8, up[2] + climb]], r)
+    knots = free.clear(
+        np.array([up + [0, 0, 12], [x + 2, up[1] + 2, up[2] + 0.5 * climb], [x, up[1] + 8, up[2] + climb]]), r
+    )
     cava = course(np.vstack([0.6 * up + 0.4 * ra, up, knots]), [1.1 * r, r, r, 0.97 * r, 0.95 * r], Tissue.CAVA)
     joint = knots[-1]
-    left = free.clear([joint + [-22, 10, 8], joint + [-55, 8, 22], joint + [-78, -4, 44]], 0.7 * r)
+    left = free.clear(np.array([joint + [-22, 10, 8], joint + [-55, 8, 22], joint + [-78, -4, 44]]), 0.7 * r)
     right = joint + np.array([[8, 0, 18], [22, -4, 42]])
     arms = Tissue.CAVA if rng.random() < 0.5 else Tissue.VEIN  # the injected arm is bright
     small = rng.uniform(3.0, 5.0)
-    z = np.array([frame.seat - 160, frame.seat - 60, heart.centre("LA")[2], carina[2] - 4])
+    z = np.array([frame.seat - 160, frame.seat - 60, marks.centre("LA")[2], carina[2] - 4])
     spine = frame.spine_at(z)
     column = free.clear(np.column_stack([spine[:, 0] + [6, 8, 9, 12], spine[:, 1] + 20.0, z]), small)
     arch = free.clear([carina + [24, -8, 8], carina + [28, 6, 12]], small)
     at = knots[1] * 0.5 + knots[0] * 0.5
-    return [cava, course(np.vstack([joint, left]), 0.72 * r, arms), course(np.vstack([joint, right]), 0.75 * r, Tissue.CAVA),
+    return [cava, course(np.vstack([joint, left]), 0.72 * r, arms),
+            course(np.vstack([joint, right]), 0.75 * r, Tissue.CAVA),
             course(np.vstack([column, arch, [*at[:2], arch[-1][2] + 2]]), small, Tissue.VEIN)]  # fmt: skip
 
 
-def _inferior_cava(heart: Heart, frame: Frame, free: Obstacles, rng: np.random.Generator) -> list[Course]:
+def _inferior_cava(marks: Marks, frame: Frame, free: Obstacles, rng: np.random.Generator) -> list[Course]:
     """From the right atrium through the diaphragm down beside the aorta."""
-    ra = heart.centre("RA")
-    down = heart.extreme("RA", unit([0.1, -0.4, -1.0]), 0.985)
+    ra = marks.centre("RA")
+    down = marks.extreme("RA", unit([0.1, -0.4, -1.0]))
     r = rng.uniform(9, 13.5)
     z = np.array([min(frame.seat, down[2]) - 25.0, frame.seat - 90.0, frame.seat - 330.0])
     spine = frame.spine_at(z)
