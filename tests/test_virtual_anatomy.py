@@ -1,4 +1,4 @@
-"""Virtual hearts: sound, of the published size, varied, the same for the same seed; bad templates get their sentence."""
+"""Virtual hearts: sound, of published size, varied, the same for the same seed; bad templates get their sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cardiacldm_training.virtual.anatomy import SMALLEST_ML, Anatomies, Heart, draw_heart, faults, repair
+from cardiacldm_training.virtual.anatomy import Anatomies, Heart, draw_heart
 from cardiacldm_training.virtual.appendage import APPENDAGES, draw_appendage, with_appendage
 from cardiacldm_training.virtual.deform import (
     COARSE,
@@ -27,6 +27,7 @@ from cardiacldm_training.virtual.measures import PUBLISHED, draw_measures
 from cardiacldm_training.virtual.parametric import parametric_model
 from cardiacldm_training.virtual.shapes import Lattice, smooth_field
 from cardiacldm_training.virtual.templates import AnatomyError, read_template, template_files
+from cardiacldm_training.virtual.topology import SMALLEST_ML, faults, repair
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, REQUIRED_CONTACTS, VALUE
 
 
@@ -74,7 +75,7 @@ def check(labels: np.ndarray, spacing: float) -> None:
     assert centre["RV"][1] > max(centre["LA"][1], centre["LV"][1])
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), strength=st.floats(0.0, 1.5))
 def test_every_built_in_heart_is_sound(seed: int, strength: float) -> None:
     check(draw_heart(np.random.default_rng(seed), 3.0, Anatomies(deformation=strength)).labels, 3.0)
@@ -82,11 +83,11 @@ def test_every_built_in_heart_is_sound(seed: int, strength: float) -> None:
 
 def test_hearts_bent_from_a_template_are_sound_and_none_is_a_copy(template_folder: Path) -> None:
     anatomies = Anatomies(template_files(template_folder), template_share=1.0)
-    drawn = [draw_heart(np.random.default_rng(seed), 3.0, anatomies) for seed in range(3)]
+    drawn = [draw_heart(np.random.default_rng(seed), 3.0, anatomies) for seed in range(2)]
     for h in drawn:
         check(h.labels, 3.0)
         assert h.source == "one"
-    assert len({h.measures["LV_ml"] for h in drawn}) == 3
+    assert len({h.measures["LV_ml"] for h in drawn}) == 2
 
 
 def test_the_share_of_templates_may_be_none(template_folder: Path) -> None:
@@ -101,7 +102,7 @@ def test_the_same_draws_give_the_same_heart(heart: Heart) -> None:
 
 
 def test_a_heart_measures_what_was_asked(heart: Heart) -> None:
-    """Chambers within a tenth of what was drawn for this person and phase of the beat, the wall as thick as walls are."""
+    """Chambers within a tenth of what was drawn for this person and phase, the wall as thick as walls are."""
     m = heart.measures
     rest = m["LV_diastole_ml"]
     assert 0.25 * rest < m["LV_ml"] < 1.1 * rest
@@ -167,7 +168,8 @@ def test_faults_are_seen(heart: Heart) -> None:
     hole = np.zeros_like(corner)
     hole[tuple(inner)] = True
     assert "RV with holes" in changed(hole, 0)
-    assert "LV and RV touch" in changed(where("MYO") & ndimage.binary_dilation(where("LV"), iterations=5), VALUE["LV"])
+    thinned = where("MYO") & ndimage.binary_dilation(where("RV"), iterations=6)
+    assert "LV and RV touch" in changed(thinned, VALUE["RV"])
     left = np.argwhere(ndimage.binary_dilation(where("LV")) & where("MYO"))
     window = np.zeros_like(corner)
     window[tuple(left[left[:, 0] < np.quantile(left[:, 0], 0.15)].T)] = True
@@ -236,37 +238,30 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 def bad_template(kind: str, path: Path, heart: Heart) -> None:
     """Write one unusable template."""
     labels, affine = heart.labels, affine_of(heart)
+    sheared = affine.copy()
+    sheared[0, 2] += 0.8
+    speck = np.where(labels == VALUE["LAA"], 0, labels)
+    speck[2, 2, 2] = VALUE["LAA"]
+    files = {"text": b"this is no image", "nothing": b""}
+    images = {
+        "damaged": (labels, affine),
+        "missing": (np.where(labels > 3, 0, labels), affine),
+        "values": (np.where(labels == 8, 420, labels).astype(np.int16), affine),
+        "fractions": (labels * np.float32(0.5), affine),
+        "blank": (np.zeros_like(labels), affine),
+        "4D": (np.stack([labels, labels], axis=-1), affine),
+        "sheared": (labels, sheared),
+        "metres": (labels, np.diag([0.1, 0.1, 0.1, 1.0])),
+        "giant": (labels, np.diag([12.0, 12.0, 12.0, 1.0])),
+        "mirrored": (labels[::-1].copy(), affine),
+        "speck": (speck, np.diag([0.6, 0.6, 0.6, 1.0])),
+    }
+    if kind in files:
+        path.write_bytes(files[kind])
+        return
+    save(path, *images[kind])
     if kind == "damaged":
-        save(path, labels, affine)
         path.write_bytes(path.read_bytes()[:3000])
-    elif kind == "text":
-        path.write_text("this is no image")
-    elif kind == "nothing":
-        path.write_bytes(b"")
-    elif kind == "missing":
-        save(path, np.where(labels > 3, 0, labels), affine)
-    elif kind == "values":
-        save(path, np.where(labels == 8, 420, labels).astype(np.int16), affine)
-    elif kind == "fractions":
-        save(path, labels * np.float32(0.5), affine)
-    elif kind == "blank":
-        save(path, np.zeros_like(labels), affine)
-    elif kind == "4D":
-        save(path, np.stack([labels, labels], axis=-1), affine)
-    elif kind == "sheared":
-        affine[0, 2] += 0.8
-        save(path, labels, affine)
-    elif kind == "metres":
-        save(path, labels, np.diag([0.1, 0.1, 0.1, 1.0]))
-    elif kind == "giant":
-        save(path, labels, np.diag([12.0, 12.0, 12.0, 1.0]))
-    elif kind == "mirrored":
-        save(path, labels[::-1].copy(), affine)
-    elif kind == "speck":
-        rest = labels.copy()
-        rest[labels == VALUE["LAA"]] = 0
-        rest[2, 2, 2] = VALUE["LAA"]
-        save(path, rest, np.diag([0.6, 0.6, 0.6, 1.0]))
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def with_appendage(model: Model, kind: str, rng: np.random.Generator) -> Model:
             shares[(VALUE["LAA"], *box)] += taken
             shares[(0, *box)] -= taken
         drawn = replace(model, shares=shares)
-        volume = float(drawn.volumes_ml[VALUE["LAA"]])
+        volume = drawn.volume_ml(VALUE["LAA"])
         if volume > most:
             best, most = drawn, volume
         if volume >= LEAST_ML * 2.2:

@@ -1,7 +1,7 @@
 """Smooth invertible maps of space: random bending, turning the heart's axis, and growing structures to a volume.
 
-A map takes points of the new anatomy to points of the old one (a pull-back), so that shapes are carried along by looking
-them up. All displacement fields live on one coarse lattice; full-size points only ever interpolate them.
+A map takes points of the new anatomy to points of the old one (a pull-back), so that shapes are carried along by
+looking them up. All displacement fields live on one coarse lattice; full-size points only ever interpolate them.
 """
 
 from __future__ import annotations

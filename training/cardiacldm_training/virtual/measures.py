@@ -58,6 +58,7 @@ def draw_measures(rng: np.random.Generator) -> Measures:
     full["LA"] = person("LA index", 0.0) * surface
     full["RA"] = 1.08 * full["LA"] * float(np.exp(rng.normal(0.0, 0.16)))
     calibres = {"AO": person("AO", 0.2), "PA": person("PA", 0.2)}
+    calibres["AO behind"] = calibres["AO"] * float(rng.normal(0.74, 0.05))
     full, calibres, septum, findings = _with_findings(rng, full, calibres)
     systole, now = _at_phase(rng, full)
     if systole > 0.5:

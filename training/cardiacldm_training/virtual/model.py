@@ -29,7 +29,9 @@ class Model:
         """Shares of the structures (8, I, J, K; float32, 0 to 1) on a lattice twice as coarse."""
         shape = tuple(n // 2 for n in self.lattice.shape)
         cut = self.shares[1:, : 2 * shape[0], : 2 * shape[1], : 2 * shape[2]]
-        blocks = cut.reshape(8, shape[0], 2, shape[1], 2, shape[2], 2).sum(axis=(2, 4, 6), dtype=np.uint16)
+        blocks = np.zeros((len(cut), *shape), dtype=np.uint16)
+        for i, j, k in np.ndindex(2, 2, 2):
+            blocks += cut[:, i::2, j::2, k::2]
         spacing = self.lattice.spacing
         return blocks.astype(np.float32) / (8 * 255), Lattice(self.lattice.origin + spacing / 2, 2 * spacing, shape)
 
@@ -40,7 +42,8 @@ class Model:
 
     def share_at(self, value: int, points: np.ndarray) -> np.ndarray:
         """One structure's share (0 to 1) at points (..., 3), at the model's full resolution."""
-        box = self.lattice.box(points.reshape(-1, 3).min(0) - 2.0, points.reshape(-1, 3).max(0) + 2.0)
+        ends = np.array([(points[..., a].min() - 2.0, points[..., a].max() + 2.0) for a in range(3)])
+        box = self.lattice.box(ends[:, 0], ends[:, 1])
         return sample(self.shares[(value, *box)][None], self.lattice.part(box), points)[0] / np.float32(255)
 
     @cached_property
@@ -57,7 +60,10 @@ class Model:
     @cached_property
     def volumes_ml(self) -> np.ndarray:
         """(9,) volume of each class."""
-        return self.shares.reshape(NUM_CLASSES, -1).sum(1, dtype=np.int64) / 255 * self.lattice.spacing**3 / 1000
+        return np.array([self.volume_ml(value) for value in range(NUM_CLASSES)])
+
+    def volume_ml(self, value: int) -> float:
+        return float(self.shares[value].sum(dtype=np.uint32)) / 255 * self.lattice.spacing**3 / 1000
 
     def points(self, name: str) -> np.ndarray:
         """(N, 3) voxel centres of a structure."""
@@ -71,15 +77,23 @@ class Model:
 
     @cached_property
     def calibre(self) -> dict[str, float]:
-        """Width in mm of the ascending aorta (AO) and the pulmonary trunk (PA)."""
+        """Width in mm of the ascending (AO) and descending aorta (AO behind) and of the pulmonary trunk (PA)."""
         radius, points = self._radius("AO"), self.points("AO")
         ground = self.points("LV")[:, 2].max()
         rising = (points[:, 1] > self.points("LA")[:, 1].mean()) & (points[:, 2] > ground)
         rising &= points[:, 2] < ground + 45.0
         rounds = np.rint((points[:, 2] - ground) / 4.5).astype(int)
         widest = [radius[rising & (rounds == n)].max() for n in np.unique(rounds[rising])]
-        return {"AO": 2 * float(np.median(widest or [radius.max()])),
+        ascending = float(np.median(widest or [radius.max()]))
+        behind = points[:, 1] < self.behind
+        descending = 1.25 * np.quantile(radius[behind], 0.93) if behind.sum() > 300 else 0.75 * ascending
+        return {"AO": 2 * ascending, "AO behind": 2 * float(descending),
                 "PA": 2 * float(np.quantile(self._radius("PA"), 0.985))}  # fmt: skip
+
+    @cached_property
+    def behind(self) -> float:
+        """The y (mm) behind which the aorta descends."""
+        return float(self.points("LA")[:, 1].mean()) - 8.0
 
     def _radius(self, name: str) -> np.ndarray:
         """(N,) distance in mm of a vessel's voxels to its wall."""
@@ -127,7 +141,10 @@ class Paint:
             taken += part
         here[VALUE[name]] += taken
 
-    def bytes(self) -> np.ndarray:
-        return np.rint(self.shares * 255).astype(np.uint8)
-
-
+    def as_bytes(self) -> np.ndarray:
+        out = np.empty(self.shares.shape, dtype=np.uint8)
+        for value, share in enumerate(self.shares):
+            np.multiply(share, 255, out=share)
+            np.add(share, 0.5, out=share)
+            out[value] = share
+        return out

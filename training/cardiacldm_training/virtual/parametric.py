@@ -78,7 +78,7 @@ def parametric_model(rng: np.random.Generator) -> Model:
     _pulmonary_artery(paint, frame, rng)
     _aorta(paint, frame, rng)
     _left_ventricle(paint, frame, rng)
-    return centred("parametric", paint.bytes(), paint.lattice)
+    return centred("parametric", paint.as_bytes(), paint.lattice)
 
 
 # --- solids --------------------------------------------------------------------------------------------------------
@@ -126,10 +126,24 @@ def joined(*fields: Field, over: float = 6.0) -> Field:
     return distance
 
 
-def _solid(paint: Paint, name: str, field: Field, middle: np.ndarray, reach: float, only: tuple[str, ...] | None = None) -> None:
+def cone(first: np.ndarray, second: np.ndarray, wide: float, narrow: float) -> Field:
+    """About the signed distance to a rounded cone between two points."""
+    axis = (second - first).astype(np.float32)
+    start = first.astype(np.float32)
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        offset = points - start
+        along = np.clip(offset @ axis / (axis @ axis), 0, 1)
+        away = offset - along[..., None] * axis
+        return np.sqrt(np.square(away).sum(-1)) - (wide + (narrow - wide) * along)
+
+    return distance
+
+
+def _solid(paint: Paint, name: str, field: Field, middle: np.ndarray, reach: float) -> None:
     """Paint a field in the box ``reach`` mm around ``middle``."""
     box = paint.lattice.box(middle - reach, middle + reach)
-    paint.over(name, box, field(paint.lattice.part(box).points()), only)
+    paint.over(name, box, field(paint.lattice.part(box).points()))
 
 
 def _tube(paint: Paint, name: str, points: object, radii: list[float], only: tuple[str, ...] | None = None) -> None:
@@ -155,37 +169,51 @@ def _left_ventricle(paint: Paint, frame: Frame, rng: np.random.Generator) -> Non
 
 
 def _right_heart(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
-    """Right atrium with appendage and the stumps of both cavae; the right ventricle around the septum, with its conus."""
-    r = frame.radius + frame.wall
-    size = rng.normal(1.0, 0.07, (2, 3)).clip(0.85, 1.15)
-    plane = unit(frame.place(d=0.35 * frame.length, s=20) - frame.ra)
-    body = ellipsoid(frame.place(d=0.40 * frame.length, s=r * 0.62, t=3), np.array([50.0, 33.0, 36.0]) * size[0], frame.axes)
-    inflow = ellipsoid(frame.place(d=0.10 * frame.length, s=r + 6, t=9), np.array([25.0, 24.0, 27.0]) * size[0], frame.axes)
-    ventricle_field = joined(body, inflow, over=10.0)
-
-    def right_ventricle(points: np.ndarray) -> np.ndarray:
-        behind = (frame.tricuspid - points).astype(np.float32) @ plane.astype(np.float32)
-        return np.maximum(np.maximum(ventricle_field(points), behind), -(points @ frame.d.astype(np.float32)) - 12)
-
-    atrium = joined(ellipsoid(frame.ra, np.array([24.0, 26.0, 31.0]) * size[1]),
-                    ellipsoid(frame.ra + [3.0, -9.0, 4.0], np.array([19.0, 19.0, 27.0]) * size[1]), over=8.0)  # fmt: skip
+    """Right atrium with appendage and the stumps of both cavae; the right ventricle with its conus."""
+    size = rng.normal(1.0, 0.07, 3).clip(0.85, 1.15)
+    atrium = joined(ellipsoid(frame.ra, np.array([24.0, 26.0, 31.0]) * size),
+                    ellipsoid(frame.ra + [3.0, -9.0, 4.0], np.array([19.0, 19.0, 27.0]) * size), over=8.0)  # fmt: skip
     _solid(paint, "RA", atrium, frame.ra, 48.0)
-    front = frame.ra + np.array([-6.0, 8.0, 18.0])
-    _tube(paint, "RA", [front, front + [-2, 10, 10], front + [-9, 16, 16], front + [-17, 19, 20]],
-          [13.0, 12.0, 9.0, 4.5])  # fmt: skip
-    up, down = frame.ra + np.array([3.0, -12.0, 22.0]), frame.ra + np.array([0.0, -12.0, -22.0])
+    front = frame.ra + np.array([-6.0, 8.0, 16.0])
+    tip = rng.uniform(0.7, 1.1)
+    horn = front + np.array([[0, 0, 0], [-3, 9, 9], [-11, 15, 14], [-19, 17, 19]]) * tip
+    _tube(paint, "RA", horn, [15.0, 13.0, 9.5, 5.0])
+    up, down = frame.ra + np.array([3.0, -12.0, 20.0]), frame.ra + np.array([0.0, -12.0, -20.0])
     r_up, r_down = rng.uniform(8, 11), rng.uniform(10, 13)
-    _tube(paint, "RA", [up, up + [0, -2, rng.uniform(8, 18)]], [r_up * 1.15, r_up])
-    _tube(paint, "RA", [down, down + [-2, -3, -rng.uniform(4, 14)]], [r_down * 1.1, r_down])
-    _solid(paint, "RV", right_ventricle, frame.place(d=0.35 * frame.length, s=r * 0.8), 62.0)
-    start = frame.place(d=0.22 * frame.length, s=28, t=-14)
-    half = 0.5 * (start + frame.pulmonary) + np.array([1.0, 5.0, -1.0])
-    _tube(paint, "RV", [start, half, frame.pulmonary, frame.pulmonary + [-1, -1, 3]],
-          [16.0, 15.0, frame.trunk + 1, frame.trunk + 0.5])  # fmt: skip
+    _tube(paint, "RA", [up, up + [0, -2, rng.uniform(6, 20)]], [r_up * 1.4, r_up])
+    _tube(paint, "RA", [down, down + [-2, -3, -rng.uniform(5, 15)]], [r_down * 1.3, r_down])
+    _right_ventricle(paint, frame, rng)
+
+
+def _right_ventricle(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
+    """A crescent around the septum (the left ventricle is painted over it): three-cornered from the tricuspid valve
+    along the underside to the apex and up to the pulmonary valve."""
+    r, long = frame.radius + frame.wall, frame.length
+    flat = rng.uniform(0.86, 1.0)
+    inflow = frame.place(d=0.10 * long, s=(r + 4) * flat, t=15)
+    under = frame.place(d=0.45 * long, s=0.92 * r * flat, t=19)
+    front = frame.place(d=0.42 * long, s=0.95 * r * flat, t=-8)
+    apex = frame.place(d=rng.uniform(0.76, 0.92) * long, s=0.60 * r, t=10)
+    out = frame.place(d=0.20 * long, s=29, t=-14)
+    sides = [(inflow, under, 21, 15), (under, apex, 15, 8), (inflow, out, 20, 16), (out, front, 16, 15),
+             (front, apex, 15, 8), (under, front, 14, 14)]  # fmt: skip
+    body = joined(*(cone(*side) for side in sides), over=10.0)
+    plane = unit(frame.place(d=0.35 * long, s=20) - frame.ra).astype(np.float32)
+    base = frame.d.astype(np.float32)
+
+    def cut(points: np.ndarray) -> np.ndarray:
+        """Behind the tricuspid valve lies the atrium, behind the base of the heart its fat."""
+        return np.maximum(body(points), np.maximum((frame.tricuspid.astype(np.float32) - points) @ plane,
+                                                   -(points @ base) - 14))  # fmt: skip
+
+    _solid(paint, "RV", cut, frame.place(d=0.35 * long, s=0.8 * r), 66.0)
+    half = 0.5 * (out + frame.pulmonary) + np.array([1.0, 4.0, -1.0])
+    _tube(paint, "RV", [out, half, frame.pulmonary, frame.pulmonary + [-1, -1, 3]],
+          [16.0, 14.5, frame.trunk + 1, frame.trunk + 0.5])  # fmt: skip
 
 
 def _left_atrium(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
-    """The atrium with the stumps of its four veins, and a plain appendage that says where the neck is."""
+    """The atrium with the stumps of its veins, and a plain appendage that says where the neck is."""
     size = np.array([32.0, 20.0, 26.0]) * rng.normal(1.0, 0.07, 3).clip(0.86, 1.14)
     funnel = ellipsoid(0.55 * frame.la + 0.45 * frame.mitral, np.array([19.0, 19.0, 19.0]))
     roof = ellipsoid(frame.la + [0.0, 2.0, 6.0], size * [0.8, 0.9, 0.9])
@@ -194,11 +222,13 @@ def _left_atrium(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
     _tube(paint, "LAA", [neck - 6 * outward, neck, neck + 14 * outward, neck + 26 * outward], [7, 6.5, 8, 4])
     stumps = rng.uniform(0.0, 11.0)
     for x in (1.0, -1.0):
-        for z in (0.5, -0.45):
-            root = frame.la + size * np.array([0.72 * x, -0.45, z])
-            way = unit([x * 0.85, -0.42, 0.55 * z])
-            wide = rng.uniform(5.5, 8.0)
-            _tube(paint, "LA", [root, root + way * (9.0 + stumps * rng.uniform(0.7, 1.3))], [wide * 1.35, wide])
+        trunk = rng.random() < 0.15  # upper and lower vein in one
+        for z in (0.05,) if trunk else (0.52, -0.42):
+            root = frame.la + size * (np.array([0.70 * x, -0.45, z]) + rng.normal(0.0, 0.07, 3))
+            way = unit(np.array([x * 0.85, -0.45, 0.6 * z]) + rng.normal(0.0, 0.18, 3))
+            wide = rng.uniform(5.0, 7.5) * (1.5 if trunk else 1.0)
+            end = root + way * (9.0 + stumps * rng.uniform(0.5, 1.4))
+            _tube(paint, "LA", [root, end], [wide * 1.4, wide])
     _solid(paint, "LA", joined(ellipsoid(frame.la, size), funnel, roof, over=8.0), frame.la, 50.0)
 
 
@@ -221,7 +251,7 @@ def _pulmonary_artery(paint: Paint, frame: Frame, rng: np.random.Generator) -> N
 
 
 def _aorta(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
-    """Root with three sinuses, ascending aorta, arch (round, gothic or elongated) and the start of the descending one."""
+    """Root with three sinuses, ascending aorta, arch (round, gothic or elongated), start of the descending part."""
     a, valve = frame.aorta, frame.aortic
     lift, wide = rng.normal(0.0, 4.0), rng.normal(0.0, 3.0)
     if rng.random() < 0.3:  # elongated: higher, further to the right

@@ -37,7 +37,6 @@ class Lattice:
         stop = np.clip(np.ceil(self.index(high)) + 1, start, self.shape).astype(int)
         return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))  # type: ignore[return-value]
 
-
     def part(self, box: tuple[slice, slice, slice]) -> Lattice:
         """The lattice of a box of voxels."""
         start = np.array([s.start for s in box])
