@@ -291,6 +291,7 @@ def _replace_util(host: Host, util: Any) -> None:
     util.modulePath = lambda name: host.modules[name].path
     util.mainWindow = lambda: None
     util.selectedModule = lambda: next(iter(host.modules), "")
+    util.selectModule = open_module
     util.getModuleWidget = lambda name: host.modules[name].widget
     util.getModuleLogic = lambda name: host.modules[name].widget.logic
 

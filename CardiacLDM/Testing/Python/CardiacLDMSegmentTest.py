@@ -1,0 +1,145 @@
+"""The module in a running Slicer, as a user works with it: a scan made in memory, Apply, wait, look.
+
+Run by ``ctest``, by the module's Test button, or in Slicer's Python console: ``slicer.selfTests["CardiacLDM"]()``.
+The scan is a rough chest; what the network makes of it does not matter here, where it lands in the scene does.
+"""
+
+import time
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer import ScriptedLoadableModule
+
+STRUCTURES = ["LA", "LV", "RA", "RV", "MYO", "AO", "PA", "LAA"]
+#: Longest that Slicer may stand still during a job.
+STANDSTILL_SECONDS = 0.1
+
+
+def chest(size=48):
+    """HU of a body with lungs and a warm ball for a heart, k, j, i order, cube of ``size`` voxels."""
+    k, j, i = np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    hu = np.where((i / 0.95) ** 2 + (j / 0.7) ** 2 < 1, 40, -1000) + 0 * k
+    hu[((i / 0.8) ** 2 + (j / 0.55) ** 2 + 0 * k) < 1] = -850
+    ball = (i + 0.1) ** 2 + (j / 0.9) ** 2 + k**2
+    hu[ball < 0.3**2] = 60
+    hu[ball < 0.22**2] = 350
+    return hu.astype(np.int16)
+
+
+class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
+    """Steps of a user in the Segment panel, and of a script."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        slicer.util.selectModule("CardiacLDM")
+        self.widget = slicer.util.getModuleWidget("CardiacLDM")
+        self.ui = self.widget.segmentUi
+        from CardiacLDMLib import dependencies
+
+        if dependencies.missing():
+            self.skipTest("Libraries are missing: press Apply once, so that they are installed.")
+
+    def tearDown(self):
+        self.waitFor(lambda: not self.widget.segment.running, cancel=True)
+        slicer.mrmlScene.Clear()
+
+    def test_apply_brings_the_heart_into_the_scene(self):
+        volume = self.scan()
+        folder, hierarchy = self.study(volume)
+        self.chooseAndApply(volume)
+        self.assertEqual(self.ui.apply.text, "Cancel")
+        self.waitFor(lambda: not self.widget.segment.running)
+        self.assertFalse(self.ui.errorBox.visible, self.ui.errorLabel.text)
+        node = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+        self.checkResult(node, volume)
+        self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), folder)
+        self.assertEqual(self.ui.volumes.rowCount, len(STRUCTURES))
+        self.assertIn("took", self.ui.resultLabel.text)
+
+    def test_slicer_lives_on_meanwhile(self):
+        self.chooseAndApply(self.scan(size=96))
+        beats = [time.perf_counter()]
+        timer = qt.QTimer()
+        timer.setInterval(10)
+        timer.timeout.connect(lambda: beats.append(time.perf_counter()))
+        timer.start()
+        self.waitFor(lambda: not self.widget.segment.running)
+        timer.stop()
+        self.assertLess(max(np.diff(beats)), STANDSTILL_SECONDS)
+
+    def test_cancel_leaves_the_scene_as_it_was(self):
+        self.chooseAndApply(self.scan())
+        self.ui.apply.click()
+        began = time.monotonic()
+        self.waitFor(lambda: not self.widget.segment.running)
+        self.assertLess(time.monotonic() - began, 4.0)
+        self.assertEqual(list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), [])
+        self.assertEqual(self.ui.apply.text, "Apply")
+
+    def test_closing_the_scene_ends_the_job(self):
+        self.chooseAndApply(self.scan())
+        slicer.mrmlScene.Clear()
+        self.waitFor(lambda: not self.widget.segment.running)
+        self.assertEqual(list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), [])
+
+    def test_a_script_replaces_a_segmentation(self):
+        volume = self.scan()
+        first = self.widget.logic.segment(volume, quality="fast")
+        again = self.widget.logic.segment(volume, quality="fast", segmentationNode=first)
+        self.assertIs(again, first)
+        self.checkResult(again, volume)
+
+    # --- steps ---
+
+    def scan(self, size=48):
+        """A scan as they come: left-handed, turned, and under a transform."""
+        turn = vtk.vtkTransform()
+        turn.RotateZ(20)
+        matrix = np.diag([-160.0 / size, -160.0 / size, 160.0 / size, 1.0])
+        matrix[:3, 3] = 75, 70, -80
+        volume = slicer.util.addVolumeFromArray(
+            chest(size), ijkToRAS=slicer.util.vtkMatrixFromArray(matrix), name="Chest"
+        )
+        parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        parent.SetMatrixTransformToParent(turn.GetMatrix())
+        volume.SetAndObserveTransformNodeID(parent.GetID())
+        return volume
+
+    def study(self, volume):
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Study")
+        hierarchy.CreateItem(folder, volume)
+        return folder, hierarchy
+
+    def chooseAndApply(self, volume):
+        self.ui.inputVolume.setCurrentNode(volume)
+        self.widget.segment.quality.set("fast")
+        self.assertTrue(self.ui.apply.enabled, self.ui.hint.text)
+        self.ui.apply.click()
+
+    def waitFor(self, done, seconds=180.0, cancel=False):
+        """Let Slicer's event loop run until ``done()``."""
+        end = time.monotonic() + seconds
+        if cancel and not done():
+            self.widget.segment.cancel()
+        while not done():
+            self.assertLess(time.monotonic(), end, "it takes too long")
+            slicer.app.processEvents()
+            time.sleep(0.002)
+
+    def checkResult(self, node, volume):
+        segmentation = node.GetSegmentation()
+        self.assertEqual(list(segmentation.GetSegmentIDs()), STRUCTURES)
+        for name in STRUCTURES:
+            tag = vtk.reference("")
+            segment = segmentation.GetSegment(name)
+            self.assertTrue(segment.GetTag(segment.GetTerminologyEntryTagName(), tag))
+            self.assertIn("SCT^", str(tag))
+        self.assertEqual(node.GetTransformNodeID(), volume.GetTransformNodeID())
+        self.assertEqual(node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()), volume.GetID())
+        self.assertTrue(node.GetAttribute("CardiacLDM.package"))
+        table = node.GetNodeReference("CardiacLDM.volumes")
+        self.assertEqual(table.GetNumberOfRows(), len(STRUCTURES))

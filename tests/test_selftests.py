@@ -1,0 +1,38 @@
+"""The self-tests for a real Slicer, run in the stand-in: the same file, the same steps, the shipped package."""
+
+from __future__ import annotations
+
+import sys
+import unittest
+from pathlib import Path
+
+import pytest
+
+from host import close_module, open_module, start_host
+
+FOLDER = Path(__file__).parents[1] / "CardiacLDM" / "Testing" / "Python"
+NAMES = [path.stem for path in sorted(FOLDER.glob("*Test.py"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_selftests_pass_in_the_stand_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = start_host()
+    host.reset()
+    open_module("CardiacLDM")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    result = unittest.TestResult()
+    try:
+        unittest.defaultTestLoader.loadTestsFromName(name).run(result)
+    finally:
+        close_module("CardiacLDM")
+    assert not result.errors + result.failures, "\n".join(trace for _, trace in result.errors + result.failures)
+    assert result.testsRun >= 5
+    assert not result.skipped
+    host.check()
+
+
+def test_every_self_test_is_known_to_cmake() -> None:
+    listed = (FOLDER / "CMakeLists.txt").read_text()
+    assert NAMES
+    assert [name for name in NAMES if f"SCRIPT {name}.py" not in listed] == []
