@@ -273,8 +273,8 @@ def shown(name: str) -> str:
 def open_package(path: str | os.PathLike[str], called: str = "", hashed: bool = True) -> ModelPackage:
     """The package in a folder, with the manifest and the hash of every file checked; needs no torch.
 
-    Messages name it ``called``, or by its folder. Without ``hashed`` the weights are not read: enough to show a package,
-    not to use it. Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
+    Messages name it ``called``, or by its folder. Without ``hashed`` the weights are not read: enough to show it, not
+    to use it. Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
     """
     folder = Path(path)
     called = called or called_as(folder)
