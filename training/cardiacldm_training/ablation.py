@@ -76,10 +76,10 @@ class Plan(_Frozen):
     cases: Annotated[int, Field(ge=2)] = 80
     held_out: Annotated[int, Field(ge=1)] = 12
     spacing_mm: Annotated[float, Field(ge=0.7, le=4)] = 4.0
-    patch: Annotated[int, Field(ge=16, multiple_of=8)] = 48
+    patch: Annotated[int, Field(ge=16, multiple_of=8)] = 40
     channels: tuple[int, ...] = (16, 32, 64, 128)
     batch: Annotated[int, Field(ge=1)] = 2
-    steps: Annotated[int, Field(ge=1)] = 700
+    steps: Annotated[int, Field(ge=1)] = 600
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     cohort_seed: int = 0
     seeds: tuple[int, ...] = (0, 1)

@@ -23,8 +23,9 @@ from CardiacLDMLib.volume import Volume, VolumeError, read_volume, written_aside
 
 from ..datasets.folders import CaseFiles
 from . import soundness
-from .anatomy import Anatomies, AnatomyError, draw_heart
+from .anatomy import Anatomies, draw_heart
 from .body import with_aorta
+from .templates import AnatomyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,22 +41,26 @@ AORTA = "aorta width"
 MEASURED = (*(name for name in NAMES if name != "AO"), AORTA)
 
 Sex = Literal["female", "male", "unknown"]
-State = Literal["diastole", "systole", "pathological", "unknown"]
+#: Healthy hearts by the phase of the beat; hearts with a finding, at any phase; those of which nothing is known.
+State = Literal["diastole", "between", "systole", "pathological", "unknown"]
 SEXES: tuple[Sex, ...] = ("female", "male", "unknown")
-STATES: tuple[State, ...] = ("diastole", "systole", "pathological", "unknown")
+STATES: tuple[State, ...] = ("diastole", "between", "systole", "pathological", "unknown")
+#: How far into systole (0 to 1) a heart still counts as diastolic: the ventricle then holds 90 % of what it can.
+DIASTOLE = 0.15
 
 
 @dataclass(frozen=True)
 class Published:
-    """Mean and standard deviation in healthy adults at end-diastole (atria: at their fullest); mL, mm for the aorta."""
+    """Mean and standard deviation in healthy adults, mL (mm for the aorta), at one phase of the beat."""
 
     mean: float
     sd: float
     source: str
+    state: State = "diastole"
 
 
 _MR = "magnetic resonance, Hudsmith et al. 2005"
-_INDEXED = "50.6 +- 12.7 mL/m2 at 1.95 m2 (men) and 1.70 m2 (women)"
+_INDEXED = "at its fullest, in systole, 50.6 +- 12.7 mL/m2 at 1.95 m2 (men) and 1.70 m2 (women)"
 PUBLISHED: dict[tuple[str, Sex], Published] = {
     ("LV", "male"): Published(113, 26, "end-diastolic"),
     ("LV", "female"): Published(98, 21, "end-diastolic"),
@@ -63,8 +68,8 @@ PUBLISHED: dict[tuple[str, Sex], Published] = {
     ("MYO", "female"): Published(108 / 1.05, 20 / 1.05, "108 +- 20 g at 1.05 g/mL"),
     ("RV", "male"): Published(190, 33, _MR),
     ("RV", "female"): Published(148, 35, _MR),
-    ("LA", "male"): Published(98.7, 24.8, _INDEXED),
-    ("LA", "female"): Published(86.0, 21.6, _INDEXED),
+    ("LA", "male"): Published(98.7, 24.8, _INDEXED, "systole"),
+    ("LA", "female"): Published(86.0, 21.6, _INDEXED, "systole"),
     (AORTA, "male"): Published(34, 5, "ascending aorta, both sexes"),
     (AORTA, "female"): Published(34, 5, "ascending aorta, both sexes"),
 }
@@ -152,7 +157,7 @@ def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
         case=name,
         source=str(record.get("anatomy", "unknown")),
         sex=sex if sex in SEXES else "unknown",
-        state=_state(findings),
+        state=_state(findings, record.get("measures", {}).get("systole", 0.0)),
         findings=list(findings or ()),
         volumes_ml={structure: round(ml, 2) for structure, ml in labels.volumes_ml().items()},
         aorta_width_mm=soundness.aorta_width_mm(labels),
@@ -163,12 +168,14 @@ def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
     return report, soundness.shape_around_centre(labels)
 
 
-def _state(findings: Sequence[str] | None) -> State:
+def _state(findings: Sequence[str] | None, systole: float) -> State:
     if findings is None:
         return "unknown"
-    if not findings:
-        return "diastole"
-    return "systole" if list(findings) == ["systole"] else "pathological"
+    if set(findings) - {"systole"}:
+        return "pathological"
+    if "systole" in findings:
+        return "systole"
+    return "diastole" if systole <= DIASTOLE else "between"
 
 
 def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
@@ -187,7 +194,7 @@ def judge_drawn(index: int, *, anatomies: Anatomies, seed: int, spacing_mm: floa
     name = f"heart_{index:04d}"
     try:
         heart = draw_heart(rng, spacing_mm, anatomies, finish=lambda heart: with_aorta(heart, rng))
-        record = {"anatomy": heart.source, "sex": heart.sex, "findings": heart.findings}
+        record = {"anatomy": heart.source, "sex": heart.sex, "findings": heart.findings, "measures": heart.measures}
         return judge(Volume(heart.labels, np.diag([spacing_mm] * 3 + [1.0])), name, record)
     except (AnatomyError, VolumeError) as error:
         return name, str(error)
@@ -286,7 +293,8 @@ def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
                 values = measured(cases, structure, sex, state)
                 if not len(values):
                     continue
-                known = PUBLISHED.get((structure, sex)) if state == "diastole" else None
+                known = PUBLISHED.get((structure, sex))
+                known = known if known and known.state == state else None
                 rows.append(Distribution(
                     structure=structure, sex=sex, state=state, cases=len(values), mean=float(values.mean()),
                     sd=float(values.std(ddof=min(len(values) - 1, 1))), published_mean=known and known.mean,
@@ -378,6 +386,7 @@ def _diversity_table(rows: Sequence[Spread]) -> str:
 
 _COLOURS: dict[State, str] = {
     "diastole": "#1b6ca8",
+    "between": "#3aa6a0",
     "systole": "#7a4fa3",
     "pathological": "#d1495b",
     "unknown": "#555555",
@@ -416,7 +425,7 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
         axes[0].plot([], [], "o", color=colour, label=state)[0] for state, colour in _COLOURS.items() if state in states
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4,
-                  title="bands: published mean, 1 and 2 SD (healthy, diastole); bars: this set")  # fmt: skip
+                  title="bands: published mean, 1 and 2 SD (diastole, LA systole); bars: this set")  # fmt: skip
     return figure
 
 
