@@ -48,7 +48,16 @@ def files_under(*folders: str) -> set[str]:
 
 
 def test_every_script_is_packaged_and_exists() -> None:
-    assert set(LISTS["MODULE_PYTHON_SCRIPTS"]) == {"CardiacLDM.py"} | files_under("CardiacLDMLib", "Testing")
+    there = {name for name in files_under("CardiacLDMLib", "Testing") if not name.endswith("CMakeLists.txt")}
+    assert set(LISTS["MODULE_PYTHON_SCRIPTS"]) == {"CardiacLDM.py"} | there
+
+
+def test_every_self_test_is_run_by_ctest() -> None:
+    folder = MODULE / "Testing" / "Python"
+    added = re.findall(r"slicer_add_python_unittest\(SCRIPT (\w+\.py)", (folder / "CMakeLists.txt").read_text())
+    assert added == sorted(path.name for path in folder.glob("*.py"))
+    assert "add_subdirectory(Testing)" in (MODULE / "CMakeLists.txt").read_text()
+    assert "add_subdirectory(Python)" in (MODULE / "Testing" / "CMakeLists.txt").read_text()
 
 
 def test_every_resource_is_packaged_and_exists() -> None:
