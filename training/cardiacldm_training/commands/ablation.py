@@ -23,8 +23,8 @@ def ablation(
     from ..ablation import AblationError, read_plan, run_ablation, table
     from ..datasets.folders import DatasetError
     from ..loop import TrainingError
-    from ..virtual.anatomy import AnatomyError
     from ..virtual.cohort import CohortError
+    from ..virtual.templates import AnatomyError
 
     try:
         results = run_ablation(read_plan(plan), out, workers, lambda line: typer.echo(line, err=True))

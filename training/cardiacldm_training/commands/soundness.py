@@ -41,8 +41,9 @@ def soundness(
     from CardiacLDMLib.volume import VolumeError
 
     from ..datasets.folders import DatasetError, find_cases
-    from ..virtual.anatomy import Anatomies, AnatomyError, template_files
+    from ..virtual.anatomy import Anatomies
     from ..virtual.soundness_report import report_on_drawn, report_on_files, write_report
+    from ..virtual.templates import AnatomyError, template_files
 
     if (data is None) == (draw is None):
         typer.echo("Error: Give either a folder of labelled cases or --draw with a number of hearts.", err=True)

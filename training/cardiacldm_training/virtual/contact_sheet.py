@@ -126,7 +126,7 @@ def _sheet(tiles: Sequence[Tile], captions: Sequence[str]) -> np.ndarray:
     for n, text in enumerate(captions):
         row, column = divmod(n, COLUMNS)
         y = (row * height + PLANE_PIXELS + CAPTION_PIXELS / 2) / canvas.shape[0]
-        figure.text(column * width / canvas.shape[1], 1 - y, text, color="white", fontsize=8, va="center")
+        figure.text(column * width / canvas.shape[1], 1 - y, text, color="white", fontsize=11, va="center")
     drawn.draw()
     canvas[:] = np.asarray(drawn.buffer_rgba())[..., 0]
     for n, tile in enumerate(tiles):
