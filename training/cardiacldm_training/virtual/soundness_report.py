@@ -26,7 +26,6 @@ from . import soundness
 from .anatomy import Anatomies, draw_heart
 from .body import with_aorta
 from .templates import AnatomyError
-from .templates import AnatomyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
