@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import importlib.util
 import os
 import sys
@@ -79,6 +80,7 @@ def start_host() -> Host:
 
         from cardiacldm_training import views
 
+        _keep_none()
         QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         folder = tempfile.mkdtemp(prefix="host-settings-")
@@ -93,6 +95,12 @@ def start_host() -> Host:
         sys.excepthook = _record
         atexit.register(lambda: [close_module(name) for name in list(_host.modules)])  # as Slicer does before it ends
     return _host
+
+
+def _keep_none() -> None:
+    """PySide6 6.12 gives back None once too often, which before Python 3.12 ends the process sooner or later."""
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 def _start_feature() -> None:
