@@ -253,12 +253,11 @@ def explain(error: Exception) -> Explanation:
     kind = _expected_kind(error)
     if kind is not None:
         return Explanation(kind, str(error), expected=True)
-    torch = sys.modules.get("torch")
     if isinstance(error, ImportError):
         library = (error.name or "a library").split(".")[0]
         what = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
         return Explanation("missing", f"The Python library {library} {what}: install what the module needs.")
-    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+    if isinstance(error, _known("torch.cuda", "OutOfMemoryError")):
         return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return Explanation(
@@ -275,16 +274,19 @@ def _expected_kind(error: Exception) -> str | None:
     from .inputs import InputError
     from .volume import VolumeError
 
-    for name, kind in (
-        ("package.PackageExists", "exists"),
-        ("package.PackageError", "package"),
-        ("segmenter.SegmenterError", "input"),
+    for module, name, kind in (
+        ("package", "PackageExists", "exists"),
+        ("package", "PackageError", "package"),
+        ("segmenter", "SegmenterError", "input"),
     ):
-        module, _, error_class = name.partition(".")
-        loaded = sys.modules.get(f"CardiacLDMLib.{module}")  # not imported here: it may be what failed
-        if loaded is not None and isinstance(error, getattr(loaded, error_class, ())):
+        if isinstance(error, _known(f"CardiacLDMLib.{module}", name)):
             return kind
     return "input" if isinstance(error, (JobError, InputError, VolumeError)) else None
+
+
+def _known(module: str, name: str) -> type[Exception] | tuple[()]:
+    """An exception class of a module that is not imported for this: it may be what failed, or not be there yet."""
+    return getattr(sys.modules.get(module), name, ())
 
 
 def _is_of_gpu(error: Exception) -> bool:

