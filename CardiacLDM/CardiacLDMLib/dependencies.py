@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -34,7 +35,7 @@ def required() -> list[Requirement]:
 
 
 def missing() -> list[Requirement]:
-    """What of it is not installed here, or in a version that does not fit. Takes some hundredths of a second, imports nothing."""
+    """What of it is not installed here, or in a version that does not fit. Takes some milliseconds, imports nothing."""
     importlib.invalidate_caches()  # pip may have run in another process meanwhile
     return [requirement for requirement in required() if not _is_there(requirement)]
 
@@ -42,10 +43,17 @@ def missing() -> list[Requirement]:
 def _is_there(requirement: Requirement) -> bool:
     try:
         found = importlib.util.find_spec(_IMPORTED_AS.get(requirement.name, requirement.name))
-        version = importlib.metadata.version(requirement.name)
+        version = _version(requirement.name)
     except (ImportError, ValueError):  # ValueError: a module without a specification stands in its place
         return False
     return found is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def _version(name: str) -> str:
+    """The version of an installed distribution; ``importlib.metadata.version`` reads its whole description for that."""
+    distribution = importlib.metadata.distribution(name)
+    found = re.search(r"^Version:\s*(\S+)", distribution.read_text("METADATA") or "", re.MULTILINE)
+    return found[1] if found else distribution.version
 
 
 def pins(names: list[str]) -> list[str]:
@@ -68,8 +76,8 @@ def announcement(lacking: list[Requirement]) -> str:
     return (
         f"CardiacLDM needs {_counted(len(names), 'Python package')} that this Slicer does not have yet: "
         f"{', '.join(names)}.\n\nTo download:\n" + "\n".join(f"- {size}" for size in sizes) + "\n\n"
-        "They come from the internet, go into Slicer's own Python, and leave its numpy and SimpleITK as they are. Nothing "
-        "of your data is sent. Slicer asks once more before each step; minutes may pass."
+        "They come from the internet, go into Slicer's own Python, and leave its numpy and SimpleITK as they are. "
+        "Nothing of your data is sent. Slicer asks once more before each step; minutes may pass."
     )
 
 

@@ -47,6 +47,7 @@ class ModelsPanel:
         self._running = False
         self._device_text = ""
         self._connect()
+        self._say("")
         self._show_running(False)
         self.refresh()
 
