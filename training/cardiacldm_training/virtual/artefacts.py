@@ -85,18 +85,24 @@ def of_projections(
     dense = rays.project(np.maximum(flat - 180.0, 0.0)) * step
     scale = 1000.0 / (COARSE_MM * WATER)
 
-    hardening = 0.045 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
-    wobble = ndimage.gaussian_filter(rng.standard_normal(dense.shape[:1] + (1, depth)), (0.8, 0, 0.7), mode="wrap")
-    error = -hardening * np.square(dense) + 0.05 * protocol.streaks * wobble.astype(np.float32) * dense
+    hardening = 0.18 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
+    wobble = ndimage.gaussian_filter(rng.standard_normal(dense.shape[:1] + (1, depth)), (0.6, 0, 0.7), mode="wrap")
+    error = -hardening * np.square(dense) + 0.3 * protocol.streaks * wobble.astype(np.float32) * dense
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)
     error += starved * rng.standard_normal(error.shape, dtype=np.float32)
     wrong = rays.reconstruct(error.astype(np.float32)) * scale
-    spread = np.sqrt(rays.smear(photons))
-    body = flat > -400.0
-    spread /= max(float(spread[body].mean()) if body.any() else float(spread.mean()), 1e-6)
+    spread = _evened(np.sqrt(rays.smear(photons)), flat > -400.0)
     fine = [_fine(a.reshape(side, side, depth), image.shape, zoom) for a in (wrong, spread)]
     return np.clip(fine[0], -400.0, 400.0), np.clip(fine[1], 0.3, 2.2)
+
+
+def _evened(spread: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Noise (pixels, slices) around 1 in the body: the tube's current follows the patient, not quite far enough."""
+    inside = np.maximum(body.sum(0), 1)
+    level = np.where(body.any(0), (spread * body).sum(0) / inside, spread.mean(0))
+    usual = float(np.median(level))
+    return spread / np.maximum(level * np.clip(level / max(usual, 1e-6), 0.6, 1.7) ** -0.35, 1e-6)
 
 
 def _coarse(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
@@ -203,7 +209,7 @@ def transfer(shape: tuple[int, ...], spacing: float, protocol: Scan) -> tuple[np
     soft = np.exp(-2 * np.square(np.pi * point * f))
     lift = 1.0 + 2.2 * protocol.edge * np.square(f / 0.3) / (1 + np.square(f / 0.3))
     kernel = np.exp(-2 * np.square(np.pi * protocol.blur_mm * f)) * lift
-    grain = np.power(f + 0.01, 1.0 - 0.75 * protocol.iterative) * kernel
+    grain = np.power(f + 0.05, 1.0 - 0.75 * protocol.iterative) * kernel
     grain *= np.exp(-2 * protocol.iterative * np.square(f / 0.4))
     return (soft * lift).astype(np.float32), grain.astype(np.float32)
 

@@ -22,11 +22,12 @@ import numpy as np
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
 from CardiacLDMLib.volume import Volume, write_volume, written_aside
 
-from .anatomy import Anatomies, AnatomyError, Heart, draw_heart, read_template, template_files
+from .anatomy import Anatomies, Heart, draw_heart
 from .body import draw_frame, paint_body, with_aorta
 from .protocol import Appearance, Scan, draw_scan
 from .scanner import draw_view, scan
 from .shapes import Lattice
+from .templates import AnatomyError, read_template, template_files
 
 #: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine; 2 had
 #: one kind of scanner and none of the structures that confuse a network.
@@ -100,8 +101,7 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     protocol = draw_scan(rng, settings.appearance)
     low, high, view = draw_view(heart, frame, protocol, rng)
     lattice = _lattice(heart, low, high)
-    plain: dict[str, Any] = {} if settings.surroundings else {"surroundings": False}
-    body = paint_body(heart, lattice, frame, rng, **plain)
+    body = paint_body(heart, lattice, frame, rng, surroundings=settings.surroundings)
     image = scan(body, lattice, protocol, rng)
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)

@@ -32,16 +32,16 @@ SOFT, FATTY, AIRY, HARD = (-60.0, 330.0), (-250.0, 40.0), (-1000.0, -450.0), (12
 
 LOOKS: dict[Tissue, Look] = {
     T.OUTSIDE: Look(-1000, 2, 0, 0, (-1024, -900), (0, 0, 0)),
-    T.FAT: Look(-102, 8, 0, 4, FATTY, (4, 5, 5)),
+    T.FAT: Look(-104, 7, 0, 4, FATTY, (5, 8, 5)),
     T.MUSCLE: Look(54, 7, 4, 12, SOFT, (5, 6, 5)),
     T.SKIN: Look(20, 20, 10, 20, SOFT, (10, 10, 5)),
     T.BONE: Look(720, 140, 0, 0, HARD, (90, 80, 50)),
     T.MARROW: Look(150, 55, 5, 15, (-80, 600), (45, 30, 20)),
     T.CARTILAGE: Look(105, 25, 0, 5, (0, 700), (12, 18, 25)),
-    T.LUNG: Look(-850, 30, 6, 10, AIRY, (14, 22, 16)),
+    T.LUNG: Look(-860, 28, 6, 10, AIRY, (34, 22, 16)),
     T.AIRWAY: Look(-995, 5, 0, 0, AIRY, (2, 2, 0)),
     T.AIRWAY_WALL: Look(10, 25, 15, 25, SOFT, (8, 8, 5)),
-    T.LIVER: Look(56, 9, 9, 55, SOFT, (3, 4, 4)),
+    T.LIVER: Look(56, 9, 9, 55, SOFT, (4, 6, 5)),
     T.SPLEEN: Look(48, 5, 70, 72, SOFT, (3, 6, 5)),
     T.STOMACH: Look(22, 18, 3, 5, (-80, 400), (8, 14, 14)),
     T.GAS: Look(-990, 12, 0, 0, AIRY, (4, 4, 2)),
@@ -82,11 +82,11 @@ def painted(tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random
     mean, texture = draw_means(protocol, ranges, rng)
     image = mean[tissue]
     spacing = lattice.spacing
-    medium = smooth_field(rng, tissue.shape, 4.0 / spacing)
-    image += texture[0][tissue] * random_field(rng, tissue.shape, 1.0 / spacing)
+    fine, medium = random_field(rng, tissue.shape, 1.0 / spacing), smooth_field(rng, tissue.shape, 4.0 / spacing)
+    image += texture[0][tissue] * fine
     image += texture[1][tissue] * medium
     image += texture[2][tissue] * smooth_field(rng, tissue.shape, 14.0 / spacing)
-    _grain(image, tissue, lattice, medium, protocol, rng)
+    _grain(image, tissue, lattice, fine, medium, protocol, rng)
     _swirl(image, tissue, lattice, protocol, rng)
     _gradients(image, tissue, lattice, protocol, rng)
     return image
@@ -115,9 +115,11 @@ def draw_means(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> tupl
         mean[T.LIVER] -= rng.uniform(20, 55)  # fatty
     for tissue, hu in _blood(protocol, ranges, rng).items():
         mean[tissue] = hu
-        texture[:, tissue] = rng.uniform((0, 0, 1), (3, 3, 7)) * ranges.spread
+        texture[:, tissue] = rng.uniform((0.0, 0.01, 0.01), (0.01, 0.035, 0.04)) * abs(hu - 20) * ranges.spread
     muscle = protocol.myocardium_hu
-    mean[T.MYO], texture[:, T.MYO] = muscle, (3, 5, 7)
+    for tissue in (T.MYO, T.PAPILLARY, T.WALL):
+        texture[:, tissue] = (3, 7, 7)
+    mean[T.MYO] = muscle
     mean[T.PAPILLARY] = muscle + rng.normal(0, 4)
     mean[T.WALL] = 30 + (muscle - 30) * rng.uniform(0.4, 0.95)
     if rng.random() < ranges.apart:
@@ -169,6 +171,7 @@ def _grain(
     image: np.ndarray,
     tissue: np.ndarray,
     lattice: Lattice,
+    fine: np.ndarray,
     medium: np.ndarray,
     protocol: Scan,
     rng: np.random.Generator,
@@ -183,10 +186,9 @@ def _grain(
     image -= (factor * rng.uniform(30, 120)) * ((tissue == T.MUSCLE) * np.clip(fibre - 0.55, 0.0, 0.8))
     lung = tissue == T.LUNG
     down = lattice.axis(1)
-    dots = np.square(np.clip(medium - 1.0, 0.0, 1.5))  # vessels too small for a voxel
-    image += lung * (factor * (0.45 * (float(down.mean()) - down) + rng.uniform(20, 70) * dots))
-    full = holds(tissue, (T.BOWEL, T.STOMACH))
-    image -= (full & (tissue == T.BOWEL)) * (factor * 500 * np.clip(np.abs(medium) - 1.3, 0.0, 1.0))
+    dots = np.clip(fine + 0.5 * medium - 1.2, 0.0, 2.0)  # vessels and walls as small as a voxel
+    image += lung * (factor * (0.45 * (float(down.mean()) - down) + rng.uniform(100, 220) * dots))
+    image -= (tissue == T.BOWEL) * (factor * 500 * np.clip(np.abs(medium) - 1.3, 0.0, 1.0))
 
 
 def _gradients(
@@ -236,11 +238,12 @@ def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Sc
     if not box or protocol.mixing <= 0.02:
         return
     part, spacing = tissue[box[0]], lattice.spacing
-    slow = smooth_field(rng, part.shape, rng.uniform(9, 18) / spacing)
-    fine = smooth_field(rng, part.shape, rng.uniform(4, 7) / spacing)
-    swirl = np.sin(rng.uniform(1.5, 4.0) * slow + rng.uniform(0.3, 1.2) * fine)
-    blend = rng.uniform(0.2, 0.8)
-    pattern = blend * swirl + (1 - blend) * np.clip(0.8 * slow + 0.4 * fine, -1.5, 1.5)
+    slow = smooth_field(rng, part.shape, rng.uniform(7, 15) / spacing)
+    fine = smooth_field(rng, part.shape, rng.uniform(2.5, 5) / spacing)
+    swirl = np.sin(rng.uniform(1.5, 4.0) * slow + rng.uniform(0.5, 1.6) * fine)
+    blend = rng.uniform(0.4, 0.95)
+    swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred here, still there
+    pattern = blend * swirl + (1 - blend) * np.clip(slow + 0.6 * fine, -1.7, 1.7)
     amount = np.zeros(max(Tissue) + 1, np.float32)
     decay = rng.uniform(0.25, 0.7)
     amount[[T.RA, T.RV, T.PA]] = 1.0, decay, 0.35 * decay**2

@@ -14,8 +14,8 @@ from .protocol import Scan
 from .shapes import Lattice, inside_tube, perpendicular, smooth_path, unit
 from .tissue import Body, Tissue
 
-#: HU that metal is stored with: beyond what scanners keep, whatever the metal.
-METAL_HU = 3071.0
+#: HU of metal, far beyond what is stored: what blur leaves of it in the voxels around is stored as blooming.
+METAL_HU = 8000.0
 
 
 @dataclass(frozen=True)

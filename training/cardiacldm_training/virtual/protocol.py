@@ -13,7 +13,6 @@ import numpy as np
 
 Appearance = Literal["realistic", "randomised"]
 Span = tuple[float, float]
-Span3 = tuple[float, float, float]
 
 #: Contrast phases: where the contrast medium is when the scan is taken.
 PHASES = ("arterial", "dual", "venous", "none")
@@ -42,19 +41,20 @@ class Ranges:
     cut: float  # share of scans that cut the heart's upper or lower end
     implants: tuple[float, ...]  # shares in the order of IMPLANTS
     calcium: float  # share of patients with calcifications
-    even_sites: bool  # all sites equally likely
+    phases: tuple[float, ...] | None  # shares in the order of PHASES, instead of those of equally likely sites
 
 
 RANGES: dict[str, Ranges] = {
     "realistic": Ranges(
         redraw=0.0, apart=1.0, spread=1.0, texture=(0.7, 1.3), noise=(0.8, 1.25), blur=(0.9, 1.1), edge=(0.0, 0.0),
-        slice=(1.0, 1.0), bias_hu=(0.0, 4.0), mixing=(0.15, 0.85), motion_mm=(1.0, 4.5), streaks=(0.5, 1.4), steps=0.08,
-        circle=0.5, cut=0.05, implants=(0.86, 0.05, 0.025, 0.025, 0.025, 0.015), calcium=0.45, even_sites=False,
+        slice=(1.0, 1.0), bias_hu=(0.0, 4.0), mixing=(0.1, 0.9), motion_mm=(1.0, 4.5), streaks=(0.5, 1.4), steps=0.08,
+        circle=0.5, cut=0.05, implants=(0.86, 0.05, 0.025, 0.025, 0.025, 0.015), calcium=0.45, phases=None,
     ),
     "randomised": Ranges(
         redraw=0.85, apart=0.9, spread=2.0, texture=(0.0, 3.5), noise=(0.2, 2.2), blur=(0.6, 2.2), edge=(-0.1, 0.8),
-        slice=(0.6, 1.6), bias_hu=(0.0, 70.0), mixing=(0.0, 1.3), motion_mm=(0.0, 7.0), streaks=(0.0, 3.5), steps=0.2,
-        circle=0.5, cut=0.12, implants=(0.7, 0.09, 0.06, 0.05, 0.05, 0.05), calcium=0.6, even_sites=True,
+        slice=(0.6, 1.6), bias_hu=(0.0, 70.0), mixing=(0.0, 1.4), motion_mm=(0.0, 7.0), streaks=(0.0, 3.5), steps=0.2,
+        circle=0.5, cut=0.12, implants=(0.7, 0.09, 0.06, 0.05, 0.05, 0.05), calcium=0.6,
+        phases=(0.36, 0.32, 0.20, 0.12),
     ),
 }  # fmt: skip
 
@@ -78,17 +78,17 @@ class Site:
 #: The scanner styles; their names are the values of ``conditions.scan_location``.
 SITES: dict[str, Site] = {
     "heart_centre": Site(0.36, (0.66, 0.26, 0.03, 0.05), {"heart": 0.6, "wide": 0.28, "chest": 0.12},
-                         (80, 100, 100, 120), (14, 30), (0.5, 0.75), (0.0, 0.3), (0.5, 1.0), (0.2, 0.8), 0.08),
+                         (80, 100, 100, 120), (11, 26), (0.5, 0.75), (0.0, 0.3), (0.5, 1.0), (0.2, 0.8), 0.08),
     "university": Site(0.20, (0.38, 0.30, 0.20, 0.12), {"heart": 0.3, "wide": 0.3, "chest": 0.4},
-                       (100, 120), (10, 28), (0.5, 0.9), (0.0, 0.4), (0.6, 3.0), (0.0, 0.7), 0.4),
+                       (100, 120), (9, 24), (0.5, 0.9), (0.0, 0.4), (0.6, 3.0), (0.0, 0.7), 0.4),
     "chest_clinic": Site(0.15, (0.18, 0.38, 0.24, 0.20), {"wide": 0.3, "chest": 0.7},
-                         (100, 120), (16, 45), (0.45, 0.7), (0.2, 0.9), (1.0, 3.0), (0.0, 0.5), 0.8),
+                         (100, 120), (12, 36), (0.45, 0.7), (0.2, 0.9), (1.0, 3.0), (0.0, 0.5), 0.8),
     "emergency": Site(0.13, (0.22, 0.52, 0.22, 0.04), {"wide": 0.2, "chest": 0.5, "trunk": 0.3},
-                      (100, 120, 140), (12, 35), (0.55, 0.9), (0.0, 0.3), (1.0, 5.0), (0.0, 0.6), 0.8),
+                      (100, 120, 140), (10, 27), (0.55, 0.9), (0.0, 0.3), (1.0, 5.0), (0.0, 0.6), 0.8),
     "community": Site(0.10, (0.20, 0.20, 0.38, 0.22), {"wide": 0.2, "chest": 0.6, "trunk": 0.2},
-                      (120, 130), (10, 24), (0.7, 1.2), (0.0, 0.2), (2.5, 5.0), (0.0, 0.2), 0.9),
+                      (120, 130), (9, 20), (0.7, 1.2), (0.0, 0.2), (2.5, 5.0), (0.0, 0.2), 0.9),
     "screening": Site(0.06, (0.10, 0.05, 0.05, 0.80), {"heart": 0.3, "wide": 0.2, "chest": 0.5},
-                      (100, 120), (25, 60), (0.5, 0.9), (0.0, 0.6), (1.0, 3.0), (0.0, 0.6), 0.5),
+                      (100, 120), (18, 45), (0.5, 0.9), (0.0, 0.6), (1.0, 3.0), (0.0, 0.6), 0.5),
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def _choice(rng: np.random.Generator, names: tuple[str, ...], shares: tuple[floa
 
 def draw_site(rng: np.random.Generator, appearance: str) -> str:
     """The name of a scanner style."""
-    shares = tuple(1.0 if RANGES[appearance].even_sites else site.share for site in SITES.values())
+    shares = tuple(1.0 if RANGES[appearance].phases else site.share for site in SITES.values())
     return _choice(rng, tuple(SITES), shares)
 
 
@@ -141,9 +141,8 @@ def draw_scan(rng: np.random.Generator, appearance: str = "realistic", site: str
     ranges = RANGES[appearance]
     name = site or draw_site(rng, appearance)
     style = SITES[name]
-    phase = _choice(rng, PHASES, style.phases)
     kv = int(rng.choice(style.kv))
-    left, right, cava = _enhancement(rng, phase, kv, ranges)
+    phase, left, right, cava = _enhancement(rng, _choice(rng, PHASES, ranges.phases or style.phases), kv, ranges)
     thick = float(np.clip(np.exp(rng.uniform(*np.log(style.slice_mm))) * _even(rng, ranges.slice), 0.5, 5.0))
     blur = float(np.clip(_even(rng, style.blur_mm) * _even(rng, ranges.blur), 0.35, 2.2))
     noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _even(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
@@ -168,26 +167,43 @@ def draw_scan(rng: np.random.Generator, appearance: str = "realistic", site: str
     )  # fmt: skip
 
 
-def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> Span3:
-    """Mean HU of left heart, right heart and superior vena cava. Iodine is the brighter the lower the voltage."""
+def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> tuple[str, float, float, float]:
+    """Phase and mean HU of left heart, right heart and superior vena cava.
+
+    Iodine is the brighter the lower the voltage. HU drawn anew decide what the phase is called; without contrast
+    medium all blood is alike.
+    """
     if rng.random() < ranges.redraw:
-        left, right = rng.uniform(15, 750, 2)  # apart from each other, whatever the phase is called
-        return float(left), float(right), float(rng.uniform(0, 1500))
+        if phase == "none":
+            left, right, cava = rng.uniform(15, 80) + rng.normal(0, 4, 3)
+            return phase, float(left), float(right), float(cava)
+        left, right = rng.uniform(15, 750, 2)
+        return _visible(left, right), float(left), float(right), float(rng.uniform(0, 1500))
     iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[kv]
     native = rng.normal(42, 5)
     chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # by saline, or not
     left, right, cava = {
         "arterial": (rng.normal(330, 65), rng.normal(110, 55), chased),
-        "dual": (rng.normal(270, 75), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
+        "dual": (max(rng.normal(270, 75), 70), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
         "venous": (rng.normal(115, 25), rng.normal(113, 25), rng.normal(118, 30)),
         "none": (0.0, 0.0, 0.0),
     }[phase]
-    return tuple(float(native + iodine * max(x, 0.0)) for x in (left, right, cava))  # type: ignore[return-value]
+    left, right, cava = (float(native + iodine * max(x, 0.0)) for x in (left, right, cava))
+    return phase, left, right, cava
+
+
+def _visible(left: float, right: float) -> str:
+    """What a radiologist would call a scan with such blood."""
+    if max(left, right) < 80:
+        return "none"
+    if max(left, right) < 220 and abs(left - right) < 60:
+        return "venous"
+    return "arterial" if left > right + 60 else "dual"
 
 
 def _myocardium(rng: np.random.Generator, phase: str, left: float, right: float, ranges: Ranges) -> float:
     """Mean HU of the myocardium; with ``apart`` it differs from the ventricles' blood unless there is no contrast."""
-    if rng.random() < ranges.redraw:
+    if phase != "none" and rng.random() < ranges.redraw:
         choices = rng.uniform(-20, 450, 30)
     else:
         uptake = {"arterial": (0.13, 0.32), "dual": (0.12, 0.34), "venous": (0.35, 0.62), "none": (0.0, 0.0)}[phase]
