@@ -49,7 +49,7 @@ def _draped(
     floor = ndimage.map_coordinates(floor, np.meshgrid(*at, indexing="ij"), order=0, mode="constant", cval=1e4)
     floor = floor[..., None]
     gap = rng.choice([rng.uniform(1.0, 3.0), rng.uniform(3.0, 9.0)], p=[0.65, 0.35])
-    sits = floor < frame.seat + rng.uniform(14, 40)
+    sits = floor < frame.seat + rng.uniform(10, 24)
     wide, close = (blurred(sits, s, step) for s in (13.0, 5.0))
     target = np.where(sits, floor - gap, 0.0)
     broad = blurred(np.where(sits, target - level, 0.0), 13.0, step) / (wide + 0.02)
@@ -58,8 +58,9 @@ def _draped(
     share = np.clip(2.0 * close - 0.6, 0, 1)
     out = out * (1 - share) + tight * share
     out = np.minimum(out, floor - 0.5 * gap)
-    bed = np.where(blurred(sits, 6.0, step) > 0.3, out + 18.0, -1e3)
-    return out.astype(np.float32), np.minimum(bed, floor + 4.0).astype(np.float32)
+    under = np.clip((blurred(sits, 6.0, step) - 0.1) / 0.4, 0, 1)  # smoothly, or lung would be left in the seams
+    bed = np.minimum(out - 30.0 + 48.0 * under, np.minimum(floor, out + 40.0) + 4.0)
+    return out.astype(np.float32), blurred(bed, 4.0, step)
 
 
 def steepness(level: np.ndarray, step: float) -> np.ndarray:
@@ -116,14 +117,13 @@ def _liver(canvas: Canvas, frame: Frame, level: np.ndarray, room: np.ndarray, rn
     spine_y = frame.spine_at(frame.seat)[1]
     reach = rng.uniform(5, 85)  # of the left lobe beyond the middle
     thin, deep = rng.uniform(22, 75), rng.uniform(120, 200)
-    bottom = np.interp(x, [-reach - 20, 0, 45, frame.half_width], [frame.seat - 0.5 * thin, frame.seat - thin,
-                       frame.seat - 0.6 * deep, frame.seat - deep])  # fmt: skip
+    knots = [-reach - 20, -reach, -0.4 * reach, 45, frame.half_width]
+    drops = [-30.0, -6.0, 0.8 * thin, 0.6 * deep, deep]
+    bottom = frame.seat - np.interp(x + 6.0 * canvas.noise(rng, 20.0), knots, drops)
     bottom = bottom - 0.25 * np.clip(y - frame.middle[1], -60, 60)
     behind = np.interp(x, [-60, 0, 30, 62], [frame.middle[1] + 5, spine_y + 34, spine_y + 16, spine_y - 60])
     wobble = 3.0 * canvas.noise(rng, 16.0)
-    body = np.minimum(
-        np.minimum(0.8 * (canvas.z - bottom), 0.8 * (y - behind)), x + reach + 0.3 * (canvas.z - frame.seat)
-    )
+    body = np.minimum(np.minimum(0.8 * (canvas.z - bottom), 0.8 * (y - behind)), x + reach + 14.0)
     body = np.minimum(body + wobble, room)
     canvas.fill(body.astype(np.float32), Tissue.LIVER, over=FAT)
     top = np.array([frame.middle[0] + 22.0, spine_y + 34.0, frame.seat - rng.uniform(2, 14)])

@@ -13,6 +13,8 @@ from .tissue import Tissue
 
 #: Thickness of the rib cage, mm.
 CAGE_MM = 10.0
+#: Exponent of the cavity's outline: 2 is an ellipse.
+CAVITY_POWER = 2.15
 SOFT_TISSUES = (Tissue.SKIN, Tissue.FAT, Tissue.MUSCLE)
 #: How far each rib's front end lies below its head, mm.
 RIB_DROP = (28, 46, 60, 72, 84, 94, 102, 108, 104, 92, 62, 40)
@@ -39,12 +41,12 @@ def measure(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> Trunk:
     z = canvas.z.ravel().astype(float)
     width, front, back = frame.cavity(z)
     x = canvas.x - frame.middle[0]
-    out = -oval(x, canvas.y - (front + back)[None, None] / 2, width, (front - back) / 2, 2.3)
+    out = -oval(x, canvas.y - (front + back)[None, None] / 2, width, (front - back) / 2, CAVITY_POWER)
     below = frame.top - z
     muscle, fat = frame.muscle, frame.fat
     spine_y = frame.spine_at(z)[:, 1]
     waist = 1.0 - (0.09 if frame.sex == "female" else 0.03) * np.clip((below - 270.0) / 100.0, 0.0, 1.0)
-    shoulder = 34.0 * np.exp(-np.square((below - 22.0) / 42.0))
+    shoulder = 44.0 * np.exp(-np.square((below - 22.0) / 42.0))
     wide = frame.half_width * waist + CAGE_MM + 0.9 * muscle + 0.75 * fat + shoulder
     neck = np.clip((-below - 12.0) / 45.0, 0.0, 1.0) ** 0.7
     wide = wide * (1 - neck) + (58.0 + 0.4 * fat) * neck
@@ -81,11 +83,15 @@ def paint_wall(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Genera
     ragged = 1.6 * canvas.noise(rng, 7.0)
     flesh = np.minimum(CAGE_MM + 1.0 + thick + ragged - trunk.out, trunk.depth - 1.5 - 0.3 * frame.fat - ragged)
     canvas.fill(flesh.astype(np.float32), Tissue.MUSCLE)
-    canvas.fill(trunk.depth - 34.0 - frame.fat, Tissue.MUSCLE, over=(Tissue.FAT,))  # shoulder girdle
+    girdle = np.minimum(trunk.depth - 16.0 - frame.fat, 9.0 * (0.75 + canvas.noise(rng, 8.0)))
+    high = np.clip((canvas.z - frame.top + 130.0) / 8.0, -3.0, 20.0)
+    canvas.fill(np.minimum(girdle, high).astype(np.float32), Tissue.MUSCLE, over=(Tissue.FAT,))
     planes = 1.3 - np.abs(trunk.out - CAGE_MM - 2.5 - 1.5 * ragged)
     box = canvas.box_of(planes)
     if box is not None:
-        sheet = np.abs(canvas.fine(trunk.out - 1.5 * ragged, box=box) - CAGE_MM - 2.5) < 0.09 * frame.fat
+        sheet = np.abs(
+            canvas.fine(trunk.out - 1.5 * ragged, box=box) - CAGE_MM - 2.5
+        ) < 0.045 * frame.fat * canvas.fine(1.0 + canvas.noise(rng, 14.0), box=box)
         canvas.tissue[box][sheet & canvas.over(box, (Tissue.MUSCLE,))] = Tissue.FAT
     canvas.fill(-trunk.out, Tissue.FAT)
 
@@ -124,8 +130,8 @@ def _on_cage(frame: Frame, degrees: np.ndarray, z: np.ndarray, side: float, out:
     """(N, 3) points ``out`` mm outside the cavity at angles from the side towards the front, at heights ``z``."""
     width, front, back = frame.cavity(z)
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    x = (width + out) * np.abs(c) ** (2 / 2.3)
-    y = (front + back) / 2 + ((front - back) / 2 + out) * np.sign(s) * np.abs(s) ** (2 / 2.3)
+    x = (width + out) * np.abs(c) ** (2 / CAVITY_POWER)
+    y = (front + back) / 2 + ((front - back) / 2 + out) * np.sign(s) * np.abs(s) ** (2 / CAVITY_POWER)
     return np.column_stack([frame.middle[0] + side * x, y, z])
 
 
@@ -248,7 +254,7 @@ def paint_shoulders(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.G
     notch = frame.top - 34.0
     _, front, _ = frame.cavity(np.array([notch]))
     for side in (1.0, -1.0):
-        joint = np.array([frame.middle[0] + side * (frame.half_width + 22.0), frame.spine_at(frame.top)[1] + 22.0,
+        joint = np.array([frame.middle[0] + side * (frame.half_width + 12.0), frame.spine_at(frame.top)[1] + 22.0,
                           frame.top - 12.0 + (0.0 if frame.arms_down else 14.0)])  # fmt: skip
         inner = np.array([frame.middle[0] + side * 20.0, front[0] + 6.0, notch + 8.0])
         course = [inner, inner + [side * 45, 4.0, 12.0], 0.4 * inner + 0.6 * joint + [0, 6, 16], joint + [0, 4, 24.0]]
@@ -296,7 +302,7 @@ def _paint_blades(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Gen
     bone &= np.isin(part, [int(t) for t in SOFT_TISSUES])
     part[plate & (np.abs(out - gap) < 13.0) & (part == Tissue.FAT)] = Tissue.MUSCLE
     part[bone] = Tissue.BONE
-    part[bone & (np.abs(out - gap) < thick - 1.9)] = Tissue.MARROW
+    part[bone & (thick > 3.0) & (np.abs(out - gap) < thick - 1.9)] = Tissue.MARROW
 
 
 def paint_table(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Generator) -> None:
@@ -312,6 +318,6 @@ def paint_table(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Gener
         sheet = np.abs(y - level) < rng.uniform(1.5, 3.0)
         sheet |= np.abs(y - level + rng.uniform(18, 45)) < 2.0
         canvas.tissue[empty & sheet & (np.abs(lattice.axis(0) - middle) < 260)] = Tissue.TABLE
-    if rng.random() < 0.4:
-        cloth = canvas.fine(trunk.depth + 4.0 * canvas.noise(rng, 18.0))
+    if rng.random() < 0.3:
+        cloth = canvas.fine(trunk.depth + 7.0 * canvas.noise(rng, 14.0))
         canvas.tissue[empty & (np.abs(cloth + rng.uniform(9, 16)) < 0.9)] = Tissue.TABLE

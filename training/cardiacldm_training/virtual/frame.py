@@ -54,7 +54,7 @@ class Frame:
         waist = 1.0 - (0.09 if self.sex == "female" else 0.03) * np.clip((below - 270.0) / 100.0, 0.0, 1.0)
         width = self.half_width * np.maximum((1.0 - (1.0 - apex) ** 2.2) ** 0.62, 0.02) * waist
         front = np.interp(z, self.z, self.front)
-        back = self.spine_at(z)[..., 1] - 34.0 * np.clip(below / 60.0, 0.15, 1.0)
+        back = self.spine_at(z)[..., 1] - 40.0 * np.clip(below / 60.0, 0.15, 1.0)
         return width, front, back
 
 
@@ -139,8 +139,8 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
     spine[1] = min(spine[1], _back_of_heart(marks, spine[0]) - SPINE_BEHIND_MM)
     z = np.arange(low[2] - 420.0, high[2] + 320.0, 5.0)
     spine_x, spine_y = _spine_curve(marks, spine, z, rng)
-    front = high[1] + rng.uniform(5.0, 20.0)
-    back = spine[1] - 34.0
+    front = high[1] + rng.uniform(3.0, 14.0)
+    back = spine[1] - 40.0
     half_depth = (front - back) / 2
     middle = np.array([0.6 * spine[0] + 0.4 * (low[0] + high[0]) / 2 + rng.normal(0, 4), (front + back) / 2])
     needed = max(abs(low[0] - middle[0]), abs(high[0] - middle[0])) + 12.0

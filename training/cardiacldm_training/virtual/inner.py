@@ -21,7 +21,7 @@ from .tissue import Tissue
 #: What the fat around the heart may take the place of.
 YIELDING = (
     Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.PULMONARY_VEIN, Tissue.LIVER, Tissue.SPLEEN, Tissue.STOMACH, Tissue.SOFT,
-    Tissue.BOWEL, Tissue.GAS, Tissue.MUSCLE, Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.VEIN,
+    Tissue.BOWEL, Tissue.GAS, Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.VEIN,
 )  # fmt: skip
 #: What a vessel on the heart's surface may lie in.
 AROUND = (Tissue.FAT, Tissue.WALL, Tissue.PERICARDIUM, Tissue.FLUID, Tissue.LUNG, Tissue.MUSCLE)
@@ -29,11 +29,15 @@ AROUND = (Tissue.FAT, Tissue.WALL, Tissue.PERICARDIUM, Tissue.FLUID, Tissue.LUNG
 
 @dataclass(frozen=True)
 class Sac:
-    """The pericardial sac on a coarse lattice around the heart: millimetres ``inside``, thinned ``labels``."""
+    """The pericardial sac on a coarse lattice around the heart: millimetres ``inside``, thinned ``labels``.
+
+    ``grooves`` are where vessels may run: outside all structures, but within a tight outline of the chambers.
+    """
 
     lattice: Lattice
     labels: np.ndarray
     inside: np.ndarray
+    grooves: np.ndarray
 
     def spread(self, *names: str, mm: float = 4.0) -> np.ndarray:
         """How much of some structures lies around each point, 0 to 1."""
@@ -46,10 +50,12 @@ class Sac:
 def draw_sac(marks: Marks, rng: np.random.Generator) -> Sac:
     """The chambers' outline smoothed so that the grooves between them are filled with fat."""
     lattice, labels = marks.lattice, marks.labels
-    sigma = rng.uniform(4.5, 9.0)
-    share = blurred(np.isin(labels, [VALUE[n] for n in (*HEART, "PA")]), sigma, lattice.spacing)
-    cover = rng.uniform(-1.0, 5.0)
-    return Sac(lattice, labels, (share - rng.uniform(0.12, 0.28)) * sigma / 0.34 + cover * (share > 0.02))
+    heart = np.isin(labels, [VALUE[n] for n in (*HEART, "PA")])
+    hull = blurred(heart, rng.uniform(4.5, 9.0), lattice.spacing) > rng.uniform(0.15, 0.33)
+    distance = ndimage.distance_transform_edt(hull) - ndimage.distance_transform_edt(~hull)
+    inside = blurred(distance * lattice.spacing, 3.0, lattice.spacing) + rng.uniform(-1.0, 4.0)
+    share = blurred(heart, 6.0, lattice.spacing)
+    return Sac(lattice, labels, inside.astype(np.float32), (labels == 0) & (share > 0.28) & (share < 0.72))
 
 
 def paint_on_heart(
@@ -77,7 +83,7 @@ def _fat_and_pericardium(canvas: Canvas, sac: Sac, frame: Frame, rng: np.random.
     depth = canvas.fine(sac.inside, sac.lattice, box)
     part = canvas.tissue[box]
     if rng.random() < 0.22:
-        pool = rng.uniform(2.0, 9.0) * (0.3 + np.clip((frame.seat + 45 - z) / 70, 0, 1) + np.clip(-y / 70, 0, 0.7))
+        pool = rng.uniform(1.5, 6.0) * (0.2 + np.clip((frame.seat + 45 - z) / 70, 0, 1) + np.clip(-y / 70, 0, 0.7))
         wet = (depth > 0) & (depth < canvas.fine(np.broadcast_to(pool, sac.inside.shape) + noise, sac.lattice, box))
         part[wet & (part == Tissue.FAT)] = Tissue.FLUID
     seen = canvas.fine(noise + rng.uniform(-0.3, 1.2), sac.lattice, box) > 0
@@ -167,7 +173,7 @@ def _groove(
 ) -> np.ndarray:  # fmt: skip
     """(N, 3) course of the groove between two structures, one point for each bin of ``bins`` that holds any of it."""
     score = sac.spread(*first) * sac.spread(*second)
-    score *= (sac.labels == 0) & (sac.inside > 0.8) & (sac.inside < 9.0)
+    score *= sac.grooves
     place = np.digitize(bins, edges)
     out = []
     points = sac.points()

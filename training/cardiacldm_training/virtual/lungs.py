@@ -15,9 +15,9 @@ from .tissue import Tissue
 from .vessels import Mediastinum
 
 #: Volume of lung that one last branch of a tree serves, mm3.
-SERVED_MM3 = 5500.0
+SERVED_MM3 = 3600.0
 #: Most last branches in a lung.
-MOST_LEAVES = 260
+MOST_LEAVES = 420
 IN_LUNG = (Tissue.LUNG,)
 NEAR_LUNG = (Tissue.LUNG, Tissue.FAT)
 
