@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from CardiacLDMLib.anatomy import NAMES, NUM_CLASSES, VALUE
+from CardiacLDMLib.anatomy import NAMES, VALUE
 
 from .appendage import draw_appendage, with_appendage
 from .deform import COARSE, Deformation, draw_deformation, grow
@@ -25,8 +25,8 @@ from .shapes import Lattice
 from .templates import AnatomyError, read_template
 from .topology import Box, boxes_of, faults, repair
 
-#: Half the side of the cube around the heart in which labels are drawn, mm: the arch and the hila fit in.
-REACH_MM = 115.0
+#: Corners of the box around the heart in which labels are drawn, mm: the arch and the hila fit in.
+LOW_MM, HIGH_MM = np.array([-115.0, -115.0, -110.0]), np.array([115.0, 115.0, 135.0])
 #: Share of templates whose appendage is replaced: theirs are mostly invented.
 NEW_APPENDAGE = 0.8
 #: Small steps in which a heart grows to its measures.
@@ -98,8 +98,8 @@ def draw_heart(
     unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
     """
     anatomies = templates if isinstance(templates, Anatomies) else Anatomies(templates, 0.7, strength)
-    side = int(2 * REACH_MM / spacing)
-    lattice = Lattice(np.full(3, -spacing * (side - 1) / 2), spacing, (side, side, side))
+    shape = ((HIGH_MM - LOW_MM) / spacing).astype(int)
+    lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
     wrong: list[str] = []
     for _ in range(TRIES):
         drawn = _draw_once(rng, lattice, anatomies)
@@ -131,30 +131,37 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies)
 
 def _grown(rng: np.random.Generator, model: Model, measures: Measures, strength: float) -> Deformation:
     """A random map under which the model has the drawn volumes and calibres."""
-    grown = [VALUE[name] for name in measures.volumes]
-    target = np.zeros(NUM_CLASSES)
-    target[grown] = list(measures.volumes.values())
-    scale = float(np.clip((target.sum() / model.volumes_ml[grown].sum()) ** (1 / 3), 0.8, 1.25))
-    wider = {n: 2 * np.log(mm / (scale * model.calibre[n])) / STEPS for n, mm in measures.calibres.items()}
+    asked = sum(measures.volumes.values())
+    scale = float(np.clip((asked / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
     deformation = draw_deformation(rng, strength, scale, scale * model.bottom)
-    voxel_ml = COARSE.spacing**3 / 1000.0
+    wider = {name: (mm / (scale * model.calibre[name])) ** 2 for name, mm in measures.calibres.items()}
+    return grow(deformation, Growth(model, dict(measures.volumes), wider, measures.septum), STEPS)
 
-    def sources(places: np.ndarray, left: int) -> np.ndarray:
-        shares = model.shares_at(places)
-        volume = shares.reshape(len(shares), -1).sum(1) * voxel_ml
-        rate = np.zeros(len(shares))
-        for value in grown:
-            rate[value - 1] = np.log(target[value] / max(volume[value - 1], 0.3)) / max(left - 1, 1)
-        rate[VALUE["PA"] - 1] = wider["PA"]
-        source = np.tensordot(rate.clip(-0.35, 0.35).astype(np.float32), shares, 1)
-        front = 1.0 / (1.0 + np.exp((model.behind - places[..., 1]) / 5.0))
-        source += shares[VALUE["AO"] - 1] * (wider["AO"] * front + wider["AO behind"] * (1 - front))
-        if measures.septum:
-            beside = ndimage.gaussian_filter(shares[VALUE["RV"] - 1], 10.0 / COARSE.spacing)
-            source += np.float32(1.6 * measures.septum / STEPS) * (beside - 0.15) * shares[VALUE["MYO"] - 1]
+
+class Growth:
+    """Where and how fast a model must grow to have its ``volumes`` (mL) and vessels ``wider`` (in area) than now."""
+
+    def __init__(self, model: Model, volumes: dict[str, float], wider: dict[str, float], septum: float) -> None:
+        self.model, self.targets, self.wider, self.septum = model, volumes, wider, septum
+
+    def __call__(self, places: np.ndarray, left: int) -> np.ndarray:
+        """Sources on the coarse lattice, whose points lie at ``places`` of the model, with ``left`` steps to go."""
+        shares = self.model.shares_at(places)
+        parts = {name: shares[VALUE[name] - 1] for name in (*NAMES[:5], "PA", "LAA")}
+        front = 1.0 / (1.0 + np.exp((self.model.behind - places[..., 1]) / 5.0))
+        parts["AO"] = shares[VALUE["AO"] - 1] * front
+        parts["AO behind"] = shares[VALUE["AO"] - 1] - parts["AO"]
+        source = np.zeros(COARSE.shape, dtype=np.float32)
+        for name, share in parts.items():
+            volume = max(float(share.sum(dtype=np.float64)) * COARSE.spacing**3 / 1000.0, 0.3)
+            if name not in self.targets:  # a vessel: as much wider as its volume grows
+                self.targets[name] = volume * self.wider[name]
+            rate = np.log(self.targets[name] / volume) / max(left - 1, 1)
+            source += np.float32(np.clip(rate, -0.35, 0.35)) * share
+        if self.septum:
+            beside = ndimage.gaussian_filter(parts["RV"], 10.0 / COARSE.spacing)
+            source += np.float32(1.6 * self.septum / STEPS) * (beside - 0.15) * parts["MYO"]
         return source
-
-    return grow(deformation, sources, STEPS)
 
 
 def bend(model: Model, deformation: Deformation, lattice: Lattice) -> np.ndarray:

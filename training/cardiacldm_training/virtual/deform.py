@@ -17,7 +17,7 @@ from .shapes import Lattice, rotation, sample, smooth_field
 #: Spacing and side of the lattice of displacements: 4 mm carries bends down to about a centimetre, 252 mm hold the
 #: heart with its vessels and a margin in which the map fades.
 COARSE_MM, COARSE_SIDE = 4.0, 64
-COARSE = Lattice(np.full(3, -COARSE_MM * (COARSE_SIDE - 1) / 2), COARSE_MM, (COARSE_SIDE,) * 3)
+COARSE = Lattice(np.array([0.0, 0.0, 12.0]) - COARSE_MM * (COARSE_SIDE - 1) / 2, COARSE_MM, (COARSE_SIDE,) * 3)
 #: Smallest local change of volume that a drawn map may have: well clear of folding.
 SMALLEST_JACOBIAN = 0.05
 

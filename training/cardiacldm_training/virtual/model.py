@@ -78,27 +78,25 @@ class Model:
     @cached_property
     def calibre(self) -> dict[str, float]:
         """Width in mm of the ascending (AO) and descending aorta (AO behind) and of the pulmonary trunk (PA)."""
-        radius, points = self._radius("AO"), self.points("AO")
-        ground = self.points("LV")[:, 2].max()
-        rising = (points[:, 1] > self.points("LA")[:, 1].mean()) & (points[:, 2] > ground)
-        rising &= points[:, 2] < ground + 45.0
-        rounds = np.rint((points[:, 2] - ground) / 4.5).astype(int)
-        widest = [radius[rising & (rounds == n)].max() for n in np.unique(rounds[rising])]
-        ascending = float(np.median(widest or [radius.max()]))
-        behind = points[:, 1] < self.behind
-        descending = 1.25 * np.quantile(radius[behind], 0.93) if behind.sum() > 300 else 0.75 * ascending
-        return {"AO": 2 * ascending, "AO behind": 2 * float(descending),
-                "PA": 2 * float(np.quantile(self._radius("PA"), 0.985))}  # fmt: skip
+        points, ground = self.points("AO"), self.points("LV")[:, 2].max()
+        front = points[:, 1] > self.behind
+        rising = points[front & (points[:, 2] > ground) & (points[:, 2] < ground + 35.0), 2]
+        falling = points[~front & (points[:, 2] < ground + 25.0), 2]
+        ascending = 0.95 * self._width(rising)  # a slanting tube, cut level
+        descending = 0.98 * self._width(falling) if len(falling) > 300 else 0.75 * ascending
+        trunk = ndimage.distance_transform_edt(np.pad(self.labels[self.boxes["PA"]] == VALUE["PA"], 1))
+        trunk_mm = 2 * float(np.quantile(trunk[trunk > 0] - 0.3, 0.985)) * self.lattice.spacing
+        return {"AO": ascending, "AO behind": descending, "PA": trunk_mm}
+
+    def _width(self, heights: np.ndarray) -> float:
+        """Median diameter (mm) of the discs whose voxels have these ``heights``."""
+        count = np.unique(np.rint(heights / self.lattice.spacing), return_counts=True)[1]
+        return float(np.sqrt(4 / np.pi * np.median(count)) * self.lattice.spacing) if len(count) else 30.0
 
     @cached_property
     def behind(self) -> float:
         """The y (mm) behind which the aorta descends."""
         return float(self.points("LA")[:, 1].mean()) - 8.0
-
-    def _radius(self, name: str) -> np.ndarray:
-        """(N,) distance in mm of a vessel's voxels to its wall."""
-        mask = np.pad(self.labels[self.boxes[name]] == VALUE[name], 1)
-        return (ndimage.distance_transform_edt(mask)[mask] - 0.3) * self.lattice.spacing
 
     @cached_property
     def neck(self) -> tuple[np.ndarray, np.ndarray]:

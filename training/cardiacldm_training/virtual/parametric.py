@@ -235,7 +235,7 @@ def _left_atrium(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
 def _pulmonary_artery(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
     """Trunk, right artery behind the aorta, left artery over the bronchus; each with its first branches."""
     p, root = frame.trunk, frame.pulmonary
-    fork = root + np.array([rng.normal(4, 2), rng.normal(-33, 2), rng.normal(29, 3)])
+    fork = root + np.array([rng.normal(4, 2), rng.normal(-33, 2), rng.normal(26, 3)])
     _tube(paint, "PA", [root, root + [-2, -9, 13], root + [0, -22, 24], fork], [p * 1.05, p * 1.05, p, p * 0.95])
     right = fork + np.array([[0, 0, 0], [20, -13, -2], [43, -20, -7], [57, -23, -13]]) * rng.uniform(0.92, 1.08)
     left = fork + np.array([[0, 0, 0], [-14, -15, 4], [-25, -31, -1], [-30, -39, -14]]) * rng.uniform(0.92, 1.08)
@@ -258,8 +258,8 @@ def _aorta(paint: Paint, frame: Frame, rng: np.random.Generator) -> None:
         lift, wide = lift + rng.uniform(3, 9), wide + rng.uniform(3, 8)
     gothic = rng.uniform(-4, 7)
     course = valve + np.array([
-        [0, 0, 0], [6, 2, 12], [11 + 0.4 * wide, 4, 25], [17 + wide, 5, 46], [11 + wide, -9, 68 + lift],
-        [-3, -31, 75 + lift + gothic], [-12, -52, 63 + lift], [-12, -63, 40 + lift], [-11, -66, 14]])  # fmt: skip
+        [0, 0, 0], [6, 2, 12], [11 + 0.4 * wide, 4, 25], [17 + wide, 5, 44], [11 + wide, -9, 63 + lift],
+        [0, -29, 69 + lift + gothic], [-7, -47, 57 + lift], [-6, -57, 36 + lift], [-4, -59, 12]])  # fmt: skip
     radii = a * np.array([0.82, 0.95, 0.92, 1.0, 0.97, 0.86, 0.8, 0.76, 0.74])
     _tube(paint, "AO", course, radii.tolist())
     axis = unit(course[2] - course[0])

@@ -17,6 +17,8 @@ from .shapes import Lattice
 MODEL_MM = 1.5
 #: A template's structures may span this much, mm: a whole heart with its aorta, not a body, not a vertebra.
 LARGEST_MM, SMALLEST_MM = 500.0, 60.0
+#: A structure of less than this many millilitres is a speck.
+LEAST_ML = 0.3
 #: More voxels than a whole-body scan at half a millimetre has no place here.
 MOST_VOXELS = 700 * 700 * 900
 
@@ -44,7 +46,8 @@ def read_template(path: Path) -> Model:
     try:
         volume = read_volume(path)
     except VolumeError as error:
-        raise AnatomyError(f"Template {path.name}: {error}") from error
+        said = str(error)
+        raise AnatomyError(f"Template {'' if said.startswith(path.name) else path.name + ': '}{said}") from error
     volume = _checked(volume, path.name)
     inside = np.argwhere(volume.array > 0)
     world = inside @ volume.affine[:3, :3].T + volume.affine[:3, 3]
@@ -79,7 +82,7 @@ def _checked(volume: Volume, name: str) -> Volume:
 
 def _check_places(model: Model, name: str) -> None:
     """Refuse a map whose left and right, or front and back, are not where its header says."""
-    gone = [n for n in NAMES if n not in model.boxes]
+    gone = [n for n in NAMES if n not in model.boxes or model.volume_ml(VALUE[n]) < LEAST_ML]
     if gone:
         raise AnatomyError(f"Template {name} does not hold the eight structures: {', '.join(gone)} too small.")
     centre = {n: model.points(n).mean(0) for n in NAMES}

@@ -81,15 +81,21 @@ def repair(labels: np.ndarray, spacing: float) -> np.ndarray:
             found = _touching(out, boxes, VALUE[name], LV, GAP_MM, spacing)
             if found:
                 out[found[0]][found[1]] = MYO
-        box = _grow(boxes[LV], 2, out.shape)
-        here = out[box]
-        here[(here == 0) & ndimage.binary_dilation(here == LV)] = MYO
     for first, second in SEPARATED:
         wide = (first, second) in FORBIDDEN_CONTACTS or (second, first) in FORBIDDEN_CONTACTS
         found = _touching(out, boxes, VALUE[first], VALUE[second], GAP_MM if wide else 1.01 * spacing, spacing)
         if found:
             out[found[0]][found[1]] = 0
-    return _whole(out)
+    if LV in boxes:  # after making room, which may have laid it bare
+        box = _grow(boxes[LV], 2, out.shape)
+        here = out[box]
+        here[(here == 0) & ndimage.binary_dilation(here == LV)] = MYO
+    out = _whole(out)
+    for value in (VALUE["LA"], VALUE["AO"]) if LV in boxes else ():  # what is left between the valves belongs to these
+        here = out[box]
+        beside = ndimage.binary_dilation(here == LV) & ndimage.binary_dilation(here == value)
+        here[(here == 0) & beside] = value
+    return out
 
 
 def _whole(labels: np.ndarray) -> np.ndarray:
