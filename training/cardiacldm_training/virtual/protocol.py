@@ -47,12 +47,12 @@ class Ranges:
 RANGES: dict[str, Ranges] = {
     "realistic": Ranges(
         redraw=0.0, apart=1.0, spread=1.0, texture=(0.7, 1.3), noise=(0.8, 1.25), blur=(0.9, 1.1), edge=(0.0, 0.0),
-        slice=(1.0, 1.0), bias_hu=(0.0, 4.0), mixing=(0.1, 0.9), motion_mm=(1.0, 4.5), streaks=(0.5, 1.4), steps=0.08,
+        slice=(1.0, 1.0), bias_hu=(0.0, 4.0), mixing=(0.1, 0.9), motion_mm=(1.0, 4.5), streaks=(0.3, 1.4), steps=0.08,
         circle=0.5, cut=0.05, implants=(0.86, 0.05, 0.025, 0.025, 0.025, 0.015), calcium=0.45, phases=None,
     ),
     "randomised": Ranges(
         redraw=0.85, apart=0.9, spread=2.0, texture=(0.0, 3.5), noise=(0.2, 2.2), blur=(0.6, 2.2), edge=(-0.1, 0.8),
-        slice=(0.6, 1.6), bias_hu=(0.0, 70.0), mixing=(0.0, 1.4), motion_mm=(0.0, 7.0), streaks=(0.0, 3.5), steps=0.2,
+        slice=(0.6, 1.6), bias_hu=(0.0, 70.0), mixing=(0.0, 1.4), motion_mm=(0.0, 7.0), streaks=(0.0, 2.5), steps=0.2,
         circle=0.5, cut=0.12, implants=(0.7, 0.09, 0.06, 0.05, 0.05, 0.05), calcium=0.6,
         phases=(0.36, 0.32, 0.20, 0.12),
     ),
