@@ -19,7 +19,7 @@ from CardiacLDMLib.client import ClientError
 from CardiacLDMLib.panels.batch import BatchPanel
 from CardiacLDMLib.panels.models import ModelsPanel
 from CardiacLDMLib.panels.parameters import CardiacLDMParameterNode
-from CardiacLDMLib.panels.process import Dispatcher
+from CardiacLDMLib.panels.process import Dispatcher, later
 from CardiacLDMLib.panels.scene_jobs import Listener, SceneJob, Settings
 from CardiacLDMLib.panels.segment import SegmentPanel
 from CardiacLDMLib.volume import VolumeError
@@ -70,7 +70,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self._parameters = self._guiTag = None
+        self._parameters = None
         self._entered = False
 
     def setup(self):
@@ -97,6 +97,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """The module goes or is reloaded: no worker, observer or connection may stay."""
+        self._entered = False
         self.removeObservers()
         self._setParameters(None)
         self.logic.busyChanged.clear()
@@ -124,26 +125,22 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setParameters(None)
 
     def onSceneReady(self, _caller, _event):
+        later(0.0, self._sceneReady)  # the selectors learn of new nodes after this event
+
+    def _sceneReady(self):
         if self._entered:
+            self._setParameters(None)
             self.initializeParameterNode()
 
     def initializeParameterNode(self):
         """Show the choices kept in this scene; in a new one, choose the scan that the slices show."""
-        parameters = self.logic.getParameterNode()
-        if self._parameters is None or self._parameters.parameterNode is not parameters.parameterNode:
-            self._setParameters(parameters)
+        if self._parameters is None:
+            self._setParameters(self.logic.getParameterNode())
         if self._parameters.segment.inputVolume is None:
             self._parameters.segment.inputVolume = shownVolume()
 
     def _setParameters(self, parameters):
-        """Tie the widgets to this parameter node, or to none."""
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._guiTag)
         self._parameters = parameters
-        if parameters is not None:
-            selectors = (self.segmentUi.inputVolume, self.segmentUi.outputSegmentation)
-            # Not connectGui: some versions do not return the tag without which nothing is ever disconnected.
-            self._guiTag = parameters.connectParametersToGui({w.property("SlicerParameterName"): w for w in selectors})
         self.segment.set_parameters(parameters)
 
 

@@ -192,7 +192,7 @@ class BatchPanel:
             words.append(_("{n} to go").format(n=len(run.waiting) + 1))
             if run.done:
                 seconds = (time.monotonic() - run.began) / (run.done + run.failed) * (len(run.waiting) + 1)
-                words.append(_("about {time} left").format(time=duration(seconds)))
+                words.append(_("{time} left").format(time=duration(seconds)))
         return ", ".join(words) + "."
 
     # --- the table ---

@@ -82,18 +82,27 @@ class ErrorBox:
         slicer.app.clipboard().setText(f"{self._ui.errorLabel.text}\n\n{self._ui.detailsText.plainText}")
 
 
-def in_words(progress: Progress) -> str:
-    """Stage, step and time left, on one line."""
+def show_progress(bar: Any, label: Any, progress: Progress) -> None:
+    """Stage, step and time left. Before the first step nobody knows how long it takes: then the bar only moves."""
     stage = _(STAGES.get(progress.stage, progress.stage))
-    words = [stage[:1].upper() + stage[1:], _("step {step} of {total}").format(step=progress.step, total=progress.total)]
+    words = [stage[:1].upper() + stage[1:]]
+    begun = progress.step > 0
+    if begun:
+        words.append(_("step {step} of {total}").format(step=progress.step, total=progress.total))
+    elif progress.stage in ("start", "load"):
+        words.append(_("which takes a while the first time"))
     left = remaining(progress)
     if left is not None:
-        words.append(_("about {time} left").format(time=duration(left)))
-    return ", ".join(words)
+        words.append(_("{time} left").format(time=duration(left)))
+    bar.maximum = progress.total if begun else 0
+    bar.value = progress.step
+    label.text = ", ".join(words)
 
 
 def duration(seconds: float) -> str:
-    """Seconds, or minutes from two of them on."""
+    """In words, no more exactly than it can be known."""
     if seconds < 1.0:
-        return _("less than a second")
-    return _("{n} s").format(n=round(seconds)) if seconds < 120.0 else _("{n} min").format(n=round(seconds / 60.0))
+        return _("less than 1 s")
+    if seconds < 120.0:
+        return _("about {n} s").format(n=round(seconds))
+    return _("about {n} min").format(n=round(seconds / 60.0))

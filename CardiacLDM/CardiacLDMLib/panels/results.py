@@ -12,12 +12,19 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import anatomy, scene
-from .parts import ATTENTION, duration
+from .parts import ATTENTION
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode
 
 STRUCTURE, ML, FLAG = range(3)
+#: Flags as a narrow column holds them; the tooltip has all of it.
+SHORT = {
+    "not found": _("none"),
+    "cut off by the scan's edge": _("cut off"),
+    "unusually small": _("small"),
+    "unusually large": _("large"),
+}
 
 
 class ResultBox:
@@ -31,11 +38,14 @@ class ResultBox:
         header.setSectionResizeMode(STRUCTURE, qt.QHeaderView.Stretch)
         header.setSectionResizeMode(ML, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(FLAG, qt.QHeaderView.ResizeToContents)
+        ui.volumes.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # long names wrap
         ui.volumes.connect("cellClicked(int,int)", self._jump)
         ui.volumes.connect("cellActivated(int,int)", self._jump)
 
     def show(self, node: vtkMRMLSegmentationNode | None) -> None:
         """Show the result in ``node``; nothing for ``None`` or a segmentation that was not made here."""
+        if node is None and self._node is None:
+            return
         self._node = node
         record = scene.provenance(node) if node is not None else {}
         self._ui.resultBox.visible = bool(record)
@@ -57,8 +67,8 @@ class ResultBox:
         for row, (name, volume_ml, flag) in enumerate(rows):
             for column, item in enumerate(_items(name, volume_ml, flag)):
                 table.setItem(row, column, item)
+        table.horizontalHeader().setSortIndicator(-1, qt.Qt.AscendingOrder)  # the anatomy's order, until one is chosen
         table.sortingEnabled = True
-        table.sortByColumn(-1, qt.Qt.AscendingOrder)  # the order of the anatomy, until a heading is clicked
 
     def _jump(self, row: int, _column: int) -> None:
         item = self._ui.volumes.item(row, STRUCTURE)
@@ -78,7 +88,7 @@ def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
     number = qt.QTableWidgetItem()
     number.setData(qt.Qt.DisplayRole, float(round(volume_ml) if volume_ml >= 10.0 else round(volume_ml, 1)))
     number.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-    mark = qt.QTableWidgetItem(flag)
+    mark = qt.QTableWidgetItem(SHORT.get(flag, flag))
     mark.setForeground(qt.QBrush(qt.QColor(ATTENTION)))
     for item in (title, number, mark):
         item.setToolTip(_tip(structure, volume_ml, flag))
@@ -98,9 +108,15 @@ def _summary(name: str, record: dict[str, str]) -> str:
     device = record.get("device", "")
     return _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(
         name=name,
-        time=duration(float(record.get("seconds", 0.0))),
+        time=_time(float(record.get("seconds", 0.0))),
         device=_("the CPU") if device == "cpu" else device,
         package=record.get("package", ""),
         version=record.get("version", ""),
         quality=record.get("quality", ""),
     )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 10.0:
+        return _("{n:.1f} s").format(n=seconds)
+    return _("{n:.0f} s").format(n=seconds) if seconds < 120.0 else _("{n:.1f} min").format(n=seconds / 60.0)

@@ -139,9 +139,8 @@ class SceneJob:
 
     def _bring_in(self, reply: SegmentationReply) -> Iterator[None]:
         """Put the labels into the scene. Nothing is there before the last step, all of it after."""
-        box = yield from _occupied(reply.labels.array)
+        box, at_edge = yield from _looked_through(reply.labels.array)
         part = _part(reply.labels, box)
-        yield
         self._scene.SaveStateForUndo()
         if self._target is None:
             name = f"{self._volume.GetName()} heart"
@@ -149,7 +148,7 @@ class SceneJob:
         else:
             scene.replace_labels(self._target, part, self._volume)
         scene.set_provenance(self._target, _record(reply))
-        flags = scene.flags_for(reply.volumes_ml, _at_edge(reply.labels.array))
+        flags = scene.flags_for(reply.volumes_ml, at_edge)
         scene.volumes_table(self._scene, self._target, reply.volumes_ml, flags)
 
     def _brought_in(self, error: Exception | None) -> None:
@@ -159,34 +158,35 @@ class SceneJob:
             self._listener.done(self._target)
 
 
-def _occupied(labels: np.ndarray) -> Generator[None, None, tuple[slice, ...]]:
-    """The box of the voxels that are not 0, and one around; found a few slices at a time."""
+def _looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
+    """The box of the voxels that are not 0, and the structures that reach an edge of the scan; a few slices a step.
+
+    The labels lie in a mapped file in slices: any other way through them would read it from one end to the other.
+    """
     found = [np.zeros(size, dtype=bool) for size in labels.shape]
+    at_edge = np.zeros(256, dtype=bool)
     for k in range(0, labels.shape[2], SLICES_PER_STEP):
-        inside = labels[:, :, k : k + SLICES_PER_STEP] != 0
+        slab = labels[:, :, k : k + SLICES_PER_STEP]
+        inside = slab != 0
         plane = inside.any(axis=2)
         found[0] |= plane.any(axis=1)
         found[1] |= plane.any(axis=0)
         found[2][k : k + SLICES_PER_STEP] = inside.any(axis=(0, 1))
+        for face in (slab[0], slab[-1], slab[:, 0], slab[:, -1]):
+            at_edge[face] = True
         yield
+    for face in (labels[:, :, 0], labels[:, :, -1]):
+        at_edge[face] = True
+    names = {structure.name for structure in anatomy.STRUCTURES if at_edge[structure.value]}
     if not found[2].any():
-        return (slice(0, 1),) * 3
+        return (slice(0, 1),) * 3, names
     places = [np.flatnonzero(axis) for axis in found]
-    return tuple(slice(max(place[0] - 1, 0), place[-1] + 2) for place in places)
+    return tuple(slice(place[0], place[-1] + 1) for place in places), names
 
 
 def _part(labels: Volume, box: tuple[slice, ...]) -> Volume:
-    grid = labels.grid
-    start = [each.start for each in box]
-    stop = np.minimum([each.stop for each in box], grid.shape)
-    return Volume(labels.array[box], grid.crop(np.array(start), stop).affine)
-
-
-def _at_edge(labels: np.ndarray) -> set[str]:
-    """The structures that reach the first or last voxels of the scan in any direction."""
-    faces = [np.take(labels, end, axis) for axis in range(3) for end in (0, -1)]
-    values = set().union(*(np.unique(face).tolist() for face in faces))
-    return {structure.name for structure in anatomy.STRUCTURES if structure.value in values}
+    start, stop = ([getattr(each, end) for each in box] for end in ("start", "stop"))
+    return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 
 
 def _record(reply: SegmentationReply) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ..exchange import Progress
 from ..volume import VolumeError
 from .install import ensure_dependencies
 from .scene_jobs import Listener, SceneJob, Settings
-from .parts import Choice, ErrorBox, in_words
+from .parts import Choice, ErrorBox, show_progress
 from .process import Dispatcher, Sliced
 from .results import ResultBox
 
@@ -39,6 +39,8 @@ class SegmentPanel:
         self.ui, self._dispatcher = ui, dispatcher
         self._parameters: CardiacLDMParameterNode | None = None
         self._job: SceneJob | None = None
+        self._surfaces: Sliced | None = None
+        self._showing = False
         self._observers = slicer.util.VTKObservationMixin()
         self._errors, self._results = ErrorBox(ui), ResultBox(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
@@ -47,6 +49,9 @@ class SegmentPanel:
         self.quality.offer({"full": _("Full"), "fast": _("Fast"), "flips": _("Full + flips")})
         self.show_devices([])
         self.show_packages()
+        ui.inputVolume.connect("nodeAdded(vtkMRMLNode*)", self._volume_added)
+        ui.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", self._volume_chosen)
+        ui.outputSegmentation.connect("currentNodeChanged(vtkMRMLNode*)", self._target_chosen)
         ui.apply.connect("clicked()", self._apply_or_cancel)
         ui.harden.connect("clicked()", self._harden)
         ui.heartWindow.connect("clicked()", self._show_heart_window)
@@ -69,6 +74,7 @@ class SegmentPanel:
         self._parameters = parameters
         if parameters is not None:
             self._observers.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+            self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
         self._parameters_changed()
 
     def look_for_devices(self) -> None:
@@ -97,22 +103,50 @@ class SegmentPanel:
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
+        if self._surfaces is not None:
+            self._surfaces.stop()
         self._observers.removeObservers()
 
     # --- settings ---
 
-    def _remember(self, name: str, value: str) -> None:
-        if self._parameters is not None:
+    # Tied by hand and not by connectGui: an observer that connectGui makes is never removed, and once the parameter
+    # node's wrapper is garbage, VTK calls what is left of it: a crash after a few scenes or reloads.
+
+    def _remember(self, name: str, value: Any) -> None:
+        """Keep a choice in the scene, but not what widgets show for lack of nodes while a scene is loaded or closed."""
+        if self._parameters is not None and not self._showing and not slicer.mrmlScene.IsBatchProcessing():
             setattr(self._parameters.segment, name, value)
-        self.refresh()
+            self.refresh()
+
+    def _volume_chosen(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
+        self._remember("inputVolume", volume)
+
+    def _target_chosen(self, target: vtkMRMLSegmentationNode | None) -> None:
+        self._remember("outputSegmentation", target)
 
     def _parameters_changed(self, *_unused: Any) -> None:
+        if self._showing:
+            return
+        self._showing = True
         if self._parameters is not None:
             settings = self._parameters.segment
-            for choice, value in ((self.device, settings.device), (self.quality, settings.quality)):
-                choice.set(value)
+            self.ui.inputVolume.setCurrentNode(self._node("inputVolume"))
+            self.ui.outputSegmentation.setCurrentNode(self._node("outputSegmentation"))
+            self.device.set(settings.device)
+            self.quality.set(settings.quality)
             self.package.set(settings.package or DEFAULT_PACKAGE)
-            self._observe(settings.inputVolume)
+        self._observe(self._node("inputVolume"))
+        if not self.running:
+            self._results.show(self._node("result"))
+        self._showing = False
+        self.refresh()
+
+    def _volume_added(self, volume: vtkMRMLScalarVolumeNode) -> None:
+        """Take the first scan that is loaded; while a scene is, wait for the choice that it holds."""
+        if self._parameters is not None and self._node("inputVolume") is None and not slicer.mrmlScene.IsImporting():
+            self._parameters.segment.inputVolume = volume
+
+    def _node_removed(self, *_unused: Any) -> None:
         if not self.running:
             self._results.show(self._node("result"))
         self.refresh()
@@ -197,21 +231,17 @@ class SegmentPanel:
             self._job = SceneJob(self._dispatcher, volume, target, self.settings(), listener)
         except (VolumeError, ClientError) as error:
             self._errors.show(Failure(str(error), "", "input"))
-        self._told()
+        self.refresh()
 
     def _progress(self, progress: Progress) -> None:
-        self.ui.progressBar.maximum = progress.total
-        self.ui.progressBar.value = progress.step
-        self.ui.progressLabel.text = in_words(progress)
+        show_progress(self.ui.progressBar, self.ui.progressLabel, progress)
 
     def _done(self, segmentation: vtkMRMLSegmentationNode) -> None:
-        if self._job is None:
-            return
-        self._ended()
-        if self._parameters is not None:
-            self._parameters.segment.result = segmentation
-        self._results.show(segmentation)
-        self._surfaces = Sliced(_shown_in_3d(segmentation), _surfaces_shown)  # the figures are on the screen before
+        if self._job is not None:
+            if self._parameters is not None:
+                self._parameters.segment.result = segmentation
+            self._ended()
+            self._surfaces = Sliced(_shown_in_3d(segmentation), _surfaces_shown)  # the figures are on the screen before
 
     def _failed(self, failure: Failure) -> None:
         if self._job is not None:
@@ -219,12 +249,11 @@ class SegmentPanel:
             self._errors.show(failure)
 
     def _ended(self) -> None:
+        """Also after cancelling: what was there before is there still, and shown again."""
         if self._job is not None:
             self._job = None
-            self._told()
-
-    def _told(self) -> None:
-        self.refresh()
+            self._results.show(self._node("result"))
+            self.refresh()
 
 
 def installed() -> list[str]:
