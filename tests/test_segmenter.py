@@ -488,6 +488,45 @@ def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
     assert networks["segmenter"].calls == 5 * calls["segmenter"]
 
 
+def test_fast_looks_at_fewer_windows_and_agrees_but_for_edges(
+    by_intensity: Segmenter,
+) -> None:
+    ct, truth = phantom(scan_grid(spacing=(1.0, 1.0, 1.5)))
+    full = by_intensity.segment(ct)
+    fast = by_intensity.segment(ct, quality="fast")
+    assert_labelled(fast, truth)
+    heart = ((100, 100, 120), (64, 64, 64))
+    assert window_count(*heart, segmenter.OVERLAP["fast"]) < window_count(*heart, segmenter.OVERLAP["full"])
+    assert 0.97 < (fast.labels.array == full.labels.array).mean() < 1.0
+    assert 0.0 < fast.network_seconds < sum(fast.seconds.values())
+
+
+def test_an_unknown_quality_is_refused(by_intensity: Segmenter) -> None:
+    with pytest.raises(SegmenterError, match="fast, full or flips"):
+        by_intensity.segment(_ct(), quality="best")  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_full_beside_the_networks_is_left_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter
+) -> None:
+    real = Segmenter._label
+    devices = []
+
+    def label(self: Segmenter, volume: Volume, job: Any) -> Any:
+        devices.append(job.device)
+        if job.device != "cpu":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(self, volume, job)
+
+    ct, truth = phantom(scan_grid())
+    monkeypatch.setattr(Segmenter, "_label", label)
+    by_intensity.device = "cuda:0"
+    result = by_intensity.segment(ct)
+    assert devices == ["cuda:0", "cpu"]
+    assert "The GPU's memory was not enough: the CPU was used instead." in result.warnings
+    assert_labelled(result, truth)
+
+
 # --- with a real package -------------------------------------------------------------------------------------------
 
 

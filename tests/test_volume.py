@@ -28,6 +28,7 @@ from CardiacLDMLib.volume import (
     index_bounds,
     interpolate,
     largest,
+    nearest,
     ras_grid,
     read_volume,
     resample,
@@ -378,3 +379,23 @@ def test_what_is_no_number_in_nifti_stays_no_number(tmp_path: Path, kind: str, e
     read = read_volume(tmp_path / f"x{ending}").array
     assert np.array_equal(np.isfinite(read), np.isfinite(array))
     assert np.allclose(read[np.isfinite(read)], array[np.isfinite(array)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(AXIS_ORDERS),
+    st.tuples(*[st.sampled_from([0.0, 20.0])] * 3),
+    st.tuples(*[st.floats(0.6, 3.0)] * 3),
+)
+def test_nearest_is_the_nearest_voxel_whatever_the_axes(order: tuple, turn: tuple, spacing: tuple) -> None:
+    source = np.random.default_rng(0).integers(0, 9, (6, 7, 8)).astype(np.uint8)
+    affine = np.diag([1.7, 1.3, 2.1, 1.0])
+    target = oriented((5, 6, 4), spacing, order, turn)
+    out = np.concatenate([values for _, values in nearest(source, affine, target)], axis=2)
+    assert out.shape == target.shape
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in target.shape), indexing="ij"), axis=-1)
+    matrix = np.linalg.inv(affine) @ target.affine
+    places = index @ matrix[:3, :3].T + matrix[:3, 3]
+    clear = (np.abs(places - np.floor(places) - 0.5) > 1e-6).all(axis=-1)  # not half-way between two
+    voxels = np.clip(np.rint(places), 0, np.array(source.shape) - 1).astype(int)
+    np.testing.assert_array_equal(out[clear], source[tuple(np.moveaxis(voxels, -1, 0))][clear])

@@ -40,6 +40,8 @@ HELLO_SECONDS = 120.0
 TAIL_LINES = 200
 #: Bytes of an array that are written at once, so that a window stays awake in between.
 PIECE_BYTES = 8 << 20
+#: Threads of torch that wait sleep: spinning ones would take the processor from Slicer, and from each other.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class ClientError(RuntimeError):
@@ -270,7 +272,7 @@ class WorkerClient:
     ) -> None:
         self._transport = transport
         self._program = list(program)
-        self._environment = dict(environment or {})
+        self._environment = {**ENVIRONMENT, **(environment or {})}
         self._later = later
         self._process: _Process | None = None
         self._job: Job | None = None

@@ -192,7 +192,8 @@ class Segmenter:
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
-        heart = torch.isin(logits.argmax(0), torch.tensor(_HEART_VALUES, device=logits.device)).cpu()
+        values = largest(logits.numpy()) if logits.device.type == "cpu" else logits.argmax(0).cpu().numpy()
+        heart = torch.from_numpy(np.isin(values, _HEART_VALUES))
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 
     def _predict(self, name: str, image: np.ndarray, job: _Job) -> torch.Tensor:
