@@ -506,3 +506,186 @@ def test_the_window_is_never_held(user: User, record_property: Any) -> None:
     record_property("beat_wall_ms", beat.longest_ms)
     print(f"held: {held.longest_ms:.0f} ms of computing, {beat.longest_ms:.0f} ms between beats")
     assert held.longest_ms < STANDSTILL_MS
+
+
+# --- reloading -----------------------------------------------------------------------------------------------------
+
+
+def test_reloading_ends_the_worker_and_leaves_a_module_that_works(user: User) -> None:
+    user.prepare("flips", size=90)
+    user.apply_half()
+    worker, old = user.worker, user.widget
+    count = _observers(user)
+    reload_module()
+    user.wait(lambda: not alive(worker), 10)
+    assert user.widget is not old
+    assert not old.logic.client.busy
+    assert not user.segmentations()
+    assert not jobs_folders()
+    assert user.ui.inputVolume.currentNode().GetName() == "CT"  # the scene remembers
+    assert user.ui.quality.currentData == "flips"
+    assert _observers(user) == count
+    user.choose(user.ui.quality, "fast")
+    user.apply()
+    assert len(user.segmentations()) == 1
+
+
+def _observers(user: User) -> int:
+    """How many observers of ours the scene and the parameter node have."""
+    widget = user.widget
+    return len(widget.Observations) + len(widget.segment._observers.Observations)
+
+
+# --- a folder ------------------------------------------------------------------------------------------------------
+
+
+def _column(table: Any, column: int) -> list[str]:
+    return [table.item(row, column).text() for row in range(table.rowCount)]
+
+
+def _scans(folder: Path, count: int) -> Path:
+    """A folder of ``count`` scans, a broken one first and a scan without anything in it last."""
+    folder.mkdir()
+    (folder / "0-broken.nii.gz").write_bytes(b"no scan")
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = -90.0
+    volume = phantom(Grid((60, 60, 60), affine))[0]
+    for number in range(1, count + 1):
+        write_volume(volume, folder / f"{number}-heart.nii.gz")
+    write_volume(Volume(volume.array[:20, :20, :2], affine), folder / "9-thin.nii.gz")
+    return folder
+
+
+def test_a_folder_is_done_scan_by_scan_and_bad_ones_are_red(user: User, tmp_path: Path) -> None:
+    scans, out = _scans(tmp_path / "scans", 2), tmp_path / "results"
+    user.prepare("fast")
+    ui = user.ui
+    assert not ui.batchApply.enabled
+    ui.batchInput.currentPath, ui.batchOutput.currentPath = str(scans), str(out)
+    assert ui.batchApply.enabled
+    ui.batchApply.click()
+    assert ui.batchApply.text == "Cancel batch"
+    assert not ui.apply.enabled
+    user.wait(lambda: not user.widget.batch.running)
+    table = ui.batchTable
+    states = dict(zip(_column(table, 0), _column(table, 1), strict=True))
+    assert states == {"0-broken": "failed", "1-heart": "done", "2-heart": "done", "9-thin": "failed"}
+    row = _column(table, 0).index("9-thin")
+    assert "slices" in table.item(row, 3).text()
+    assert table.item(row, 1).foreground().color().red() > 200
+    assert 150 < float(table.item(_column(table, 0).index("1-heart"), 2).text()) < 250
+    assert ui.batchLabel.text == "2 done, 2 failed."
+    report = json.loads((out / "1-heart.report.json").read_text())
+    assert report["quality"] == "fast"
+    assert ui.apply.enabled
+    ui.batchApply.click()  # again: what is there is not done twice
+    user.wait(lambda: not user.widget.batch.running)
+    assert _column(table, 1).count("there already") == 2
+
+
+def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
+    scans, out = _scans(tmp_path / "scans", 3), tmp_path / "results"
+    user.prepare("flips")
+    ui = user.ui
+    ui.batchInput.currentPath, ui.batchOutput.currentPath = str(scans), str(out)
+    ui.batchApply.click()
+    user.wait(lambda: any(state.endswith("%") and int(state[:-2]) > 12 for state in _column(ui.batchTable, 1)))
+    ui.batchApply.click()
+    user.wait(lambda: not user.widget.batch.running)
+    assert _column(ui.batchTable, 1).count("cancelled") >= 3
+    assert "cancelled" in ui.batchLabel.text
+    assert not list(out.glob("*")) if out.exists() else True
+
+
+# --- scripts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_waits_for_the_result(user: User) -> None:
+    volume = user.load()
+    steps = []
+    beats = []
+    timer = QtCore.QTimer()
+    timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(10)
+    node = user.widget.logic.segment(volume, package="phantom", quality="fast", progress=steps.append)
+    timer.stop()
+    assert [node] == user.segmentations()
+    assert steps[-1].step == steps[-1].total == 100
+    assert len(beats) > 10  # Slicer lived meanwhile
+    again = user.widget.logic.segment(volume, package="phantom", quality="fast", segmentationNode=node)
+    assert again is node
+    with pytest.raises(RuntimeError, match="There is no package 'nothing'"):
+        user.widget.logic.segment(volume, package="nothing")
+
+
+def test_a_script_is_called_back(user: User) -> None:
+    volume = user.load()
+    told: list[SimpleNamespace] = []
+    logic = user.widget.logic
+
+    def start(**options: Any) -> Any:
+        return logic.startSegment(
+            volume, package="phantom", **options,
+            done=lambda node: told.append(SimpleNamespace(what="done", node=node)),
+            failed=lambda failure: told.append(SimpleNamespace(what="failed", failure=failure)),
+            cancelled=lambda: told.append(SimpleNamespace(what="cancelled")),
+        )  # fmt: skip
+
+    job = start(quality="fast")
+    with pytest.raises(RuntimeError, match="busy"):
+        start()
+    assert not told
+    user.wait(lambda: not job.running)
+    start(device="cuda:9")
+    user.wait(lambda: len(told) == 2)
+    job = start(quality="flips")
+    job.cancel()
+    user.wait(lambda: not job.running)
+    assert [each.what for each in told] == ["done", "failed", "cancelled"]
+    assert told[0].node.GetNodeReference("CardiacLDM.volumes").GetNumberOfRows() == 8
+    assert "GPU" in told[1].failure.message
+
+
+# --- the form ------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_listed_when_they_are_known(user: User) -> None:
+    from CardiacLDMLib.client import Device
+
+    panel = user.widget.segment
+    gpu = Device("cuda:0", "NVIDIA RTX A4000", 16 * 1024**3, 10 * 1024**3)
+    panel.show_devices([gpu, Device("cpu", "a CPU", None, None)])
+    labels = [user.ui.device.itemText(index) for index in range(user.ui.device.count)]
+    assert labels == ["Automatic", "CPU", "GPU 0: NVIDIA RTX A4000, 10.0 of 16.0 GB free"]
+    user.choose(user.ui.device, "cuda:0")
+    assert user.settings.device == "cuda:0"
+    panel.show_devices([])
+    assert user.ui.device.currentData == "cuda:0"
+    assert "not found" in user.ui.device.currentText
+    user.choose(user.ui.device, "auto")
+
+
+def test_every_control_has_a_tooltip_and_is_reached_by_the_keyboard(user: User) -> None:
+    ui = user.ui
+    kinds = (QtWidgets.QAbstractButton, QtWidgets.QComboBox, QtWidgets.QTableWidget, QtWidgets.QPlainTextEdit)
+    named = {name: control for name, control in vars(ui).items() if isinstance(control, QtWidgets.QWidget)}
+    controls = {
+        name: control
+        for name, control in named.items()
+        if (isinstance(control, kinds) or type(control).__name__.startswith(("qMRMLNode", "ctk")))
+        and not name.startswith("qt_")
+    }
+    assert len(controls) >= 16
+    assert not [name for name, control in controls.items() if not control.toolTip]
+    order = (Path(package.__file__).parents[1] / "Resources" / "UI" / "Segment.ui").read_text()
+    stops = [line.split(">")[1].split("<")[0] for line in order.splitlines() if "<tabstop>" in line]
+    assert set(stops) == set(controls)
+
+
+def test_the_panel_fits_into_300_pixels(user: User) -> None:
+    user.prepare("fast")
+    user.ui.batch.collapsed = False
+    user.apply()
+    pump(0.1)
+    assert user.widget.parent.minimumSizeHint.width() <= 300
+    user.ui.batch.collapsed = True
