@@ -72,9 +72,12 @@ def steepness(level: np.ndarray, step: float) -> np.ndarray:
 def tube_level(canvas: Canvas, points: ArrayLike, radii: ArrayLike) -> np.ndarray:
     """Level set (mm) of a wide tube on the coarse lattice."""
     out = np.full(canvas.coarse.shape, -99.0, dtype=np.float32)
-    for x, y, z, r in smooth_path(points, radii, step=6.0).astype(np.float32):
-        d = np.sqrt(np.square(canvas.x - x) + np.square(canvas.y - y) + np.square(canvas.z - z))
-        np.maximum(out, r - d, out=out)
+    for *at, r in smooth_path(points, radii, step=6.0):
+        box = canvas.coarse.box(np.array(at) - r - 16.0, np.array(at) + r + 16.0)
+        squared = [np.square(axis[(slice(None),) * a + (box[a],)] - np.float32(at[a]))
+                   for a, axis in enumerate((canvas.x, canvas.y, canvas.z))]  # fmt: skip
+        part = out[box]
+        np.maximum(part, np.float32(r) - np.sqrt(sum(squared)), out=part)
     return out
 
 
@@ -144,11 +147,11 @@ def _liver(canvas: Canvas, frame: Frame, level: np.ndarray, room: np.ndarray, rn
 
 def _stomach(canvas: Canvas, frame: Frame, level: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> None:
     """Fundus under the left dome, body in front, antrum across the middle; food, fluid, gas or nothing within."""
-    full = rng.uniform(0.35, 1.15)
-    x = frame.middle[0] - frame.half_width * rng.uniform(0.28, 0.6)
-    y = frame.middle[1] + rng.uniform(-0.4, 0.25) * frame.half_depth
-    r = 18.0 + 24.0 * full
-    z = level_at(canvas, level, x, y) - r - rng.uniform(2, 9)
+    full = rng.uniform(0.5, 1.3)
+    x = frame.middle[0] - frame.half_width * rng.uniform(0.34, 0.56)
+    y = frame.middle[1] + rng.uniform(-0.3, 0.4) * frame.half_depth
+    r = 18.0 + 26.0 * full
+    z = level_at(canvas, level, x, y) - r + rng.uniform(-5, 8)  # the dome flattens it
     path = [[x, y, z], [x + 4, y + 22, z - 45], [x + 22, frame.middle[1] + 34, z - 85],
             [frame.middle[0] - 4, frame.middle[1] + 36, z - 100]]  # fmt: skip
     outer = tube_level(canvas, path, [r, 0.85 * r, 0.65 * r, 0.45 * r]) + 2.0 * canvas.noise(rng, 14.0)
@@ -168,7 +171,7 @@ def _flexure(canvas: Canvas, frame: Frame, level: np.ndarray, room: np.ndarray, 
     r = rng.uniform(13, 26)
     x = frame.middle[0] - frame.half_width * rng.uniform(0.35, 0.75)
     y = frame.middle[1] + frame.half_depth * rng.uniform(-0.15, 0.5)
-    z = level_at(canvas, level, x, y) - r - rng.uniform(2, 40)
+    z = level_at(canvas, level, x, y) - r - rng.choice([rng.uniform(-2, 6), rng.uniform(6, 40)])
     low = frame.seat - rng.uniform(90, 140)
     path = [[frame.middle[0] + 70, frame.middle[1] + 30, low], [frame.middle[0], frame.middle[1] + 48, low + 6],
             [x + 22, y + 14, z - 30], [x, y, z], [x - 12, y - 22, z - 40], [x - 10, y - 24, z - 160]]  # fmt: skip

@@ -15,7 +15,7 @@ from .anatomy import Heart
 from .canvas import Canvas
 from .chest import measure, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
 from .frame import Frame, Marks, draw_frame, with_aorta
-from .inner import paint_on_heart, paint_within
+from .inner import Pools, paint_on_heart, paint_within
 from .lungs import paint_lungs
 from .shapes import Lattice, inside_tube
 from .tissue import Body, Tissue
@@ -37,10 +37,11 @@ def paint_body(
         _paint_around(canvas, heart, marks, frame, labels, rng)
     else:
         _paint_plain(canvas, frame)
-    paint_on_heart(canvas, marks, labels, frame, rng, veins=surroundings)
+    pools = Pools(labels)
+    paint_on_heart(canvas, marks, pools, frame, rng, veins=surroundings)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
-    paint_within(canvas, marks, labels, rng)
+    paint_within(canvas, marks, pools, rng)
     return Body(canvas.tissue, labels)
 
 

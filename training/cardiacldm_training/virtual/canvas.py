@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from .shapes import Lattice, random_field, smooth_path
+from .shapes import Lattice, smooth_field, smooth_path
 from .tissue import Tissue
 
 #: Distance between the points at which smooth fields are computed, mm.
@@ -82,7 +82,7 @@ class Canvas:
 
     def noise(self, rng: np.random.Generator, length_mm: float) -> np.ndarray:
         """Smooth noise of unit standard deviation on the coarse lattice."""
-        return random_field(rng, self.coarse.shape, length_mm / self.coarse.spacing)
+        return smooth_field(rng, self.coarse.shape, length_mm / self.coarse.spacing)
 
     def fine(self, field: np.ndarray, lattice: Lattice | None = None, box: Box | None = None) -> np.ndarray:
         """A field on ``lattice`` (default: the coarse one) interpolated to the canvas, or to a box of it."""

@@ -179,7 +179,7 @@ def _spine_curve(
     """x and y of the vertebral bodies at heights ``z``: kyphosis, a little scoliosis, clear of heart and vessels."""
     points = marks.points(*HEART, "PA", "AO")
     away = np.abs(z - rng.uniform(-10, 30)) / 100.0
-    bend = rng.uniform(5.0, 13.0) * np.where(away < 1.5, away**2, 3.0 * away - 2.25)
+    bend = rng.uniform(5.0, 13.0) * 2.6 * (1.0 - np.exp(-(away**2) / 2.6))
     y = spine[1] + bend - bend[np.abs(z).argmin()]
     x = spine[0] + rng.normal(0, 3.0) * np.sin((z - rng.uniform(-100, 100)) / 90.0)
     offset = points[:, 0] - np.interp(points[:, 2], z, x)

@@ -6,6 +6,7 @@ Labels are not touched: a papillary muscle or a leaflet belongs to the cavity in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import erf
 
 import numpy as np
 from scipy import ndimage
@@ -25,6 +26,23 @@ YIELDING = (
 )  # fmt: skip
 #: What a vessel on the heart's surface may lie in.
 AROUND = (Tissue.FAT, Tissue.WALL, Tissue.PERICARDIUM, Tissue.FLUID, Tissue.LUNG, Tissue.MUSCLE)
+
+
+class Pools:
+    """The labels (uint8) on the canvas, and the boxes that hold them, found once."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = labels
+        self._boxes = ndimage.find_objects(labels, max_label=len(VALUE))
+
+    def box(self, names: tuple[str, ...], margin: int) -> Box | None:
+        """The box around some structures and ``margin`` voxels more; none if none of them is in the scan."""
+        found = [b for n in names if (b := self._boxes[VALUE[n] - 1]) is not None]
+        if not found:
+            return None
+        x, y, z = (slice(max(min(b[a].start for b in found) - margin, 0), max(b[a].stop for b in found) + margin)
+                   for a in range(3))  # fmt: skip
+        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -59,12 +77,12 @@ def draw_sac(marks: Marks, rng: np.random.Generator) -> Sac:
 
 
 def paint_on_heart(
-    canvas: Canvas, marks: Marks, labels: np.ndarray, frame: Frame, rng: np.random.Generator, veins: bool = True
+    canvas: Canvas, marks: Marks, pools: Pools, frame: Frame, rng: np.random.Generator, veins: bool = True
 ) -> None:
     """Fat, pericardium and effusion, the thin walls, coronary vessels; with ``veins`` the pulmonary veins' trunks."""
     sac = draw_sac(marks, rng)
     _fat_and_pericardium(canvas, sac, frame, rng)
-    _walls(canvas, labels, rng)
+    _walls(canvas, pools, rng)
     if veins:
         _pulmonary_veins(canvas, marks, rng)
     _coronaries(canvas, marks, sac, rng)
@@ -91,35 +109,26 @@ def _fat_and_pericardium(canvas: Canvas, sac: Sac, frame: Frame, rng: np.random.
     part[line & seen & (part == Tissue.FAT)] = Tissue.PERICARDIUM
 
 
-def thickened(labels: np.ndarray, names: tuple[str, ...], mm: float, spacing: float) -> tuple[Box, np.ndarray]:
-    """Box and mask of everything within about ``mm`` of some structures, themselves included; maybe empty."""
-    mask = np.isin(labels, [VALUE[n] for n in names])
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        empty = slice(0, 0)
-        return (empty, empty, empty), np.zeros((0, 0, 0), bool)
-    margin = int(mm / spacing) + 2
-    box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in found[0])
+def thickened(pools: Pools, names: tuple[str, ...], mm: float, spacing: float) -> tuple[Box, np.ndarray] | None:
+    """Box and mask of everything within about ``mm`` of some structures, themselves included; none if none is there."""
+    box = pools.box(names, int(mm / spacing) + 2)
+    if box is None:
+        return None
     sigma = max(mm, 0.8 * spacing)
-    return box, blurred(mask[box], sigma, spacing) > 0.5 * (1 - _erf(mm / sigma / np.sqrt(2.0)))  # type: ignore[return-value]
+    share = blurred(np.isin(pools.labels[box], [VALUE[n] for n in names]), sigma, spacing)
+    return box, share > 0.5 * (1.0 - erf(mm / sigma / np.sqrt(2.0)))
 
 
-def _erf(x: float) -> float:
-    from math import erf
-
-    return erf(x)
-
-
-def _walls(canvas: Canvas, labels: np.ndarray, rng: np.random.Generator) -> None:
+def _walls(canvas: Canvas, pools: Pools, rng: np.random.Generator) -> None:
     """Thin muscle around atria, right ventricle and great vessels, except where veins open into them."""
     spacing = canvas.lattice.spacing
     keep = (Tissue.CAVA, Tissue.INFERIOR_CAVA, Tissue.AO, Tissue.AIRWAY, Tissue.AIRWAY_WALL, Tissue.BONE,
             Tissue.MARROW, Tissue.DISC)  # fmt: skip
     thin, right = rng.uniform(0.9, 2.2), rng.uniform(2.0, 4.5)
     for names, mm in ((("LA", "LAA", "RA", "AO", "PA"), thin), (("RV",), right)):
-        box, mask = thickened(labels, names, mm, spacing)
-        mask &= ~canvas.over(box, keep)
-        canvas.tissue[box][mask] = Tissue.WALL
+        if (found := thickened(pools, names, mm, spacing)) is not None:
+            box, mask = found
+            canvas.tissue[box][mask & ~canvas.over(box, keep)] = Tissue.WALL
 
 
 def _pulmonary_veins(canvas: Canvas, marks: Marks, rng: np.random.Generator) -> None:
@@ -246,31 +255,28 @@ def _coronary_sinus(canvas: Canvas, marks: Marks, groove: np.ndarray, rng: np.ra
 # --- inside the cavities -------------------------------------------------------------------------------------------
 
 
-def paint_within(canvas: Canvas, marks: Marks, labels: np.ndarray, rng: np.random.Generator) -> None:
+def paint_within(canvas: Canvas, marks: Marks, pools: Pools, rng: np.random.Generator) -> None:
     """Papillary muscles, trabeculae, pectinate ridges, moderator band and valves, in the blood of their cavities."""
     axes = left_axes(marks)
-    _valves(canvas, marks, labels, axes, rng)
+    _valves(canvas, marks, pools, axes, rng)
     kinds = (("LV", 2.2, rng.uniform(0.4, 2.6), 0.4), ("RV", 2.8, rng.uniform(1.2, 4.0), 0.2),
              ("RA", 2.2, rng.uniform(0.5, 2.8), 0.5), ("LAA", 1.7, rng.uniform(0.5, 1.8), 0.5))  # fmt: skip
     for name, coarse, thick, share in kinds:
-        _ridges(canvas, marks, labels, axes, name, coarse, thick, share, rng)
+        _ridges(canvas, marks, pools, axes, name, coarse, thick, share, rng)
     _papillaries(canvas, marks, axes, rng)
     _moderator_band(canvas, marks, axes, rng)
 
 
 def _ridges(
-    canvas: Canvas, marks: Marks, labels: np.ndarray, axes: Axes, name: str, grain_mm: float, thick: float,
+    canvas: Canvas, marks: Marks, pools: Pools, axes: Axes, name: str, grain_mm: float, thick: float,
     threshold: float, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Muscle bundles on the inside of a cavity's wall, away from its valves and from smooth parts."""
-    mask = labels == VALUE[name]
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
+    box, lattice = pools.box((name,), 1), canvas.lattice
+    if box is None:
         return
-    lattice = canvas.lattice
-    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in found[0])
-    here = mask[box]
-    open_to = np.isin(labels[box], [VALUE[n] for n in ("LA", "LV", "RA", "RV", "AO", "PA", "LAA")]) & ~here
+    here = pools.labels[box] == VALUE[name]
+    open_to = np.isin(pools.labels[box], [VALUE[n] for n in ("LA", "LV", "RA", "RV", "AO", "PA", "LAA")]) & ~here
     depth = ndimage.distance_transform_edt(here | open_to, sampling=lattice.spacing)
     grain = random_field(rng, here.shape, grain_mm / lattice.spacing)
     reach = np.float32(thick) * np.clip(grain - threshold, 0, 1.6)
@@ -328,15 +334,15 @@ def _moderator_band(canvas: Canvas, marks: Marks, axes: Axes, rng: np.random.Gen
 # --- valves --------------------------------------------------------------------------------------------------------
 
 
-def _valves(canvas: Canvas, marks: Marks, labels: np.ndarray, axes: Axes, rng: np.random.Generator) -> None:
+def _valves(canvas: Canvas, marks: Marks, pools: Pools, axes: Axes, rng: np.random.Generator) -> None:
     """Orifices open between the pools; leaflets shut in systole, hanging into the ventricles otherwise."""
     shut = "systole" in marks.findings or rng.random() < 0.25
     for upper, lower in (("LA", "LV"), ("RA", "RV")):
-        ring = _orifice(canvas, labels, upper, lower, Tissue[lower])
+        ring = _orifice(canvas, pools, upper, lower, Tissue[lower])
         if ring is not None:
             _leaflets(canvas, ring, Tissue[lower], shut, rng)
     for upper, lower in (("AO", "LV"), ("PA", "RV")):
-        ring = _orifice(canvas, labels, lower, upper, Tissue[lower])
+        ring = _orifice(canvas, pools, lower, upper, Tissue[lower])
         if ring is not None and not shut:
             _cusps(canvas, ring, Tissue[upper], rng)
 
@@ -350,16 +356,16 @@ class Ring:
     radius: float
 
 
-def _orifice(canvas: Canvas, labels: np.ndarray, before: str, behind: str, blood: Tissue) -> Ring | None:
+def _orifice(canvas: Canvas, pools: Pools, before: str, behind: str, blood: Tissue) -> Ring | None:
     """Find where two pools meet and fill the gap between them with blood; none if they do not meet in the scan."""
     lattice, spacing = canvas.lattice, canvas.lattice.spacing
-    found = [ndimage.find_objects((labels == VALUE[n]).astype(np.uint8)) for n in (before, behind)]
-    if not all(found):
-        return None
     margin = int(4.0 / spacing) + 1
-    box = tuple(slice(max(max(a.start, b.start) - margin, 0), max(min(a.stop, b.stop) + margin, 0))
-                for a, b in zip(found[0][0], found[1][0], strict=True))  # fmt: skip
-    part = labels[box]
+    boxes = [pools.box((n,), margin) for n in (before, behind)]
+    if boxes[0] is None or boxes[1] is None:
+        return None
+    spans = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes, strict=True)]
+    box = tuple(slice(start, max(start, stop)) for start, stop in spans)
+    part = pools.labels[box]
     if not part.size:
         return None
     shares = [blurred(part == VALUE[n], max(1.4, 0.9 * spacing), spacing) for n in (before, behind)]
@@ -371,8 +377,8 @@ def _orifice(canvas: Canvas, labels: np.ndarray, before: str, behind: str, blood
     centre = points.mean(0)
     _, values, rows = np.linalg.svd(points - centre, full_matrices=False)
     spread = values[:2] / np.sqrt(len(points))
-    pools = [np.argwhere(part == VALUE[n]).mean(0) for n in (before, behind)]
-    normal = rows[2] * (np.sign(rows[2] @ (pools[1] - pools[0])) or 1.0)
+    middles = [np.argwhere(part == VALUE[n]).mean(0) for n in (before, behind)]
+    normal = rows[2] * (np.sign(rows[2] @ (middles[1] - middles[0])) or 1.0)
     return Ring(centre, normal, float(2.0 * np.sqrt(spread[0] * spread[1])))
 
 
