@@ -161,8 +161,10 @@ def _bare(labels: np.ndarray, boxes: dict[int, Box]) -> float:
 
 
 def _disorder(labels: np.ndarray, boxes: dict[int, Box]) -> list[str]:
-    """Left ventricle and appendage lie left of the right atrium, the right ventricle in front of both left chambers."""
+    """Left ventricle and appendage lie left of the right atrium, the right ventricle in front of both left chambers,
+    the left atrium above its ventricle."""
     centre = {name: np.argwhere(labels[boxes[VALUE[name]]] == VALUE[name]).mean(0)
               + [s.start for s in boxes[VALUE[name]]] for name in ("LA", "LV", "RA", "RV", "LAA")}  # fmt: skip
     found = [f"{name} not left of RA" for name in ("LV", "LAA") if centre[name][0] >= centre["RA"][0]]
-    return found + [f"RV not in front of {name}" for name in ("LA", "LV") if centre["RV"][1] <= centre[name][1]]
+    found += [f"RV not in front of {name}" for name in ("LA", "LV") if centre["RV"][1] <= centre[name][1]]
+    return found + (["LA not above LV"] if centre["LA"][2] <= centre["LV"][2] else [])
