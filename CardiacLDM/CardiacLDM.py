@@ -40,9 +40,9 @@ class CardiacLDM(ScriptedLoadableModule):
         parent.contributors = ["The CardiacLDM authors"]
         parent.helpText = _(
             "Labels the chambers of the heart, its muscle and its great vessels in CT scans, on this computer. "
-            "Research use, not a medical device."
-        ) + ' <a href="https://github.com/CardiacLDM/SlicerCardiacLDM">' + _("Documentation") + "</a>"
-        parent.acknowledgementText = _("The networks it ships with were trained on a virtual cohort, on no patient's data.")
+            'Research use, not a medical device. <a href="{url}">Documentation</a>'
+        ).format(url="https://github.com/CardiacLDM/SlicerCardiacLDM")
+        parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
@@ -97,6 +97,8 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """The module goes or is reloaded: no worker, observer or connection may stay."""
+        if self.logic is None:  # never shown
+            return
         self._entered = False
         self.removeObservers()
         self._setParameters(None)
@@ -155,8 +157,8 @@ def shownVolume():
 class CardiacLDMLogic(ScriptedLoadableModuleLogic):
     """Segments volumes of the scene, in a worker process that this object starts when it is first needed.
 
-    Functions in ``busyChanged`` are called whenever a job begins or has ended. :meth:`close` ends the worker; it ends by
-    itself after ten idle minutes, and with Slicer.
+    Functions in ``busyChanged`` are called whenever a job begins or has ended. :meth:`close` ends the worker, which
+    otherwise ends after ten idle minutes, and with Slicer.
     """
 
     def __init__(self, parent=None):
@@ -200,7 +202,9 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
         """
         listener = Listener(*(call or _nothing for call in (progress, done, failed, cancelled)))
         try:
-            return SceneJob(self._dispatcher, volumeNode, segmentationNode, Settings(package, device, quality), listener)
+            return SceneJob(
+                self._dispatcher, volumeNode, segmentationNode, Settings(package, device, quality), listener
+            )
         except (ClientError, VolumeError) as error:
             raise RuntimeError(str(error)) from error
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     write_phantom_package(home / "cardiacldm" / "models" / "phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(home))
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("jobs")))  # nobody else's jobs
         host = start_host()
         host.reset()
         open_module()
@@ -137,8 +140,6 @@ def user(host: Host) -> Iterator[User]:
 
 
 def jobs_folders() -> list[Path]:
-    import tempfile
-
     return list(Path(tempfile.gettempdir()).glob("cardiacldm-job-*"))
 
 
@@ -194,6 +195,7 @@ def _has_surfaces(node: Any) -> bool:
 
 def test_the_result_is_read_and_clicked_on(user: User) -> None:
     import slicer
+
     from CardiacLDMLib import scene
 
     user.prepare()
@@ -434,8 +436,6 @@ def test_missing_libraries_are_announced_before_anything_is_done(user: User, mon
 
 def test_the_module_opens_where_libraries_are_missing() -> None:
     """In an interpreter that refuses to import them."""
-    import subprocess
-
     code = """
 import sys
 class Refuse:
@@ -687,5 +687,10 @@ def test_the_panel_fits_into_300_pixels(user: User) -> None:
     user.ui.batch.collapsed = False
     user.apply()
     pump(0.1)
+    user.ui.details.collapsed = False
+    user.ui.errorBox.visible = user.ui.harden.visible = True
+    pump(0.1)
     assert user.widget.parent.minimumSizeHint.width() <= 300
+    user.ui.details.collapsed = True
+    user.ui.errorBox.visible = user.ui.harden.visible = False
     user.ui.batch.collapsed = True

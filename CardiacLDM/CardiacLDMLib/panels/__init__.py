@@ -3,3 +3,4 @@
 Written for PythonQt: properties are attributes (``button.enabled = True``), Qt calls take no keyword arguments, and
 what a connection or a timer needs is kept referenced.
 """
+# ruff: noqa: N999 - named as Slicer names its modules' libraries

@@ -84,8 +84,10 @@ class BatchPanel:
             self._next(run)
 
     def _start(self) -> None:
-        self._ui.batchTable.setRowCount(0)
+        self._ui.batchTable.rowCount = 0
         self._ui.batchTable.visible = True
+        for edit in (self._ui.batchInput, self._ui.batchOutput):
+            edit.addCurrentPathToHistory()
         self._ui.batchLabel.text = _("Looking for scans")
         run = _Run(Path(self._ui.batchOutput.currentPath), self._settings(), [], began=time.monotonic())
         self._run = run
@@ -101,9 +103,7 @@ class BatchPanel:
         )
         self.refresh()
 
-    def _submit(
-        self, run: _Run, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]
-    ) -> None:
+    def _submit(self, run: _Run, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]) -> None:
         try:
             self._dispatcher.submit(begin, failed)
         except ClientError as error:
@@ -200,7 +200,7 @@ class BatchPanel:
     def _row(self, name: str) -> int:
         table = self._ui.batchTable
         row = table.rowCount
-        table.setRowCount(row + 1)
+        table.rowCount = row + 1
         for column in range(4):
             table.setItem(row, column, qt.QTableWidgetItem(name if column == SCAN else ""))
         return row

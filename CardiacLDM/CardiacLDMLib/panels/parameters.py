@@ -11,8 +11,8 @@ class SegmentSettings:
     ``outputSegmentation``: what is replaced, None for a new one. ``result``: what the panel's table shows.
     """
 
-    inputVolume: vtkMRMLScalarVolumeNode
-    outputSegmentation: vtkMRMLSegmentationNode
+    inputVolume: vtkMRMLScalarVolumeNode  # noqa: N815 - Slicer's way of naming
+    outputSegmentation: vtkMRMLSegmentationNode  # noqa: N815
     result: vtkMRMLSegmentationNode
     package: str = ""
     device: str = "auto"

@@ -1,6 +1,7 @@
 """Qt's event loop for the worker's client: a process whose output arrives as signals, timers, and work in slices.
 
-Only :meth:`Dispatcher.wait_a_little` waits, for scripts: threads starve while Qt idles, and a window that waits is a window that hangs.
+Nothing waits, but for :meth:`Dispatcher.wait_a_little`, which scripts need: a window that waits hangs. And no threads:
+they starve while Qt idles.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Sliced:
     def stop(self) -> None:
         """Do no further step."""
         self._timer.stop()
+        self._work = iter(())  # whatever it holds is free now
 
     def _slice(self) -> None:
         until = time.perf_counter() + SLICE_SECONDS
@@ -91,10 +93,12 @@ class QtTransport:
     ) -> None:
         """Start ``program`` with ``environment`` on top of Slicer's own; ``on_end`` comes once, after all output."""
         process = qt.QProcess()
-        variables = qt.QProcessEnvironment.systemEnvironment()
-        for name, value in environment.items():
-            variables.insert(name, value)
-        process.setProcessEnvironment(variables)
+        running = False
+        if environment:
+            variables = qt.QProcessEnvironment.systemEnvironment()
+            for name, value in environment.items():
+                variables.insert(name, value)
+            process.setProcessEnvironment(variables)
 
         def read() -> None:
             for channel, tell in (
@@ -109,16 +113,22 @@ class QtTransport:
             if self._process is process:  # a process that cannot start may say so twice
                 read()
                 self._process = None
+                process.deleteLater()
                 on_end(code, reason)
+
+        def started() -> None:
+            nonlocal running
+            running = True
 
         def finished() -> None:
             crashed = process.exitStatus() == qt.QProcess.CrashExit
             end(-process.exitCode() if crashed else process.exitCode(), "")
 
         def failed() -> None:
-            if process.error() == qt.QProcess.FailedToStart:
+            if not running:  # of one that ran, finished() tells
                 end(None, process.errorString())
 
+        process.connect("started()", started)
         process.connect("readyReadStandardOutput()", read)
         process.connect("readyReadStandardError()", read)
         process.connect("finished(int,QProcess::ExitStatus)", finished)

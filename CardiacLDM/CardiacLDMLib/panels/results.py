@@ -63,7 +63,7 @@ class ResultBox:
     def _fill(self, rows: list[tuple[str, float, str]]) -> None:
         table = self._ui.volumes
         table.sortingEnabled = False  # rows would move while they are filled
-        table.setRowCount(len(rows))
+        table.rowCount = len(rows)
         for row, (name, volume_ml, flag) in enumerate(rows):
             for column, item in enumerate(_items(name, volume_ml, flag)):
                 table.setItem(row, column, item)

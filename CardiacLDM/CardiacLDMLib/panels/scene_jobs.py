@@ -1,4 +1,4 @@
-"""One segmentation of a volume of the scene: voxels to the worker, labels back into the scene, never holding the window."""
+"""One segmentation of a volume of the scene: voxels to the worker, labels back, and the window lives on."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class SceneJob:
     def _node_goes(self) -> Callable[..., None]:
         """An observer that cancels the job when one of its nodes is removed."""
 
-        @vtk.calldata_type(vtk.VTK_OBJECT)
+        @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
         def removed(_scene: Any, _event: str, node: Any) -> None:
             if node is not None and (node is self._volume or node is self._target):
                 self.cancel()
@@ -199,6 +199,6 @@ def _record(reply: SegmentationReply) -> dict[str, str]:
         "device": reply.device,
         "quality": reply.quality,
         "seconds": f"{reply.seconds:.1f}",
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "warnings": "\n".join(reply.warnings),
     }

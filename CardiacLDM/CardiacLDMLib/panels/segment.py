@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import slicer
 import vtk
@@ -11,13 +11,13 @@ from slicer.i18n import tr as _
 
 from .. import dependencies, scene
 from ..client import ClientError, Device, Failure
-from ..exchange import Progress
+from ..exchange import Progress, Quality
 from ..volume import VolumeError
 from .install import ensure_dependencies
-from .scene_jobs import Listener, SceneJob, Settings
 from .parts import Choice, ErrorBox, show_progress
 from .process import Dispatcher, Sliced
 from .results import ResultBox
+from .scene_jobs import Listener, SceneJob, Settings
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -66,14 +66,15 @@ class SegmentPanel:
 
     def settings(self) -> Settings:
         """The chosen package, device and quality."""
-        return Settings(self.package.value or None, self.device.value, self.quality.value)
+        return Settings(self.package.value or None, self.device.value, cast("Quality", self.quality.value))
 
     def set_parameters(self, parameters: CardiacLDMParameterNode | None) -> None:
         """Show and keep the choices in this parameter node; ``None`` while there is no scene."""
         self._observers.removeObservers()
         self._parameters = parameters
         if parameters is not None:
-            self._observers.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+            node = parameters.parameterNode  # type: ignore[attr-defined]  # made by the decorator
+            self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
         self._parameters_changed()
 
@@ -128,6 +129,16 @@ class SegmentPanel:
         if self._showing:
             return
         self._showing = True
+        try:
+            self._show_choices()
+        finally:
+            self._showing = False
+        self._observe(self._node("inputVolume"))
+        if not self.running:
+            self._results.show(self._node("result"))
+        self.refresh()
+
+    def _show_choices(self) -> None:
         if self._parameters is not None:
             settings = self._parameters.segment
             self.ui.inputVolume.setCurrentNode(self._node("inputVolume"))
@@ -135,11 +146,6 @@ class SegmentPanel:
             self.device.set(settings.device)
             self.quality.set(settings.quality)
             self.package.set(settings.package or DEFAULT_PACKAGE)
-        self._observe(self._node("inputVolume"))
-        if not self.running:
-            self._results.show(self._node("result"))
-        self._showing = False
-        self.refresh()
 
     def _volume_added(self, volume: vtkMRMLScalarVolumeNode) -> None:
         """Take the first scan that is loaded; while a scene is, wait for the choice that it holds."""
