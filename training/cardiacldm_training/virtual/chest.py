@@ -52,7 +52,7 @@ def measure(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> Trunk:
     wide = wide * (1 - neck) + (58.0 + 0.4 * fat) * neck
     belly = np.clip((below - 230.0) / 120.0, 0.0, 1.0) * (0.8 * fat - 6.0)
     skin_front = np.maximum(front, spine_y + 62.0) + CAGE_MM + 0.35 * muscle + 0.8 * fat + belly
-    skin_back = spine_y - 60.0 - 0.4 * muscle - 0.7 * fat
+    skin_back = spine_y - 70.0 - 0.4 * muscle - 0.7 * fat
     half = (skin_front - skin_back) / 2
     bumps = 1.5 * canvas.noise(rng, 28.0)
     depth = oval(x, canvas.y - (skin_front + skin_back)[None, None] / 2, wide, half, 2.35) + bumps
@@ -233,12 +233,12 @@ def _paint_arches(part: np.ndarray, x: np.ndarray, y: np.ndarray, phase: np.ndar
     spinous = (np.abs(x) < 3.0 + 1.2 * (y < -56)) & (y < -32) & (y > -64) & (np.abs(drop - 0.45) < 0.24)
     along = (np.abs(x) - 10.0) * 0.55
     transverse = (np.abs(y + 22.0 + along) < 5.0) & (np.abs(x) > 9) & (np.abs(x) < 33) & (np.abs(phase - 0.8) < 0.19)
-    bone = pedicle | lamina | spinous | transverse
+    bone = (pedicle | lamina | spinous | transverse) & (part != Tissue.OUTSIDE) & (part != Tissue.SKIN)
     part[bone] = Tissue.BONE
     core = (np.abs(np.abs(x) - 11.0) < 2.2) & pedicle & (np.abs(phase - 0.75) < 0.13)
     core |= transverse & (np.abs(y + 22.0 + along) < 3.2) & (np.abs(x) < 31) & (np.abs(phase - 0.8) < 0.13)
     core |= spinous & (np.abs(x) < 1.8) & (np.abs(drop - 0.45) < 0.17)
-    part[core] = Tissue.MARROW
+    part[core & bone] = Tissue.MARROW
     part[ring < 9.5] = Tissue.FAT
     part[ring < 8.6] = Tissue.CORD
 
@@ -310,7 +310,7 @@ def paint_table(canvas: Canvas, frame: Frame, trunk: Trunk, rng: np.random.Gener
     lattice: Lattice = canvas.lattice
     y = lattice.axis(1)
     middle = frame.middle[0] + rng.normal(0, 8)
-    back = float(frame.spine_at(0.0)[1] - 60.0 - 0.4 * frame.muscle - 0.7 * frame.fat)
+    back = float(frame.spine_at(0.0)[1] - 70.0 - 0.4 * frame.muscle - 0.7 * frame.fat)
     curve = rng.choice([0.0, 0.0007, 0.0012]) * np.square(lattice.axis(0) - middle)
     level = back - rng.uniform(6, 30) + curve
     empty = canvas.tissue == Tissue.OUTSIDE
