@@ -258,3 +258,11 @@ def test_being_stopped_leaves_nothing_half_written(
     done = int(last.split(": ")[1][0])
     assert done < 3
     assert len(files(out)) == done * len(ENDINGS)
+
+
+def test_fast_and_mirrored_exclude_each_other(tmp_path: Path, scan: Path, package: Path) -> None:
+    result = run(scan, "--out", tmp_path / "out", "--package", package, "--fast", "--tta")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.output
+    assert run(scan, "--out", tmp_path / "out", "--package", package, "--fast").exit_code == 0
+    assert json.loads((tmp_path / "out" / "chest.report.json").read_text(encoding="utf-8"))["quality"] == "fast"

@@ -52,8 +52,9 @@ MARGIN_MM = 15.0
 #: Heart that reaches this far into the outermost slices with this area means that the scan cuts it.
 EDGE_MM = 1.5
 EDGE_MM2 = 50.0
-#: Share of its side by which a window reaches over the next.
-OVERLAP: dict[Quality, float] = {"fast": 0.25, "full": 0.5, "flips": 0.5}
+#: Share of its side by which a window reaches over the next. At a quarter the shipped package lost much of a real
+#: scan's right atrium (mean Dice 0.781; 0.806 at three eighths, 0.818 at a half) and saved no window on a usual heart.
+OVERLAP: dict[Quality, float] = {"fast": 0.375, "full": 0.5, "flips": 0.5}
 WINDOWS_PER_BATCH = {"cpu": 1, "cuda": 8}
 
 #: From where to where each stage moves the progress bar, in percent: its usual share of the time.
@@ -122,7 +123,7 @@ class Segmenter:
     ) -> Segmentation:
         """Label ``volume`` (HU, any orientation and spacing; never modified).
 
-        ``quality``: ``fast`` has fewer windows and labels voxels by the network's nearest one; ``flips`` averages
+        ``quality``: ``fast`` has fewer windows, and labels and cleans on the network's own grid; ``flips`` averages
         over mirrored windows too, which is four times the work. ``progress`` is called after every step; ``cancelled``
         is asked before every step and ends the job with :class:`Cancelled`. A GPU whose memory is full is left step by
         step. Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
@@ -158,8 +159,13 @@ class Segmenter:
             return labels
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        inner = volume.grid.crop(start, stop)
+        if job.quality == "fast" and (inner.spacing <= grid.spacing[0]).all():
+            with job.stage("resample"):
+                _label_nearest(part, logits, grid, inner, job)
+            return labels
         with job.stage("resample"):
-            _label_slices(part, logits, grid, volume.grid.crop(start, stop), job)
+            _label_slices(part, logits, grid, inner, job)
             del logits
         with job.stage("clean"):
             part[...] = clean(part, volume.grid.voxel_ml)
@@ -367,15 +373,21 @@ def _autocast(device: str) -> contextlib.AbstractContextManager[object]:
 
 def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
     """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; outside ``grid`` 0."""
-    source = logits.cpu().numpy()
-    slabs = (
-        nearest(largest(source), grid.affine, target)
-        if job.quality == "fast"
-        else ((k, largest(values)) for k, values in interpolate(source, grid.affine, target))
-    )
-    for k, values in slabs:
+    for k, values in interpolate(logits.cpu().numpy(), grid.affine, target):
         job.step(k / target.shape[2])
-        part[:, :, k : k + values.shape[2]] = values
+        part[:, :, k : k + values.shape[3]] = largest(values)
+    fill_outside(part, target, grid, anatomy.BACKGROUND)
+
+
+def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
+    """As :func:`_label_slices`, but with the structure of the nearest voxel of ``grid``, cleaned there.
+
+    ``target`` is nowhere coarser than ``grid``: what is one piece stays one, and there is far less to clean.
+    """
+    values = clean(largest(logits.cpu().numpy()), grid.voxel_ml)
+    for k, slab in nearest(values, grid.affine, target):
+        job.step(k / target.shape[2])
+        part[:, :, k : k + slab.shape[2]] = slab
     fill_outside(part, target, grid, anatomy.BACKGROUND)
 
 

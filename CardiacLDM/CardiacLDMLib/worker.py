@@ -62,6 +62,7 @@ class Worker:
         self._source = source
         self._wire = wire
         self._idle_seconds = idle_seconds
+        self._parent = os.getppid()  # before hello: after it the parent may be gone at any time
         self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._request: dict[str, Any] = {}
         self._unwanted: set[Any] = set()
@@ -141,9 +142,8 @@ class Worker:
 
     def _watch(self) -> None:
         """End when the parent is gone though its pipe is still open somewhere: a launcher that was killed, say."""
-        parent = os.getppid()
         while not self._ending.wait(WATCH_SECONDS):
-            if os.getppid() != parent:
+            if os.getppid() != self._parent:
                 self._end()
 
     def _end(self) -> NoReturn:
