@@ -212,7 +212,7 @@ def transfer(shape: tuple[int, ...], spacing: float, protocol: Scan) -> tuple[np
     soft = np.exp(-2 * np.square(np.pi * point * f))
     lift = 1.0 + 2.2 * protocol.edge * np.square(f / 0.3) / (1 + np.square(f / 0.3))
     kernel = np.exp(-2 * np.square(np.pi * protocol.blur_mm * f)) * lift
-    grain = np.power(f + 0.05, 1.0 - 0.75 * protocol.iterative) * kernel
+    grain = np.power(f + 0.08, 1.0 - 0.75 * protocol.iterative) * kernel
     grain *= np.exp(-2 * protocol.iterative * np.square(f / 0.4))
     return (soft * lift).astype(np.float32), grain.astype(np.float32)
 

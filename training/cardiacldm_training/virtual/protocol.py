@@ -182,10 +182,11 @@ def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) 
     iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[kv]
     native = rng.normal(42, 5)
     chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # by saline, or not
+    late = rng.normal(115, 25)  # mixed all through the body
     left, right, cava = {
         "arterial": (rng.normal(330, 65), rng.normal(110, 55), chased),
         "dual": (max(rng.normal(270, 75), 70), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
-        "venous": (rng.normal(115, 25), rng.normal(113, 25), rng.normal(118, 30)),
+        "venous": (late, late + rng.normal(-2, 8), late + rng.normal(0, 15)),
         "none": (0.0, 0.0, 0.0),
     }[phase]
     left, right, cava = (float(native + iodine * max(x, 0.0)) for x in (left, right, cava))
