@@ -597,6 +597,17 @@ def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
     assert not list(out.glob("*")) if out.exists() else True
 
 
+def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:
+    """Those of the other tab go to the client directly."""
+    user.load()
+    done: list[Any] = []
+    user.widget.logic.client.verify("phantom", on_done=done.append, on_failed=done.append)
+    assert not user.ui.apply.enabled
+    assert "busy" in user.ui.hint.text
+    user.wait(lambda: done)
+    assert user.ui.apply.enabled
+
+
 # --- scripts -------------------------------------------------------------------------------------------------------
 
 

@@ -260,6 +260,7 @@ class WorkerClient:
 
     ``transport`` makes a process to be started by ``program`` (see :func:`worker_program`) with ``environment`` added
     to the own one. ``later(seconds, call)`` calls once on this thread after that time: a single-shot QTimer in Slicer.
+    ``busy_changed`` is called when a job was taken, and when it is over, before its own callback.
     """
 
     def __init__(
@@ -269,11 +270,13 @@ class WorkerClient:
         environment: Mapping[str, str] | None = None,
         *,
         later: Callable[[float, Callable[[], None]], object],
+        busy_changed: Callable[[], None] = _ignore,
     ) -> None:
         self._transport = transport
         self._program = list(program)
         self._environment = {**ENVIRONMENT, **(environment or {})}
         self._later = later
+        self._busy_changed = busy_changed
         self._process: _Process | None = None
         self._job: Job | None = None
         self._number = 0
@@ -483,6 +486,7 @@ class WorkerClient:
             self._process.tail.clear()  # of earlier jobs
         self._remains = [folder for folder in self._remains if not folder.remove()]
         self._later(0.0, lambda: self._advance(job))
+        self._busy_changed()
         return job
 
     def _advance(self, job: Job) -> None:
@@ -515,6 +519,7 @@ class WorkerClient:
             self._remains.append(job.folder)
         if "aside" in job.request:
             shutil.rmtree(job.request["aside"], ignore_errors=True)
+        self._busy_changed()
 
     def _cancelled(self, job: Job) -> None:
         if job is self._job:

@@ -44,6 +44,8 @@ class BatchPanel:
         header = ui.batchTable.horizontalHeader()
         for column in (SCAN, STATE, HEART):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        ui.batchTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # reasons wrap
+        ui.batchTable.horizontalHeaderItem(HEART).setToolTip(_("Volume of the heart without its great vessels"))
         ui.batchApply.connect("clicked()", self._run_or_cancel)
         for edit in (ui.batchInput, ui.batchOutput):
             edit.connect("currentPathChanged(QString)", self.refresh)
@@ -203,6 +205,7 @@ class BatchPanel:
         table.rowCount = row + 1
         for column in range(4):
             table.setItem(row, column, qt.QTableWidgetItem(name if column == SCAN else ""))
+        table.item(row, HEART).setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         return row
 
     def _write(self, row: int, state: str, heart_ml: float | None = None, notes: str = "") -> None:

@@ -177,7 +177,9 @@ class Dispatcher:
         """The client; its worker is started with the first job."""
         if self._client is None:
             python = shutil.which("PythonSlicer") or sys.executable
-            self._client = WorkerClient(self._new_transport, worker_program(python), later=later)
+            self._client = WorkerClient(
+                self._new_transport, worker_program(python), later=later, busy_changed=self._busy_changed
+            )
         return self._client
 
     def _new_transport(self) -> QtTransport:
