@@ -38,7 +38,7 @@ def template_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    return [make_case(COARSE, index) for index in range(3)]
+    return [make_case(COARSE, index) for index in range(2)]
 
 
 def test_a_case_is_a_ct_with_labels(cases: list[Case]) -> None:
@@ -70,7 +70,7 @@ def test_chambers_lie_inside_the_scan_and_the_patient_the_right_way_round(cases:
 
 def test_the_spine_lies_behind_the_heart() -> None:
     """Bone before and behind, never within: no labelled voxel takes the place of a vertebra."""
-    for seed in range(4):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         heart = draw_heart(rng, 3.0, [], 1.0, partial(with_aorta, rng=rng))
         frame = draw_frame(heart, rng)
@@ -102,8 +102,8 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path: Path)
 
 
 def test_templates_are_bent_not_copied(template_folder: Path) -> None:
-    wanted = CohortSettings(seed=1, spacing_mm=3.0, anatomies=template_folder, template_share=1.0)
-    bent = [make_case(wanted, index).record for index in range(3)]
+    wanted = CohortSettings(seed=1, spacing_mm=4.0, anatomies=template_folder, template_share=1.0)
+    bent = [make_case(wanted, index).record for index in range(2)]
     assert {record["anatomy"] for record in bent} == {"one"}
     assert len({record["volumes_ml"]["LV"] for record in bent}) == len(bent)
     assert make_case(replace(wanted, template_share=0.0), 0).record["anatomy"] == "parametric"
@@ -140,16 +140,13 @@ def test_bad_template_folders_get_their_sentence(tmp_path: Path, content: object
 
 def test_presets_and_plain_surroundings_give_other_cases(tmp_path: Path) -> None:
     runner, base = CliRunner(), ["cohort", "--spacing", "4.0", "--cases", "1", "--workers", "1", "--out"]
-    for name, options in {"a": [], "b": ["--preset", "randomised"], "c": ["--no-surroundings"]}.items():
+    for name, options in {"a": [], "b": ["--preset", "randomised", "--no-surroundings"]}.items():
         assert runner.invoke(app, [*base, str(tmp_path / name), *options]).exit_code == 0
-    records = [json.loads((tmp_path / name / "cohort.json").read_text()) for name in "abc"]
-    assert [record["appearance"] for record in records] == ["realistic", "randomised", "realistic"]
-    assert [record["deformation"] for record in records] == [1.0, 1.4, 1.0]
-    assert [record["surroundings"] for record in records] == [True, True, False]
+    records = [json.loads((tmp_path / name / "cohort.json").read_text()) for name in "ab"]
+    assert [record["appearance"] for record in records] == ["realistic", "randomised"]
+    assert [record["deformation"] for record in records] == [1.0, 1.4]
+    assert [record["surroundings"] for record in records] == [True, False]
     assert {record["format"] for record in records} == {FORMAT}
-    images = [nib.load(tmp_path / name / "case_0000/ct.nii.gz").shape for name in "abc"]
-    labels = [nib.load(tmp_path / name / "case_0000/labels.nii.gz").shape for name in "abc"]
-    assert images == labels
 
 
 @pytest.mark.parametrize(
