@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
 from cardiacldm_training.virtual import Case, CohortSettings, make_case
-from cardiacldm_training.virtual.anatomy import draw_heart
+from cardiacldm_training.virtual.anatomy import Anatomies, draw_heart
 from cardiacldm_training.virtual.body import draw_frame, with_aorta
 from cardiacldm_training.virtual.cohort import FORMAT
 from CardiacLDMLib.anatomy import HEART, NAMES, VALUE
@@ -29,7 +29,7 @@ COARSE = CohortSettings(seed=7, spacing_mm=3.0)
 def template_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one template: a built-in heart saved as a label map."""
     folder = tmp_path_factory.mktemp("templates")
-    heart = draw_heart(np.random.default_rng(3), 2.5, [], 0.4)
+    heart = draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
     affine = np.diag([2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = heart.lattice.origin + [40.0, -20.0, 300.0]
     nib.save(nib.Nifti1Image(heart.labels, affine), folder / "one.nii.gz")
@@ -72,7 +72,7 @@ def test_the_spine_lies_behind_the_heart() -> None:
     """Bone before and behind, never within: no labelled voxel takes the place of a vertebra."""
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        heart = draw_heart(rng, 3.0, [], 1.0, partial(with_aorta, rng=rng))
+        heart = draw_heart(rng, 3.0, Anatomies(), partial(with_aorta, rng=rng))
         frame = draw_frame(heart, rng)
         inside = np.argwhere(np.isin(heart.labels, [VALUE[n] for n in (*HEART, "PA")]))
         points = heart.lattice.origin + heart.lattice.spacing * inside

@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 import pytest
 
-from cardiacldm_training.virtual.anatomy import Heart, draw_heart
+from cardiacldm_training.virtual.anatomy import Anatomies, Heart, draw_heart
 from cardiacldm_training.virtual.body import draw_frame, paint_body, placed, with_aorta
 from cardiacldm_training.virtual.canvas import Canvas, inside_capsule, interpolation
 from cardiacldm_training.virtual.frame import Frame
@@ -24,7 +24,7 @@ BLOOD = {name: value for name, value in VALUE.items() if name != "MYO"}
 @lru_cache
 def drawn(seed: int) -> tuple[Heart, Frame]:
     rng = np.random.default_rng(seed)
-    heart = draw_heart(rng, SPACING, [], 1.0, partial(with_aorta, rng=rng))
+    heart = draw_heart(rng, SPACING, Anatomies(), partial(with_aorta, rng=rng))
     return heart, draw_frame(heart, rng)
 
 

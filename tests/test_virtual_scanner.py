@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cardiacldm_training.virtual.artefacts import across, projector
 from cardiacldm_training.virtual.contrast import draw_means
-from cardiacldm_training.virtual.implants import draw_foreign
+from cardiacldm_training.virtual.implants import draw_calcium, draw_implant
 from cardiacldm_training.virtual.protocol import IMPLANTS, PHASES, RANGES, SITES, Scan, draw_scan
 from cardiacldm_training.virtual.scanner import scan
 from cardiacldm_training.virtual.shapes import Lattice
@@ -126,18 +126,23 @@ def test_dense_contrast_throws_shadows_beyond_itself() -> None:
 def test_implants_are_bright_and_leave_labels_alone(implant: str) -> None:
     body = chest()
     before = body.labels.copy()
-    protocol = replace(PLAIN, implant=implant, phase="arterial", left_hu=350, right_hu=150)
-    found = [draw_foreign(body, LATTICE, protocol, np.random.default_rng(seed)) for seed in range(4)]
+    protocol = replace(PLAIN, phase="arterial", left_hu=350, right_hu=150)
+    found = [draw_implant(body, LATTICE, implant, np.random.default_rng(seed)) for seed in range(4)]
     assert any(one.hu > 700 for many in found for one in many)
-    without = scan(body, LATTICE, replace(protocol, implant="none"), np.random.default_rng(1))
-    image = scan(body, LATTICE, protocol, np.random.default_rng(1))
+    without = scan(body, LATTICE, protocol, np.random.default_rng(1))
+    image = scan(body, LATTICE, protocol, np.random.default_rng(1), max(found, key=len))
     assert (image.astype(int) - without > 300).sum() > 3
     assert np.array_equal(body.labels, before)
 
 
+def test_an_implant_whose_place_is_missing_is_none() -> None:
+    for kind in IMPLANTS:
+        assert draw_implant(filled(Tissue.FAT), LATTICE, kind, np.random.default_rng(0)) == []
+
+
 def test_calcium_sits_on_vessels_and_valves() -> None:
     body = chest()
-    found = [draw_foreign(body, LATTICE, replace(PLAIN, calcium=True), np.random.default_rng(s)) for s in range(8)]
+    found = [draw_calcium(body, LATTICE, replace(PLAIN, calcium=True), np.random.default_rng(s)) for s in range(8)]
     grains = [one for many in found for one in many]
     near = ndimage.binary_dilation(np.isin(body.tissue, [1, 2, 6, Tissue.CORONARY_ARTERY]), iterations=3)
     assert grains

@@ -88,8 +88,7 @@ class Anatomies:
 def draw_heart(
     rng: np.random.Generator,
     spacing: float,
-    templates: list[Path] | Anatomies,
-    strength: float = 1.0,
+    anatomies: Anatomies,
     finish: Callable[[Heart], Heart] = lambda heart: heart,
 ) -> Heart:
     """A sound random heart at ``spacing`` mm, from a template or from solids.
@@ -97,7 +96,6 @@ def draw_heart(
     ``finish`` may add to the labels (the aorta's course through the body) before they are repaired and judged. An
     unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
     """
-    anatomies = templates if isinstance(templates, Anatomies) else Anatomies(templates, 0.7, strength)
     shape = ((HIGH_MM - LOW_MM) / spacing).astype(int)
     lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
     wrong: list[str] = []

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ from CardiacLDMLib.volume import Volume, write_volume, written_aside
 
 from .anatomy import Anatomies, Heart, draw_heart
 from .body import draw_frame, paint_body, with_aorta
+from .implants import draw_implant
 from .protocol import Appearance, Scan, draw_scan
 from .scanner import draw_view, scan
 from .shapes import Lattice
 from .templates import AnatomyError, read_template, template_files
 
 #: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine; 2 had
-#: one kind of scanner and none of the structures that confuse a network.
-FORMAT = 3
+#: one kind of scanner and none of the structures that confuse a network; 3 named implants that the scan did not hold.
+FORMAT = 4
 #: What a case of 1.5 mm takes on disk, about, MB.
 CASE_MB = 9.0
 
@@ -102,7 +103,10 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     low, high, view = draw_view(heart, frame, protocol, rng)
     lattice = _lattice(heart, low, high)
     body = paint_body(heart, lattice, frame, rng, surroundings=settings.surroundings)
-    image = scan(body, lattice, protocol, rng)
+    implant = draw_implant(body, lattice, protocol.implant, rng)
+    if not implant:  # none was drawn, or the scan does not hold its place
+        protocol = replace(protocol, implant="none")
+    image = scan(body, lattice, protocol, rng, implant)
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
     record = {"index": index, "seed": settings.seed, "view": view, "synthetic": True}

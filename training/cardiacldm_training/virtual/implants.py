@@ -26,8 +26,8 @@ class Foreign:
     hu: float
 
 
-def draw_foreign(body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> list[Foreign]:
-    """Calcifications and the implant of one patient, as far as the scan holds the places for them."""
+def draw_calcium(body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> list[Foreign]:
+    """Calcifications of one patient, as far as the scan holds the places for them."""
     place = _Place(body, lattice, rng)
     found: list[Foreign] = []
     if protocol.calcium:
@@ -35,8 +35,12 @@ def draw_foreign(body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Ge
         for source, here in zip(CALCIFIED, chosen, strict=True):
             if here:
                 found += source(place)
-    if protocol.implant != "none":
-        found += IMPLANTED[protocol.implant](place)
+    return [one for one in found if len(one.where)]
+
+
+def draw_implant(body: Body, lattice: Lattice, kind: str, rng: np.random.Generator) -> list[Foreign]:
+    """An implant of one of the kinds in ``IMPLANTS``; empty for ``none``, or if its place is not in the scan."""
+    found = IMPLANTED[kind](_Place(body, lattice, rng)) if kind != "none" else []
     return [one for one in found if len(one.where)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import fft
 
@@ -11,7 +13,7 @@ from . import artefacts
 from .anatomy import Heart
 from .body import Frame
 from .contrast import holds, painted
-from .implants import draw_foreign, paint
+from .implants import Foreign, draw_calcium, paint
 from .protocol import RANGES, SITES, Scan
 from .shapes import Lattice
 from .tissue import Body, Tissue
@@ -24,14 +26,16 @@ BEATING = tuple(Tissue[name] for name in HEART) + (
 )  # fmt: skip
 
 
-def scan(body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> np.ndarray:
-    """Hounsfield units (int16, (I, J, K) as the body) of a body on its own lattice.
+def scan(
+    body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Generator, implant: Iterable[Foreign] = ()
+) -> np.ndarray:
+    """Hounsfield units (int16, (I, J, K) as the body) of a body with an implant on its own lattice.
 
     The order is that of a real scan: matter, movement while it is measured, errors of the projections, slice profile,
     kernel, noise; last what happens to finished slices.
     """
     image = painted(body.tissue, lattice, protocol, rng)
-    paint(image, draw_foreign(body, lattice, protocol, rng))
+    paint(image, [*draw_calcium(body, lattice, protocol, rng), *implant])
     if protocol.motion_mm > 0:
         artefacts.beaten(image, holds(body.tissue, BEATING), lattice, protocol.motion_mm, rng)
     wrong, spread = artefacts.of_projections(image, lattice, protocol, rng)
