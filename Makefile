@@ -31,6 +31,8 @@ test: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python tests/benchmarks/bench_segment.py $(ARGS)
+	$(VENV)/bin/python tests/benchmarks/bench_worker.py
+	$(VENV)/bin/python tests/benchmarks/bench_cohort.py
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt
