@@ -420,7 +420,7 @@ def test_surfaces_are_shown_where_the_labels_lie(mrml: Any, kind: str) -> None:
     labels.array[10:50, 12:40, 8:30] = 4
     segmentation = scene.segmentation_from_labels(mrml, labels, "Heart", node)
     steps = list(scene.surfaces_in_steps(segmentation))
-    assert len(steps) == len(anatomy.STRUCTURES)
+    assert len(steps) >= len(anatomy.STRUCTURES)
     assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert segmentation.GetDisplayNode().GetVisibility3D()
     surface = segmentation.GetSegmentation().GetSegment("RV").GetRepresentation("Closed surface")

@@ -25,7 +25,7 @@ from cardiacldm_training.virtual.deform import (
 )
 from cardiacldm_training.virtual.measures import PUBLISHED, draw_measures
 from cardiacldm_training.virtual.parametric import parametric_model
-from cardiacldm_training.virtual.shapes import Lattice, smooth_field
+from cardiacldm_training.virtual.shapes import Lattice, smooth_field, smooth_path
 from cardiacldm_training.virtual.templates import AnatomyError, read_template, template_files
 from cardiacldm_training.virtual.topology import SMALLEST_ML, faults, repair
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, REQUIRED_CONTACTS, VALUE
@@ -319,3 +319,10 @@ def test_folders_without_templates(tmp_path: Path) -> None:
     (tmp_path / ".hidden.nii.gz").write_bytes(b"")
     with pytest.raises(AnatomyError, match="no NIfTI label map"):
         template_files(tmp_path)
+
+
+def test_a_path_bears_points_that_repeat() -> None:
+    once = smooth_path([[0, 0, 0], [5, 0, 0], [9, 2, 0], [12, 5, 1]], [2, 2, 1, 1])
+    twice = smooth_path([[0, 0, 0], [5, 0, 0], [5, 0, 0], [9, 2, 0], [12, 5, 1]], [2, 2, 2, 1, 1])
+    np.testing.assert_allclose(once, twice)
+    assert np.isfinite(smooth_path([[1, 2, 3]] * 4, [1] * 4)).all()

@@ -34,7 +34,7 @@ PREFIX = "CardiacLDM."
 #: Window and level in HU at which contrast-filled chambers and myocardium are told apart.
 WINDOW_HU, LEVEL_HU = 800.0, 200.0
 #: Voxel size in mm at which surfaces are made.
-SURFACE_MM = 1.5
+SURFACE_MM = 2.0
 #: Columns of a table of volumes.
 TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
 
@@ -381,7 +381,7 @@ def show_surfaces(node: vtkMRMLSegmentationNode) -> None:
 
 
 def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
-    """:func:`show_surfaces` with a pause after every structure, so that a window can live on meanwhile.
+    """:func:`show_surfaces` with two pauses for every structure, so that a window can live on meanwhile.
 
     Surfaces are Slicer's own, of labels thinned out to about ``SURFACE_MM``: on a scan of half-millimetre voxels the
     full ones hold the window for seconds and look the same.
@@ -393,7 +393,9 @@ def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
         segment = node.GetSegmentation().GetSegment(segment_id)
         image = _labelmap(node, segment_id)
         if image is not None and not image.IsEmpty():
-            segment.AddRepresentation(kind, _surface(node, _thinned(image, segment.GetLabelValue())))
+            thin = _thinned(image, segment.GetLabelValue())
+            yield
+            segment.AddRepresentation(kind, _surface(node, thin))
         yield
     node.CreateClosedSurfaceRepresentation()  # segments of other kinds
     display = node.GetDisplayNode()

@@ -37,6 +37,7 @@ class Host:
         self.answers: list[tuple[str, Any]] = []  # part of the question's text, answer
         self.installed: list[list[str]] = []  # requirements that slicer.packaging was asked for
         self.modules: dict[str, Any] = {}
+        self.library: dict[str, types.ModuleType] = {}  # CardiacLDMLib as it was before the first reload
         self.settings: dict[str, Any] = {}
 
     def answer(self, part: str, value: Any) -> None:
@@ -169,7 +170,8 @@ def open_module(name: str = "CardiacLDM") -> Any:
 
 
 def close_module(name: str = "CardiacLDM") -> None:
-    """Unload the module, as at Slicer's end."""
+    """Unload the module, as at Slicer's end. Of a library that was reloaded the first version is put back: other tests
+    have imported that one, and would take its errors for strangers."""
     import slicer
 
     host = start_host()
@@ -178,15 +180,26 @@ def close_module(name: str = "CardiacLDM") -> None:
         entry.close()
         if hasattr(slicer.modules, f"{name}Widget"):
             delattr(slicer.modules, f"{name}Widget")
+    if host.library:
+        for other in (*_library(), name):
+            sys.modules.pop(other, None)
+        sys.modules.update(host.library)
+        host.library = {}
 
 
 def reload_module(name: str = "CardiacLDM") -> Any:
     """What the Reload button does: source run again, old widget cleaned up, a new one; the new widget."""
     import slicer
 
-    entry = start_host().modules[name]
+    host = start_host()
+    host.library = host.library or _library()
     slicer.modules.__dict__[f"{name}Widget"].onReload()
-    return entry.widget
+    return host.modules[name].widget
+
+
+def _library() -> dict[str, types.ModuleType]:
+    """What is loaded of CardiacLDMLib."""
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "CardiacLDMLib"}
 
 
 # --- slicer.* ------------------------------------------------------------------------------------------------------

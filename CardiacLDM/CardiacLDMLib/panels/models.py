@@ -76,9 +76,9 @@ class ModelsPanel:
     def _connect(self) -> None:
         ui = self.ui
         header = ui.packageTable.horizontalHeader()
-        header.setSectionResizeMode(_NAME, qt.QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(_NAME, qt.QHeaderView.Stretch)
         for column in (_SIZE, _STATE):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeMode.ResizeToContents)
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.packageTable.connect("itemSelectionChanged()", self._show_chosen)
         for button, slot in (
             (ui.installButton, self._install),

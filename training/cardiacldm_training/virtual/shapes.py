@@ -65,9 +65,14 @@ def rotation(angles_deg: np.ndarray) -> np.ndarray:
 
 
 def smooth_path(points: ArrayLike, radii: ArrayLike, step: float = 2.0) -> np.ndarray:
-    """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column."""
+    """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column.
+
+    A point that repeats the one before it (landmarks of small or cut-off structures fall together) is left out.
+    """
     knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
-    along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)))
+    apart = np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)
+    knots = knots[np.append(True, apart > 1e-6)]
+    along = np.append(0.0, np.cumsum(apart[apart > 1e-6]))
     at = np.linspace(0.0, along[-1], max(2, int(along[-1] / step) + 1))
     if len(knots) > 3:
         from scipy.interpolate import PchipInterpolator
