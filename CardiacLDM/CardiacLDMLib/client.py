@@ -97,14 +97,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class SegmentationReply:
-    """A segmented volume: ``labels`` (uint8) on its grid, in memory mapped from a file that is gone already.
+class Labelled:
+    """What is said of every segmented scan.
 
     ``seconds`` in all, from the request to the labels on disk; ``stage_seconds`` of each stage; ``network_seconds`` of
     them in the networks. ``package``: name, version and sha256.
     """
 
-    labels: Volume
     warnings: list[str]
     seconds: float
     stage_seconds: dict[str, float]
@@ -117,20 +116,18 @@ class SegmentationReply:
 
 
 @dataclass(frozen=True)
-class FileReply:
-    """A segmented file: the ``files`` written (labels, report); the rest as in :class:`SegmentationReply`."""
+class SegmentationReply(Labelled):
+    """A segmented volume: ``labels`` (uint8) on its grid, in memory mapped from a file that is gone already."""
+
+    labels: Volume
+
+
+@dataclass(frozen=True)
+class FileReply(Labelled):
+    """A segmented file: the ``files`` written (labels, report)."""
 
     name: str
     files: list[Path]
-    warnings: list[str]
-    seconds: float
-    stage_seconds: dict[str, float]
-    network_seconds: float
-    device: str
-    quality: Quality
-    heart_found: bool
-    volumes_ml: dict[str, float]
-    package: dict[str, str]
 
 
 @dataclass(frozen=True)
