@@ -182,15 +182,15 @@ def test_what_is_not_between_lungs_is_no_heart(by_intensity: Segmenter) -> None:
 
 def test_lung_share_counts_the_lung_around_and_not_what_lies_outside_the_scan() -> None:
     image = np.full((40, 40, 40), 40.0, dtype=np.float32)
-    heart = torch.zeros(40, 40, 40, dtype=torch.bool)
+    heart = np.zeros((40, 40, 40), dtype=bool)
     heart[16:24, 16:24, 16:24] = True
-    image[heart.numpy()] = -800.0  # not around it
+    image[heart] = -800.0  # not around it
     assert lung_share(image, heart, 3.0) == 0.0
     image[:20] = -800.0
     assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
     image[:, :20] = -1024.0
     assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
-    assert lung_share(image, torch.zeros_like(heart), 3.0) == 0.0
+    assert lung_share(image, np.zeros_like(heart), 3.0) == 0.0
 
 
 def test_a_scan_with_too_little_of_a_heart_says_so(by_intensity: Segmenter) -> None:

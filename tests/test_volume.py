@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, maximum_filter
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
@@ -23,6 +23,7 @@ from CardiacLDMLib.volume import (
     Volume,
     VolumeError,
     block_mean,
+    dilated,
     fill_outside,
     from_sitk,
     index_bounds,
@@ -399,3 +400,10 @@ def test_nearest_is_the_nearest_voxel_whatever_the_axes(order: tuple, turn: tupl
     clear = (np.abs(places - np.floor(places) - 0.5) > 1e-6).all(axis=-1)  # not half-way between two
     voxels = np.clip(np.rint(places), 0, np.array(source.shape) - 1).astype(int)
     np.testing.assert_array_equal(out[clear], source[tuple(np.moveaxis(voxels, -1, 0))][clear])
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)), st.integers(0, 14))
+@settings(max_examples=60, deadline=None)
+def test_dilated_is_the_maximum_over_a_cube(mask: np.ndarray, voxels: int) -> None:
+    expected = maximum_filter(mask.astype(np.uint8), 2 * voxels + 1, mode="constant") > 0
+    assert np.array_equal(dilated(mask, voxels), expected)

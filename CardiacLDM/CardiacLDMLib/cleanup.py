@@ -89,11 +89,12 @@ def _surroundings(components: np.ndarray, values: np.ndarray, undecided: np.ndar
     One pass per axis over all voxels, so that speckle in any number does not make it slow.
     """
     faces = np.zeros(len(values) * anatomy.NUM_CLASSES, dtype=np.int64)
+    is_open = undecided[components]
     for axis in range(3):
-        ahead = components[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
-        behind = components[tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))]
-        border = undecided[ahead] != undecided[behind]
-        first, second = ahead[border], behind[border]
+        ahead = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        behind = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        border = is_open[ahead] != is_open[behind]
+        first, second = components[ahead][border], components[behind][border]
         swapped = undecided[second]
         open_side, fixed_side = np.where(swapped, second, first), np.where(swapped, first, second)
         pairs = open_side.astype(np.int64) * anatomy.NUM_CLASSES + values[fixed_side]

@@ -18,13 +18,24 @@ import cc3d
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from torch.nn.functional import max_pool3d
 
 from . import anatomy
 from .cleanup import clean
 from .exchange import QUALITIES, Cancelled, Progress, Quality
 from .networks import load_networks
-from .volume import AIR_HU, Grid, Volume, fill_outside, index_bounds, interpolate, largest, nearest, ras_grid, resample
+from .volume import (
+    AIR_HU,
+    Grid,
+    Volume,
+    dilated,
+    fill_outside,
+    index_bounds,
+    interpolate,
+    largest,
+    nearest,
+    ras_grid,
+    resample,
+)
 
 if TYPE_CHECKING:
     from .package import ModelPackage, NetworkSpec
@@ -199,7 +210,7 @@ class Segmenter:
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
         values = largest(logits.numpy()) if logits.device.type == "cpu" else logits.argmax(0).cpu().numpy()
-        heart = torch.from_numpy(np.isin(values, _HEART_VALUES))
+        heart = np.isin(values, _HEART_VALUES)
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 
     def _predict(self, name: str, image: np.ndarray, job: _Job) -> torch.Tensor:
@@ -313,8 +324,7 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
     structures = shares[0] < 0.5
     heart = structures & (shares[_HEART_VALUES].sum(axis=0) > 0.5)
     reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
-    grown = max_pool3d(torch.from_numpy(structures)[None].float(), 2 * reach + 1, stride=1, padding=reach)[0] > 0
-    groups = np.where(structures, cc3d.connected_components(grown.numpy(), connectivity=26), 0)
+    groups = np.where(structures, cc3d.connected_components(dilated(structures, reach), connectivity=26), 0)
     counts = np.bincount(groups[heart], minlength=2)
     group = int(counts.argmax())
     if counts[group] * grid.voxel_ml < MIN_HEART_ML:
@@ -323,17 +333,9 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
     return grid.crop(start, stop).bounds_ras()
 
 
-def lung_share(image: np.ndarray, heart: torch.Tensor, spacing_mm: float) -> float:
+def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float:
     """How much of the 15 mm around ``heart`` (bool, on ``image`` in HU) is lung, 0 to 1."""
-
-    def grown(voxels: int) -> np.ndarray:
-        mask = heart[None, None].float()
-        for axis in range(3):
-            size = [2 * voxels + 1 if a == axis else 1 for a in range(3)]
-            mask = max_pool3d(mask, size, 1, [n // 2 for n in size])
-        return mask[0, 0].numpy() > 0
-
-    around = image[grown(round(15.0 / spacing_mm)) & ~grown(1)]
+    around = image[dilated(heart, round(15.0 / spacing_mm)) & ~dilated(heart, 1)]
     around = around[around > -1010.0]  # below is what lies outside the scan
     return np.count_nonzero(around < -400.0) / max(around.size, 1)
 

@@ -263,6 +263,23 @@ def largest(values: np.ndarray) -> np.ndarray:
     return index
 
 
+def dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """``mask`` (bool, any dimension) grown by a cube of ``voxels`` to each side, as a copy.
+
+    Shifts of growing length: an order of magnitude faster than a maximum over each voxel's neighbourhood.
+    """
+    out = mask.copy()
+    for axis, size in enumerate(mask.shape):
+        lines, reach = np.moveaxis(out, axis, 0), 0
+        while reach < min(voxels, size - 1):
+            step = min(reach + 1, voxels - reach)  # no longer: what grew beyond the array cannot come back
+            before = lines.copy(order="K")
+            lines[step:] |= before[:-step]
+            lines[:-step] |= before[step:]
+            reach += step
+    return out
+
+
 def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Mean of blocks of ``factors`` voxels (float32); what does not fill a block at the far end is left out.
 
