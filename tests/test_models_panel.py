@@ -107,12 +107,14 @@ def shown_card(panel: Any) -> str:
 
 
 def test_shipped_package_is_listed_with_its_card(user_dir: Path) -> None:
-    panel = make_panel()
-    assert column(panel, 0) == ["Virtual heart, first version (1.0.0)"]
+    panel, shipped = make_panel(), package.open_package(package.locate_package()).manifest
+    assert column(panel, 0) == [f"{shipped.title} ({shipped.version})"]
     assert column(panel, 2) == ["shipped"]
     text = shown_card(panel)
-    for words in ("Labels the four chambers", "Not a medical device", "Trained on:", "360 cases", "Licence: Apache-2.0",
-                  "9.6 MB", "Figures on 20 unseen virtual cases", "Narayanan"):  # fmt: skip
+    for words in (
+        "Labels the four chambers", "Not a medical device", "Trained on:", f"{shipped.training.cases} cases",
+        "Licence: Apache-2.0", "9.6 MB", "Figures on 20 unseen virtual cases", "Narayanan",
+    ):  # fmt: skip
         assert words in text
     assert panel.ui.installBox.isHidden()
     assert panel.ui.verifyButton.enabled
