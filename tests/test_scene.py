@@ -427,7 +427,8 @@ def test_surfaces_are_shown_where_the_labels_lie(mrml: Any, kind: str) -> None:
     points = np.array([surface.GetPoint(n) for n in range(surface.GetNumberOfPoints())])
     points = points @ scene._to_world(node)[:3, :3].T
     world = np.argwhere(labels.array == 4) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
-    np.testing.assert_allclose([points.min(0), points.max(0)], [world.min(0), world.max(0)], atol=1.5 * scene.SURFACE_MM)
+    ends = [world.min(0), world.max(0)]
+    np.testing.assert_allclose([points.min(0), points.max(0)], ends, atol=1.5 * scene.SURFACE_MM)
 
 
 def test_flags_are_few_and_silent_about_volumes_that_are_cut_off() -> None:
