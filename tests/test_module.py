@@ -472,33 +472,10 @@ def test_the_name_of_the_default_package_is_the_packages() -> None:
 # --- the window lives on -------------------------------------------------------------------------------------------
 
 
-class Held:
-    """The longest that this thread computed between two beats of a timer: what others do on the machine is left out."""
-
-    def __init__(self) -> None:
-        self.longest_ms = 0.0
-        self._timer = QtCore.QTimer()
-        self._timer.timeout.connect(self._beat)
-
-    def __enter__(self) -> Held:
-        self._last = time.thread_time()
-        self._timer.start(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.stop()
-        self._beat()
-
-    def _beat(self) -> None:
-        now = time.thread_time()
-        self.longest_ms = max(self.longest_ms, 1000.0 * (now - self._last))
-        self._last = now
-
-
 def test_the_window_is_never_held(user: User, record_property: Any) -> None:
     """A scan of 47 million voxels: its way to the worker, the labels' way back, figures and surfaces."""
     user.prepare("fast", finer=6)
-    with Heartbeat() as beat, Held() as held:
+    with Heartbeat() as beat, Heartbeat(clock=time.thread_time) as held:
         user.apply()
         user.wait(lambda: _has_surfaces(user.segmentations()[0]), 20)
         pump(0.3)

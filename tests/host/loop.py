@@ -22,9 +22,13 @@ def pump(seconds: float = 0.1, until: Callable[[], object] | None = None) -> boo
 
 
 class Heartbeat:
-    """A timer of ``every_ms`` that notes its longest pause, in ``with Heartbeat() as beat``."""
+    """A timer of ``every_ms`` that notes its longest pause, in ``with Heartbeat() as beat``.
 
-    def __init__(self, every_ms: int = 10) -> None:
+    ``clock`` is in seconds; with ``time.thread_time`` what others do on the machine is left out.
+    """
+
+    def __init__(self, every_ms: int = 10, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.longest_ms = 0.0
         self.beats = 0
         self._every_ms = every_ms
@@ -34,7 +38,7 @@ class Heartbeat:
         self._timer.timeout.connect(self._beat)
 
     def __enter__(self) -> Heartbeat:
-        self._last = time.perf_counter()
+        self._last = self._clock()
         self._timer.start(self._every_ms)
         return self
 
@@ -43,7 +47,7 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         self.longest_ms = max(self.longest_ms, 1000.0 * (now - self._last))
         self._last = now
         self.beats += 1
