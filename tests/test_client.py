@@ -444,8 +444,10 @@ def test_another_protocol_is_refused(world: World, hello: dict[str, Any]) -> Non
 
 
 def test_a_worker_that_had_idled_too_long_just_now_is_replaced_without_a_word(world: World) -> None:
-    world.client.warm()
+    world.client.devices(**Outcome().callbacks())
+    world.pass_time()
     world.process.hello()
+    world.process.say(event="result", id=1, devices=[])
     outcome = world.segment()
     world.process.end(0)
     assert len(world.processes) == 2

@@ -443,11 +443,6 @@ class WorkerClient:
         """Whether a job is on its way."""
         return self._job is not None
 
-    def warm(self) -> None:
-        """Start the worker ahead of the first job, so that torch is loaded while the user still chooses."""
-        if self._process is None:
-            self._start()
-
     def cancel(self) -> None:
         """Stop the job, if there is one: at its next step, or with its process if that takes too long."""
         job = self._job
