@@ -271,6 +271,15 @@ def test_steps_scale_both_networks() -> None:
     assert part.locator.steps == round(whole.locator.steps * 60 / whole.segmenter.steps)
 
 
+def test_gentler_augmentation_lowers_every_chance_and_nothing_else() -> None:
+    whole, half = (config.preset_config("demo", cases=9, cases_digest="x", augmentation=a) for a in (1.0, 0.5))
+    for name in config.NETWORKS:
+        before, after = whole.network(name).augment.model_dump(), half.network(name).augment.model_dump()
+        changed = {field for field in before if before[field] != after[field]}
+        assert changed == {"flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view"}
+        assert all(after[field] == before[field] / 2 for field in changed)
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="not a training run"):
         config.read_config(tmp_path)

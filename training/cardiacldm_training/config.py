@@ -64,6 +64,11 @@ class AugmentConfig(_Frozen):
     view: Probability = 0.15  # chance, per axis, that the field of view ends inside the patch
     view_smallest: Probability = 0.5  # the smallest part of the patch that is left along such an axis
 
+    def gentler(self, factor: float) -> AugmentConfig:
+        """The same variations, each with ``factor`` (0 to 1) of its chance."""
+        chances = ("flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view")
+        return self.model_copy(update={name: getattr(self, name) * factor for name in chances})
+
 
 class SamplingConfig(_Frozen):
     """Where training patches lie: around a random voxel of a random structure, or anywhere in the scan."""
@@ -221,11 +226,12 @@ def spacings(preset: str) -> dict[str, float]:
 def preset_config(
     preset: str, *, cases: int, cases_digest: str, seed: int = 0, steps: int | None = None, batch: int | None = None,
     precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
-    learning_rate: float | None = None,
+    learning_rate: float | None = None, augmentation: float = 1.0,
 ) -> RunConfig:  # fmt: skip
     """The configuration of ``preset`` for ``cases`` cases.
 
     ``steps`` sets the steps of the segmenter; the locator's, the validations and the warm-up shrink or grow with it.
+    ``augmentation`` (0 to 1) multiplies the chance of every variation of a patch.
     Raises :class:`ConfigError` for an unknown preset.
     """
     networks = _networks(preset, max(round(cases * 0.9), 1), batch)
@@ -234,6 +240,10 @@ def preset_config(
         networks = {name: _scaled(network, ratio) for name, network in networks.items()}
     if learning_rate is not None:
         networks = {n: network.model_copy(update={"learning_rate": learning_rate}) for n, network in networks.items()}
+    networks = {
+        n: network.model_copy(update={"augment": network.augment.gentler(augmentation)})
+        for n, network in networks.items()
+    }
     return RunConfig(
         preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, start=start,
         precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), **networks,

@@ -41,6 +41,9 @@ def segmenter(
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
     ] = None,
+    augmentation: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Chance of each variation of a patch, times the preset's.")
+    ] = 1.0,
     precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -71,6 +74,7 @@ def segmenter(
         run_config = config.preset_config(
             preset, cases=len(cases.cases), cases_digest=cases.digest, seed=seed, steps=steps, batch=batch,
             precision=config.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+            augmentation=augmentation,
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
         ends = finetune.train_segmenter(

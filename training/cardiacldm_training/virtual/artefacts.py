@@ -89,7 +89,7 @@ def of_projections(
     hardening = 0.35 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
     # Dense blood that moves and metal do not fit from one projection to the next.
     misfit = ndimage.gaussian_filter(rng.standard_normal((ANGLES, 1, depth)), (1.2, 0, 0.7), mode="wrap")
-    misfit *= 1.2 * protocol.streaks / misfit.std()
+    misfit *= 1.8 * protocol.streaks / misfit.std()
     error = -hardening * np.square(dense) + misfit.astype(np.float32) * heavy
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)

@@ -245,7 +245,7 @@ def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Sc
     swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred here, still there
     pattern = blend * swirl + (1 - blend) * np.clip(slow + 0.6 * fine, -1.7, 1.7)
     amount = np.zeros(max(Tissue) + 1, np.float32)
-    decay = rng.uniform(0.25, 0.7)
+    decay = rng.uniform(0.25, 0.85)
     amount[[T.RA, T.RV, T.PA]] = 1.0, decay, 0.35 * decay**2
     amount[[T.CAVA, T.INFERIOR_CAVA]] = 0.35, 0.3
     above = protocol.mixing * np.maximum(image[box[0]] - 42.0, 30.0) * amount[part] * pattern

@@ -18,6 +18,8 @@ Span = tuple[float, float]
 PHASES = ("arterial", "dual", "venous", "none")
 #: What may be built into a patient; the kinds of ``conditions.implant``.
 IMPLANTS = ("none", "leads", "valve", "stent", "wires", "clips")
+#: Above this the superior cava is still full of contrast medium, with no saline behind it.
+DENSE_CAVA_HU = 450.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def draw_scan(rng: np.random.Generator, appearance: str = "realistic", site: str
     values = {
         "left_hu": left, "right_hu": right, "myocardium_hu": _myocardium(rng, phase, left, right, ranges),
         "superior_cava_hu": cava,
-        "mixing": _even(rng, ranges.mixing) * (1.0 if contrast else 0.12),
+        "mixing": _mixing(rng, contrast, cava, ranges),
         "layering": _even(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
         "tip_filling": _even(rng, (0.15, 0.8)) if phase == "arterial" and rng.random() < 0.3 else 1.0,
         "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _even(rng, style.iterative), "blur_mm": blur,
@@ -191,6 +193,14 @@ def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) 
     }[phase]
     left, right, cava = (float(native + iodine * max(x, 0.0)) for x in (left, right, cava))
     return phase, left, right, cava
+
+
+def _mixing(rng: np.random.Generator, contrast: bool, cava: float, ranges: Ranges) -> float:
+    """How unevenly the right heart is filled: most where blood of the superior cava is still dense."""
+    drawn = _even(rng, ranges.mixing)
+    if not contrast:
+        return 0.12 * drawn
+    return drawn * (1.6 if cava > DENSE_CAVA_HU else 1.0)
 
 
 def _visible(left: float, right: float) -> str:
