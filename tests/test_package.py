@@ -392,7 +392,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "spacing zero": (set_spec(spacing_mm=0.0), "networks.segmenter.spacing_mm"),
     "window empty": (set_spec(window_hu=[700, 700]), "the lower end of window_hu"),
     "network missing": (lambda f: edit(f, lambda m: m["networks"].pop("locator")), "exactly the networks locator and"),
-    "a generator": (set_manifest(kind="generator"), "cannot run packages of the kind generator"),
+    "a generator": (set_manifest(kind="generator"), "a generator has exactly the networks autoencoder"),
     "unknown kind": (set_manifest(kind="virus"), "in its manifest.json, kind"),
     # structures
     "structures missing": (lambda f: edit(f, lambda m: m["structures"].pop()), "the structures differ"),

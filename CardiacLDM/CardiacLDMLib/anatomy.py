@@ -42,6 +42,21 @@ NAMES: tuple[str, ...] = tuple(s.name for s in STRUCTURES)
 VALUE: dict[str, int] = {s.name: s.value for s in STRUCTURES}
 BY_VALUE: dict[int, Structure] = {s.value: s for s in STRUCTURES}
 
+#: Labels as colours (red, green, blue; 0 to 1), for a network that takes three channels instead of nine. A blurred
+#: border between two neighbours passes through mixtures of their colours: this choice keeps the mixtures of classes
+#: that touch away from the colour of a third one. The background touches everything and sits in the middle.
+PALETTE: dict[int, tuple[float, float, float]] = {
+    BACKGROUND: (0.5, 0.5, 0.5),
+    VALUE["LA"]: (0.0, 1.0, 1.0),
+    VALUE["LV"]: (0.0, 0.0, 1.0),
+    VALUE["RA"]: (1.0, 0.0, 1.0),
+    VALUE["RV"]: (1.0, 0.0, 0.0),
+    VALUE["MYO"]: (0.0, 0.0, 0.0),
+    VALUE["AO"]: (1.0, 1.0, 1.0),
+    VALUE["PA"]: (1.0, 1.0, 0.0),
+    VALUE["LAA"]: (0.0, 1.0, 0.0),
+}
+
 #: Chambers, wall and appendage: wholly inside any complete heart scan. The great vessels always leave it.
 HEART: tuple[str, ...] = ("LA", "LV", "RA", "RV", "MYO", "LAA")
 

@@ -85,6 +85,29 @@ class SegResNetArguments(_Arguments):
         return self
 
 
+class JointAutoencoderArguments(_Arguments):
+    """:class:`joint_autoencoder.JointAutoencoder`: ``channels`` of its three levels, so that latents have a quarter of
+    each side; ``stem_channels`` of the two stems, which are summed or concatenated; labels out as logits or palette.
+
+    ``checkpointed`` saves memory in training: activations are computed again for the gradient.
+    """
+
+    channels: Annotated[tuple[Width, ...], Field(min_length=3, max_length=3)]
+    num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
+    latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
+    norm_num_groups: Annotated[int, Field(ge=1, le=64)]
+    fusion: Literal["sum", "concatenation"] = "sum"
+    labels_out: Literal["logits", "palette"] = "logits"
+    stem_channels: Width
+    checkpointed: bool = False
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> JointAutoencoderArguments:
+        if any(width % self.norm_num_groups for width in self.channels):
+            raise ValueError("every width must be a multiple of norm_num_groups")
+        return self
+
+
 def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
     """As MONAI takes it; instance norm with a learned scale and shift, as batch norm always has."""
     return norm, {"affine": True}
@@ -126,12 +149,47 @@ def _segresnet(arguments: SegResNetArguments) -> torch.nn.Module:
     )  # fmt: skip
 
 
+def _joint_autoencoder(arguments: JointAutoencoderArguments) -> torch.nn.Module:
+    from .joint_autoencoder import JointAutoencoder
+
+    return JointAutoencoder(arguments)
+
+
+Shape = tuple[int, int, int]
+#: Side of a latent voxel in voxels of the grid.
+LATENT_STRIDE = 4
+
+
+def _labels_patch(module: torch.nn.Module, patch: Shape) -> bool:
+    """Whether a patch becomes logits of the same size."""
+    import torch
+
+    return module(torch.empty(1, IN_CHANNELS, *patch)).shape == (1, OUT_CHANNELS, *patch)
+
+
+def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
+    """Whether a pair becomes a latent of a quarter of each side, and the latent a pair of the same size."""
+    import torch
+
+    mu, sigma = module.encode(torch.empty(1, 1, *patch), torch.empty(1, *patch, dtype=torch.uint8))
+    latent = (1, module.latent_channels, *(side // LATENT_STRIDE for side in patch))
+    if not mu.shape == sigma.shape == latent or any(side % LATENT_STRIDE for side in patch):
+        return False
+    image, scores = module.decode(mu)
+    return image.shape == (1, 1, *patch) and scores.shape == (1, OUT_CHANNELS, *patch)
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The bounded arguments of an architecture and what builds it from them."""
+    """The bounded arguments of an architecture, what builds it from them, and what it is for.
+
+    ``fits`` runs a module on the meta device and tells whether it does its ``task`` on a patch of that many voxels.
+    """
 
     arguments: type[_Arguments]
     build: Callable[[Any], torch.nn.Module]
+    task: Literal["segmentation", "autoencoder", "denoising"] = "segmentation"
+    fits: Callable[[torch.nn.Module, Shape], bool] = _labels_patch
 
 
 #: All that a package may name. A new entry needs no new schema version; older programs refuse it by name.
@@ -139,6 +197,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(UNetArguments, _unet),
     "dynunet": Architecture(DynUNetArguments, _dynunet),
     "segresnet": Architecture(SegResNetArguments, _segresnet),
+    "joint_autoencoder": Architecture(
+        JointAutoencoderArguments, _joint_autoencoder, "autoencoder", _encodes_and_decodes
+    ),
 }
 
 
@@ -157,9 +218,10 @@ def check_arguments(architecture: str, arguments: Mapping[str, JsonValue]) -> _A
 
 
 def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torch.nn.Module:
-    """A freshly initialised network (N, 1, I, J, K) -> (N, 9, I, J, K) logits, in training mode.
+    """A freshly initialised network in training mode.
 
-    Raises :class:`PackageError` for an unknown architecture or arguments out of bounds.
+    Those for segmentation take (N, 1, I, J, K) to (N, 9, I, J, K) logits. Raises :class:`PackageError` for an unknown
+    architecture or arguments out of bounds.
     """
     checked = check_arguments(architecture, arguments)
     return ARCHITECTURES[architecture].build(checked)
@@ -196,15 +258,15 @@ def pack_weights(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _on_meta(spec: NetworkSpec) -> torch.nn.Module:
-    """The network without memory behind its tensors, shown to turn a patch into logits of the same size."""
+    """The network without memory behind its tensors, shown to do its task on a patch."""
     import torch
 
-    shape: tuple[int, ...] = ()
+    fits = False
     with torch.device("meta"):
         module = build_network(spec.architecture, spec.arguments).eval()
         with contextlib.suppress(RuntimeError, ValueError):  # what torch raises where sizes do not meet
-            shape = tuple(module(torch.empty(1, IN_CHANNELS, *spec.patch)).shape)
-    if shape != (1, OUT_CHANNELS, *spec.patch):
+            fits = ARCHITECTURES[spec.architecture].fits(module, spec.patch)
+    if not fits:
         raise PackageError(f"it cannot work on a patch of {' x '.join(map(str, spec.patch))} voxels")
     return module
 

@@ -109,7 +109,10 @@ class NetworkSpec(_Record):
     arguments: Annotated[dict[str, JsonValue], Field(description="Bounded arguments of the architecture.")]
     weights: Annotated[WeightsName, Field(description="The file of the package that holds the tensors.")]
     spacing_mm: Annotated[FiniteFloat, Field(ge=0.2, le=10, description="Isotropic working spacing, RAS axes.")]
-    patch: Annotated[tuple[Side, Side, Side], Field(description="Sliding window in voxels: R, A, S.")]
+    patch: Annotated[
+        tuple[Side, Side, Side],
+        Field(description="Voxels along R, A, S: the sliding window of a segmenter, the whole grid of a generator."),
+    ]
     window_hu: Annotated[tuple[Hounsfield, Hounsfield], Field(description="Clipped, then mapped linearly to 0..1.")]
 
     @field_validator("arguments", mode="before")
@@ -153,13 +156,67 @@ class Figure(_Record):
     date: datetime.date
 
 
+#: The solvers that fit each schedule; the first one is the usual choice.
+SOLVERS: dict[str, tuple[str, ...]] = {"rectified_flow": ("euler", "heun"), "ddpm": ("ddim", "ddpm")}
+
+ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+ConditionValue = Annotated[str, Field(min_length=1, max_length=60, pattern=_PLAIN)]
+
+
+class GeneratorSpec(_Record):
+    """How a generator draws its pairs: the latents it was trained on, the conditions it knows, the usual sampling."""
+
+    schedule: Literal["rectified_flow", "ddpm"]
+    latent_shift: Annotated[
+        tuple[FiniteFloat, ...],
+        Field(min_length=1, max_length=64, description="Mean of each latent channel over the training set."),
+    ]
+    latent_scale: Annotated[
+        tuple[Annotated[FiniteFloat, Field(gt=0)], ...],
+        Field(min_length=1, max_length=64, description="Standard deviation of each latent channel over the same."),
+    ]
+    choices: Annotated[
+        dict[ConditionName, Annotated[list[ConditionValue], Field(min_length=1, max_length=64)]],
+        Field(max_length=32, description="Conditions that are one of a list of values, in the network's order."),
+    ]
+    numbers: Annotated[
+        dict[ConditionName, tuple[FiniteFloat, FiniteFloat]],
+        Field(max_length=32, description="Conditions that are a number, with the range trained on, in that order."),
+    ]
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance: Annotated[FiniteFloat, Field(ge=0, le=20, description="1: conditions as trained, without guidance.")] = (
+        1.5
+    )
+    solver: Literal["euler", "heun", "ddim", "ddpm"] = "euler"
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> GeneratorSpec:
+        if self.solver not in SOLVERS[self.schedule]:
+            raise ValueError(f"the solver {self.solver} does not fit the schedule {self.schedule}")
+        if len(self.latent_shift) != len(self.latent_scale):
+            raise ValueError("latent_shift and latent_scale must be equally long")
+        if set(self.choices) & set(self.numbers):
+            raise ValueError("a condition cannot be both a choice and a number")
+        for name, values in self.choices.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"the condition {name} has a value twice")
+        for name, (low, high) in self.numbers.items():
+            if low > high:
+                raise ValueError(f"the lower end of the condition {name} must not be above the upper end")
+        return self
+
+
 def this_anatomy() -> list[StructureRecord]:
     """The structures of this program, as a manifest lists them."""
     return [StructureRecord(name=s.name, value=s.value, snomed_code=s.snomed_code) for s in anatomy.STRUCTURES]
 
 
 #: The networks that a package of each kind holds.
-ROLES: dict[str, tuple[str, ...]] = {"segmenter": ("locator", "segmenter")}
+ROLES: dict[str, tuple[str, ...]] = {"segmenter": ("locator", "segmenter"), "generator": ("autoencoder", "diffusion")}
+#: What the architecture of each network must do.
+TASKS: dict[str, str] = {
+    "locator": "segmentation", "segmenter": "segmentation", "autoencoder": "autoencoder", "diffusion": "denoising",
+}  # fmt: skip
 
 
 class Manifest(_Record):
@@ -174,8 +231,12 @@ class Manifest(_Record):
     structures: Annotated[list[StructureRecord], Field(default_factory=this_anatomy)]
     networks: Annotated[
         dict[Text, NetworkSpec],
-        Field(description='A segmenter has "locator" (coarse, whole scan) and "segmenter" (fine, box of the heart).'),
+        Field(
+            description='A segmenter has "locator" (coarse, whole scan) and "segmenter" (fine, box of the heart); '
+            'a generator has "autoencoder" (image and labels to latents and back) and "diffusion" (draws latents).'
+        ),
     ]
+    generator: Annotated[GeneratorSpec | None, Field(description="Of a generator only.")] = None
     training: Provenance
     figures: list[Figure]
     licence: Text
@@ -193,13 +254,40 @@ class Manifest(_Record):
                 raise ValueError(f"{name} cannot be the name of a file on every system")
         if self.structures != this_anatomy():
             raise ValueError(f"the structures differ from the {len(anatomy.STRUCTURES)} of this program")
-        if self.kind not in ROLES:
-            raise ValueError(f"this version cannot run packages of the kind {self.kind}")
         if set(self.networks) != set(ROLES[self.kind]):
             raise ValueError(f"a {self.kind} has exactly the networks {' and '.join(ROLES[self.kind])}")
         if len({spec.weights for spec in self.networks.values()}) != len(self.networks):
             raise ValueError("two networks share one file of weights")
+        self._architectures_do_their_tasks()
+        if (self.kind == "generator") != (self.generator is not None):
+            raise ValueError("the entry generator belongs to packages of the kind generator, and to each of them")
+        if self.generator is not None:
+            self._generator_agrees(self.generator)
         return self
+
+    def _architectures_do_their_tasks(self) -> None:
+        from .networks import ARCHITECTURES
+
+        for name, spec in self.networks.items():
+            if ARCHITECTURES[spec.architecture].task != TASKS[name]:
+                raise ValueError(f"the architecture {spec.architecture} cannot be the network {name}")
+
+    def _generator_agrees(self, generator: GeneratorSpec) -> None:
+        """Both networks with each other, and with what is said of latents and conditions."""
+        from .networks import check_arguments
+
+        one, other = (self.networks[name] for name in ROLES["generator"])
+        for field in ("spacing_mm", "patch", "window_hu"):
+            if getattr(one, field) != getattr(other, field):
+                raise ValueError(f"the networks of a generator must agree in {field}")
+        autoencoder: Any = check_arguments(one.architecture, one.arguments)
+        denoiser: Any = check_arguments(other.architecture, other.arguments)
+        if not autoencoder.latent_channels == denoiser.latent_channels == len(generator.latent_scale):
+            raise ValueError("networks, latent_shift and latent_scale must agree in the number of latent channels")
+        if tuple(denoiser.choices) != tuple(len(values) for values in generator.choices.values()):
+            raise ValueError("the network's choices must be as many values as each of the generator's choices has")
+        if denoiser.numbers != len(generator.numbers):
+            raise ValueError("the network's numbers must be as many as the generator's")
 
     def file_names(self) -> set[str]:
         """Every file of the package besides the manifest."""
@@ -218,6 +306,16 @@ class ModelPackage:
     def size_bytes(self) -> int:
         """Bytes of all files together."""
         return sum((self.folder / name).stat().st_size for name in (MANIFEST, *self.manifest.files))
+
+
+def require_kind(package: ModelPackage, kind: str) -> None:
+    """Raises :class:`PackageError` when the package cannot do the work of ``kind`` ("segmenter", "generator")."""
+    found = package.manifest.kind
+    if found != kind:
+        does = {"segmenter": "labels scans", "generator": "generates pairs of scan and labels"}
+        raise PackageError(
+            f"{package.manifest.name} is a {found} package, which {does[found]}: choose one that {does[kind]}."
+        )
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -487,7 +585,9 @@ def write_package(
                 raise PackageError(f"{folder.name} was not written: in its {role}, {error}.") from error
         (content / CARD).write_text(card, encoding="utf-8", newline="\n")
         hashes = {name: _sha256(content / name) for name in sorted(manifest.file_names())}
-        text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=2) + "\n"
+        # Older programs refuse an entry that they do not know, even an empty one.
+        unused = {"generator"} if manifest.generator is None else None
+        text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=2, exclude=unused) + "\n"
         (content / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
         package = verify_package(content)
         _put_in_place(content, folder, replace)

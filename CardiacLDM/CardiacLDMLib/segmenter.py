@@ -23,6 +23,7 @@ from . import anatomy
 from .cleanup import clean
 from .exchange import QUALITIES, Cancelled, Progress, Quality
 from .networks import load_networks
+from .package import require_kind
 from .volume import (
     AIR_HU,
     Grid,
@@ -120,6 +121,7 @@ class Segmenter:
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
+        require_kind(package, "segmenter")
         self.package = package
         self.device = resolve_device(device)
         self._networks = load_networks(package)  # moved when first used, where a full GPU is dealt with

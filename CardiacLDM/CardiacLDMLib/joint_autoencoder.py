@@ -1,0 +1,101 @@
+"""The joint autoencoder: a scan and its labels to one latent and back (Hu et al. 2024, z = E(e_i(x) + e_m(m))).
+
+Imported by :mod:`networks` when a package names it, for it needs torch and MONAI at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from monai.networks.nets import AutoencoderKL
+
+from . import anatomy
+
+if TYPE_CHECKING:
+    from .networks import JointAutoencoderArguments
+
+#: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
+_GREY = 0.5
+
+
+class JointAutoencoder(AutoencoderKL):
+    """MONAI's ``AutoencoderKL`` without attention, between two stems and two kinds of output.
+
+    Image and palette-coded labels each pass a convolution with an activation of their own (without one, two stems
+    summed would equal a single convolution over both); their sum or concatenation enters the encoder. The decoder's
+    first channel is the image, the others are nine logits, or the three colours of the palette.
+    """
+
+    def __init__(self, arguments: JointAutoencoderArguments) -> None:
+        stems = 2 if arguments.fusion == "concatenation" else 1
+        super().__init__(
+            spatial_dims=3, in_channels=stems * arguments.stem_channels, channels=arguments.channels,
+            out_channels=1 + (anatomy.NUM_CLASSES if arguments.labels_out == "logits" else 3),
+            num_res_blocks=[arguments.num_res_blocks] * len(arguments.channels),
+            attention_levels=[False] * len(arguments.channels), latent_channels=arguments.latent_channels,
+            norm_num_groups=arguments.norm_num_groups, with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
+        )  # fmt: skip
+        self.image_stem, self.label_stem = _stem(1, arguments.stem_channels), _stem(3, arguments.stem_channels)
+        self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
+
+    def encode(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latent, each (N, C, I/4, J/4, K/4).
+
+        ``image`` (N, 1, I, J, K) in 0..1; ``labels`` (N, I, J, K) or (N, 1, I, J, K), values of :mod:`anatomy`.
+        """
+        colours = palette_coded(labels).to(image.dtype) - _GREY
+        stems = self.image_stem(image), self.label_stem(colours)
+        joined = torch.cat(stems, dim=1) if self.fusion == "concatenation" else stems[0] + stems[1]
+        return cast("tuple[torch.Tensor, torch.Tensor]", super().encode(joined))
+
+    def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image (N, 1, I, J, K), and what the network says of labels: logits (N, 9, ...) or colours (N, 3, ...).
+
+        Both are what a convolution gives, not clipped to 0..1.
+        """
+        out = super().decode(z)
+        image, labels = out[:, :1], out[:, 1:]
+        return image, labels + _GREY if self.labels_out == "palette" else labels
+
+    def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K), the best the largest."""
+        image, raw = self.decode_raw(z)
+        return image, self.scores(raw)
+
+    def scores(self, raw: torch.Tensor) -> torch.Tensor:
+        """What :meth:`decode_raw` gives for labels as scores (N, 9, ...): logits stay, colours by their nearness."""
+        return -_squared_distances(raw) if self.labels_out == "palette" else raw
+
+    def forward(
+        self, image: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Image, raw labels (see :meth:`decode_raw`), mean and standard deviation of the latent they were decoded from.
+
+        ``noise`` (N, C, I/4, J/4, K/4), standard normal, draws the latent; without it the mean is decoded.
+        """
+        mu, sigma = self.encode(image, labels)
+        out, raw = self.decode_raw(mu if noise is None else mu + sigma * noise)
+        return out, raw, mu, sigma
+
+
+def _stem(inputs: int, outputs: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv3d(inputs, outputs, kernel_size=3, padding=1), torch.nn.SiLU())
+
+
+def palette_coded(labels: torch.Tensor) -> torch.Tensor:
+    """(N, I, J, K) or (N, 1, I, J, K) labels as colours (N, 3, I, J, K) of ``anatomy.PALETTE``, float32 in 0..1."""
+    names = labels[:, 0] if labels.ndim == 5 else labels
+    return torch.nn.functional.embedding(names.int(), _palette(labels.device)).movedim(-1, 1)
+
+
+def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
+    """(N, 9, ...) from each colour (N, 3, ...) to those of the palette; one class at a time, to save memory."""
+    palette = _palette(colours.device).to(colours.dtype)
+    return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
+
+
+def _palette(device: torch.device) -> torch.Tensor:
+    """(9, 3). Not a buffer: it belongs to the program, not to a package's weights."""
+    return torch.tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)], device=device)
