@@ -1,0 +1,187 @@
+"""From noise to latents: noise by seed, time grids, solvers and guidance as pure functions.
+
+Time ``t`` runs from 1 (noise) to 0 (data). Two schedules are known: ``rectified_flow``, where ``z_t = (1-t) z + t xi``
+and the network predicts the velocity ``xi - z`` (Liu et al. 2023), and ``ddpm``, where
+``z_t = sqrt(a_t) z + sqrt(1-a_t) xi`` and the network predicts ``xi`` (Ho et al. 2020). Nothing here has a state or a
+seed of its own, and no sample ever sees another one of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    #: Network output (N, C, I, J, K) for noisy latents of that shape and their times (N,) in 0..1.
+    Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    #: Told after each step: its number from 1, how many there are, and what the data look like from there, a tensor
+    #: like the latents (after the last step: the result). Whatever it raises ends the sampling.
+    OnStep = Callable[[int, int, torch.Tensor], None]
+    _Step = Callable[[Predict, torch.Tensor, float, float], tuple[torch.Tensor, torch.Tensor]]
+
+Schedule = Literal["rectified_flow", "ddpm"]
+Solver = Literal["euler", "heun", "ddim", "ddpm"]
+#: The solvers of each schedule, the usual one first.
+SOLVERS: dict[Schedule, tuple[Solver, ...]] = {"rectified_flow": ("euler", "heun"), "ddpm": ("ddim", "ddpm")}
+#: How often a step of each solver asks the network; Heun's last one asks it a second time too.
+EVALUATIONS: dict[Solver, int] = {"euler": 1, "heun": 2, "ddim": 1, "ddpm": 1}
+
+#: Time steps that the ddpm schedule knows, and its betas at both ends (latent diffusion's; scaled linear between).
+DDPM_STEPS = 1000
+_BETAS = (0.0015, 0.0195)
+#: More would not be told apart by the seeding, which takes words of 32 bits.
+_MOST = 2**32
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------
+
+
+def noise(seed: int, index: int, attempt: int, shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal float32 of ``shape`` on the CPU, for try ``attempt`` at sample ``index`` of ``seed``.
+
+    A function of its arguments alone, whatever batch, process or device it goes to. Raises ValueError for numbers
+    below 0 or from 2**32 on.
+    """
+    import torch
+
+    return torch.from_numpy(_generator(seed, index, attempt, purpose=0).standard_normal(tuple(shape), np.float32))
+
+
+def step_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
+    """The generator of the noise that the solver ``ddpm`` adds on its way; independent of :func:`noise`."""
+    return _generator(seed, index, attempt, purpose=1)
+
+
+def _generator(seed: int, index: int, attempt: int, purpose: int) -> np.random.Generator:
+    numbers = [seed, index, attempt]
+    if not all(0 <= number < _MOST for number in numbers):
+        raise ValueError(f"The seed and the number of a pair must be from 0 to {_MOST - 1}.")
+    return np.random.default_rng(np.random.SeedSequence(numbers, spawn_key=(purpose,)))
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def times(steps: int, schedule: Schedule = "rectified_flow") -> list[float]:
+    """The ``steps + 1`` times of a sampling, evenly from 1 down to 0; those of ``ddpm`` are whole thousandths.
+
+    Raises ValueError for fewer than one step, or more than a schedule has.
+    """
+    if steps < 1:
+        raise ValueError("Sampling needs at least one step.")
+    if schedule == "rectified_flow":
+        return [1.0 - step / steps for step in range(steps + 1)]
+    if steps > DDPM_STEPS:
+        raise ValueError(f"The schedule ddpm has no more than {DDPM_STEPS} steps.")
+    return [round(DDPM_STEPS * (1.0 - step / steps)) / DDPM_STEPS for step in range(steps + 1)]
+
+
+def signal_shares() -> np.ndarray:
+    """(1001,) float64: the share ``a`` of the data's variance in ``z_t`` of the ddpm schedule at ``t = n / 1000``."""
+    betas = np.linspace(_BETAS[0] ** 0.5, _BETAS[1] ** 0.5, DDPM_STEPS) ** 2
+    return np.concatenate([[1.0], np.cumprod(1.0 - betas)])
+
+
+# --- solvers -------------------------------------------------------------------------------------------------------
+
+
+def integrate(
+    predict: Predict, z: torch.Tensor, *, solver: Solver, schedule: Schedule, steps: int,
+    generators: Sequence[np.random.Generator] | None = None, on_step: OnStep | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Data (N, C, I, J, K) from the noise ``z`` of that shape, in ``steps`` even steps.
+
+    ``generators``: one for each sample, from :func:`step_generator`; the solver ``ddpm`` alone needs them, and moves
+    them on. Raises ValueError for a solver that is not one of the schedule's, or a number of steps it has not.
+    """
+    step = _step(solver, schedule, generators)
+    grid = times(steps, schedule)
+    for number, (t, after) in enumerate(pairwise(grid), start=1):
+        z, data = step(predict, z, t, after)
+        if on_step is not None:
+            on_step(number, steps, z if number == steps else data)
+    return z
+
+
+def _step(solver: Solver, schedule: Schedule, generators: Sequence[np.random.Generator] | None) -> _Step:
+    """One step of a solver: (predict, z_t, t, t after it) -> (z after it, the data as seen from t)."""
+    if schedule not in SOLVERS or solver not in SOLVERS[schedule]:
+        known = ", ".join(f"{name} ({' or '.join(solvers)})" for name, solvers in SOLVERS.items())
+        raise ValueError(f"There is no solver {solver!r} for the schedule {schedule!r}; there are {known}.")
+    if solver == "euler":
+        return _euler
+    if solver == "heun":
+        return _heun
+    if solver == "ddim":
+        return partial(_ancestral, shares=signal_shares(), generators=None)
+    if generators is None:
+        raise ValueError("The solver ddpm needs one generator for each sample.")
+    return partial(_ancestral, shares=signal_shares(), generators=generators)
+
+
+def _euler(predict: Predict, z: torch.Tensor, t: float, after: float) -> tuple[torch.Tensor, torch.Tensor]:
+    velocity = _at(predict, z, t)
+    return z + (after - t) * velocity, z - t * velocity
+
+
+def _heun(predict: Predict, z: torch.Tensor, t: float, after: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Euler's step, then again with the mean of the velocities at both of its ends."""
+    first = _at(predict, z, t)
+    second = _at(predict, z + (after - t) * first, after)
+    return z + (after - t) * 0.5 * (first + second), z - t * first
+
+
+def _ancestral(
+    predict: Predict, z: torch.Tensor, t: float, after: float, *, shares: np.ndarray,
+    generators: Sequence[np.random.Generator] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """A step of any length (Song et al. 2021, equation 12): DDIM without generators, DDPM's posterior with them."""
+    a, b = (float(shares[round(DDPM_STEPS * time)]) for time in (t, after))
+    error = _at(predict, z, t)
+    data = (z - (1 - a) ** 0.5 * error) / a**0.5
+    if generators is None:
+        return b**0.5 * data + (1 - b) ** 0.5 * error, data
+    variance = (1 - b) / (1 - a) * (1 - a / b)
+    return b**0.5 * data + max(1 - b - variance, 0.0) ** 0.5 * error + variance**0.5 * _drawn(generators, z), data
+
+
+def _at(predict: Predict, z: torch.Tensor, t: float) -> torch.Tensor:
+    return predict(z, z.new_full((len(z),), t))
+
+
+def _drawn(generators: Sequence[np.random.Generator], like: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise of the latents' shape, each sample's from its own generator."""
+    if len(generators) != len(like):
+        raise ValueError(f"There are {len(generators)} generators for {len(like)} samples.")
+    return like.new_tensor(np.stack([own.standard_normal(like.shape[1:], np.float32) for own in generators]))
+
+
+# --- guidance ------------------------------------------------------------------------------------------------------
+
+
+def guided(network: torch.nn.Module, choices: torch.Tensor, numbers: torch.Tensor, guidance: float) -> Predict:
+    """What a :class:`~CardiacLDMLib.networks.Denoiser` predicts, led towards its conditions (Ho and Salimans 2022).
+
+    ``choices`` (N, A) int64, -1 for none; ``numbers`` (N, B) float, NaN for none. ``guidance`` 1 takes the conditions
+    as trained, more exaggerates them at twice the work, 0 leaves them out; without any condition it has no effect.
+    """
+    import torch
+
+    without = torch.full_like(choices, -1), torch.full_like(numbers, torch.nan)
+    if guidance == 0:
+        choices, numbers = without
+    if guidance in (0, 1) or bool((choices < 0).all() and numbers.isnan().all()):
+        return lambda z, t: network(z, t, choices, numbers)
+    both = torch.cat([choices, without[0]]), torch.cat([numbers, without[1]])
+
+    def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        given, free = network(torch.cat([z, z]), torch.cat([t, t]), *both).chunk(2)
+        return free + guidance * (given - free)
+
+    return predict
