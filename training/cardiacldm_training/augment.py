@@ -95,8 +95,8 @@ def sample_patch(
         coordinates += warp
     low = np.floor(coordinates.min((1, 2, 3))).astype(int)
     high = np.maximum(np.floor(coordinates.max((1, 2, 3))).astype(int) + 2, low + 2)
-    image_box = _box(image, low, high, AIR_HU).astype(np.float32)
-    labels_box = _box(labels, low, high, 0)
+    image_box = box(image, low, high, AIR_HU).astype(np.float32)
+    labels_box = box(labels, low, high, 0)
     grid = torch.empty((*shape, 3), dtype=torch.float32)
     for a in range(3):  # grid_sample wants the last axis first, in -1..1 between voxel centres
         scale = 2.0 / (high[a] - low[a] - 1)
@@ -107,14 +107,14 @@ def sample_patch(
     return patch[0, 0].numpy(), labels_box.ravel().take((place[0] * nj + place[1]) * nk + place[2])
 
 
-def _box(array: np.ndarray, low: np.ndarray, high: np.ndarray, fill: float) -> np.ndarray:
+def box(array: np.ndarray, low: np.ndarray, high: np.ndarray, fill: float) -> np.ndarray:
     """``array[low:high]``, with ``fill`` where the box reaches beyond the array."""
-    box = np.full(tuple(high - low), fill, dtype=array.dtype)
+    out = np.full(tuple(high - low), fill, dtype=array.dtype)
     start, stop = np.clip(low, 0, array.shape), np.clip(high, 0, array.shape)
     if (stop > start).all():
         inside = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
-        box[inside] = array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    return box
+        out[inside] = array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    return out
 
 
 # --- intensities, in HU --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,11 +30,13 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one sentence for the user."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What configurations are made of: values that are neither changed nor more than declared."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AugmentConfig(_Frozen):
+class AugmentConfig(Frozen):
     """How far training patches are varied. Lengths in mm, intensities in HU, angles in degrees."""
 
     rotation_deg: float = 15.0
@@ -70,25 +72,20 @@ class AugmentConfig(_Frozen):
         return self.model_copy(update={name: getattr(self, name) * factor for name in chances})
 
 
-class SamplingConfig(_Frozen):
+class SamplingConfig(Frozen):
     """Where training patches lie: around a random voxel of a random structure, or anywhere in the scan."""
 
     anywhere: Probability = 0.1
     jitter: Probability = 0.25  # largest shift of the centre, as a part of the patch
 
 
-class NetworkConfig(_Frozen):
-    """One network: its shape, its patches and its training. Patches in voxels (R, A, S) of ``spacing_mm``."""
+class TrainingConfig(Frozen):
+    """How any one network is trained."""
 
-    architecture: str
-    arguments: dict[str, Any]
-    spacing_mm: Positive
-    patch: tuple[int, int, int]
-    window_hu: tuple[float, float] = (-300.0, 700.0)
     batch: Annotated[int, Field(ge=1)] = 2
     steps: Annotated[int, Field(ge=1)]
     validate_every: Annotated[int, Field(ge=1)]  # steps
-    patience: Annotated[int, Field(ge=1)]  # validations without a better Dice before the run stops
+    patience: Annotated[int, Field(ge=1)]  # validations without a better score before the run stops
     validation_cases: Annotated[int, Field(ge=1)] = 1000  # at most that many of the held-out cases
     save_every: Annotated[int, Field(ge=1)] = 200  # steps
     learning_rate: Positive = 1e-3
@@ -96,11 +93,21 @@ class NetworkConfig(_Frozen):
     warmup_steps: int = 100
     ema_decay: Probability = 0.998
     clip_norm: Positive = 5.0
+
+
+class NetworkConfig(TrainingConfig):
+    """A network that labels: its shape, its patches and its training. Patches in voxels (R, A, S) of ``spacing_mm``."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    spacing_mm: Positive
+    patch: tuple[int, int, int]
+    window_hu: tuple[float, float] = (-300.0, 700.0)
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """A whole run: both networks, the data's fingerprint and what else the weights depend on."""
 
     preset: str
@@ -129,15 +136,25 @@ def parse_precision(text: str | None) -> Precision | None:
     raise ConfigError(f"There is no precision {text!r}: choose {' or '.join(get_args(Precision))}.")
 
 
-def write_config(config: RunConfig, run: Path) -> None:
+AnyConfig = TypeVar("AnyConfig", bound=Frozen)
+AnyTraining = TypeVar("AnyTraining", bound=TrainingConfig)
+
+
+def write_config(config: Frozen, run: Path) -> None:
+    """Store the configuration of a run in its folder, whole or not at all."""
     with written_aside(run / CONFIG_FILE) as part:
         part.write_text(config.model_dump_json(indent=2) + "\n")
 
 
 def read_config(run: Path) -> RunConfig:
-    """The configuration stored in a run. Raises :class:`ConfigError`."""
+    """The configuration stored in a segmenter's run. Raises :class:`ConfigError`."""
+    return read_as(RunConfig, run)
+
+
+def read_as(kind: type[AnyConfig], run: Path) -> AnyConfig:
+    """The configuration of that kind stored in a run. Raises :class:`ConfigError`."""
     try:
-        return RunConfig.model_validate_json((run / CONFIG_FILE).read_text())
+        return kind.model_validate_json((run / CONFIG_FILE).read_text())
     except OSError as error:
         raise ConfigError(f"{run} is not a training run: it has no readable {CONFIG_FILE}.") from error
     except ValidationError as error:
@@ -145,7 +162,7 @@ def read_config(run: Path) -> RunConfig:
         raise ConfigError(f"{run / CONFIG_FILE} was written by another version: see its field {where!r}.") from error
 
 
-def check_same(stored: RunConfig, wanted: RunConfig) -> None:
+def check_same(stored: AnyConfig, wanted: AnyConfig) -> None:
     """Raises :class:`ConfigError` naming the first field in which a run to resume differs from what was asked for."""
     difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(wanted.model_dump_json()))
     if difference:
@@ -237,7 +254,7 @@ def preset_config(
     networks = _networks(preset, max(round(cases * 0.9), 1), batch)
     if steps is not None:
         ratio = steps / networks["segmenter"].steps
-        networks = {name: _scaled(network, ratio) for name, network in networks.items()}
+        networks = {name: scaled(network, ratio) for name, network in networks.items()}
     if learning_rate is not None:
         networks = {n: network.model_copy(update={"learning_rate": learning_rate}) for n, network in networks.items()}
     networks = {
@@ -256,7 +273,9 @@ def _networks(preset: str, train_cases: int, batch: int | None) -> dict[str, Net
     return _BUILDERS[preset](train_cases, batch)
 
 
-def _scaled(network: NetworkConfig, ratio: float) -> NetworkConfig:
+def scaled(network: AnyTraining, ratio: float) -> AnyTraining:
+    """The same training with ``ratio`` times the steps; validations and warm-up go along."""
+
     def scale(value: int) -> int:
         return max(round(value * ratio), 1)
 

@@ -43,6 +43,8 @@ def split(cases: Cases, part: float) -> tuple[list[store.PreparedCase], list[sto
 class SegmentationStage:
     """Patches from prepared cases, Dice with cross-entropy, mean Dice over held-out cases."""
 
+    measure = "Dice"
+
     def __init__(self, name: str, network: config.NetworkConfig, *, seed: int, train: Cases, held_out: Cases) -> None:
         from monai.losses import DiceCELoss
 
@@ -133,16 +135,21 @@ def dice_per_structure(prediction: np.ndarray, reference: np.ndarray) -> np.ndar
     return np.divide(2 * both, sizes, out=np.full(n, np.nan), where=sizes > 0)[1:]
 
 
-def panel(image: np.ndarray, reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: middle slices of the heart in three planes, reference above, prediction below."""
+def panel(
+    image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, predicted_image: np.ndarray | None = None
+) -> np.ndarray:
+    """(H, W, 3) uint8: middle slices of the heart in three planes, reference above, prediction below.
+
+    Images are 0..1; below lies ``predicted_image`` if there is one.
+    """
     palette = np.array([(0, 0, 0)] + [s.colour for s in anatomy.STRUCTURES], dtype=np.float32)
     middle = np.argwhere(reference).mean(0).astype(int) if reference.any() else np.array(reference.shape) // 2
     side = max(image.shape)
     rows = []
-    for labels in (reference, prediction):
+    for values, labels in ((image, reference), (image if predicted_image is None else predicted_image, prediction)):
         tiles = []
         for axis in (2, 1, 0):
-            grey = np.take(image, middle[axis], axis=axis)[..., None] * np.float32(255)
+            grey = np.take(values, middle[axis], axis=axis)[..., None] * np.float32(255)
             names = np.take(labels, middle[axis], axis=axis)
             tile = np.where(names[..., None] > 0, 0.5 * grey + 0.5 * palette[names], grey)
             tile = np.flip(tile, axis=(0, 1)).swapaxes(0, 1)  # as read: anterior or head up, the patient's right left
@@ -175,7 +182,7 @@ def prepare_all(
     skipped: dict[str, str] = {}
     for name, spacing in config.spacings(preset).items():
         say(f"Preparing {len(found)} cases at {spacing:g} mm for the {name}.")
-        prepared[name] = store.prepare(found, spacing, workers=workers, progress=_tenths(say))
+        prepared[name] = store.prepare(found, spacing, workers=workers, progress=tenths(say))
         skipped.update(prepared[name].skipped)
     usable = {
         name: store.Prepared([case for case in part.cases if case.name not in skipped], part.skipped)
@@ -184,7 +191,9 @@ def prepare_all(
     return usable, sorted(skipped.items())
 
 
-def _tenths(say: Say) -> Callable[[int, int], None]:
+def tenths(say: Say) -> Callable[[int, int], None]:
+    """What tells a tenth of a long preparation at a time."""
+
     def progress(done: int, total: int) -> None:
         if total >= 20 and done % max(total // 10, 1) == 0:
             say(f"  {done} of {total} cases prepared")

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from CardiacLDMLib.volume import written_aside
 
-from .config import NetworkConfig
+from .config import TrainingConfig
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 #: Steps between two TensorBoard points; reading the loss off a GPU more often would hold it up.
@@ -47,6 +47,10 @@ class Score:
 class Stage(Protocol):
     """What differs between stages: the stream of examples, the loss and the score. Stateless by contract."""
 
+    @property
+    def measure(self) -> str:
+        """What the score is called, such as "Dice"."""
+
     def example(self, n: int) -> dict[str, np.ndarray]:
         """Training example ``n`` of the run: a function of ``n`` alone."""
 
@@ -65,7 +69,7 @@ class State:
     """Where a run stands beside its tensors."""
 
     step: int = 0  # optimiser steps taken
-    best: float = -1.0
+    best: float = -math.inf
     best_step: int = 0
     bad_validations: int = 0
     finished: bool = False
@@ -74,7 +78,7 @@ class State:
 class _Run:
     """A network in training: what is stored in a checkpoint, and how one step and one validation go."""
 
-    def __init__(self, fabric: Fabric, config: NetworkConfig, network: torch.nn.Module, stage: Stage) -> None:
+    def __init__(self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage) -> None:
         self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
         self.network = fabric.to_device(network)
         self.optimizer = torch.optim.AdamW(
@@ -155,7 +159,7 @@ def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
 # --- pure functions of the step ------------------------------------------------------------------------------------
 
 
-def learning_rate(step: int, config: NetworkConfig) -> float:
+def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear warm-up, then half a cosine down to 1 % of the peak at the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -163,7 +167,7 @@ def learning_rate(step: int, config: NetworkConfig) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(part, 1.0))))
 
 
-def average_decay(step: int, config: NetworkConfig) -> float:
+def average_decay(step: int, config: TrainingConfig) -> float:
     """Decay of the moving average of the weights: short memory at first, so that early validations mean something."""
     return min(config.ema_decay, (1 + step) / (10 + step))
 
@@ -197,7 +201,7 @@ def _loader(stage: Stage, indices: Sequence[list[int]], workers: int, pin: bool)
 
 
 def train_network(
-    fabric: Fabric, config: NetworkConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
+    fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
     resume: bool = False, workers: int = 0, say: Callable[[str], None] = print,
 ) -> State:  # fmt: skip
     """Train ``network`` until its steps are taken or validation stops getting better; returns where it ended.
@@ -213,12 +217,12 @@ def train_network(
     if resume and (folder / LAST).is_file():
         run.load(folder / LAST)
     if run.state.finished:
-        say(f"{title}: already trained ({run.state.step} steps, best Dice {run.state.best:.3f}).")
+        say(f"{title}: already trained ({run.state.step} steps, best {stage.measure} {run.state.best:.3f}).")
         return run.state
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
     loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
-    with _Watch(fabric.is_global_zero, folder, config, run.state, title=title, say=say) as watch:
+    with _Watch(fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say) as watch:
         batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
             watch.data_arrived()
@@ -247,12 +251,13 @@ class _Watch:
     """Shows and records how a run goes: progress bar or plain lines, and TensorBoard. Only rank 0 does anything."""
 
     def __init__(
-        self, active: bool, folder: Path, config: NetworkConfig, state: State, *, title: str, say: Callable[[str], None]
-    ) -> None:
+        self, active: bool, folder: Path, config: TrainingConfig, state: State, *, title: str, measure: str,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.active = active
-        self.config, self.title, self.say, self.folder = config, title, say, folder
+        self.config, self.title, self.measure, self.say, self.folder = config, title, measure, say, folder
         self.first_step = self.last_step = state.step
-        self.loss = self.dice = math.nan
+        self.loss = self.score = math.nan
         self.waited = 0.0
         self.bar: Any = None
 
@@ -278,10 +283,11 @@ class _Watch:
 
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  Dice {task.fields[dice]:.3f}"), console=Console(stderr=True),
+            TextColumn(f"loss {{task.fields[loss]:.3f}}  {self.measure} {{task.fields[score]:.3f}}"),
+            console=Console(stderr=True),
         )  # fmt: skip
         self.task = self.bar.add_task(
-            self.title, total=self.config.steps, completed=self.first_step, loss=math.nan, dice=math.nan
+            self.title, total=self.config.steps, completed=self.first_step, loss=math.nan, score=math.nan
         )
         self.bar.start()
 
@@ -298,7 +304,7 @@ class _Watch:
                 self.writer.add_scalar("train/loss", self.loss, state.step)
                 self.writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, self.config), state.step)
         if self.bar is not None:
-            self.bar.update(self.task, completed=state.step, loss=self.loss, dice=self.dice)
+            self.bar.update(self.task, completed=state.step, loss=self.loss, score=self.score)
         elif self.active and time.monotonic() - self.line_at > _LINE_EVERY_S:
             self.line_at = time.monotonic()
             self.say(self._line())
@@ -307,17 +313,17 @@ class _Watch:
     def _line(self) -> str:
         steps, seconds = max(self.last_step - self.first_step, 1), time.monotonic() - self.started
         left = seconds / steps * (self.config.steps - self.last_step)
-        dice = "" if math.isnan(self.dice) else f", Dice {self.dice:.3f}"
+        score = "" if math.isnan(self.score) else f", {self.measure} {self.score:.3f}"
         return (
-            f"{self.title}: step {self.last_step}/{self.config.steps}, loss {self.loss:.3f}{dice}, "
+            f"{self.title}: step {self.last_step}/{self.config.steps}, loss {self.loss:.3f}{score}, "
             f"{seconds / steps:.2f} s/step ({self.waited / steps:.2f} s waiting for data), {left / 60:.0f} min left"
         )
 
     def validated(self, score: Score, panel: np.ndarray | None, state: State) -> None:
         seconds = time.monotonic() - self.mark
-        self.dice = score.value
+        self.score = score.value
         if self.active:
-            self.writer.add_scalar("validation/dice", score.value, state.step)
+            self.writer.add_scalar(f"validation/{self.measure.lower()}", score.value, state.step)
             for name, value in score.parts.items():
                 self.writer.add_scalar(f"validation/{name}", value, state.step)
             if panel is not None:
@@ -325,7 +331,7 @@ class _Watch:
             self.writer.flush()
             parts = " ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
             self.say(
-                f"{self.title}: step {state.step}: validation Dice {score.value:.3f} (best {state.best:.3f} at step "
-                f"{state.best_step}); {parts}; {seconds:.0f} s"
+                f"{self.title}: step {state.step}: validation {self.measure} {score.value:.3f} (best "
+                f"{state.best:.3f} at step {state.best_step}); {parts}; {seconds:.0f} s"
             )
         self.mark = time.monotonic()

@@ -1,0 +1,169 @@
+"""Typed configuration of a generator's run, and its presets: the joint autoencoder, then the diffusion on its latents.
+
+Stored as ``RUN/config.json`` like a segmenter's (see :mod:`config`); ``diffusion`` is empty until that stage begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from . import config
+from .config import ConfigError, Frozen, Positive, Precision, Probability, TrainingConfig
+
+PRESETS = config.PRESETS
+#: The two networks of a generator package, in the order in which they are trained.
+NETWORKS = ("autoencoder", "diffusion")
+
+
+class PairAugmentConfig(Frozen):
+    """How far training pairs are varied: the paper's four ways, and the place of the grid's box.
+
+    Flips make hearts on the wrong side, and a generator trained with them draws such hearts: they are in the paper's
+    preset only.
+    """
+
+    jitter: Probability = 0.06  # largest shift of the box along each axis, as a part of its side
+    crop: Probability = 0.5  # chance that a random part of the axial plane is stretched to all of it
+    crop_smallest: Annotated[float, Field(gt=0, le=1)] = 0.85  # smallest part of the sides that is left
+    horizontal_flip: Probability = 0.0  # right for left
+    vertical_flip: Probability = 0.0  # front for back
+    boost: Probability = 0.05
+    boost_hu: float = 50.0
+
+
+#: Hu et al. 2024; how small a crop may be is not stated.
+PAPER_AUGMENT = PairAugmentConfig(crop=1.0, crop_smallest=0.8, horizontal_flip=0.2, vertical_flip=0.2)
+
+
+class AutoencoderConfig(TrainingConfig):
+    """The joint autoencoder: ``arguments`` of the architecture ``joint_autoencoder``, the weights of its loss.
+
+    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per number of the
+    latent) + ``adversarial_weight`` of a patch discriminator's opinion of the image. Labels decoded as colours have
+    their L1 in place of cross-entropy and Dice.
+    """
+
+    arguments: dict[str, Any]
+    label_weight: Positive = 0.2
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-5
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
+    augment: PairAugmentConfig = PairAugmentConfig()
+
+
+# --- diffusion -----------------------------------------------------------------------------------------------------
+
+
+class DiffusionConfig(TrainingConfig):
+    """The denoiser: ``arguments`` of the architecture ``diffusion_unet``, and how it is trained."""
+
+    arguments: dict[str, Any]
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+class GeneratorRunConfig(Frozen):
+    """A whole run: the grid of its pairs, both networks, the data's fingerprint and what else the weights depend on.
+
+    ``grid`` is voxels along R, A, S at ``spacing_mm``, around the centre of the heart.
+    """
+
+    preset: str
+    seed: int = 0
+    precision: Precision = "32-true"
+    devices: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1)] = 1
+    validation_part: Probability = 0.1
+    cases: int
+    cases_digest: str  # over the content of every prepared case: other data make another run
+    grid: tuple[int, int, int]
+    spacing_mm: Positive
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    autoencoder: AutoencoderConfig
+    diffusion: DiffusionConfig | None = None
+
+
+def read_config(run: Path) -> GeneratorRunConfig:
+    """The configuration stored in a generator's run. Raises :class:`ConfigError`."""
+    return config.read_as(GeneratorRunConfig, run)
+
+
+def check_autoencoder(stored: GeneratorRunConfig, wanted: GeneratorRunConfig) -> None:
+    """Raises :class:`ConfigError` naming the first field in which an autoencoder to resume differs from what was asked.
+
+    The diffusion may have begun already: it is left out.
+    """
+    config.check_same(*(each.model_copy(update={"diffusion": None}) for each in (stored, wanted)))
+
+
+# --- presets -------------------------------------------------------------------------------------------------------
+
+_GRIDS: dict[str, tuple[tuple[int, int, int], float]] = {
+    "demo": ((64, 64, 48), 3.0), "gpu": ((128, 128, 96), 1.5), "paper": ((256, 256, 160), 1.0),
+}  # fmt: skip
+
+
+def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
+    """Voxels of the grid (R, A, S) and their size in mm. Raises :class:`ConfigError` for an unknown preset."""
+    if preset not in _GRIDS:
+        raise ConfigError(f"There is no preset {preset!r}: choose {', '.join(PRESETS)}.")
+    return _GRIDS[preset]
+
+
+def _demo(batch: int | None) -> AutoencoderConfig:
+    """Two CPU cores, a night."""
+    return AutoencoderConfig(
+        arguments={"channels": (32, 64, 128), "norm_num_groups": 16, "stem_channels": 8}, batch=batch or 2, steps=6000,
+        validate_every=300, patience=20, validation_cases=16, learning_rate=5e-4,
+    )  # fmt: skip
+
+
+def _gpu(batch: int | None) -> AutoencoderConfig:
+    """One GPU with 24 GB or more, a day."""
+    return AutoencoderConfig(
+        arguments={"channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 8},
+        batch=batch or 2, steps=40_000, validate_every=1000, patience=20, validation_cases=40, learning_rate=3e-4,
+        warmup_steps=1000, ema_decay=0.999,
+    )  # fmt: skip
+
+
+def _paper(batch: int | None) -> AutoencoderConfig:
+    """As far as Hu et al. 2024 state it: stems of three channels, summed, palette in and out, their augmentation.
+
+    Widths, loss, batch and steps are ours.
+    """
+    arguments = {
+        "channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 3,
+        "labels_out": "palette", "checkpointed": True,
+    }  # fmt: skip
+    return AutoencoderConfig(
+        arguments=arguments, batch=batch or 1, steps=60_000, validate_every=1000, patience=20, validation_cases=40,
+        learning_rate=3e-4, warmup_steps=1000, ema_decay=0.999, augment=PAPER_AUGMENT,
+    )  # fmt: skip
+
+
+_AUTOENCODERS: dict[str, Callable[[int | None], AutoencoderConfig]] = {"demo": _demo, "gpu": _gpu, "paper": _paper}
+
+
+def preset_config(
+    preset: str, *, cases: int, cases_digest: str, seed: int = 0, steps: int | None = None, batch: int | None = None,
+    precision: Precision | None = None, devices: int = 1, nodes: int = 1,
+) -> GeneratorRunConfig:  # fmt: skip
+    """The configuration of ``preset`` for ``cases`` cases, the diffusion left open.
+
+    ``steps`` sets the steps of the autoencoder; validations and warm-up shrink or grow with them. Raises
+    :class:`ConfigError` for an unknown preset.
+    """
+    grid, spacing_mm = grid_of(preset)
+    autoencoder = _AUTOENCODERS[preset](batch)
+    if steps is not None:
+        autoencoder = config.scaled(autoencoder, steps / autoencoder.steps)
+    return GeneratorRunConfig(
+        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, grid=grid,
+        precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), spacing_mm=spacing_mm,
+        autoencoder=autoencoder,
+    )  # fmt: skip
