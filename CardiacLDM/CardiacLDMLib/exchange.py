@@ -32,6 +32,8 @@ STAGES = {
     "prepare": "preparing",
     "locate": "finding the heart",
     "segment": "segmenting",
+    "sample": "drawing from noise",
+    "decode": "decoding",
     "resample": "labelling the scan's voxels",
     "clean": "cleaning up",
     "write": "writing",

@@ -1,0 +1,301 @@
+"""A generator package and a seed in, a synthetic cardiac CT with its labels out.
+
+Each pair is drawn on its own, whatever else is drawn with it: for another batch torch adds up in another order, and so
+gives other bits. The same holds for threads, so the CPU works with a fixed number of them, however many cores it has.
+So the same package, settings, seed and number give the same pair on the same kind of processor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from . import anatomy, sampler
+from .cleanup import clean
+from .exchange import Cancelled, Progress
+from .networks import LATENT_STRIDE, load_networks
+from .package import SOLVERS, GeneratorSpec, ModelPackage, require_kind, shown
+from .segmenter import SegmenterError, resolve_device
+from .volume import Volume, largest
+
+#: Threads that draw a pair on the CPU, however many cores it has: with another number some voxels differ by 1 HU.
+THREADS = 4
+#: Steps between two previews, and how thick a slab of latents is decoded for one.
+PREVIEW_EVERY, PREVIEW_LATENTS = 4, 4
+MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 20.0, 2**32 - 1
+#: Side of a tile in latent voxels, and the share by which tiles overlap, where a GPU cannot decode all at once.
+TILE, TILE_OVERLAP = 16, 0.5
+
+#: From where to where each stage moves the progress bar, in percent.
+_STAGES = {"sample": (0, 85), "decode": (85, 97), "clean": (97, 100)}
+
+Conditions = Mapping[str, str | float]
+#: Told of the number of the step, how many there are, and the middle axial slice as it looks by then (I, J; int16 HU).
+Preview = Callable[[int, int, np.ndarray], None]
+
+
+class GeneratorError(ValueError):
+    """A request that this package or computer cannot meet; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pairs are drawn, beside seed and number: the conditions asked for, and the sampling."""
+
+    conditions: dict[str, str | float]
+    steps: int
+    guidance: float
+    solver: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A synthetic CT (int16 HU) and its labels (uint8) on one grid (RAS, centred on 0), and how they came about."""
+
+    image: Volume
+    labels: Volume
+    provenance: dict[str, Any]
+
+
+def check_settings(
+    spec: GeneratorSpec, conditions: Conditions | None = None, steps: int | None = None, guidance: float | None = None,
+    solver: str | None = None,
+) -> Settings:  # fmt: skip
+    """What is asked for, as the package of ``spec`` knows it; what is None is the package's own.
+
+    A number may come as text. Raises :class:`GeneratorError` for what the package does not know or cannot do.
+    """
+    steps = spec.steps if steps is None else steps
+    guidance = spec.guidance if guidance is None else float(guidance)
+    solver = solver or spec.solver
+    if not 1 <= steps <= MAX_STEPS:
+        raise GeneratorError(f"The steps must be from 1 to {MAX_STEPS}, not {steps}.")
+    if not 0 <= guidance <= MAX_GUIDANCE:
+        raise GeneratorError(f"The guidance must be from 0 to {MAX_GUIDANCE:g}, not {guidance:g}.")
+    if solver not in SOLVERS[spec.schedule]:
+        known = " or ".join(SOLVERS[spec.schedule])
+        raise GeneratorError(f"The solver {shown(solver)!r} does not fit this package: choose {known}.")
+    checked = {name: _condition(spec, name, value) for name, value in (conditions or {}).items()}
+    order = [*spec.choices, *spec.numbers]
+    return Settings({name: checked[name] for name in order if name in checked}, steps, guidance, solver)
+
+
+def _condition(spec: GeneratorSpec, name: str, value: str | float) -> str | float:
+    if name in spec.choices:
+        if value not in spec.choices[name]:
+            known = ", ".join(spec.choices[name])
+            raise GeneratorError(f"{name} cannot be {shown(str(value))!r}: this package knows {known}.")
+        return value
+    if name not in spec.numbers:
+        known = ", ".join([*spec.choices, *spec.numbers]) or "none"
+        raise GeneratorError(f"There is no condition {shown(name)!r}: this package knows {known}.")
+    low, high = spec.numbers[name]
+    number = math.nan
+    with contextlib.suppress(ValueError):
+        number = float(value)
+    if not low <= number <= high:
+        raise GeneratorError(f"{name} must be a number from {low:g} to {high:g}, not {shown(str(value))!r}.")
+    return number
+
+
+def scaled(value: float, low: float, high: float) -> float:
+    """A number condition as networks take it: -1 to 1 over the range trained on."""
+    return 2.0 * (value - low) / (high - low) - 1.0 if high > low else 0.0
+
+
+class Generator:
+    """The two networks of a generator package, loaded once, for any number of pairs.
+
+    Raises :class:`GeneratorError` for a device that is not there, ``PackageError`` for a package that cannot be used.
+    """
+
+    def __init__(self, package: ModelPackage, device: str = "auto") -> None:
+        require_kind(package, "generator")
+        try:
+            self.device = resolve_device(device)
+        except SegmenterError as error:
+            raise GeneratorError(str(error)) from error
+        self.package = package
+        self.spec = cast(GeneratorSpec, package.manifest.generator)
+        networks = load_networks(package, self.device)
+        self._denoiser, self._autoencoder = networks["diffusion"], cast(Any, networks["autoencoder"])
+        network = package.manifest.networks["autoencoder"]
+        self.shape, self.spacing_mm, self._window = network.patch, network.spacing_mm, network.window_hu
+
+    def generate_batch(self, seed: int, indices: Iterable[int], *arguments: Any, **settings: Any) -> Iterator[Pair]:
+        """:meth:`generate` for each of ``indices``, one after the other."""
+        for index in indices:
+            yield self.generate(seed, index, *arguments, **settings)
+
+    def generate(
+        self, seed: int, index: int, conditions: Conditions | None = None, *, attempt: int = 0,
+        steps: int | None = None, guidance: float | None = None, solver: str | None = None,
+        progress: Callable[[Progress], None] | None = None, cancelled: Callable[[], bool] | None = None,
+        preview: Preview | None = None,
+    ) -> Pair:  # fmt: skip
+        """Pair ``index`` of ``seed``; another ``attempt`` at it is another pair.
+
+        ``conditions`` by name, those left out are left to chance. ``progress`` is called after every step, ``preview``
+        every few; ``cancelled`` is asked at every step and ends the job with :class:`Cancelled`. Raises
+        :class:`GeneratorError` for what the package does not know.
+        """
+        settings = check_settings(self.spec, conditions, steps, guidance, solver)
+        for name, number in (("seed", seed), ("number of a pair", index), ("attempt", attempt)):
+            if not 0 <= number <= MAX_SEED:
+                raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
+        job = _Job(progress, cancelled)
+        with torch.inference_mode(), _same_bits():
+            try:
+                z = self._sample((seed, index, attempt), settings, job, preview)
+            except torch.cuda.OutOfMemoryError as error:
+                raise GeneratorError(
+                    "The GPU's memory is too small for this package: choose the device cpu."
+                ) from error
+            job.step("decode", 0.0)
+            image, scores, decoded = self._decode(z)
+        job.step("clean", 0.0)
+        pair = self._pair(image, scores)
+        job.step("clean", 1.0)
+        return Pair(*pair, self._provenance((seed, index, attempt), settings, pair[1], decoded))
+
+    # --- sampling
+
+    def _sample(
+        self, number: tuple[int, int, int], settings: Settings, job: _Job, preview: Preview | None
+    ) -> torch.Tensor:
+        """Latents (1, C, I/4, J/4, K/4) as the autoencoder knows them."""
+
+        def on_step(step: int, total: int, data: torch.Tensor) -> None:
+            job.step("sample", step / total)
+            if preview is not None and step % PREVIEW_EVERY == 0 and step < total:
+                preview(step, total, self._slice(data))
+
+        job.step("sample", 0.0)
+        shape = (1, len(self.spec.latent_scale), *(side // LATENT_STRIDE for side in self.shape))
+        z = sampler.noise(*number, shape).to(self.device)
+        predict = sampler.guided(self._denoiser, *self._inputs(settings.conditions), settings.guidance)
+        z = sampler.integrate(
+            predict, z, solver=cast(sampler.Solver, settings.solver), schedule=self.spec.schedule,
+            steps=settings.steps, generators=[sampler.step_generator(*number)], on_step=on_step,
+        )  # fmt: skip
+        return self._unscaled(z)
+
+    def _inputs(self, conditions: Conditions) -> tuple[torch.Tensor, torch.Tensor]:
+        """The conditions as the denoiser takes them: (1, choices) int64, -1 for none; (1, numbers), NaN for none."""
+        choices = [
+            values.index(str(conditions[name])) if name in conditions else -1
+            for name, values in self.spec.choices.items()
+        ]
+        numbers = [
+            scaled(float(conditions[name]), *limits) if name in conditions else math.nan
+            for name, limits in self.spec.numbers.items()
+        ]
+        to = partial(torch.tensor, device=self.device)
+        return to([choices], dtype=torch.int64), to([numbers], dtype=torch.float32)
+
+    def _unscaled(self, z: torch.Tensor) -> torch.Tensor:
+        shift, scale = (z.new_tensor(v).view(-1, 1, 1, 1) for v in (self.spec.latent_shift, self.spec.latent_scale))
+        return z * scale + shift
+
+    # --- decoding
+
+    def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, str]:
+        """Image (I, J, K) in 0..1 and label scores (9, I, J, K), float32, and how: "whole", or else in "tiles"."""
+        decoded, how = None, "whole"
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            decoded = self._both(z)
+        if decoded is None:  # out here the failed attempt's tensors are no longer held by the error
+            decoded, how = self._tiles(z), "tiles"
+        array = decoded[0].float().cpu().numpy()
+        if not np.isfinite(array).all():
+            raise GeneratorError(
+                f"{self.package.manifest.name} drew values that are no numbers: its weights are unfit."
+            )
+        return array[0], array[1:], how
+
+    def _both(self, z: torch.Tensor) -> torch.Tensor:
+        """(1, 1 + 9, I, J, K): image and label scores."""
+        return torch.cat(self._autoencoder.decode(z), dim=1)
+
+    def _tiles(self, z: torch.Tensor) -> torch.Tensor:
+        """The same in overlapping tiles: normalisation within each makes it differ a little."""
+        from monai.inferers import sliding_window_inference
+
+        tile = [min(TILE, side) for side in z.shape[2:]]
+        whole: Any = sliding_window_inference(
+            z, tile, 1, self._both, overlap=TILE_OVERLAP, mode="gaussian", device=torch.device("cpu")
+        )
+        return cast(torch.Tensor, whole)
+
+    def _slice(self, data: torch.Tensor) -> np.ndarray:
+        """The middle axial slice (I, J), int16 HU, from a slab of the normalised latents ``data``."""
+        middle, reach = data.shape[4] // 2, PREVIEW_LATENTS // 2
+        start = max(middle - reach, 0)
+        image = self._autoencoder.decode(self._unscaled(data[..., start : middle + reach]))[0]
+        return self._hu(image[0, 0, :, :, (middle - start) * LATENT_STRIDE].float().cpu().numpy())
+
+    def _hu(self, image: np.ndarray) -> np.ndarray:
+        low, high = self._window
+        return np.rint(low + (high - low) * np.clip(image, 0.0, 1.0)).astype(np.int16)
+
+    # --- what comes out
+
+    def _pair(self, image: np.ndarray, scores: np.ndarray) -> tuple[Volume, Volume]:
+        affine = np.diag([self.spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = -self.spacing_mm * (np.array(self.shape) - 1) / 2
+        labels = clean(largest(scores), self.spacing_mm**3 / 1000.0)
+        return Volume(self._hu(image), affine), Volume(labels, affine)
+
+    def _provenance(
+        self, number: tuple[int, int, int], settings: Settings, labels: Volume, decoded: str
+    ) -> dict[str, Any]:
+        """What a synthetic pair must carry with it. No times: the same pair has the same record."""
+        manifest = self.package.manifest
+        count = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
+        voxel_ml = labels.grid.voxel_ml
+        return {
+            "synthetic": True,
+            "notice": "Computed by a generator; it shows no patient.",
+            "package": {"name": manifest.name, "version": manifest.version, "sha256": self.package.sha256},
+            **dict(zip(("seed", "index", "attempt"), number, strict=True)),
+            **asdict(settings),
+            "device": self.device.partition(":")[0],
+            "decoded": decoded,
+            "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in anatomy.STRUCTURES},
+        }
+
+
+@contextlib.contextmanager
+def _same_bits() -> Iterator[None]:
+    """Let torch add up in the same order every time, and leave its settings as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Job:
+    """Where a pair stands: asks whether to stop, and tells how far it is."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None) -> None:
+        self._progress, self._cancelled, self._began = progress, cancelled, time.perf_counter()
+
+    def step(self, stage: str, share: float) -> None:
+        """``share`` (0 to 1) of a stage is done."""
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled
+        if self._progress is not None:
+            start, end = _STAGES[stage]
+            seconds = time.perf_counter() - self._began
+            self._progress(Progress(round(start + share * (end - start)), 100, stage, seconds))
