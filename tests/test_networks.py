@@ -50,7 +50,8 @@ def trained(architecture: str) -> torch.nn.Module:
 
 
 def test_every_architecture_is_tested() -> None:
-    assert set(SMALL) == set(ARCHITECTURES)
+    """Those for segmentation here; test_autoencoder.py and test_diffusion.py have the others."""
+    assert set(SMALL) == {name for name, known in ARCHITECTURES.items() if known.task == "segmentation"}
 
 
 def test_tuples_become_lists() -> None:
@@ -145,8 +146,8 @@ def test_light_top_has_one_convolution_less(channels: list[int]) -> None:
 
 @st.composite
 def sound_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """Any arguments within the bounds of any architecture."""
-    architecture = draw(st.sampled_from(sorted(ARCHITECTURES)))
+    """Any arguments within the bounds of any architecture for segmentation."""
+    architecture = draw(st.sampled_from(sorted(SMALL)))
     levels = draw(st.integers(2 if architecture == "unet" else 3, 6))
     strides = draw(st.lists(st.integers(1, 2), min_size=levels - 1, max_size=levels - 1))
     widths = draw(st.lists(st.integers(1, 1024), min_size=levels, max_size=levels))

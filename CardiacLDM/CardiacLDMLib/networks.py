@@ -108,6 +108,40 @@ class JointAutoencoderArguments(_Arguments):
         return self
 
 
+class DenoiserArguments(_Arguments):
+    """:class:`denoiser.Denoiser`: ``channels`` per level of MONAI's ``DiffusionModelUNet``, the levels with attention,
+    ``choices`` (the number of values of each) and ``numbers`` (how many) that it can be conditioned on.
+
+    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``.
+    """
+
+    latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=5)]
+    num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
+    attention_levels: Annotated[tuple[bool, ...], Field(min_length=2, max_length=5)]
+    num_head_channels: Width
+    norm_num_groups: Annotated[int, Field(ge=1, le=64)]
+    choices: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=32)]
+    numbers: Annotated[int, Field(ge=0, le=32)]
+    context_dim: Width
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> DenoiserArguments:
+        if len(self.attention_levels) != len(self.channels):
+            raise ValueError("attention_levels must be as many as channels")
+        if any(width % self.norm_num_groups for width in self.channels):
+            raise ValueError("every width must be a multiple of norm_num_groups")
+        if any(width % self.num_head_channels for width in self._with_attention()):
+            raise ValueError("every width with attention must be a multiple of num_head_channels")
+        if not self.choices and not self.numbers:
+            raise ValueError("there must be a condition, even if none is ever given")
+        return self
+
+    def _with_attention(self) -> list[int]:
+        levels = zip(self.channels, self.attention_levels, strict=True)
+        return [width for width, attention in levels if attention] + [self.channels[-1]]
+
+
 def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
     """As MONAI takes it; instance norm with a learned scale and shift, as batch norm always has."""
     return norm, {"affine": True}
@@ -155,6 +189,12 @@ def _joint_autoencoder(arguments: JointAutoencoderArguments) -> torch.nn.Module:
     return JointAutoencoder(arguments)
 
 
+def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
+    from .denoiser import Denoiser
+
+    return Denoiser(arguments)
+
+
 Shape = tuple[int, int, int]
 #: Side of a latent voxel in voxels of the grid.
 LATENT_STRIDE = 4
@@ -179,6 +219,17 @@ def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
     return image.shape == (1, 1, *patch) and scores.shape == (1, OUT_CHANNELS, *patch)
 
 
+def _denoises(module: Any, patch: Shape) -> bool:
+    """Whether latents of a quarter of the patch's sides keep their shape."""
+    import torch
+
+    if any(side % LATENT_STRIDE for side in patch):
+        return False
+    latent = torch.empty(1, module.latent_channels, *(side // LATENT_STRIDE for side in patch))
+    choices = torch.zeros(1, len(module.choices), dtype=torch.int64)
+    return module(latent, torch.empty(1), choices, torch.empty(1, len(module.numbers))).shape == latent.shape
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The bounded arguments of an architecture, what builds it from them, and what it is for.
@@ -200,6 +251,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "joint_autoencoder": Architecture(
         JointAutoencoderArguments, _joint_autoencoder, "autoencoder", _encodes_and_decodes
     ),
+    "diffusion_unet": Architecture(DenoiserArguments, _denoiser, "denoising", _denoises),
 }
 
 

@@ -42,6 +42,7 @@ from pydantic import (
 )
 
 from . import anatomy
+from .sampler import SOLVERS, Schedule, Solver
 from .volume import VolumeError, written_aside
 
 if TYPE_CHECKING:
@@ -156,9 +157,6 @@ class Figure(_Record):
     date: datetime.date
 
 
-#: The solvers that fit each schedule; the first one is the usual choice.
-SOLVERS: dict[str, tuple[str, ...]] = {"rectified_flow": ("euler", "heun"), "ddpm": ("ddim", "ddpm")}
-
 ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 ConditionValue = Annotated[str, Field(min_length=1, max_length=60, pattern=_PLAIN)]
 
@@ -166,7 +164,7 @@ ConditionValue = Annotated[str, Field(min_length=1, max_length=60, pattern=_PLAI
 class GeneratorSpec(_Record):
     """How a generator draws its pairs: the latents it was trained on, the conditions it knows, the usual sampling."""
 
-    schedule: Literal["rectified_flow", "ddpm"]
+    schedule: Schedule
     latent_shift: Annotated[
         tuple[FiniteFloat, ...],
         Field(min_length=1, max_length=64, description="Mean of each latent channel over the training set."),
@@ -187,7 +185,7 @@ class GeneratorSpec(_Record):
     guidance: Annotated[FiniteFloat, Field(ge=0, le=20, description="1: conditions as trained, without guidance.")] = (
         1.5
     )
-    solver: Literal["euler", "heun", "ddim", "ddpm"] = "euler"
+    solver: Solver = "euler"
 
     @model_validator(mode="after")
     def _is_sound(self) -> GeneratorSpec:

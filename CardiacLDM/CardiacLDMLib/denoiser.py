@@ -1,0 +1,62 @@
+"""The diffusion network: predicts from noisy latents, their time and optional conditions what the schedule asks for.
+
+Imported by :mod:`networks` when a package names it, for it needs torch and MONAI at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+
+if TYPE_CHECKING:
+    from .networks import DenoiserArguments
+
+#: The sinusoids of MONAI's time embedding are made for steps of a thousand.
+_TIME_SCALE = 1000.0
+
+
+class Denoiser(torch.nn.Module):
+    """MONAI's ``DiffusionModelUNet`` with one token of context for each condition.
+
+    An unknown condition has a token of its own, learned while conditions are dropped at random.
+    """
+
+    def __init__(self, arguments: DenoiserArguments) -> None:
+        super().__init__()
+        self.latent_channels = arguments.latent_channels
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3, in_channels=arguments.latent_channels, out_channels=arguments.latent_channels,
+            channels=arguments.channels, num_res_blocks=arguments.num_res_blocks,
+            attention_levels=arguments.attention_levels, num_head_channels=arguments.num_head_channels,
+            norm_num_groups=arguments.norm_num_groups, with_conditioning=True,
+            cross_attention_dim=arguments.context_dim, use_flash_attention=True,
+        )  # fmt: skip
+        width = arguments.context_dim
+        self.choices = torch.nn.ModuleList(torch.nn.Embedding(values + 1, width) for values in arguments.choices)
+        self.numbers = torch.nn.ModuleList(_number_token(width) for _ in range(arguments.numbers))
+        self.unknown_numbers = torch.nn.Parameter(0.02 * torch.randn(arguments.numbers, width))
+
+    def forward(
+        self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, numbers: torch.Tensor
+    ) -> torch.Tensor:  # fmt: skip
+        """What the schedule asks for, (N, C, I, J, K) as the normalised noisy latents ``z``.
+
+        ``t`` (N,) in 0..1, 1 is noise; ``choices`` (N, A) int64, the number of each choice's value, -1 for unknown;
+        ``numbers`` (N, B) float, about -1..1, NaN for unknown.
+        """
+        context = self._context(choices, numbers)
+        return cast("torch.Tensor", self.unet(z, _TIME_SCALE * t, context=context))
+
+    def _context(self, choices: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """(N, A + B, context_dim)."""
+        tokens = [embedding(choices[:, n] + 1) for n, embedding in enumerate(self.choices)]
+        for n, token in enumerate(self.numbers):
+            known = token(numbers[:, n, None].nan_to_num())
+            tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], known))
+        return torch.stack(tokens, dim=1)
+
+
+def _number_token(width: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.SiLU(), torch.nn.Linear(width, width))
