@@ -177,8 +177,8 @@ def test_faults_are_seen(heart: Heart) -> None:
     window[tuple(left[left[:, 0] < np.quantile(left[:, 0], 0.15)].T)] = True
     assert "LV bare" in changed(window, 0)
     mirrored = faults(labels[::-1].copy(), 2.5)
-    assert {"LV not left of RA", "LAA not left of RA"} <= set(mirrored)
-    assert "RV not in front of LA" in faults(labels[:, ::-1].copy(), 2.5)
+    assert {"RA not right of LV", "RA not right of LAA"} <= set(mirrored)
+    assert "RV not before LA" in faults(labels[:, ::-1].copy(), 2.5)
     split = labels.copy()
     split[corner] = VALUE["LV"]
     split[hole] = 0

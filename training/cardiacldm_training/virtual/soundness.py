@@ -18,17 +18,12 @@ from scipy import ndimage
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, STRUCTURES, VALUE
 from CardiacLDMLib.volume import Volume, VolumeError
 
-#: Walls between blood pools are background in most labels: two structures touch if they are this close.
-CONTACT_MM = 2.0
+from .topology import CONTACT_MM, ORDER
+
 #: The largest part of the LV's surface that may face background: the plane of the mitral valve in thin labels.
 LARGEST_LV_OPENING = 0.10
 #: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
 MOST_ISLANDS = 10
-#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
-ORDER: tuple[tuple[str, str, int, str], ...] = (
-    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
-    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
-)  # fmt: skip
 #: Rules, as they are counted in a report.
 RULES = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
 

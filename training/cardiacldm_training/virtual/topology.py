@@ -19,6 +19,11 @@ GAP_MM = 3.2
 SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
 #: Largest share of the left ventricle's surface that may face background.
 BARE_LV = 0.02
+#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
+ORDER: tuple[tuple[str, str, int, str], ...] = (
+    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
+    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
+)  # fmt: skip
 
 LV, MYO = VALUE["LV"], VALUE["MYO"]
 #: Pairs kept apart by a wall, of which the first gives way.
@@ -161,10 +166,12 @@ def _bare(labels: np.ndarray, boxes: dict[int, Box]) -> float:
 
 
 def _disorder(labels: np.ndarray, boxes: dict[int, Box]) -> list[str]:
-    """Left ventricle and appendage lie left of the right atrium, the right ventricle in front of both left chambers,
-    the left atrium above its ventricle."""
+    """Which of :data:`ORDER` the structures' centroids break."""
+    names = sorted({name for first, second, *_ in ORDER for name in (first, second)})
     centre = {name: np.argwhere(labels[boxes[VALUE[name]]] == VALUE[name]).mean(0)
-              + [s.start for s in boxes[VALUE[name]]] for name in ("LA", "LV", "RA", "RV", "LAA")}  # fmt: skip
-    found = [f"{name} not left of RA" for name in ("LV", "LAA") if centre[name][0] >= centre["RA"][0]]
-    found += [f"RV not in front of {name}" for name in ("LA", "LV") if centre["RV"][1] <= centre[name][1]]
-    return found + (["LA not above LV"] if centre["LA"][2] <= centre["LV"][2] else [])
+              + [s.start for s in boxes[VALUE[name]]] for name in names}  # fmt: skip
+    return [
+        f"{first} not {word} {second}"
+        for first, second, axis, word in ORDER
+        if centre[first][axis] <= centre[second][axis]
+    ]
