@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _GREY = 0.5
 
 
-class JointAutoencoder(AutoencoderKL):
+class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typed
     """MONAI's ``AutoencoderKL`` without attention, between two stems and two kinds of output.
 
     Image and palette-coded labels each pass a convolution with an activation of their own (without one, two stems

@@ -88,6 +88,47 @@ def segmenter(
         _say(f"{len(skipped)} cases were skipped: {', '.join(name for name, _ in skipped[:5])}.")
 
 
+@app.command("autoencoder")
+def autoencoder(
+    *,
+    data: Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")] = "demo",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make training pairs.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+) -> None:
+    """Train the joint autoencoder of a generator package: the first of its two stages."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.volume import VolumeError
+
+    from .. import config, generator_config, pairs
+    from ..autoencoder import train_autoencoder
+    from ..datasets.folders import DatasetError
+    from ..loop import TrainingError
+
+    try:
+        _, spacing_mm = generator_config.grid_of(preset)
+        prepared = pairs.prepare_pairs(data, cache, spacing_mm, max(workers, 1), _say)
+        run_config = generator_config.preset_config(
+            preset, cases=len(prepared.cases), cases_digest=prepared.digest, seed=seed, steps=steps, batch=batch,
+            precision=config.parse_precision(precision), devices=devices, nodes=nodes,
+        )  # fmt: skip
+        end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, say=_say)
+    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+        _fail(str(error))
+    _say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
+    if prepared.skipped:
+        _say(f"{len(prepared.skipped)} cases were skipped: {', '.join(name for name, _ in prepared.skipped[:5])}.")
+
+
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],

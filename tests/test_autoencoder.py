@@ -1,0 +1,386 @@
+"""The joint autoencoder: pairs around the heart, its loss and figures, exact resume, the statistics of its latents."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from typer.testing import CliRunner
+
+from cardiacldm_training import autoencoder, config, generator_config, loop, pairs, store
+from cardiacldm_training.cli import app
+from cardiacldm_training.generator_config import PairAugmentConfig
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.joint_autoencoder import JointAutoencoder, palette_coded
+from CardiacLDMLib.networks import build_network
+from helpers_training import write_cases
+from test_training import equal
+
+GRID = (16, 16, 16)
+SPACING_MM = 8.0
+WINDOW = (-1000.0, 1000.0)
+ARGUMENTS = {"channels": [8, 8, 16], "norm_num_groups": 4, "stem_channels": 4}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("data") / "cohort", 3)
+
+
+@pytest.fixture(scope="module")
+def prepared(data: Path) -> store.Prepared:
+    return pairs.prepare_pairs([data], None, SPACING_MM, 1, lambda line: None)
+
+
+def tiny_run(prepared: store.Prepared, steps: int = 6, **changes: object) -> generator_config.GeneratorRunConfig:
+    values = {
+        "arguments": ARGUMENTS, "batch": 1, "steps": steps, "validate_every": 3, "patience": 10, "save_every": 3,
+        "warmup_steps": 2, "learning_rate": 3e-3, "validation_cases": 1,
+    }  # fmt: skip
+    return generator_config.GeneratorRunConfig.model_validate({
+        "preset": "test", "seed": 3, "cases": len(prepared.cases), "cases_digest": prepared.digest, "grid": GRID,
+        "spacing_mm": SPACING_MM, "autoencoder": {**values, **changes},
+    })  # fmt: skip
+
+
+def train(run: Path, prepared: store.Prepared, *, resume: bool = False, steps: int = 6, **changes: object) -> list[str]:
+    lines: list[str] = []
+    settings = tiny_run(prepared, steps, **changes)
+    autoencoder.train_autoencoder(run, settings, prepared, resume=resume, workers=0, say=lines.append)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(run, prepared, adversarial_weight=0.1)
+    torch.set_num_threads(threads)
+    return run
+
+
+# --- the network ---------------------------------------------------------------------------------------------------
+
+
+def network(**changes: object) -> JointAutoencoder:
+    torch.manual_seed(0)
+    built = build_network("joint_autoencoder", {**ARGUMENTS, **changes})  # type: ignore[dict-item]
+    assert isinstance(built, JointAutoencoder)
+    return built.eval()
+
+
+@pytest.mark.parametrize("fusion", ["sum", "concatenation"])
+@pytest.mark.parametrize("labels_out", ["logits", "palette"])
+def test_image_and_labels_both_reach_the_latent_and_come_back(fusion: str, labels_out: str) -> None:
+    net = network(fusion=fusion, labels_out=labels_out)
+    image, labels = torch.rand(2, 1, *GRID), torch.randint(0, 9, (2, 1, *GRID), dtype=torch.uint8)
+    with torch.no_grad():
+        mu, sigma = net.encode(image, labels)
+        out, scores = net.decode(mu)
+        again, raw, _, _ = net(image, labels)
+        assert mu.shape == sigma.shape == (2, 4, 4, 4, 4)
+        assert (sigma > 0).all()
+        assert out.shape == (2, 1, *GRID)
+        assert scores.shape == (2, 9, *GRID)
+        assert raw.shape[1] == (9 if labels_out == "logits" else 3)
+        assert torch.equal(again, out)
+        assert torch.equal(net.scores(raw), scores)
+        assert torch.equal(net.encode(image, labels[:, 0])[0], mu)
+        assert not torch.equal(net.encode(image, torch.zeros_like(labels))[0], mu)
+        assert not torch.equal(net.encode(torch.zeros_like(image), labels)[0], mu)
+        noisy = net(image, labels, torch.randn_like(mu))
+    assert not torch.equal(noisy[0], out)
+
+
+def test_the_stems_are_more_than_one_convolution_over_both() -> None:
+    """Two linear stems summed would be additive: f(x, m) + f(0, 0) = f(x, 0) + f(0, m) at the encoder's door."""
+    net = network()
+    image, labels = torch.rand(1, 1, *GRID), torch.full((1, *GRID), anatomy.VALUE["LV"], dtype=torch.uint8)
+    with torch.no_grad():
+        one, two = net.image_stem(image), net.image_stem(2 * image)
+        assert not torch.allclose(two - one, one - net.image_stem(0 * image), atol=1e-4)
+        assert not net.label_stem(palette_coded(labels) * 0).isnan().any()
+
+
+def test_colours_are_decoded_by_nearness_and_background_is_grey() -> None:
+    net = network(labels_out="palette")
+    labels = torch.arange(9, dtype=torch.uint8).reshape(1, 9, 1, 1)
+    colours = palette_coded(labels)
+    blurred = 0.7 * colours + 0.3 * 0.5  # each on its way to the background's grey
+    assert net.scores(blurred).argmax(1).flatten().tolist() == list(range(9))
+    assert colours[0, :, 0].flatten().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_palette_has_a_colour_of_its_own_for_every_class() -> None:
+    assert sorted(anatomy.PALETTE) == list(range(anatomy.NUM_CLASSES))
+    colours = np.array(list(anatomy.PALETTE.values()))
+    distances = np.linalg.norm(colours[:, None] - colours, axis=2) + 9 * np.eye(len(colours))
+    assert distances.min() >= np.sqrt(3) / 2
+
+
+@pytest.mark.parametrize(("one", "other"), [("LV", "MYO"), ("LA", "LV"), ("LV", "AO"), ("RA", "RV"), ("LA", "LAA"),
+                                            ("RV", "PA"), ("RV", "MYO"), ("RA", "LA")])  # fmt: skip
+def test_neighbours_mix_into_no_third_class(one: str, other: str) -> None:
+    """Halfway and everywhere between two structures that touch, the nearest colour is one of theirs or background."""
+    net = network(labels_out="palette")
+    ends = [torch.tensor(anatomy.PALETTE[anatomy.VALUE[name]]) for name in (one, other)]
+    for part in np.linspace(0, 1, 21):
+        colour = (1 - part) * ends[0] + part * ends[1]
+        found = int(net.scores(colour.reshape(1, 3, 1, 1, 1)).argmax())
+        assert found in {anatomy.BACKGROUND, anatomy.VALUE[one], anatomy.VALUE[other]}
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_the_box_around_the_heart(prepared: store.Prepared) -> None:
+    case = prepared.cases[0]
+    image, labels = pairs.pair(case, (12, 16, 8), WINDOW)
+    assert image.shape == labels.shape == (1, 12, 16, 8)
+    assert image.dtype == np.float32
+    assert 0 <= image.min() < image.max() <= 1
+    heart = np.argwhere(np.isin(case.labels, [anatomy.VALUE[name] for name in anatomy.HEART]))
+    assert np.abs(pairs.heart_centre(case) - (heart.min(0) + heart.max(0)) / 2).max() <= 0.5
+    inside = np.argwhere(np.isin(labels[0], [anatomy.VALUE[name] for name in anatomy.HEART]))
+    offset = (inside.min(0) + inside.max(0)) / 2 - (np.array(labels.shape[1:]) - 1) / 2
+    assert np.abs(offset[:2]).max() <= 1
+
+
+def test_a_grid_larger_than_the_scan_is_filled_with_air(prepared: store.Prepared) -> None:
+    case = prepared.cases[0]
+    image, labels = pairs.pair(case, (48, 48, 48), WINDOW)
+    assert (image[0, 0], labels[0, 0]) == (pytest.approx(0), pytest.approx(0))
+    assert np.bincount(labels.ravel(), minlength=9)[1:].tolist() == np.bincount(
+        case.labels.ravel(), minlength=9)[1:].tolist()  # fmt: skip
+
+
+def test_variations_come_from_the_generator_alone(prepared: store.Prepared) -> None:
+    case, settings = prepared.cases[0], generator_config.PAPER_AUGMENT
+
+    def varied(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return pairs.pair(case, GRID, WINDOW, rng=np.random.default_rng(seed), settings=settings)
+
+    assert all(np.array_equal(a, b) for a, b in zip(varied(1), varied(1), strict=True))
+    assert not np.array_equal(varied(1)[0], varied(2)[0])
+
+
+def test_each_variation_does_what_its_name_says(prepared: store.Prepared) -> None:
+    case, still = prepared.cases[0], PairAugmentConfig(jitter=0, crop=0, boost=0)
+
+    def varied(**changes: float) -> tuple[np.ndarray, np.ndarray]:
+        settings = still.model_copy(update=changes)
+        return pairs.pair(case, GRID, WINDOW, rng=np.random.default_rng(0), settings=settings)
+
+    image, labels = pairs.pair(case, GRID, WINDOW)
+    assert np.array_equal(varied()[0], image)
+    for name, axis in (("horizontal_flip", 1), ("vertical_flip", 2)):
+        flipped = varied(**{name: 1.0})
+        assert np.array_equal(flipped[0], np.flip(image, axis))
+        assert np.array_equal(flipped[1], np.flip(labels, axis))
+    brighter = varied(boost=1.0)[0]
+    inside = (image > 0.1) & (image < 0.9)
+    assert np.allclose((brighter - image)[inside], 50 / 2000, atol=1e-5)
+    larger = varied(crop=1.0, crop_smallest=0.7)[1]
+    assert np.count_nonzero(larger) > 1.1 * np.count_nonzero(labels)
+    assert set(np.unique(larger)) <= set(np.unique(labels))
+    assert not np.array_equal(varied(jitter=0.2)[1], labels)
+
+
+def test_the_paper_preset_has_the_paper_numbers() -> None:
+    settings = generator_config.preset_config("paper", cases=200, cases_digest="x")
+    augment = settings.autoencoder.augment
+    assert (settings.grid, settings.autoencoder.arguments["stem_channels"]) == ((256, 256, 160), 3)
+    assert (augment.horizontal_flip, augment.vertical_flip, augment.boost, augment.boost_hu) == (0.2, 0.2, 0.05, 50)
+    for preset in ("demo", "gpu"):  # no hearts on the wrong side
+        augment = generator_config.preset_config(preset, cases=9, cases_digest="x").autoencoder.augment
+        assert augment.horizontal_flip == augment.vertical_flip == 0
+
+
+@pytest.mark.parametrize("preset", generator_config.PRESETS)
+def test_presets_build_networks_that_fit_their_grids(preset: str, tmp_path: Path) -> None:
+    settings = generator_config.preset_config(preset, cases=200, cases_digest="x")
+    config.write_config(settings, tmp_path)
+    config.check_same(generator_config.read_config(tmp_path), settings)
+    with torch.device("meta"):
+        net = build_network("joint_autoencoder", settings.autoencoder.arguments)
+        image, _, mu, _ = net(torch.empty(1, 1, *settings.grid), torch.empty(1, *settings.grid, dtype=torch.uint8))
+    assert image.shape[2:] == settings.grid
+    assert mu.shape[2:] == tuple(n // 4 for n in settings.grid)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def test_third_class_voxels_against_hand_counts() -> None:
+    labels = np.zeros((6, 1, 1), dtype=np.uint8)
+    labels[3:] = 2
+    decoded = labels.copy()
+    assert autoencoder.third_class_share(labels, decoded) == 0
+    decoded[:, 0, 0] = [5, 0, 7, 0, 2, 2]  # voxels 2 and 3 are the boundary; 7 is a third class there, 0 is not
+    assert autoencoder.third_class_share(labels, decoded) == 0.5
+    assert autoencoder.third_class_share(np.zeros((3, 3, 3), np.uint8), np.ones((3, 3, 3), np.uint8)) == 0
+
+
+def test_figures_of_a_perfect_and_of_a_bad_reconstruction() -> None:
+    image, labels = torch.rand(1, 1, *GRID), torch.randint(0, 9, (1, 1, *GRID), dtype=torch.uint8)
+    perfect = autoencoder.figures(image, labels, image, labels)
+    assert perfect.tolist() == pytest.approx([1.0] * 8 + [100.0, 1.0, 0.0])
+    worse = autoencoder.figures(image, labels, image + 0.1, (labels + 1) % 9)
+    assert worse[:8].tolist() == [0.0] * 8
+    assert worse[8] == pytest.approx(20.0)
+    assert 0 < worse[9] < 1
+
+
+def test_divergence_against_torch() -> None:
+    mu, sigma = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 4, 3, 3, 3) + 0.1
+    normal = torch.distributions.Normal
+    wanted = torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
+    assert autoencoder.divergence(mu, sigma) == pytest.approx(float(wanted), rel=1e-5)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(
+    prepared: store.Prepared, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Stopped in step 6, gone on with from the checkpoint of step 3, adversaries included."""
+    run = tmp_path / "run"
+
+    def stop(line: str) -> None:
+        if "step 6:" in line:
+            raise InterruptedError
+
+    settings = tiny_run(prepared, adversarial_weight=0.1)
+    with pytest.raises(InterruptedError):
+        autoencoder.train_autoencoder(run, settings, prepared, resume=False, workers=0, say=stop)
+    assert loop.load_checkpoint(run / "autoencoder" / loop.LAST)["state"]["step"] == 3
+    torch.manual_seed(99)
+    train(run, prepared, resume=True, adversarial_weight=0.1)
+    for name in (loop.LAST, loop.BEST):
+        one, other = (loop.load_checkpoint(r / "autoencoder" / name) for r in (undisturbed, run))
+        assert equal(one, other), name
+    assert autoencoder.read_latents(run) == autoencoder.read_latents(undisturbed)
+
+
+def test_the_generators_gradient_leaves_the_critic_alone() -> None:
+    pair = autoencoder.Adversaries(network())
+    image, labels = torch.rand(1, 1, *GRID), torch.zeros(1, 1, *GRID, dtype=torch.uint8)
+    *_, judged, real, fake = pair(image, labels, torch.zeros(1, 4, 4, 4, 4))
+    judged.mean().backward(retain_graph=True)
+    assert all(p.grad is None for p in pair.critic.parameters())
+    assert any(p.grad is not None for p in pair.autoencoder.parameters())
+    pair.zero_grad()
+    (real.mean() + fake.mean()).backward()
+    assert all(p.grad is None for p in pair.autoencoder.parameters())
+    assert all(p.grad is not None for p in pair.critic.parameters())
+
+
+def test_training_lowers_the_loss(prepared: store.Prepared) -> None:
+    settings = tiny_run(prepared, 20, batch=2)
+    train_cases, held_out = autoencoder.finetune.split(prepared.cases, 0.1)
+    stage = autoencoder.AutoencoderStage(settings, train=train_cases, held_out=held_out)
+    run = loop._Run(Fabric(accelerator="cpu"), settings.autoencoder, network(), stage)
+    run.wrap()
+    losses = [float(run.step(batch(stage, 2 * n))) for n in range(20)]
+    assert np.mean(losses[-3:]) < 0.75 * losses[0]
+
+
+def batch(stage: autoencoder.AutoencoderStage, first: int) -> dict[str, torch.Tensor]:
+    examples = [stage.example(first + i) for i in range(2)]
+    return {name: torch.stack([torch.from_numpy(e[name]) for e in examples]) for name in examples[0]}
+
+
+def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
+    prepared: store.Prepared, undisturbed: Path
+) -> None:
+    settings = generator_config.read_config(undisturbed)
+    net = autoencoder.load_autoencoder(undisturbed, settings.autoencoder)
+    assert set(net.state_dict()) == set(autoencoder.averaged_autoencoder(undisturbed))
+    latents = autoencoder.read_latents(undisturbed)
+    assert latents.cases == 2
+    assert latents.autoencoder == autoencoder.weights_digest(net.state_dict())
+    train_cases, _ = autoencoder.finetune.split(prepared.cases, 0.1)
+    with torch.no_grad():
+        mus = torch.cat([net.encode(*(torch.from_numpy(a)[None] for a in pairs.pair(c, GRID, WINDOW)))[0]
+                         for c in train_cases])  # fmt: skip
+    assert latents.shift == pytest.approx(mus.mean((0, 2, 3, 4)).tolist(), abs=1e-5)
+    spread = mus.std((0, 2, 3, 4), unbiased=False).clamp(min=1e-3).tolist()
+    assert latents.scale == pytest.approx(spread, rel=1e-3, abs=1e-5)
+
+
+def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:
+    lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, "labels_out": "palette"})
+    assert any("validation Dice" in line and "third_percent" in line for line in lines)
+
+
+def test_a_class_that_no_case_has_is_named(prepared: store.Prepared, tmp_path: Path) -> None:
+    assert pairs.missing_structures(prepared.cases) == []
+    points = prepared.cases[0].points.copy()
+    points[anatomy.VALUE["LAA"] - 1] = -1
+    np.save(tmp_path / "points.npy", points)
+    assert pairs.missing_structures([store.PreparedCase("without", tmp_path, "", SPACING_MM)]) == ["LAA"]
+
+
+def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
+    prepared: store.Prepared, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(loop.TrainingError, match="--resume"):
+        train(undisturbed, prepared, adversarial_weight=0.1)
+    with pytest.raises(config.ConfigError, match=r"autoencoder\.kl_weight is 1e-05, not 0\.5"):
+        train(undisturbed, prepared, resume=True, adversarial_weight=0.1, kl_weight=0.5)
+    with pytest.raises(loop.TrainingError, match="train it first"):
+        autoencoder.read_latents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--preset", "huge"], "no preset 'huge'"), (["--data", "nowhere"], "no folder nowhere")],
+)
+def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    base = [] if "--data" in arguments else ["--data", str(data)]
+    result = CliRunner().invoke(app, ["train", "autoencoder", "--out", str(tmp_path / "run"), *base, *arguments])
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_trains_and_says_what_it_does(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo preset on a tiny grid, with one broken case beside the sound ones."""
+    monkeypatch.setitem(generator_config._GRIDS, "demo", (GRID, SPACING_MM))
+    monkeypatch.setitem(
+        generator_config._AUTOENCODERS, "demo",
+        lambda batch: generator_config.AutoencoderConfig(
+            arguments=ARGUMENTS, batch=batch or 1, steps=2, validate_every=2, patience=1, validation_cases=1
+        ),
+    )  # fmt: skip
+    cohort = Path(shutil.copytree(data, tmp_path / "cohort"))
+    (cohort / "case_0001" / "ct.nii.gz").write_bytes(b"broken")
+    (cohort / "case_0003").mkdir()
+    for name in ("ct.nii.gz", "labels.nii.gz"):
+        shutil.copy(cohort / "case_0002" / name, cohort / "case_0003" / name)
+    run = tmp_path / "run"
+    result = CliRunner().invoke(
+        app, ["train", "autoencoder", "--data", str(cohort), "--out", str(run), "--workers", "0"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "Skipped cohort/case_0001" in result.output
+    assert "best Dice" in result.output
+    assert json.loads((run / "config.json").read_text())["diffusion"] is None
+    assert len(autoencoder.read_latents(run).shift) == 4
