@@ -1,0 +1,119 @@
+"""``cardiacldm fidelity``: judge generated pairs against held-out cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from CardiacLDMLib.generator import Generator
+
+    from ..fidelity.cases import View
+
+#: Where pairs that are drawn for the report are kept, within its folder.
+PAIRS = "pairs"
+
+
+def fidelity(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of held-out labelled cases.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the report.", show_default=False)],
+    generated: Annotated[
+        Path | None, typer.Option(help="Folder of generated pairs, to judge instead of drawing some.")
+    ] = None,
+    package: Annotated[str | None, typer.Option(help="Generator package: a name or a folder.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Pairs to draw, where none are given.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other pairs.")] = 0,
+    segmenter: Annotated[
+        str | None, typer.Option(help="Segmenter package, for features and agreement. Without it, the one shipped.")
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Folder of the generator's training cases: replicas, training on pairs.")
+    ] = None,
+    train_steps: Annotated[
+        int, typer.Option(min=0, help="Steps of the small networks trained on pairs and on cases; 0: none.")
+    ] = 600,
+    curve: Annotated[
+        int, typer.Option(min=0, help="Pairs to draw for each solver and number of evaluations; 0: none.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    cache: Annotated[
+        Path | None, typer.Option(help="Where prepared cases go; .prepared in each folder if not given.")
+    ] = None,
+) -> None:
+    """Measure how true generated pairs are, each figure beside what held-out cases reach among themselves.
+
+    Judges the folder --generated, or --count pairs of --package, which are kept in OUT/pairs. Cases may have any grid:
+    all are brought to that of the pairs. Writes report.json, report.md and pictures. With --train also copies of
+    training cases, and what a small network learns from pairs instead of training cases.
+    """
+    from CardiacLDMLib.generator import GeneratorError
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.segmenter import SegmenterError
+    from CardiacLDMLib.volume import VolumeError
+
+    from ..datasets.folders import DatasetError
+    from ..fidelity.cases import FidelityError
+    from ..loop import TrainingError
+    from ..pair_files import PairsError
+
+    refusals = (DatasetError, FidelityError, GeneratorError, PackageError, PairsError, SegmenterError, TrainingError)
+    try:
+        if generated is None and package is None:
+            raise FidelityError("Name a generator --package, or a folder of --generated pairs.")
+        if curve and package is None:
+            raise FidelityError("A --curve needs a generator --package.")
+        _fidelity(data, out, generated, package, count, seed, segmenter, train, train_steps, curve, device, cache)
+    except (*refusals, VolumeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _fidelity(
+    data: Path, out: Path, generated: Path | None, package: str | None, count: int, seed: int, segmenter: str | None,
+    train: Path | None, train_steps: int, curve_count: int, device: str, cache: Path | None,
+) -> None:  # fmt: skip
+    from CardiacLDMLib.generator import Generator
+    from CardiacLDMLib.package import find_package
+
+    from ..ablation import Plan
+    from ..fidelity import solvers
+    from ..fidelity.cases import open_source
+    from ..fidelity.judge import Examiner, described, judge
+    from ..fidelity.report import write_report
+
+    examiner = Examiner(find_package(segmenter), device)
+    generator = Generator(find_package(package), device) if package else None
+    out.mkdir(parents=True, exist_ok=True)
+    if generated is None and generator is not None:
+        generated = out / PAIRS
+        solvers.draw(generator, count, seed, generated, _say)
+    assert generated is not None
+    view = _view(generated, generator)
+    pairs, references = (open_source(folder, view, cache, _say) for folder in (generated, data))
+    report, findings = judge(
+        pairs, references, open_source(train, view, cache, _say) if train else None, examiner,
+        plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
+        generator=described(generator.package) if generator else None, say=_say,
+    )  # fmt: skip
+    if generator is not None and curve_count:
+        points = solvers.curve(generator, curve_count, seed, examiner, findings, _say)
+        report = report.model_copy(update={"curve": points})
+    write_report(report, out)
+    typer.echo(f"Judged {len(pairs)} generated pairs against {len(references)} held-out cases: {out}.")
+    if pairs.skipped:
+        typer.echo(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.", err=True)
+
+
+def _view(generated: Path, generator: Generator | None) -> View:
+    from ..datasets.folders import find_cases
+    from ..fidelity.cases import view_of
+    from ..fidelity.solvers import view_of_generator
+
+    return view_of_generator(generator) if generator else view_of(find_cases(generated))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,126 @@
+"""Labelled cases of any origin on one grid: what a generator makes, and references brought to the same view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.volume import AIR_HU, Volume, VolumeError, read_volume
+
+from .. import finetune, store
+from ..augment import box
+from ..datasets.folders import CaseFiles
+
+_HEART = [anatomy.VALUE[name] for name in anatomy.HEART]
+
+
+class FidelityError(ValueError):
+    """Pairs that cannot be judged; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The grid on which everything is compared: voxels along R, A, S and their size in mm."""
+
+    grid: tuple[int, int, int]
+    spacing_mm: float
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4): the grid around the origin, as generated pairs have it."""
+        affine = np.diag([self.spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = -self.spacing_mm * (np.array(self.grid) - 1) / 2
+        return affine
+
+    def __str__(self) -> str:
+        return f"{' x '.join(map(str, self.grid))} voxels of {self.spacing_mm:g} mm"
+
+
+#: What pairs of different grids are compared on: the demo preset's grid.
+USUAL_VIEW = View((64, 64, 48), 3.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case on the common grid."""
+
+    name: str
+    hu: np.ndarray = field(repr=False)  # (I, J, K) int16
+    labels: np.ndarray = field(repr=False)  # (I, J, K) uint8
+    view: View
+
+    @property
+    def image_volume(self) -> Volume:
+        return Volume(self.hu, self.view.affine)
+
+    @property
+    def labels_volume(self) -> Volume:
+        return Volume(self.labels, self.view.affine)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cases on disk, opened one by one; ``skipped`` names those that cannot be used, with the reason."""
+
+    name: str
+    cases: Sequence[store.PreparedCase]
+    skipped: dict[str, str]
+    view: View
+
+    @property
+    def names(self) -> list[str]:
+        return [case.name.split("/")[-1] for case in self.cases]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Pair:
+        case = self.cases[index]
+        hu, labels = on_grid(np.asarray(case.image), np.asarray(case.labels), self.view.grid)
+        return Pair(self.names[index], hu, labels, self.view)
+
+
+def open_source(folder: Path, view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None) -> Source:
+    """The cases of ``folder`` on ``view``; prepared once, in ``cache`` or ``folder/.prepared``.
+
+    Raises DatasetError where the folder holds no cases, :class:`FidelityError` where none can be used.
+    """
+    found = finetune.gather([folder], cache)
+    say(f"Preparing {len(found)} cases of {folder.name} at {view.spacing_mm:g} mm.")
+    prepared = store.prepare(found, view.spacing_mm)
+    skipped = {name.split("/")[-1]: why for name, why in prepared.skipped}
+    if not prepared.cases:
+        name, why = next(iter(skipped.items()))
+        raise FidelityError(f"No case of {folder} can be used; {name}: {why}")
+    return Source(folder.resolve().name, prepared.cases, skipped, view)
+
+
+def view_of(cases: Sequence[CaseFiles]) -> View:
+    """The grid that all images share, if it is one of cubes along R, A and S; the usual one otherwise."""
+    views = set()
+    for files in cases:
+        try:
+            grid = read_volume(files.image).grid
+        except VolumeError:
+            continue
+        if not np.allclose(grid.affine[:3, :3], np.eye(3) * grid.affine[0, 0], atol=1e-4) or grid.affine[0, 0] <= 0:
+            return USUAL_VIEW
+        views.add(View(grid.shape, round(float(grid.affine[0, 0]), 4)))
+    return views.pop() if len(views) == 1 else USUAL_VIEW
+
+
+def on_grid(hu: np.ndarray, labels: np.ndarray, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The box of ``grid`` voxels around the centre of the heart: HU int16 (air outside the scan), labels uint8.
+
+    What has that shape already is taken as it is.
+    """
+    if hu.shape == tuple(grid):
+        return hu, labels
+    inside = np.isin(labels, _HEART)
+    heart = np.argwhere(inside if inside.any() else labels > 0)
+    start = np.rint(heart.mean(0) - (np.array(grid) - 1) / 2).astype(int)
+    return box(hu, start, start + grid, AIR_HU), box(labels, start, start + grid, anatomy.BACKGROUND)

@@ -1,0 +1,71 @@
+"""Pairs drawn for the report, and how their quality and their time depend on solver and number of evaluations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from CardiacLDMLib.generator import Generator, check_settings
+from CardiacLDMLib.sampler import EVALUATIONS, SOLVERS
+from CardiacLDMLib.volume import VolumeError
+
+from .. import pair_files
+from . import compare
+from .cases import Pair, View
+from .judge import Examiner, Findings, feature_distances
+from .report import CurvePoint
+
+#: Evaluations of the network a pair; both passes of a guidance count as one.
+BUDGETS = (5, 10, 20, 30, 50)
+Say = Callable[[str], None]
+
+
+def view_of_generator(generator: Generator) -> View:
+    return View(generator.shape, generator.spacing_mm)
+
+
+def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
+    """Pairs 0 to ``count`` of ``seed``, without conditions, as ``cardiacldm generate`` leaves them; those that are
+    there are kept. Raises PairsError or GeneratorError."""
+    record = pair_files.record(generator.package, seed, check_settings(generator.spec))
+    with pair_files.opened(out, record):
+        for index in sorted(set(range(count)) - pair_files.finished(out, count)):
+            pair_files.write_pair(generator.generate(seed, index), out)
+            say(f"Drew pair {index + 1} of {count}.")
+
+
+def curve(
+    generator: Generator, count: int, seed: int, examiner: Examiner, references: Sequence[Findings], say: Say
+) -> list[CurvePoint]:
+    """``count`` pairs with each solver that fits the package, for each number of evaluations."""
+    points = []
+    for solver in SOLVERS[generator.spec.schedule]:
+        for budget in BUDGETS:
+            steps = max(budget // EVALUATIONS[solver], 1)
+            point = _point(generator, solver, steps, steps * EVALUATIONS[solver], count, seed, examiner, references)
+            say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")
+            points.append(point)
+    return points
+
+
+def _point(
+    generator: Generator, solver: str, steps: int, evaluations: int, count: int, seed: int, examiner: Examiner,
+    references: Sequence[Findings],
+) -> CurvePoint:  # fmt: skip
+    found, seconds, unusable = [], 0.0, 0
+    for index in range(count):
+        began = time.perf_counter()
+        drawn = generator.generate(seed, index, steps=steps, solver=solver)
+        seconds += time.perf_counter() - began
+        pair = Pair(f"pair_{index:04d}", drawn.image.array, drawn.labels.array, view_of_generator(generator))
+        try:
+            found.append(examiner.examine(pair))
+        except VolumeError:  # not a single label
+            unusable += 1
+    frechet, mmd = feature_distances(found, references) if len(found) >= compare.FEWEST else (None, None)
+    return CurvePoint(
+        solver=solver, steps=steps, evaluations=evaluations, pairs=count, unusable=unusable, frechet=frechet, mmd=mmd,
+        dice=compare.spread([f.mean_dice for f in found]) if found else None,
+        sound=sum(not f.labels.broken for f in found) / count, seconds=seconds / count,
+    )  # fmt: skip
