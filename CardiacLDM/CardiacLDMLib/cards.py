@@ -144,7 +144,9 @@ def _facts(row: Row, manifest: Manifest) -> str:
         "Name": f"{row.name}, version {manifest.version}",
         "SHA-256": f"{row.package.sha256[:16]}...",
     }
-    return "".join(f"<p><b>{name}:</b> {escape(text)}</p>" for name, text in facts.items())
+    if manifest.generator is not None:
+        facts |= {f"Condition {name}": known for name, known in manifest.generator.conditions().items()}
+    return "".join(f"<p><b>{escape(name)}:</b> {escape(text)}</p>" for name, text in facts.items())
 
 
 def _figures(figures: list[Figure]) -> Iterator[str]:

@@ -203,6 +203,13 @@ class GeneratorSpec(_Record):
                 raise ValueError(f"the lower end of the condition {name} must not be above the upper end")
         return self
 
+    def conditions(self) -> dict[str, str]:
+        """Each condition with what it may be, in words."""
+        return {
+            **{name: ", ".join(values) for name, values in self.choices.items()},
+            **{name: f"{low:g} to {high:g}" for name, (low, high) in self.numbers.items()},
+        }
+
 
 def this_anatomy() -> list[StructureRecord]:
     """The structures of this program, as a manifest lists them."""
@@ -521,15 +528,28 @@ def user_packages_dir() -> Path:
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "cardiacldm" / "models"
 
 
-def known_packages() -> dict[str, Path]:
-    """Name and folder of every package that can be used by name; not opened. Shipped ones come first and win."""
+def known_packages(kind: str | None = None) -> dict[str, Path]:
+    """Name and folder of every package that can be used by name; not opened. Shipped ones come first and win.
+
+    With ``kind`` those that say to be of another one are left out.
+    """
     known: dict[str, Path] = {}
     for parent in (shipped_packages_dir(), user_packages_dir()):
         with contextlib.suppress(OSError):
             for folder in sorted(parent.iterdir()):
                 if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
                     known.setdefault(folder.name, folder)
-    return known
+    return {name: folder for name, folder in known.items() if kind is None or _may_be(kind, folder)}
+
+
+def _may_be(kind: str, folder: Path) -> bool:
+    """Whether its manifest says so, or says nothing: what cannot be read is refused in words when it is opened."""
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(manifest, dict) or manifest.get("kind", kind) == kind
 
 
 def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:

@@ -268,7 +268,7 @@ def installed() -> list[str]:
         from ..package import known_packages
     except ImportError:
         return [DEFAULT_PACKAGE]
-    return list(known_packages())
+    return list(known_packages("segmenter"))
 
 
 def _is_bent(volume: vtkMRMLScalarVolumeNode) -> bool:

@@ -57,7 +57,8 @@ def import_(
         opened = import_package(source, models or user_packages_dir(), replace)
     manifest = opened.manifest
     typer.echo(f"Installed {manifest.name} {manifest.version} ({_size(opened)}).")
-    typer.echo(f"Use it with: cardiacldm segment --package {opened.folder if models else manifest.name}")
+    command = {"segmenter": "segment", "generator": "generate"}[manifest.kind]
+    typer.echo(f"Use it with: cardiacldm {command} --package {opened.folder if models else manifest.name}")
 
 
 @app.command()
@@ -124,6 +125,8 @@ def _print_card(package: ModelPackage) -> None:
         "SHA-256": package.sha256,
     }
     card = Table.grid(padding=(0, 2))
+    if manifest.generator is not None:
+        rows["Conditions"] = "\n".join(f"{name}: {known}" for name, known in manifest.generator.conditions().items())
     for label, value in rows.items():
         if value:
             card.add_row(Text(label, "bold"), Text(value))
