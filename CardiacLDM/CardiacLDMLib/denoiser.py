@@ -18,7 +18,7 @@ _TIME_SCALE = 1000.0
 
 
 class Denoiser(torch.nn.Module):
-    """MONAI's ``DiffusionModelUNet`` with one token of context for each condition.
+    """MONAI's ``DiffusionModelUNet`` with one token of context for each condition, and one that is always the same.
 
     An unknown condition has a token of its own, learned while conditions are dropped at random.
     """
@@ -34,9 +34,10 @@ class Denoiser(torch.nn.Module):
             cross_attention_dim=arguments.context_dim, use_flash_attention=True,
         )  # fmt: skip
         width = arguments.context_dim
+        self.always = torch.nn.Parameter(0.02 * torch.randn(1, width))  # without conditions there must be a context too
         self.choices = torch.nn.ModuleList(torch.nn.Embedding(values + 1, width) for values in arguments.choices)
         self.numbers = torch.nn.ModuleList(_number_token(width) for _ in range(arguments.numbers))
-        self.unknown_numbers = torch.nn.Parameter(0.02 * torch.randn(arguments.numbers, width))
+        self.unknown_numbers = torch.nn.ParameterList(0.02 * torch.randn(width) for _ in range(arguments.numbers))
 
     def forward(
         self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, numbers: torch.Tensor
@@ -50,8 +51,9 @@ class Denoiser(torch.nn.Module):
         return cast("torch.Tensor", self.unet(z, _TIME_SCALE * t, context=context))
 
     def _context(self, choices: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """(N, A + B, context_dim)."""
-        tokens = [embedding(choices[:, n] + 1) for n, embedding in enumerate(self.choices)]
+        """(N, 1 + A + B, context_dim)."""
+        tokens = [self.always.expand(len(choices), -1)]
+        tokens += [embedding(choices[:, n] + 1) for n, embedding in enumerate(self.choices)]
         for n, token in enumerate(self.numbers):
             known = token(numbers[:, n, None].nan_to_num())
             tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], known))

@@ -133,8 +133,6 @@ class DenoiserArguments(_Arguments):
             raise ValueError("every width must be a multiple of norm_num_groups")
         if any(width % self.num_head_channels for width in self._with_attention()):
             raise ValueError("every width with attention must be a multiple of num_head_channels")
-        if not self.choices and not self.numbers:
-            raise ValueError("there must be a condition, even if none is ever given")
         return self
 
     def _with_attention(self) -> list[int]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from CardiacLDMLib.sampler import SOLVERS, Schedule
+
 from . import config
 from .config import ConfigError, Frozen, Positive, Precision, Probability, TrainingConfig
 
@@ -58,9 +60,30 @@ class AutoencoderConfig(TrainingConfig):
 
 
 class DiffusionConfig(TrainingConfig):
-    """The denoiser: ``arguments`` of the architecture ``diffusion_unet``, and how it is trained."""
+    """The denoiser: ``arguments`` of the architecture ``diffusion_unet``, and how it is trained.
+
+    Each case is encoded ``variants`` times, once as it is and else varied by ``augment``. Each condition is dropped
+    with the chance ``condition_dropout``, and with the same chance all of them at once. The rest says what the weights
+    depend on: the autoencoder's weights, and the conditions of all cases.
+    """
 
     arguments: dict[str, Any]
+    schedule: Schedule = "rectified_flow"
+    variants: Annotated[int, Field(ge=1)] = 6
+    augment: PairAugmentConfig = PairAugmentConfig()
+    condition_dropout: Probability = 0.1
+    devices: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1)] = 1
+    choices: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # the values of each, in the network's order
+    numbers: dict[str, tuple[float, float]] = Field(default_factory=dict)  # the range of each
+    autoencoder: str = ""  # SHA-256
+    conditions_digest: str = ""
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """``arguments`` with the sizes of the conditions."""
+        sizes = [len(values) for values in self.choices.values()]
+        return {**self.arguments, "choices": sizes, "numbers": len(self.numbers)}
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -147,6 +170,47 @@ def _paper(batch: int | None) -> AutoencoderConfig:
 
 
 _AUTOENCODERS: dict[str, Callable[[int | None], AutoencoderConfig]] = {"demo": _demo, "gpu": _gpu, "paper": _paper}
+
+
+def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
+    """The conditions are ours in every preset; the paper states neither widths nor schedule nor steps."""
+    if preset == "demo":  # two CPU cores, a night
+        return DiffusionConfig(
+            arguments={"channels": (32, 64, 128), "attention_levels": (False, True, True), "num_head_channels": 32,
+                       "norm_num_groups": 16, "context_dim": 64},
+            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=5e-4,
+            warmup_steps=200, ema_decay=0.999,
+        )  # fmt: skip
+    arguments = {
+        "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
+        "attention_levels": (False, False, True, True), "num_head_channels": 64, "norm_num_groups": 32,
+        "context_dim": 256,
+    }  # fmt: skip
+    common: dict[str, Any] = {
+        "arguments": arguments, "steps": 100_000, "validate_every": 2000, "patience": 25, "validation_cases": 40,
+        "learning_rate": 2e-4, "warmup_steps": 2000, "ema_decay": 0.9995, "save_every": 500,
+    }  # fmt: skip
+    if preset == "gpu":  # one GPU with 24 GB or more, a day
+        return DiffusionConfig(batch=batch or 16, variants=8, **common)
+    return DiffusionConfig(batch=batch or 4, variants=16, augment=PAPER_AUGMENT, schedule="ddpm", **common)
+
+
+def diffusion_config(
+    preset: str, *, steps: int | None = None, batch: int | None = None, schedule: str | None = None, devices: int = 1,
+    nodes: int = 1,
+) -> DiffusionConfig:  # fmt: skip
+    """The diffusion of ``preset``, conditions and autoencoder left open; validations go along with ``steps``.
+
+    Raises :class:`ConfigError` for an unknown preset or schedule.
+    """
+    grid_of(preset)
+    settings = _denoiser(preset, batch)
+    if steps is not None:
+        settings = config.scaled(settings, steps / settings.steps)
+    if schedule not in (None, *SOLVERS):
+        raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
+    changes = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
+    return settings.model_copy(update=changes)
 
 
 def preset_config(

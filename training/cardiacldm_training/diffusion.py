@@ -1,0 +1,326 @@
+"""The diffusion stage: latents of all cases, kept on disk, and the network that learns to draw such latents.
+
+Every case is encoded once as it is and several times varied; training then never needs the autoencoder again, except
+to show how it goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+
+from CardiacLDMLib import sampler
+from CardiacLDMLib.joint_autoencoder import JointAutoencoder
+from CardiacLDMLib.networks import LATENT_STRIDE, build_network
+from CardiacLDMLib.volume import written_aside
+
+from . import conditions, config, finetune, loop, pairs, store
+from .autoencoder import LatentStatistics, averaged_autoencoder, load_autoencoder, read_latents, weights_digest
+from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
+
+NAME = "diffusion"
+ARCHITECTURE = "diffusion_unet"
+LATENTS_FOLDER = "latents"
+#: So that the streams of the four networks differ for one seed.
+_STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
+#: Streams beside that of the examples: the variants of each case, and the noise of the validation.
+_VARIANTS, _VALIDATION = 1, 2
+#: Raise when latents that are kept must be made anew.
+_FORMAT = 1
+#: The times at which held-out latents are judged: the middles of equal parts.
+VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
+#: Steps of the pair that shows how training goes.
+_PANEL_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of one case on disk, the first as it is, the others varied; and its conditions as networks take them.
+
+    Each file holds (C, I/4, J/4, K/4) float32, not normalised.
+    """
+
+    name: str
+    files: list[Path]
+    choices: np.ndarray
+    numbers: np.ndarray
+
+
+# --- the latents ---------------------------------------------------------------------------------------------------
+
+
+def encode_all(
+    fabric: Fabric, run: Path, run_config: GeneratorRunConfig, settings: DiffusionConfig, network: JointAutoencoder,
+    cases: Sequence[tuple[store.PreparedCase, int]], say: finetune.Say,
+) -> list[list[Path]]:  # fmt: skip
+    """The files with the latents of each case, as many as asked for; those that are missing or damaged are made.
+
+    The ranks share the work. ``network`` is on the fabric's device.
+    """
+    folder = run / LATENTS_FOLDER
+    wanted = [[folder / _file(run_config, settings, case, n) for n in range(count)] for case, count in cases]
+    shape = latent_shape(run_config)
+    missing = [
+        (case, n, path)
+        for (case, _), paths in zip(cases, wanted, strict=True) for n, path in enumerate(paths)
+        if not _is_whole(path, shape)
+    ]  # fmt: skip
+    fabric.barrier()  # before any rank writes: all must find the same ones missing
+    if missing and fabric.is_global_zero:
+        say(f"{NAME}: encoding {len(missing)} pairs of {len(cases)} cases.")
+    folder.mkdir(exist_ok=True)
+    progress = finetune.tenths(lambda line: say(line.replace("cases prepared", "pairs encoded")))
+    for done, (case, n, path) in enumerate(missing):
+        if done % fabric.world_size == fabric.global_rank:
+            _encode(fabric, run_config, settings, network, case, n, path)
+        if fabric.is_global_zero:
+            progress(done + 1, len(missing))
+    fabric.barrier()
+    return wanted
+
+
+def latent_shape(run_config: GeneratorRunConfig) -> tuple[int, ...]:
+    """(C, I/4, J/4, K/4)."""
+    channels = run_config.autoencoder.arguments.get("latent_channels", 4)
+    return channels, *(side // LATENT_STRIDE for side in run_config.grid)
+
+
+def _file(run_config: GeneratorRunConfig, settings: DiffusionConfig, case: store.PreparedCase, n: int) -> str:
+    """Named after all that its content depends on."""
+    parts = [_FORMAT, case.key, settings.autoencoder, run_config.grid, run_config.window_hu, run_config.precision, n]
+    if n > 0:
+        parts += [run_config.seed, settings.augment.model_dump_json()]
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:32] + ".npy"
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):  # ValueError: cut short, or something else
+        return False
+
+
+def _encode(
+    fabric: Fabric, run_config: GeneratorRunConfig, settings: DiffusionConfig, network: JointAutoencoder,
+    case: store.PreparedCase, n: int, path: Path,
+) -> None:  # fmt: skip
+    rng = None
+    if n > 0:
+        of_case = int(case.key[:8], 16)
+        rng = np.random.default_rng(np.random.SeedSequence([run_config.seed, _STREAM, _VARIANTS, of_case, n]))
+    arrays = pairs.pair(case, run_config.grid, run_config.window_hu, rng=rng, settings=settings.augment)
+    with torch.inference_mode(), fabric.autocast():
+        mu, _ = network.encode(*(fabric.to_device(torch.from_numpy(array)[None]) for array in arrays))
+    with written_aside(path) as part, part.open("wb") as file:
+        np.save(file, mu[0].float().cpu().numpy())
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+def noised(schedule: str, data: np.ndarray, noise: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """What the network is shown at the time ``t``, and what it is to predict then (see :mod:`sampler`)."""
+    if schedule == "rectified_flow":
+        return (1 - t) * data + t * noise, noise - data
+    share = float(sampler.signal_shares()[round(t * sampler.DDPM_STEPS)])
+    return share**0.5 * data + (1 - share) ** 0.5 * noise, noise
+
+
+class DiffusionStage:
+    """Noisy latents and what is to be seen in them; scored on held-out cases at fixed times with fixed noise."""
+
+    measure = "score"  # the negative loss: larger is better
+
+    def __init__(
+        self, run_config: GeneratorRunConfig, settings: DiffusionConfig, statistics: LatentStatistics,
+        autoencoder: JointAutoencoder, *, train: Sequence[Latents], held_out: Sequence[Latents],
+    ) -> None:  # fmt: skip
+        self.run_config, self.config, self.autoencoder = run_config, settings, autoencoder
+        self.train, self.held_out = train, held_out[: settings.validation_cases]
+        shift, scale = (np.array(v, dtype=np.float32) for v in (statistics.shift, statistics.scale))
+        self._shift, self._scale = (v[:, None, None, None] for v in (shift, scale))
+
+    def _normalised(self, path: Path) -> np.ndarray:
+        return (np.load(path) - self._shift) / self._scale
+
+    # --- training
+
+    def example(self, n: int) -> dict[str, np.ndarray]:
+        """Noisy latents ``z`` at the time ``t``, the ``target``, and the conditions that were not dropped."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, 0, n]))
+        case = self.train[int(rng.integers(len(self.train)))]
+        data = self._normalised(case.files[int(rng.integers(len(case.files)))])
+        choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
+        t = self._time(rng.random())
+        return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
+
+    def _time(self, part: float) -> float:
+        """``part`` (0 to 1) as a time of the schedule."""
+        if self.config.schedule == "rectified_flow":
+            return part
+        return (int(part * sampler.DDPM_STEPS) + 1) / sampler.DDPM_STEPS
+
+    def _question(self, data: np.ndarray, t: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        noise = rng.standard_normal(data.shape, np.float32)
+        z, target = noised(self.config.schedule, data, noise, t)
+        return {"z": z.astype(np.float32), "t": np.array(t, dtype=np.float32), "target": target.astype(np.float32)}
+
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean squared error of the prediction."""
+        return self._errors(network, batch).mean()
+
+    def _errors(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(N,) mean squared errors."""
+        predicted = network(batch["z"], batch["t"], batch["choices"], batch["numbers"])
+        return (predicted.float() - batch["target"]).square().flatten(1).mean(1)
+
+    # --- validation
+
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+        """The negative mean squared error with all conditions given; its parts are the errors at each time."""
+        table = np.zeros((len(self.held_out), len(VALIDATION_TIMES)))
+        for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
+            for column, question in enumerate(self._questions(index)):
+                batch = {name: fabric.to_device(torch.from_numpy(v)[None]) for name, v in question.items()}
+                with fabric.autocast():
+                    table[index, column] = float(self._errors(network, batch))
+        if fabric.world_size > 1:
+            gathered: Any = fabric.all_gather(torch.from_numpy(table))
+            table = gathered.sum(0).cpu().numpy()  # each case was judged by one rank only
+        parts = {f"error_at_{t:.2f}": float(e) for t, e in zip(VALIDATION_TIMES, table.mean(0), strict=True)}
+        return loop.Score(-float(table.mean()), parts)
+
+    def _questions(self, index: int) -> Iterator[dict[str, np.ndarray]]:
+        """The same for every validation: a held-out case at all times, with the noise of its number."""
+        case = self.held_out[index]
+        data = self._normalised(case.files[0])
+        rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, _VALIDATION, index]))
+        for part in VALIDATION_TIMES:
+            question = self._question(data, self._time(part), rng)
+            yield {**question, "choices": case.choices, "numbers": case.numbers}
+
+    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
+        """In three planes: the first held-out pair as its latent is decoded, and below one drawn for its conditions."""
+        case = self.held_out[0]
+        held_out = fabric.to_device(torch.from_numpy(self._normalised(case.files[0]))[None])
+        noise = fabric.to_device(sampler.noise(self.run_config.seed, 0, 0, held_out.shape))
+        choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (case.choices, case.numbers))
+        schedule = self.config.schedule
+        with fabric.autocast():
+            drawn = sampler.integrate(
+                sampler.guided(network, choices, numbers, 1.0), noise, solver=sampler.SOLVERS[schedule][0],
+                schedule=schedule, steps=_PANEL_STEPS,
+            )  # fmt: skip
+            image, labels = self._decoded(held_out)
+            drawn_image, drawn_labels = self._decoded(drawn)
+        return finetune.panel(image, labels, drawn_labels, predicted_image=drawn_image)
+
+    def _decoded(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Image (I, J, K) in 0..1 and labels (I, J, K) uint8 of normalised latents (1, C, I/4, J/4, K/4)."""
+        image, scores = self.autoencoder.decode(z * z.new_tensor(self._scale) + z.new_tensor(self._shift))
+        return image[0, 0].float().clamp(0, 1).cpu().numpy(), scores[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def dropped(
+    choices: np.ndarray, numbers: np.ndarray, rng: np.random.Generator, chance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The conditions, each made unknown with the ``chance``, and with the same chance all of them."""
+    every = rng.random() < chance
+    gone = rng.random(len(choices) + len(numbers)) < chance
+    gone |= every
+    unknown = np.where(gone[: len(choices)], -1, choices), np.where(gone[len(choices) :], np.nan, numbers)
+    return unknown[0].astype(np.int64), unknown[1].astype(np.float32)
+
+
+# --- the whole stage -----------------------------------------------------------------------------------------------
+
+
+def run_of(run: Path, prepared: store.Prepared, preset: str | None) -> GeneratorRunConfig:
+    """The configuration of a run whose autoencoder is trained, after a look whether preset and cases are the same.
+
+    Raises ConfigError, TrainingError.
+    """
+    stored = read_config(run)
+    wanted = {"preset": preset or stored.preset, "cases": len(prepared.cases), "cases_digest": prepared.digest}
+    config.check_same(stored, stored.model_copy(update=wanted))
+    read_latents(run)
+    return stored
+
+
+def train_diffusion(
+    run: Path, settings: DiffusionConfig, prepared: store.Prepared, known: Mapping[str, conditions.Conditions], *,
+    resume: bool, workers: int, preset: str | None = None, say: finetune.Say = print,
+) -> loop.State:  # fmt: skip
+    """Train the denoiser into ``run``, beside the autoencoder that was trained there; returns where it ended.
+
+    ``known``: the conditions of each case by its name. Raises TrainingError, ConfigError, DatasetError.
+    """
+    stored = run_of(run, prepared, preset)
+    statistics = read_latents(run)
+    if weights_digest(averaged_autoencoder(run)) != statistics.autoencoder:
+        raise loop.TrainingError(f"The autoencoder of {run} was trained on: resume its training to its end first.")
+    train, held_out = finetune.split(prepared.cases, stored.validation_part)
+    words = conditions.learned([known.get(case.name, {}) for case in train])
+    settings = settings.model_copy(update={
+        "choices": words.choices, "numbers": words.numbers, "autoencoder": statistics.autoencoder,
+        "conditions_digest": conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
+    })  # fmt: skip
+    run_config = stored.model_copy(update={"diffusion": settings})
+    _check_run(run, run_config, resume)
+    fabric = Fabric(
+        accelerator="auto", devices=settings.devices, num_nodes=settings.nodes, precision=run_config.precision
+    )
+    fabric.launch()
+    if fabric.is_global_zero:
+        config.write_config(run_config, run)
+    fabric.barrier()
+    autoencoder: Any = fabric.to_device(load_autoencoder(run, run_config.autoencoder))
+    held_out = held_out[: settings.validation_cases]
+    wanted = [(case, settings.variants) for case in train] + [(case, 1) for case in held_out]
+    files = encode_all(fabric, run, run_config, settings, autoencoder, wanted, say)
+    latents = [
+        Latents(case.name, paths, *words.encoded(known.get(case.name, {})))
+        for (case, _), paths in zip(wanted, files, strict=True)
+    ]
+    stage = DiffusionStage(
+        run_config, settings, statistics, autoencoder, train=latents[: len(train)], held_out=latents[len(train) :]
+    )
+    torch.manual_seed(run_config.seed)
+    network = build_network(ARCHITECTURE, settings.network_arguments)
+    if fabric.is_global_zero:
+        _introduce(network, stage, words, say)
+    return loop.train_network(
+        fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
+    )
+
+
+def _check_run(run: Path, wanted: GeneratorRunConfig, resume: bool) -> None:
+    """Refuse to mix a diffusion with another one: a stored configuration must be the one asked for."""
+    stored = read_config(run)
+    if not (run / NAME / loop.LAST).exists():
+        return
+    if not resume:
+        raise loop.TrainingError(f"{run} already holds a diffusion: go on with --resume, or choose another folder.")
+    config.check_same(stored, wanted)
+
+
+def _introduce(
+    network: torch.nn.Module, stage: DiffusionStage, words: conditions.Vocabulary, say: finetune.Say
+) -> None:
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    settings = stage.config
+    say(
+        f"{NAME}: {millions:.1f} M weights, {len(stage.train)} cases of {settings.variants} latents to learn from, "
+        f"{len(stage.held_out)} to validate on, {settings.steps} steps of {settings.batch} latents of "
+        f"{' x '.join(map(str, latent_shape(stage.run_config)[1:]))} voxels, {settings.schedule}."
+    )
+    shown = [f"{name} ({', '.join(values)})" for name, values in words.choices.items()]
+    shown += [f"{name} ({low:g} to {high:g})" for name, (low, high) in words.numbers.items()]
+    say(f"{NAME}: conditions: {'; '.join(shown) or 'none are known'}.")
