@@ -22,7 +22,7 @@ from . import anatomy, sampler
 from .cleanup import clean
 from .exchange import Cancelled, Progress
 from .networks import LATENT_STRIDE, load_networks
-from .package import SOLVERS, GeneratorSpec, ModelPackage, require_kind, shown
+from .package import GeneratorSpec, ModelPackage, require_kind, shown
 from .segmenter import SegmenterError, resolve_device
 from .volume import Volume, largest
 
@@ -80,8 +80,8 @@ def check_settings(
         raise GeneratorError(f"The steps must be from 1 to {MAX_STEPS}, not {steps}.")
     if not 0 <= guidance <= MAX_GUIDANCE:
         raise GeneratorError(f"The guidance must be from 0 to {MAX_GUIDANCE:g}, not {guidance:g}.")
-    if solver not in SOLVERS[spec.schedule]:
-        known = " or ".join(SOLVERS[spec.schedule])
+    if solver not in sampler.SOLVERS[spec.schedule]:
+        known = " or ".join(sampler.SOLVERS[spec.schedule])
         raise GeneratorError(f"The solver {shown(solver)!r} does not fit this package: choose {known}.")
     checked = {name: _condition(spec, name, value) for name, value in (conditions or {}).items()}
     order = [*spec.choices, *spec.numbers]
@@ -152,13 +152,8 @@ class Generator:
             if not 0 <= number <= MAX_SEED:
                 raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
         job = _Job(progress, cancelled)
-        with torch.inference_mode(), _same_bits():
-            try:
-                z = self._sample((seed, index, attempt), settings, job, preview)
-            except torch.cuda.OutOfMemoryError as error:
-                raise GeneratorError(
-                    "The GPU's memory is too small for this package: choose the device cpu."
-                ) from error
+        with torch.inference_mode(), _same_bits(), _memory_in_words():
+            z = self._sample((seed, index, attempt), settings, job, preview)
             job.step("decode", 0.0)
             image, scores, decoded = self._decode(z)
         job.step("clean", 0.0)
@@ -283,6 +278,21 @@ def _same_bits() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _memory_in_words() -> Iterator[None]:
+    """A full memory as a sentence: that of a GPU, or that of the computer, of which torch has an error of its own."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise GeneratorError("The GPU's memory is too small for this package: choose the device cpu.") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise GeneratorError(
+                "There is not enough memory for a pair of this package: close other programs."
+            ) from error
+        raise
 
 
 class _Job:

@@ -6,7 +6,7 @@ import typer
 
 from CardiacLDMLib import __version__
 
-from .commands import ablation, cohort, evaluate, package, segment, soundness, train
+from .commands import ablation, cohort, evaluate, fidelity, generate, package, segment, soundness, train
 
 app = typer.Typer(
     help="Label eight structures in cardiac CT, and train the networks that do it. Research use, not a medical device.",
@@ -30,11 +30,13 @@ def _root(
 
 
 app.command("segment")(segment.segment)
+app.command("generate")(generate.generate)
 app.command("cohort")(cohort.cohort)
 app.command("soundness")(soundness.soundness)
 app.command("contact-sheet")(soundness.contact_sheet)
 app.command("evaluate")(evaluate.evaluate)
 app.command("ablation")(ablation.ablation)
+app.command("fidelity")(fidelity.fidelity)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")
 

@@ -26,9 +26,11 @@ from CardiacLDMLib.package import (
 from . import loop
 from .config import NETWORKS, RunConfig, read_config
 from .evaluate import METRICS, Evaluation, table
+from .generator_config import GeneratorRunConfig
 
 #: Where a card given by the user is to hold the tables of figures.
 FIGURES_MARK = "<!-- figures -->"
+NO_FIGURES = "None measured yet."
 _METRIC_TITLES = {"dice": ("Dice", ""), "hd95_mm": ("HD95", "mm"), "nsd": ("NSD", "")}
 
 
@@ -48,10 +50,10 @@ class About(BaseModel):
     attribution: tuple[str, ...] = ()
 
 
-def read_about(path: Path) -> About:
-    """A JSON file with fields of :class:`About`. Raises :class:`PackageError`."""
+def read_about(path: Path, kind: type[About] = About) -> About:
+    """A JSON file with fields of :class:`About`; what it leaves out is as in ``kind``. Raises :class:`PackageError`."""
     try:
-        return About.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
@@ -81,18 +83,22 @@ def export_run(
     try:
         manifest = Manifest(
             name=name, version=about.version, kind="segmenter", title=about.title, summary=about.summary,
-            structures=this_anatomy(), networks=specs, training=_provenance(config, run, about, steps),
+            structures=this_anatomy(), networks=specs, training=provenance(config, run, about, steps),
             figures=[figure for evaluation in evaluations for figure in _figures(evaluation)], licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
-    text = _with_figures(card, evaluations) if card is not None else _card(manifest, evaluations)
+    figures = _tables(evaluations)
+    text = with_figures(card, figures) if card is not None else plain_card(manifest, figures)
     return write_package(folder, manifest, weights, text, replace=replace)
 
 
-def _provenance(config: RunConfig, run: Path, about: About, steps: dict[str, int]) -> Provenance:
-    trained = max((run / role / loop.BEST).stat().st_mtime for role in NETWORKS)
+def provenance(
+    config: RunConfig | GeneratorRunConfig, run: Path, about: About, steps: dict[str, int]
+) -> Provenance:  # fmt: skip
+    """Where the weights of a run come from; ``steps`` by network."""
+    trained = max((run / role / loop.BEST).stat().st_mtime for role in steps)
     configuration: dict[str, Any] = json.loads(config.model_dump_json())
     return Provenance(
         data=about.data, cases=config.cases, seed=config.seed, steps=steps, code_version=__version__,
@@ -121,16 +127,16 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
 # --- the model card ------------------------------------------------------------------------------------------------
 
 
-def _with_figures(card: str, evaluations: Sequence[Evaluation]) -> str:
-    tables = _tables(evaluations)
+def with_figures(card: str, figures: str) -> str:
+    """A card given by the user, with ``figures`` (Markdown) where it wants them, or at its end."""
     if FIGURES_MARK in card:
-        return card.replace(FIGURES_MARK, tables)
-    return f"{card.rstrip()}\n\n## Figures\n\n{tables}\n"
+        return card.replace(FIGURES_MARK, figures)
+    return f"{card.rstrip()}\n\n## Figures\n\n{figures}\n"
 
 
 def _tables(evaluations: Sequence[Evaluation]) -> str:
     if not evaluations:
-        return "None measured yet."
+        return NO_FIGURES
     parts = []
     for evaluation in evaluations:
         failed = f", {len(evaluation.failed)} not scored" if evaluation.failed else ""
@@ -141,11 +147,12 @@ def _tables(evaluations: Sequence[Evaluation]) -> str:
     return "\n\n".join(parts)
 
 
-def _card(manifest: Manifest, evaluations: Sequence[Evaluation]) -> str:
+def plain_card(manifest: Manifest, figures: str, more: str = "") -> str:
+    """A model card written from the manifest: ``figures`` in Markdown, and ``more`` on how the networks work."""
     training = manifest.training
     networks = "\n".join(
-        f"- **{role}**: {spec.architecture} at {spec.spacing_mm:g} mm, patches of "
-        f"{' x '.join(map(str, spec.patch))} voxels, {training.steps[role]} steps"
+        f"- **{role}**: {spec.architecture} at {spec.spacing_mm:g} mm, on {' x '.join(map(str, spec.patch))} "
+        f"voxels, {training.steps[role]} steps"
         for role, spec in manifest.networks.items()
     )
     attribution = "\n".join(f"- {line}" for line in manifest.attribution) or "None."
@@ -163,10 +170,10 @@ def _card(manifest: Manifest, evaluations: Sequence[Evaluation]) -> str:
 {training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
 
 {networks}
-
+{more}
 ## Figures
 
-{_tables(evaluations)}
+{figures}
 
 ## Licence and attribution
 

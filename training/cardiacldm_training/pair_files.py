@@ -1,4 +1,4 @@
-"""Synthetic pairs on disk: ``DIR/generation.json`` and ``DIR/pair_0000/`` with the four :data:`FILES` of each pair.
+"""Synthetic pairs on disk: a folder ``pair_NNNN`` with four :data:`FILES` each, shared settings, contact sheets.
 
 A pair's folder is made aside and renamed when its files are on the disk: it is whole or absent. A folder that was
 begun is continued with the same settings only, by one run at a time.
@@ -19,11 +19,11 @@ from typing import Any
 
 from CardiacLDMLib.generator import Pair, Settings
 from CardiacLDMLib.package import ModelPackage
-from CardiacLDMLib.volume import VolumeError, write_volume, written_aside
+from CardiacLDMLib.volume import VolumeError, read_volume, write_volume, written_aside
 
-from .pair_pictures import draw_overview, write_png
+from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_png
 
-SETTINGS = "generation.json"
+SETTINGS, SHEET = "generation.json", "contact_sheet.png"
 #: CT and labels bear the names under which training and evaluation look for cases.
 IMAGE, LABELS, PROVENANCE, OVERVIEW = FILES = ("ct.nii.gz", "labels.nii.gz", "provenance.json", "overview.png")
 _PART = ".part-"
@@ -127,9 +127,38 @@ def write_pair(pair: Pair, out: Path) -> int:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except (OSError, VolumeError) as error:
-        why = str(error).rstrip(".") if isinstance(error, VolumeError) else error.strerror or str(error)
-        raise PairsError(f"{folder.name} could not be written: {why}.") from error
+        raise PairsError(f"{folder.name} could not be written: {_why(error)}.") from error
     return size
+
+
+def read_pair(out: Path, index: int) -> Pair:
+    """A pair as it was written. Raises ``VolumeError`` or :class:`PairsError`."""
+    folder = pair_folder(out, index)
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PairsError(f"{folder.name}/{PROVENANCE} cannot be read.") from error
+    return Pair(read_volume(folder / IMAGE), read_volume(folder / LABELS), provenance)
+
+
+def write_sheets(out: Path, count: int) -> list[Path]:
+    """Contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
+
+    Raises :class:`PairsError`.
+    """
+    paths = []
+    try:
+        for page, start in enumerate(range(0, count, SHEET_PAIRS), start=1):
+            indices = range(start, min(start + SHEET_PAIRS, count))
+            paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
+            write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
+    except (OSError, VolumeError) as error:
+        raise PairsError(f"The contact sheet could not be made: {_why(error)}.") from error
+    return paths
+
+
+def _why(error: OSError | VolumeError) -> str:
+    return str(error).rstrip(".") if isinstance(error, VolumeError) else error.strerror or str(error)
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:

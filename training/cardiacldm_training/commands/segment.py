@@ -79,7 +79,7 @@ def segment(
     done = 0
     if cases:
         segmenter = _segmenter(model, device)
-        with _stop_when_asked(console) as cancelled:
+        with stop_when_asked(console) as cancelled:
             run = _Run(segmenter, out, quality, console, cancelled, len(cases))
             done, failed, stopped = run.all(cases)
             refused += failed
@@ -314,7 +314,7 @@ def _lines(console: Console, label: str) -> Callable[[Progress], None]:
 
 
 @contextlib.contextmanager
-def _stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
+def stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
     """Tells whether Ctrl-C (or SIGTERM) came: the job then stops at its next step. A second one stops it at once."""
     asked = False
 

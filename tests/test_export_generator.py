@@ -1,0 +1,114 @@
+"""From a generator's run to its package: weights, the scale of latents, conditions, card, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cardiacldm_training import autoencoder, diffusion, loop
+from cardiacldm_training.cli import app
+from cardiacldm_training.config import write_config
+from cardiacldm_training.export import FIGURES_MARK
+from cardiacldm_training.export_generator import export_generator
+from cardiacldm_training.generator_config import GeneratorRunConfig
+from CardiacLDMLib.generator import Generator
+from CardiacLDMLib.networks import build_network, load_networks
+from CardiacLDMLib.package import open_package
+from helpers_generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
+
+TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
+
+
+def write_run(run: Path) -> Path:
+    """A finished run as training leaves it, with random weights."""
+    networks = tiny_generator_manifest().networks
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for role, spec in networks.items():
+        torch.manual_seed(len(role))
+        states[role] = build_network(spec.architecture, spec.arguments).state_dict()
+        (run / role).mkdir(parents=True)
+        averaged = {f"module.{name}": value for name, value in states[role].items()} | {"n_averaged": torch.tensor(1)}
+        torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / loop.BEST)
+    digest = autoencoder.weights_digest(states["autoencoder"])
+    latents = {"shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest}
+    (run / "autoencoder" / autoencoder.LATENTS_FILE).write_text(json.dumps(latents))
+    arguments = dict(networks["diffusion"].arguments)
+    del arguments["choices"], arguments["numbers"]
+    write_config(GeneratorRunConfig.model_validate({
+        "preset": "test", "seed": 3, "cases": 6, "cases_digest": "0", "grid": GRID, "spacing_mm": SPACING_MM,
+        "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
+        "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
+                      "autoencoder": digest},
+    }), run)  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def command(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, ["train", "export", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> None:
+    result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts")
+    assert result.exit_code == 0, result.output
+    package = open_package(tmp_path / "hearts")
+    spec, manifest = package.manifest.generator, package.manifest
+    assert spec is not None
+    assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
+    assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
+    assert (spec.schedule, spec.solver, spec.steps) == ("rectified_flow", "euler", 20)
+    assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
+    assert manifest.training.cases == 6
+    assert manifest.title == "Synthetic cardiac CT with labels"
+    assert "checkpointed" not in manifest.networks["autoencoder"].arguments
+    card = (tmp_path / "hearts" / "README.md").read_text()
+    for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "None measured yet."):
+        assert words in card
+    weights = autoencoder.averaged_autoencoder(finished)
+    for name, value in load_networks(package)["autoencoder"].state_dict().items():
+        np.testing.assert_allclose(value, weights[name], atol=1e-3)
+    assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
+
+
+def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text('{"licence": "CC-BY-4.0"}')
+    (tmp_path / "card.md").write_text(f"# Mine\n\n{FIGURES_MARK}\n")
+    options = ("--about", tmp_path / "about.json", "--card", tmp_path / "card.md")
+    assert command(finished, "--out", tmp_path / "hearts", "--name", "hearts", *options).exit_code == 0
+    manifest = open_package(tmp_path / "hearts").manifest
+    assert (manifest.licence, manifest.title) == ("CC-BY-4.0", "Synthetic cardiac CT with labels")
+    assert (tmp_path / "hearts" / "README.md").read_text() == "# Mine\n\nNone measured yet.\n"
+
+
+def test_unfinished_runs_and_figures_of_segmenters_are_refused(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    result = command(run, "--out", tmp_path / "out", "--name", "hearts", "--evaluation", tmp_path)
+    assert "figures of a segmenter" in result.output
+    content = json.loads((run / "config.json").read_text())
+    for changes, message in (
+        ({"diffusion": {**content["diffusion"], "autoencoder": "0"}}, "was trained on after its diffusion"),
+        ({"diffusion": None}, "has no diffusion yet"),
+    ):
+        (run / "config.json").write_text(json.dumps({**content, **changes}))
+        with pytest.raises(loop.TrainingError, match=message):
+            export_generator(run, tmp_path / "out", "hearts")
+    (run / "config.json").write_text(json.dumps(content))
+    (run / diffusion.NAME / loop.BEST).unlink()
+    result = command(run, "--out", tmp_path / "out", "--name", "hearts")
+    assert result.exit_code == 1
+    assert "There is no checkpoint" in result.output
+    assert not (tmp_path / "out").exists()

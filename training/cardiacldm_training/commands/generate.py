@@ -1,0 +1,303 @@
+"""``cardiacldm generate``: draw pairs of synthetic CT and labels with a generator package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
+
+import typer
+
+from CardiacLDMLib.exchange import STAGES, Cancelled, Progress
+
+from .segment import FAILED, STOPPED, UNUSABLE, stop_when_asked
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from rich.console import Console
+
+    from CardiacLDMLib.generator import Generator, Settings
+    from CardiacLDMLib.package import ModelPackage
+
+#: More than this is drawn only by someone who said --yes.
+LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
+
+Result = TypeVar("Result")
+
+
+def generate(
+    *,
+    package: Annotated[str, typer.Option("--package", help="Generator package: a name or a folder.")],
+    count: Annotated[int, typer.Option(min=1, help="How many pairs; those that are there already count.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pairs; an unfinished one is continued.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same pairs.")] = 0,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="name=value, such as sex=female; may be repeated. What is not given is left to chance."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps from noise to pair; the package's if not given.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly conditions lead: 1 as trained; the package's if not given.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="euler or heun, ddim or ddpm, as the package allows.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, which share the folder.")] = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on even if it takes over an hour or 10 GB.")] = False,
+) -> None:
+    """Draw synthetic pairs of cardiac CT (int16 HU) and labels. Research use, not a medical device.
+
+    Each pair is a folder pair_NNNN with ct.nii.gz, labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7, LAA 8),
+    provenance.json and overview.png; contact_sheet.png shows them all. Stopped or killed, it goes on when repeated.
+    """
+    # Threads that wait asleep, not spinning: read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from rich.console import Console
+
+    from CardiacLDMLib.generator import GeneratorError, check_settings
+    from CardiacLDMLib.package import PackageError, find_package, require_kind
+
+    from ..pair_files import PairsError
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    try:
+        model = find_package(package)
+        require_kind(model, "generator")
+        assert model.manifest.generator is not None  # the manifest of every generator has it
+        settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
+        fabric = _launched(device, devices, nodes)
+        with stop_when_asked(console) as cancelled:
+            run = _Run(_generator(model, fabric), seed, settings, count, out, fabric, console, cancelled)
+            code = run.all(yes)
+    except (PackageError, GeneratorError, PairsError) as error:
+        _give_up(error)
+    if code:
+        raise typer.Exit(code)
+
+
+def _give_up(error: Exception) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(UNUSABLE)
+
+
+def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
+    """Conditions as typed. Raises :class:`GeneratorError` for what is no name=value, or comes twice."""
+    from CardiacLDMLib.generator import GeneratorError
+
+    found: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise GeneratorError(f"A condition is written as name=value, not {text!r}.")
+        if name in found:
+            raise GeneratorError(f"The condition {name} is given twice.")
+        found[name] = value
+    return found
+
+
+def _launched(device: str, devices: int, nodes: int) -> Fabric:
+    """One process for each device. Raises :class:`GeneratorError` for devices that are not there."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    from CardiacLDMLib.generator import GeneratorError
+    from CardiacLDMLib.segmenter import SegmenterError, resolve_device
+
+    try:
+        kind, _, number = resolve_device(device).partition(":")
+        if kind == "cuda" and devices > 1:
+            resolve_device(f"cuda:{devices - 1}")
+    except SegmenterError as error:
+        raise GeneratorError(str(error)) from error
+    if ":" in device and devices > 1:
+        raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
+    # Processes only meet at the beginning and the end, which may be days apart.
+    strategy = DDPStrategy(timeout=timedelta(days=365)) if devices * nodes > 1 else "auto"
+    chosen = [int(number)] if kind == "cuda" and devices == 1 else devices
+    fabric = Fabric(accelerator=kind, devices=chosen, num_nodes=nodes, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
+    from CardiacLDMLib.generator import Generator
+
+    return Generator(model, str(fabric.device))
+
+
+# --- the pairs -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """One process's part of a call; processes share the work, and the first one looks after the folder."""
+
+    generator: Generator
+    seed: int
+    settings: Settings
+    count: int
+    out: Path
+    fabric: Fabric
+    console: Console
+    cancelled: Callable[[], bool]
+
+    def all(self, yes: bool) -> int:
+        """Draw what is missing; returns the exit code."""
+        from ..pair_files import finished, opened, record
+
+        with contextlib.ExitStack() as held:
+            wanted = record(self.generator.package, self.seed, self.settings)
+            self._first(lambda: held.enter_context(opened(self.out, wanted)))
+            done = self._first(lambda: finished(self.out, self.count))
+            try:
+                done |= self._first(partial(self._try_one, done, yes))
+                code = self._worst(self._share(done))
+            except Cancelled:
+                code = STOPPED
+            if not code:
+                self._first(self._sheets)
+            if self.fabric.is_global_zero:
+                _tell(code, len(finished(self.out, self.count)), self.count, self.out)
+        return code
+
+    def _first(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns in the first process, or its error, in all of them."""
+        outcome: tuple[Any, Exception | None] = (None, None)
+        if self.fabric.is_global_zero:
+            try:
+                outcome = (work(), None)
+            except (ValueError, Cancelled) as error:
+                outcome = (None, error)
+        result, error = self.fabric.broadcast(outcome)
+        if error is not None:
+            raise error
+        return cast(Result, result)
+
+    def _worst(self, code: int) -> int:
+        """The largest exit code of all processes."""
+        import torch
+
+        codes: Any = self.fabric.all_gather(torch.tensor(code))
+        return int(codes.max())
+
+    def _try_one(self, done: set[int], yes: bool) -> set[int]:
+        """Draw the first missing pair, and see from it what all will take. Raises :class:`PairsError` if too much."""
+        missing = self.count - len(done)
+        if not missing:
+            return set()
+        index = next(iter(self._missing(done)))
+        seconds, size = self._draw(index, 1 + len(done))
+        more = missing - 1
+        seconds *= more / self.fabric.world_size
+        _check_effort(self.out, more, seconds, size * more, yes)
+        if more:
+            self.console.print(f"{_pairs(more)} more: about {_duration(seconds)} and {_size(size * more)}.")
+        return {index}
+
+    def _missing(self, done: set[int]) -> Iterator[int]:
+        return (index for index in range(self.count) if index not in done)
+
+    def _share(self, done: set[int]) -> int:
+        """Draw every pair that falls to this process; returns its exit code."""
+        from CardiacLDMLib.generator import GeneratorError
+
+        from ..pair_files import PairsError
+
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        try:
+            for number, index in enumerate(islice(self._missing(done), rank, None, world)):
+                self._draw(index, 1 + len(done) + rank + number * world)
+        except (GeneratorError, PairsError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            return FAILED
+        except (Cancelled, KeyboardInterrupt):
+            return STOPPED
+        return 0
+
+    def _draw(self, index: int, number: int) -> tuple[float, int]:
+        """One pair, drawn and written; its seconds and bytes."""
+        from ..pair_files import pair_folder, write_pair
+
+        began = time.perf_counter()
+        name, settings = pair_folder(self.out, index).name, self.settings
+        with _shown(self.console, f"{name} ({number} of {self.count})") as progress:
+            pair = self.generator.generate(
+                self.seed, index, settings.conditions, steps=settings.steps, guidance=settings.guidance,
+                solver=settings.solver, progress=progress, cancelled=self.cancelled,
+            )  # fmt: skip
+            size = write_pair(pair, self.out)
+        seconds = time.perf_counter() - began
+        self.console.print(f"{name} ({number} of {self.count}): {seconds:.1f} s, {_size(size)}")
+        return seconds, size
+
+    def _sheets(self) -> None:
+        from ..pair_files import write_sheets
+
+        write_sheets(self.out, self.count)
+
+
+def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
+    """Raises :class:`PairsError` if the disk will not do, or nobody has agreed to so long a run."""
+    from ..pair_files import PairsError
+
+    free = shutil.disk_usage(out).free
+    takes = f"{_pairs(pairs)} more would take about {_duration(seconds)} and {_size(size)}"
+    if size > free:
+        raise PairsError(f"{takes}, but {out.name} has {_size(free)} free: make room, or ask for fewer.")
+    if not yes and (seconds > LONG_SECONDS or size > LARGE_BYTES):
+        raise PairsError(f"{takes}: repeat with --yes to go on from here, or ask for fewer.")
+
+
+def _tell(code: int, finished: int, count: int, out: Path) -> None:
+    """The last line."""
+    if not code:
+        typer.echo(f"{_pairs(count)} in {out}. They are synthetic: no patient is in them.")
+        return
+    stopped = "Stopped. " if code == STOPPED else ""
+    typer.echo(f"{stopped}{finished} of {_pairs(count)} are finished and whole; repeat to go on from there.", err=True)
+
+
+@contextlib.contextmanager
+def _shown(console: Console, label: str) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar for a pair, where somebody watches."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(label, total=100)
+
+        def update(step: Any) -> None:
+            bar.update(task, description=f"{label}: {STAGES.get(step.stage, step.stage)}", completed=step.step)
+
+        yield update
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that gives a handy number."""
+    units = (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    for unit, length in units:
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(size: float) -> str:
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= length:
+            return f"{size / length:,.1f} {unit}"
+    return f"{size / 1e3:.0f} kB"

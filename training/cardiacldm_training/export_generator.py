@@ -1,0 +1,124 @@
+"""From a generator's training run to a model package: both networks, its latents' scale, the conditions it learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from CardiacLDMLib.package import (
+    GeneratorSpec,
+    Manifest,
+    ModelPackage,
+    NetworkSpec,
+    PackageError,
+    first_problem,
+    write_package,
+)
+from CardiacLDMLib.sampler import SOLVERS
+
+from . import autoencoder, diffusion, loop
+from .config import CONFIG_FILE
+from .export import NO_FIGURES, About, plain_card, provenance, with_figures
+from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
+
+#: Of an autoencoder's arguments, what matters in training only.
+_TRAINING_ONLY = {"checkpointed"}
+
+
+class GeneratorAbout(About):
+    """What only people know about a generator package."""
+
+    title: str = "Synthetic cardiac CT with labels"
+    summary: str = "Draws cardiac CT that shows no patient, together with the labels of eight structures."
+    data: str = "Labelled cardiac CT."
+
+
+def is_generator_run(run: Path) -> bool:
+    """Whether a folder holds the run of a generator, as far as its configuration says."""
+    try:
+        return "autoencoder" in json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def export_generator(
+    run: Path, folder: Path, name: str, *, about: About | None = None, card: str | None = None, replace: bool = False
+) -> ModelPackage:
+    """Write the run's networks as the package ``name`` to ``folder`` and verify it.
+
+    ``card`` as in :func:`export.export_run`. Raises ConfigError, TrainingError or PackageError.
+    """
+    about = about or GeneratorAbout()
+    config = read_config(run)
+    settings = _diffusion(run, config)
+    weights = {
+        "autoencoder.safetensors": autoencoder.averaged_autoencoder(run),
+        "diffusion.safetensors": loop.averaged_weights(run / diffusion.NAME / loop.BEST),
+    }
+    steps = {role: int(loop.load_checkpoint(run / role / loop.BEST)["state"]["step"]) for role in NETWORKS}
+    try:
+        manifest = Manifest(
+            name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
+            networks=_networks(config, settings), generator=_spec(run, settings),
+            training=provenance(config, run, about, steps), figures=[], licence=about.licence,
+            intended_use=about.intended_use, attribution=list(about.attribution),
+        )  # fmt: skip
+    except ValidationError as error:
+        raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
+    text = plain_card(manifest, NO_FIGURES, _sampling(manifest)) if card is None else with_figures(card, NO_FIGURES)
+    return write_package(folder, manifest, weights, text, replace=replace)
+
+
+def _diffusion(run: Path, config: GeneratorRunConfig) -> DiffusionConfig:
+    """The settings of the run's diffusion, if it was trained on the latents of the run's autoencoder."""
+    if config.diffusion is None:
+        raise loop.TrainingError(f"{run} has no diffusion yet: train it first.")
+    if autoencoder.weights_digest(autoencoder.averaged_autoencoder(run)) != config.diffusion.autoencoder:
+        raise loop.TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
+    return config.diffusion
+
+
+def _networks(config: GeneratorRunConfig, settings: DiffusionConfig) -> dict[str, NetworkSpec]:
+    kept = {name: value for name, value in config.autoencoder.arguments.items() if name not in _TRAINING_ONLY}
+    parts = {
+        "autoencoder": (autoencoder.ARCHITECTURE, kept),
+        "diffusion": (diffusion.ARCHITECTURE, settings.network_arguments),
+    }
+    return {
+        role: NetworkSpec(
+            architecture=architecture, arguments=arguments, weights=f"{role}.safetensors", patch=config.grid,
+            spacing_mm=config.spacing_mm, window_hu=config.window_hu,
+        )
+        for role, (architecture, arguments) in parts.items()
+    }  # fmt: skip
+
+
+def _spec(run: Path, settings: DiffusionConfig) -> GeneratorSpec:
+    latents = autoencoder.read_latents(run)
+    return GeneratorSpec(
+        schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
+        choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
+        solver=SOLVERS[settings.schedule][0],
+    )  # fmt: skip
+
+
+def _sampling(manifest: Manifest) -> str:
+    """What the card says of conditions and sampling."""
+    spec = manifest.generator
+    assert spec is not None  # it is a generator's
+    known = [f"- **{name}**: {', '.join(values)}" for name, values in spec.choices.items()]
+    known += [f"- **{name}**: {low:g} to {high:g}" for name, (low, high) in spec.numbers.items()]
+    conditions = "\n".join(known) or "None."
+    return f"""
+## Conditions
+
+Each may be left out.
+
+{conditions}
+
+## Sampling
+
+{spec.schedule}; if nothing else is asked for, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
+"""
