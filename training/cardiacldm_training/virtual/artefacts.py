@@ -22,6 +22,8 @@ COARSE_MM = 3.0
 #: Attenuation of water at the energies of a CT, per mm.
 WATER = 0.0195
 ANGLES = 72
+#: Attenuation of metal or dense blood along one ray beyond which its misfit grows no more.
+DEEPEST = 0.15
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def of_projections(
     # Dense blood that moves and metal do not fit from one projection to the next.
     misfit = ndimage.gaussian_filter(rng.standard_normal((ANGLES, 1, depth)), (1.2, 0, 0.7), mode="wrap")
     misfit *= 1.8 * protocol.streaks / misfit.std()
-    error = -hardening * np.square(dense) + misfit.astype(np.float32) * heavy
+    unfit = DEEPEST * np.tanh(heavy / DEEPEST)  # a pool of dense blood changes at its rim, not all through
+    error = -hardening * np.square(dense) + misfit.astype(np.float32) * unfit
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)
     error += starved * rng.standard_normal(error.shape, dtype=np.float32)

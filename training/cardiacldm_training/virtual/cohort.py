@@ -32,7 +32,7 @@ from .templates import AnatomyError, read_template, template_files
 
 #: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine; 2 had
 #: one kind of scanner and none of the structures that confuse a network; 3 named implants that the scan did not hold.
-FORMAT = 5
+FORMAT = 6
 #: What a case of 1.5 mm takes on disk, about, MB.
 CASE_MB = 9.0
 
