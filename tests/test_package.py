@@ -37,6 +37,8 @@ from CardiacLDMLib.package import (
     verify_package,
     write_package,
 )
+from CardiacLDMLib.segmenter import Segmenter
+from helpers_generator_package import write_tiny_generator
 from helpers_package import tiny_manifest, write_tiny_package
 
 Attack = Callable[[Path], None]
@@ -303,6 +305,110 @@ def test_schema_agrees_with_a_written_manifest(tiny: Path) -> None:
     validator.validate(manifest)
     spec(manifest)["arguments"]["channels"] = [10**9, 8]
     assert not validator.is_valid(manifest)
+
+
+# --- generators ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid generator package that no test changes."""
+    return write_tiny_generator(tmp_path_factory.mktemp("generators") / "tiny-generator")
+
+
+def test_a_generator_is_imported_and_shown(tiny_generator: Path, tiny: Path) -> None:
+    installed = cli("import", tiny_generator)
+    assert installed.exit_code == 0, installed.output
+    assert "cardiacldm generate --package tiny-generator" in installed.stdout
+    card = cli("show", "tiny-generator").stdout
+    for expected in ("generator", "autoencoder", "diffusion", "sex: female, male", "spacing_mm: 1 to 3"):
+        assert expected in card
+    assert cli("import", tiny).exit_code == 0
+    assert {"tiny", "tiny-generator"} <= set(packages.known_packages())
+    assert "tiny-generator" not in packages.known_packages("segmenter")
+    assert "tiny" not in packages.known_packages("generator")
+    (packages.user_packages_dir() / "tiny" / MANIFEST).write_text("{")
+    assert "tiny" in packages.known_packages("segmenter")  # to be refused in words when it is opened
+
+
+def test_each_kind_does_its_own_work_only(tiny_generator: Path, tiny: Path) -> None:
+    with pytest.raises(
+        PackageError, match="tiny-generator is a generator package, which generates pairs .*: choose one"
+    ):
+        Segmenter(open_package(tiny_generator), "cpu")
+    with pytest.raises(PackageError, match="tiny is a segmenter package, which labels scans: choose one"):
+        packages.require_kind(open_package(tiny), "generator")
+
+
+def test_older_programs_still_read_new_segmenters(tiny: Path, tiny_generator: Path) -> None:
+    assert "generator" not in json.loads((tiny / MANIFEST).read_text())
+    manifest = json.loads((tiny_generator / MANIFEST).read_text())
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(manifest)
+    assert list(manifest["generator"]["choices"]) == ["sex", "implant"]  # the network's order
+
+
+def set_generator(**changes: Any) -> Attack:
+    return lambda folder: edit(folder, lambda m: m["generator"].update(changes))
+
+
+def set_both(**changes: Any) -> Attack:
+    return lambda folder: edit(folder, lambda m: [spec.update(changes) for spec in m["networks"].values()])
+
+
+def set_network(role: str, **changes: Any) -> Attack:
+    return lambda folder: edit(folder, lambda m: m["networks"][role].update(changes))
+
+
+def as_labelling(folder: Path) -> None:
+    unet = {"architecture": "unet", "arguments": {"channels": [4, 8], "strides": [2]}}
+    edit(folder, lambda m: m["networks"]["autoencoder"].update(unet))
+
+
+GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
+    "nothing said": (set_manifest(generator=None), "the entry generator belongs to packages of the kind generator"),
+    "unknown schedule": (set_generator(schedule="cosine"), "generator.schedule"),
+    "solver of another schedule": (set_generator(solver="ddim"), "the solver ddim does not fit the schedule rectified"),
+    "scale zero": (set_generator(latent_scale=[1, 1, 0, 1]), "generator.latent_scale.2"),
+    "shift no number": (set_generator(latent_shift=[0, 0, 0, float("inf")]), "generator.latent_shift.3"),
+    "shift too short": (set_generator(latent_shift=[0, 0, 0]), "must be equally long"),
+    "latents too few": (set_generator(latent_shift=[0], latent_scale=[1]), "agree in the number of latent channels"),
+    "value twice": (set_generator(choices={"sex": ["female"] * 2, "implant": ["none", "leads"]}), "a value twice"),
+    "value too many": (set_generator(choices={"sex": ["a", "b", "c"], "implant": ["none", "leads"]}), "as many values"),
+    "choice too few": (set_generator(choices={"sex": ["female", "male"]}), "as many values as each"),
+    "number too many": (set_generator(numbers={"a": [0, 1], "b": [0, 1], "c": [0, 1]}), "the network's numbers must"),
+    "range upside down": (set_generator(numbers={"a": [1, 0], "b": [0, 1]}), "the lower end of the condition a"),
+    "choice and number": (set_generator(numbers={"sex": [0, 1], "b": [0, 1]}), "cannot be both a choice and a number"),
+    "name with markup": (set_generator(numbers={"<b>": [0, 1], "b": [0, 1]}), "it is not written as it must be"),
+    "steps without end": (set_generator(steps=10**9), "generator.steps"),
+    "unknown entry": (set_generator(guidance_scale=2.0), "generator.guidance_scale: there is no such entry"),
+    "networks on two grids": (set_network("diffusion", patch=[16, 16, 32]), "must agree in patch"),
+    "networks at two spacings": (set_network("diffusion", spacing_mm=2.0), "must agree in spacing_mm"),
+    "autoencoder that labels": (as_labelling, "the architecture unet cannot be the network autoencoder"),
+    "grid that does not divide": (set_both(patch=[18, 16, 16]), "it cannot work on a patch of 18 x 16 x 16 voxels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", GENERATOR_ATTACKS)
+def test_attack_on_a_generator(attack: str, tiny_generator: Path, tmp_path: Path) -> None:
+    change, sentence = GENERATOR_ATTACKS[attack]
+    copy = Path(shutil.copytree(tiny_generator, tmp_path / "tiny-generator"))
+    change(copy)
+    with pytest.raises(PackageError) as caught:
+        verify_package(copy)
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_segmenter_with_a_generators_entry_is_refused(copy: Path, tiny_generator: Path) -> None:
+    entry = json.loads((tiny_generator / MANIFEST).read_text())["generator"]
+    set_manifest(generator=entry)(copy)
+    with pytest.raises(PackageError, match="the entry generator belongs to packages of the kind generator"):
+        open_package(copy)
+    autoencoder = json.loads((tiny_generator / MANIFEST).read_text())["networks"]["autoencoder"]
+    labelling = {name: {**autoencoder, "weights": f"{name}.safetensors"} for name in ("locator", "segmenter")}
+    edit(copy, lambda m: (m.pop("generator"), m.update(networks=labelling)))
+    with pytest.raises(PackageError, match="the architecture joint_autoencoder cannot be the network locator"):
+        open_package(copy)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
