@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -362,6 +363,20 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(VolumeError, match="could not be written"):
         write_volume(Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "file" / "labels.nii.gz")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_disk_that_is_full_is_noticed(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = sitk.WriteImage
+
+    def cut_short(image: sitk.Image, path: str, compress: bool) -> None:  # ITK's NIfTI writer does not look
+        write(image, path, compress)
+        os.truncate(path, os.path.getsize(path) - 9)
+
+    monkeypatch.setattr(sitk, "WriteImage", cut_short)
+    with pytest.raises(VolumeError, match=f"ct{ending} could not be written: is the disk full"):
+        write_volume(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / f"ct{ending}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_values_of_all_structures_fit_the_labels() -> None:

@@ -508,8 +508,20 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     with written_aside(path) as part:
         try:
             sitk.WriteImage(to_sitk(volume), str(part), True)
-        except RuntimeError as error:
+            _check_written(part)
+        except (RuntimeError, VolumeError) as error:
             raise VolumeError(f"{Path(path).name} could not be written: is the disk full or read-only?") from error
+
+
+def _check_written(path: Path) -> None:
+    """Refuse a NIfTI file that ends too early: ITK says nothing of a disk that is full."""
+    import SimpleITK as sitk
+
+    if path.name.endswith((".nii", ".nii.gz")):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        _check_length(path, reader)
 
 
 @contextlib.contextmanager
