@@ -14,6 +14,7 @@ from CardiacLDMLib.package import (
     NetworkSpec,
     PackageError,
     first_problem,
+    this_anatomy,
     write_package,
 )
 from CardiacLDMLib.sampler import SOLVERS
@@ -61,7 +62,7 @@ def export_generator(
     try:
         manifest = Manifest(
             name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
-            networks=_networks(config, settings), generator=_spec(run, settings),
+            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings),
             training=provenance(config, run, about, steps), figures=[], licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip

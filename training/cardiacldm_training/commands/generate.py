@@ -106,7 +106,7 @@ def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
 def _launched(device: str, devices: int, nodes: int) -> Fabric:
     """One process for each device. Raises :class:`GeneratorError` for devices that are not there."""
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.strategies.ddp import DDPStrategy
 
     from CardiacLDMLib.generator import GeneratorError
     from CardiacLDMLib.segmenter import SegmenterError, resolve_device
@@ -176,9 +176,9 @@ class _Run:
                 outcome = (work(), None)
             except (ValueError, Cancelled) as error:
                 outcome = (None, error)
-        result, error = self.fabric.broadcast(outcome)
-        if error is not None:
-            raise error
+        result, failure = self.fabric.broadcast(outcome)
+        if failure is not None:
+            raise failure
         return cast(Result, result)
 
     def _worst(self, code: int) -> int:
