@@ -14,8 +14,7 @@ from CardiacLDMLib.volume import AIR_HU, Volume, VolumeError, read_volume
 from .. import finetune, store
 from ..augment import box
 from ..datasets.folders import CaseFiles
-
-_HEART = [anatomy.VALUE[name] for name in anatomy.HEART]
+from ..pairs import heart_centre
 
 
 class FidelityError(ValueError):
@@ -35,9 +34,6 @@ class View:
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -self.spacing_mm * (np.array(self.grid) - 1) / 2
         return affine
-
-    def __str__(self) -> str:
-        return f"{' x '.join(map(str, self.grid))} voxels of {self.spacing_mm:g} mm"
 
 
 #: What pairs of different grids are compared on: the demo preset's grid.
@@ -80,7 +76,7 @@ class Source:
 
     def __getitem__(self, index: int) -> Pair:
         case = self.cases[index]
-        hu, labels = on_grid(np.asarray(case.image), np.asarray(case.labels), self.view.grid)
+        hu, labels = on_grid(case, self.view.grid)
         return Pair(self.names[index], hu, labels, self.view)
 
 
@@ -113,14 +109,11 @@ def view_of(cases: Sequence[CaseFiles]) -> View:
     return views.pop() if len(views) == 1 else USUAL_VIEW
 
 
-def on_grid(hu: np.ndarray, labels: np.ndarray, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The box of ``grid`` voxels around the centre of the heart: HU int16 (air outside the scan), labels uint8.
-
-    What has that shape already is taken as it is.
-    """
+def on_grid(case: store.PreparedCase, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The box of ``grid`` voxels around the heart, as generators are trained on it: HU int16 (air outside the scan),
+    labels uint8. What has that shape already is taken as it is."""
+    hu, labels = case.image, case.labels
     if hu.shape == tuple(grid):
-        return hu, labels
-    inside = np.isin(labels, _HEART)
-    heart = np.argwhere(inside if inside.any() else labels > 0)
-    start = np.rint(heart.mean(0) - (np.array(grid) - 1) / 2).astype(int)
+        return np.array(hu), np.array(labels)
+    start = np.round(heart_centre(case) - (np.array(grid) - 1) / 2).astype(int)
     return box(hu, start, start + grid, AIR_HU), box(labels, start, start + grid, anatomy.BACKGROUND)

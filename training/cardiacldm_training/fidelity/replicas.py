@@ -120,10 +120,8 @@ def judge(
         name="replica rate", kind="rate", generated=spread(is_copy.astype(float)), reference=spread(rates),
         cases=len(is_copy), reference_cases=len(unseen) // 2,
     )  # fmt: skip
-    found = [
-        Replica(pair=names[n], case=train[int(generated.case[n])], distance=round(float(generated.distance[n]), 4))
-        for n in np.flatnonzero(is_copy)
-    ]
+    pairs = zip(names, generated.case.tolist(), generated.distance.tolist(), strict=True)
+    found = [Replica(pair=name, case=train[case], distance=round(d, 4)) for name, case, d in pairs if d < limit]
     return Replicas(
         rate=rate, threshold=limit, median_generated=float(np.median(generated.distance)),
         median_reference=float(np.median(unseen)), training_cases=len(train), found=found,
