@@ -129,6 +129,50 @@ def autoencoder(
         _say(f"{len(prepared.skipped)} cases were skipped: {', '.join(name for name, _ in prepared.skipped[:5])}.")
 
 
+@app.command("diffusion")
+def diffusion(
+    *,
+    data: Annotated[list[Path], typer.Option(help="Folder of the cases that the autoencoder was trained on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, which holds a trained autoencoder.")],
+    preset: Annotated[str | None, typer.Option(help="The autoencoder's, which is taken if not given.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="rectified_flow or ddpm; the preset's if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Latents per step and device.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare cases, and read and noise latents.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Where prepared cases are; DATA/.prepared if not given.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the diffusion from its last checkpoint.")
+    ] = False,
+) -> None:
+    """Train the diffusion of a generator package on the latents of its autoencoder: the second stage.
+
+    Seed and precision are the autoencoder's. Conditions come from each case's case.json, or from DATA/conditions.csv.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.volume import VolumeError
+
+    from .. import config, generator_config, pairs
+    from ..conditions import read_conditions
+    from ..datasets.folders import DatasetError
+    from ..diffusion import train_diffusion
+    from ..loop import TrainingError
+
+    try:
+        stored = generator_config.read_config(out)
+        settings = generator_config.diffusion_config(
+            preset or stored.preset, steps=steps, batch=batch, schedule=schedule, devices=devices, nodes=nodes
+        )
+        known = read_conditions(data)
+        prepared = pairs.prepare_pairs(data, cache, stored.spacing_mm, max(workers, 1), _say)
+        end = train_diffusion(out, settings, prepared, known, resume=resume, workers=workers, preset=preset, say=_say)
+    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+        _fail(str(error))
+    _say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
+
+
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],

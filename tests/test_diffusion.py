@@ -1,0 +1,437 @@
+"""The diffusion stage: the denoiser, kept latents, stateless examples, exact resume; conditions are learned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from typer.testing import CliRunner
+
+from cardiacldm_training import autoencoder, config, diffusion, generator_config, loop, pairs, store
+from cardiacldm_training.autoencoder import LatentStatistics
+from cardiacldm_training.cli import app
+from cardiacldm_training.generator_config import DiffusionConfig, GeneratorRunConfig
+from CardiacLDMLib.denoiser import Denoiser
+from CardiacLDMLib.networks import build_network, check_arguments, pack_weights
+from CardiacLDMLib.package import NetworkSpec, PackageError
+from CardiacLDMLib.sampler import SOLVERS, guided, integrate, noise
+from helpers_training import write_cases
+from test_training import equal
+
+GRID = (16, 16, 16)
+LATENT = (4, 4, 4, 4)
+SPACING_MM = 8.0
+AUTOENCODER = {"channels": [4, 4, 8], "norm_num_groups": 4, "stem_channels": 2}
+ARGUMENTS: dict[str, Any] = {
+    "channels": [8, 16], "attention_levels": [False, True], "num_head_channels": 8, "norm_num_groups": 4,
+    "context_dim": 8,
+}  # fmt: skip
+SIZES: dict[str, Any] = {"choices": [2, 3], "numbers": 1}
+NAMES = [f"cohort/case_{n:04d}" for n in range(3)]
+KNOWN: dict[str, dict[str, str | float]] = {
+    name: {"sex": sex, "spacing_mm": spacing}
+    for name, sex, spacing in zip(NAMES, ("female", "male", "female"), (0.5, 1.0, 2.0), strict=True)
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("data") / "cohort", 3)
+
+
+@pytest.fixture(scope="module")
+def prepared(data: Path) -> store.Prepared:
+    return pairs.prepare_pairs([data], None, SPACING_MM, 1, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def encoded(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose autoencoder has taken a step."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    settings = GeneratorRunConfig.model_validate({
+        "preset": "test", "seed": 3, "cases": len(prepared.cases), "cases_digest": prepared.digest, "grid": GRID,
+        "spacing_mm": SPACING_MM, "autoencoder": {
+            "arguments": AUTOENCODER, "batch": 1, "steps": 1, "validate_every": 1, "patience": 1, "validation_cases": 1,
+        },
+    })  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    autoencoder.train_autoencoder(run, settings, prepared, resume=False, workers=0, say=lambda line: None)
+    torch.set_num_threads(threads)
+    return run
+
+
+@pytest.fixture
+def run(encoded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(encoded, tmp_path / "run"))
+
+
+def tiny(**changes: object) -> DiffusionConfig:
+    values = {
+        "arguments": ARGUMENTS, "variants": 2, "batch": 2, "steps": 6, "validate_every": 3, "patience": 10,
+        "save_every": 3, "warmup_steps": 2, "learning_rate": 3e-3, "validation_cases": 1,
+    }  # fmt: skip
+    return DiffusionConfig.model_validate({**values, **changes})
+
+
+def train(
+    run: Path, prepared: store.Prepared, *, resume: bool = False, workers: int = 0,
+    known: dict[str, dict[str, str | float]] = KNOWN, **changes: object,
+) -> list[str]:  # fmt: skip
+    lines: list[str] = []
+    diffusion.train_diffusion(
+        run, tiny(**changes), prepared, known, resume=resume, workers=workers, say=lines.append
+    )  # fmt: skip
+    return lines
+
+
+# --- the network ---------------------------------------------------------------------------------------------------
+
+
+def denoiser(**changes: object) -> Denoiser:
+    """With weights drawn anew that MONAI sets to zero, which would hide everything else."""
+    torch.manual_seed(0)
+    network = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, **changes})  # type: ignore[dict-item]
+    assert isinstance(network, Denoiser)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+def inputs(samples: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    z = torch.stack([noise(1, n, 0, LATENT) for n in range(samples)])
+    return z, torch.full((samples,), 0.5), torch.tensor([[1, 2]] * samples), torch.tensor([[0.3]] * samples)
+
+
+def test_time_and_every_condition_change_the_prediction() -> None:
+    network, (z, t, choices, numbers) = denoiser(), inputs()
+    with torch.no_grad():
+        out = network(z, t, choices, numbers)
+        others = [
+            network(z, t + 0.25, choices, numbers), network(z, t, torch.tensor([[0, 2]] * 2), numbers),
+            network(z, t, torch.tensor([[1, -1]] * 2), numbers), network(z, t, choices, numbers + 0.5),
+            network(z, t, choices, torch.full_like(numbers, torch.nan)),
+        ]  # fmt: skip
+        alone = network(z[1:], t[1:], choices[1:], numbers[1:])
+    assert out.shape == z.shape
+    assert out.isfinite().all()
+    assert all(other.isfinite().all() and not torch.equal(out, other) for other in others)
+    assert torch.allclose(out[1:], alone, atol=1e-5)
+
+
+def test_a_network_without_conditions_works_too() -> None:
+    network, (z, t, _, _) = denoiser(choices=[], numbers=0), inputs()
+    with torch.no_grad():
+        assert network(z, t, torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0)).isfinite().all()
+
+
+def test_no_parameter_is_left_without_a_gradient() -> None:
+    """Unused ones would end training on several devices."""
+    network, batch = denoiser().train(), inputs()
+    network(*batch).square().mean().backward()
+    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_levels": [True]}, "attention_levels"),
+        ({"attention_levels": [True, True, True]}, "attention_levels must be as many as channels"),
+        ({"norm_num_groups": 3}, "multiple of norm_num_groups"),
+        ({"num_head_channels": 6}, "multiple of num_head_channels"),
+        ({"choices": [0]}, r"choices\.0"),
+        ({"numbers": -1}, "numbers"),
+        ({"context_dim": 5000}, "context_dim"),
+    ],
+)
+def test_unsound_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PackageError, match=message):
+        check_arguments("diffusion_unet", {**ARGUMENTS, **SIZES, **changes})
+
+
+def test_weights_are_packed_for_grids_that_the_network_can_work_on() -> None:
+    values = {
+        "architecture": "diffusion_unet", "arguments": {**ARGUMENTS, **SIZES}, "weights": "diffusion.safetensors",
+        "spacing_mm": 8.0, "window_hu": (-1000.0, 1000.0),
+    }  # fmt: skip
+    state = denoiser().state_dict()
+    packed = pack_weights(NetworkSpec(**values, patch=(16, 24, 32)), state)  # type: ignore[arg-type]
+    assert set(packed) == set(state)
+    for patch in ((16, 16, 18), (16, 16, 20)):
+        with pytest.raises(PackageError, match="cannot work on a patch of 16 x 16 x"):
+            pack_weights(NetworkSpec(**values, patch=patch), state)  # type: ignore[arg-type]
+
+
+# --- what the network is shown -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SOLVERS)
+def test_a_network_that_says_what_it_is_to_say_gives_the_data_back(schedule: str) -> None:
+    """Training and sampling agree on schedule, time and target."""
+    data, error = (noise(2, n, 0, LATENT).double().numpy() for n in range(2))
+
+    def perfect(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        shown, target = diffusion.noised(schedule, data, error, float(t[0]))
+        assert np.abs(z[0].numpy() - shown).max() < 1e-9
+        return torch.from_numpy(target)[None]
+
+    begin, _ = diffusion.noised(schedule, data, error, 1.0)
+    end = integrate(
+        perfect, torch.from_numpy(begin)[None], solver=SOLVERS[schedule][0], schedule=schedule, steps=8  # type: ignore[index,arg-type]
+    )  # fmt: skip
+    assert np.abs(end[0].numpy() - data).max() < 1e-9
+
+
+def test_conditions_are_dropped_each_alone_and_all_at_once() -> None:
+    rng = np.random.default_rng(0)
+    choices, numbers = np.array([1, 0, 2]), np.array([0.5], dtype=np.float32)
+    gone = []
+    for _ in range(4000):
+        some, values = diffusion.dropped(choices, numbers, rng, 0.1)
+        assert some.dtype == np.int64
+        assert values.dtype == np.float32
+        assert set(some[some != choices]) <= {-1}
+        gone.append([*(some < 0), np.isnan(values[0])])
+    share = np.array(gone)
+    assert share.mean(0) == pytest.approx(0.19, abs=0.025)  # 1 - 0.9 * 0.9
+    assert share.all(1).mean() == pytest.approx(0.1, abs=0.02)
+    kept = diffusion.dropped(choices, numbers, rng, 0.0)
+    assert np.array_equal(kept[0], choices)
+    assert np.array_equal(kept[1], numbers)
+
+
+def run_settings(schedule: str = "rectified_flow", **changes: object) -> tuple[GeneratorRunConfig, DiffusionConfig]:
+    settings = tiny(schedule=schedule, choices={"sex": ("female", "male")}, **changes)
+    run_config = GeneratorRunConfig.model_validate({
+        "preset": "test", "seed": 3, "cases": 2, "cases_digest": "x", "grid": GRID, "spacing_mm": SPACING_MM,
+        "autoencoder": {"arguments": AUTOENCODER, "steps": 1, "validate_every": 1, "patience": 1},
+    })  # fmt: skip
+    return run_config, settings
+
+
+def stage_of_two(folder: Path, schedule: str = "rectified_flow") -> diffusion.DiffusionStage:
+    """Two cases to learn from: women's latents are 3 everywhere, men's -1; normalised: 1 and -1."""
+    cases = []
+    for place, value in enumerate((3.0, -1.0)):
+        path = folder / f"{place}.npy"
+        np.save(path, np.full(LATENT, value, dtype=np.float32))
+        cases.append(diffusion.Latents(str(place), [path], np.array([place]), np.zeros(0, dtype=np.float32)))
+    statistics = LatentStatistics(shift=(1.0,) * 4, scale=(2.0,) * 4, cases=2, autoencoder="")
+    run_config, settings = run_settings(schedule)
+    return diffusion.DiffusionStage(run_config, settings, statistics, None, train=cases, held_out=cases[:1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", SOLVERS)
+def test_an_example_is_a_function_of_its_number(schedule: str, tmp_path: Path) -> None:
+    one, other = stage_of_two(tmp_path, schedule), stage_of_two(tmp_path, schedule)
+    other.example(8)
+    first, again = one.example(7), other.example(7)
+    assert first.keys() == {"z", "t", "target", "choices", "numbers"}
+    assert all(np.array_equal(first[key], again[key]) for key in first)
+    assert not np.array_equal(first["z"], one.example(9)["z"])
+    assert first["z"].shape == first["target"].shape == LATENT
+    assert {first[key].dtype for key in ("z", "t", "target", "numbers")} == {np.dtype(np.float32)}
+    times = [float(one.example(n)["t"]) for n in range(200)]
+    assert 0 < min(times) < 0.05
+    assert 0.95 < max(times) <= 1
+    if schedule == "ddpm":
+        assert np.allclose(np.array(times) * 1000, np.round(np.array(times) * 1000), atol=1e-3)
+
+
+class Known(torch.nn.Module):
+    """Says what a perfect network would of data that are 1 everywhere."""
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return (z - 1) / t[:, None, None, None, None]
+
+
+def test_score_is_the_error_on_the_same_questions_every_time(tmp_path: Path) -> None:
+    fabric, stage = Fabric(accelerator="cpu"), stage_of_two(tmp_path)
+    assert stage.score(fabric, Known()).value == pytest.approx(0.0, abs=1e-9)
+    network = denoiser(choices=[2], numbers=0)
+    with torch.inference_mode():
+        one, other = (stage.score(fabric, network) for _ in range(2))
+    assert one == other
+    assert one.value < -0.1
+    assert one.value == pytest.approx(-np.mean(list(one.parts.values())))
+    assert next(iter(one.parts)) == "error_at_0.06"
+
+
+def test_a_trained_network_draws_what_its_conditions_say(tmp_path: Path) -> None:
+    stage = stage_of_two(tmp_path)
+    torch.manual_seed(0)
+    network = build_network("diffusion_unet", {**ARGUMENTS, "choices": [2], "numbers": 0})
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for step in range(150):
+        examples = [stage.example(8 * step + n) for n in range(8)]
+        batch = {key: torch.from_numpy(np.stack([e[key] for e in examples])) for key in examples[0]}
+        optimizer.zero_grad()
+        stage.loss(network, batch).backward()
+        optimizer.step()
+    begin = torch.stack([noise(0, n, 0, LATENT) for n in range(2)])
+    predict = guided(network.eval(), torch.tensor([[0], [1]]), torch.zeros(2, 0), 1.0)
+    for solver in SOLVERS["rectified_flow"]:
+        with torch.no_grad():
+            drawn = integrate(predict, begin, solver=solver, schedule="rectified_flow", steps=10)
+        assert drawn.flatten(1).mean(1).tolist() == pytest.approx([1.0, -1.0], abs=0.35), solver
+
+
+# --- the whole stage -----------------------------------------------------------------------------------------------
+
+
+def test_latents_are_kept_and_made_again_when_damaged(run: Path, prepared: store.Prepared) -> None:
+    lines = train(run, prepared)
+    files = sorted((run / diffusion.LATENTS_FOLDER).iterdir())
+    assert len(files) == 2 * 2 + 1  # two cases to learn from in two variants, one to validate on
+    assert f"diffusion: encoding {len(files)} pairs of 3 cases." in lines
+    before = {path: path.stat().st_mtime_ns for path in files}
+    content = files[0].read_bytes()
+    files[0].write_bytes(content[:-40])
+    shutil.rmtree(run / "diffusion")
+    lines = train(run, prepared)
+    assert "diffusion: encoding 1 pairs of 3 cases." in lines
+    assert files[0].read_bytes() == content
+    assert all(path.stat().st_mtime_ns == before[path] for path in files[1:])
+    assert {np.load(path).shape for path in files} == {LATENT}
+    assert len({path.read_bytes() for path in files}) == len(files)
+
+
+def test_the_first_latent_of_a_case_is_the_case_as_it_is(run: Path, prepared: store.Prepared) -> None:
+    train(run, prepared)
+    stored = generator_config.read_config(run)
+    network = autoencoder.load_autoencoder(run, stored.autoencoder)
+    case = prepared.cases[0]
+    image, labels = (torch.from_numpy(array)[None] for array in pairs.pair(case, GRID, stored.window_hu))
+    with torch.inference_mode():
+        mu, _ = network.encode(image, labels)
+    kept = [np.load(path) for path in (run / diffusion.LATENTS_FOLDER).iterdir()]
+    assert any(np.array_equal(mu[0].numpy(), array) for array in kept)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_run_cut_off_and_resumed_ends_with_the_same_bits(
+    run: Path, prepared: store.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    train(run, prepared)
+    step = loop._Run.step
+
+    def cut_off(self: Any, batch: Any) -> Any:
+        if self.state.step == 4:
+            raise KilledError
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "step", cut_off)
+        with pytest.raises(KilledError):
+            train(other, prepared)
+    assert loop.load_checkpoint(other / "diffusion" / loop.LAST)["state"]["step"] == 3
+    train(other, prepared, resume=True, workers=1)
+    for name in (loop.LAST, loop.BEST):
+        one, two = (loop.load_checkpoint(folder / "diffusion" / name) for folder in (run, other))
+        assert equal(one, two), name
+    assert one["state"]["finished"]
+
+
+def test_the_run_says_all_that_a_package_needs(run: Path, prepared: store.Prepared) -> None:
+    lines = train(run, prepared, schedule="ddpm")
+    stored = generator_config.read_config(run)
+    assert stored.diffusion is not None
+    assert stored.diffusion.choices["sex"]
+    assert stored.diffusion.schedule == "ddpm"
+    assert stored.diffusion.autoencoder == autoencoder.read_latents(run).autoencoder
+    network = build_network("diffusion_unet", stored.diffusion.network_arguments)
+    network.load_state_dict(loop.averaged_weights(run / "diffusion" / loop.BEST))
+    assert any("conditions: sex (" in line and "spacing_mm (" in line for line in lines)
+    assert any("validation score -" in line for line in lines)
+
+
+def test_what_does_not_belong_to_the_run_is_refused(run: Path, prepared: store.Prepared) -> None:
+    train(run, prepared)
+    with pytest.raises(loop.TrainingError, match="already holds a diffusion: go on with --resume"):
+        train(run, prepared)
+    with pytest.raises(config.ConfigError, match=r"diffusion\.schedule is 'rectified_flow', not 'ddpm'"):
+        train(run, prepared, resume=True, schedule="ddpm")
+    with pytest.raises(config.ConfigError, match=r"diffusion\.conditions_digest is"):
+        train(run, prepared, resume=True, known={**KNOWN, NAMES[0]: {}})
+    with pytest.raises(config.ConfigError, match="cases is 3, not 2"):
+        train(run, store.Prepared(prepared.cases[:2], []), resume=True)
+    with pytest.raises(config.ConfigError, match="preset is 'test', not 'demo'"):
+        diffusion.train_diffusion(run, tiny(), prepared, KNOWN, resume=True, workers=0, preset="demo")
+
+
+def test_an_autoencoder_is_needed_that_is_trained_to_its_end(run: Path, prepared: store.Prepared) -> None:
+    best = run / "autoencoder" / loop.BEST
+    content = torch.load(best, weights_only=True)
+    content["average"]["module.image_stem.0.weight"] += 1.0
+    torch.save(content, best)
+    with pytest.raises(loop.TrainingError, match="was trained on: resume its training"):
+        train(run, prepared)
+    (run / "autoencoder" / autoencoder.LATENTS_FILE).unlink()
+    with pytest.raises(loop.TrainingError, match="has no finished autoencoder: train it first"):
+        train(run, prepared)
+
+
+def test_training_without_any_condition(run: Path, prepared: store.Prepared) -> None:
+    lines = train(run, prepared, known={}, steps=2, validate_every=2)
+    assert "diffusion: conditions: none are known." in lines
+
+
+# --- presets and command -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", generator_config.PRESETS)
+def test_presets_build_networks_that_fit_their_grids(preset: str) -> None:
+    settings = generator_config.diffusion_config(preset, steps=1000, schedule="ddpm", devices=2)
+    assert (settings.steps, settings.schedule, settings.devices) == (1000, "ddpm", 2)
+    assert settings.warmup_steps <= 100
+    known = settings.model_copy(update={"choices": {"sex": ("female", "male")}, "numbers": {"spacing_mm": (0.5, 3.0)}})
+    grid, spacing_mm = generator_config.grid_of(preset)
+    with torch.device("meta"):
+        network = build_network("diffusion_unet", known.network_arguments)
+        latent = torch.empty(1, 4, *(side // 4 for side in grid))
+        conditions = torch.zeros(1, 2, dtype=torch.int64)[:, :1], torch.zeros(1, 1)
+        assert network(latent, torch.zeros(1), *conditions).shape == latent.shape
+    assert spacing_mm > 0
+    assert DiffusionConfig.model_validate_json(known.model_dump_json()) == known
+
+
+def test_unknown_presets_and_schedules_are_refused() -> None:
+    with pytest.raises(config.ConfigError, match="There is no preset 'huge'"):
+        generator_config.diffusion_config("huge")
+    with pytest.raises(config.ConfigError, match="There is no schedule 'cosine': choose rectified_flow or ddpm"):
+        generator_config.diffusion_config("demo", schedule="cosine")
+
+
+def test_command(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    shared = ["train", "diffusion", "--data", str(data), "--workers", "0"]
+    nothing = CliRunner().invoke(app, [*shared, "--out", str(tmp_path / "nothing")])
+    assert nothing.exit_code == 1
+    assert "nothing is not a training run" in nothing.stderr
+    monkeypatch.setattr(generator_config, "diffusion_config", lambda preset, **options: tiny(steps=2, validate_every=2))
+    done = CliRunner().invoke(app, [*shared, "--out", str(run)])
+    assert done.exit_code == 0, done.stderr
+    assert "diffusion: least error " in done.stderr
+    again = CliRunner().invoke(app, [*shared, "--out", str(run), "--preset", "demo", "--resume"])
+    assert again.exit_code == 1
+    assert "Error: The run cannot be resumed: its preset is 'test', not 'demo'." in again.stderr
