@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,16 @@ def started(package: Path, count: int, out: Path, *options: object) -> subproces
     arguments = ["generate", "--package", package, "--count", count, "--out", out, "--device", "cpu", *options]
     command = [sys.executable, "-m", "cardiacldm_training.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is killed in the end, if it is still there."""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -118,21 +130,17 @@ def test_it_goes_on_where_it_stopped_with_the_same_bytes(four: Path, package: Pa
 
 
 def test_several_processes_draw_the_same_pairs(four: Path, package: Path, tmp_path: Path) -> None:
-    process = started(package, 4, tmp_path / "out", *SEED, "--devices", 2)
-    assert process.wait(200) == 0
+    with ended(started(package, 4, tmp_path / "out", *SEED, "--devices", 2)) as process:
+        assert process.wait(250) == 0
     assert contents(tmp_path / "out") == contents(four)
 
 
 def test_killed_it_leaves_whole_pairs_and_goes_on(four: Path, package: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = started(package, 1000, out, *SEED)
-    try:
-        deadline = time.monotonic() + 200
+    with ended(started(package, 1000, out, *SEED)):
+        deadline = time.monotonic() + 250
         while not (out / "pair_0001").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     left = pairs(out)
     assert "pair_0001" in left
     for name in left:
@@ -206,6 +214,9 @@ def test_no_pairs_at_all_and_a_file_for_a_folder(package: Path, tmp_path: Path) 
     assert "--count" in result.output
     (tmp_path / "file").write_text("x")
     assert "but file is a file" in run(package, 1, tmp_path / "file").output
+    result = run(package, 1, tmp_path / "file" / "out")
+    assert result.exit_code == 2
+    assert "out cannot be used for the pairs" in result.output
 
 
 def test_a_pair_that_lost_a_file_is_named(package: Path, tmp_path: Path) -> None:
@@ -222,7 +233,7 @@ def test_a_pair_that_lost_a_file_is_named(package: Path, tmp_path: Path) -> None
 def test_huge_counts_say_first_what_they_take(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(package, 4_000_000_000, tmp_path / "huge")
     assert result.exit_code == 2
-    assert "3999999999 pairs more would take about" in result.output
+    assert "3,999,999,999 more would take about" in result.output
     assert pairs(tmp_path / "huge") == ["pair_0000"]
     monkeypatch.setattr(generate, "LONG_SECONDS", 0.0)
     result = run(package, 2, tmp_path / "long")

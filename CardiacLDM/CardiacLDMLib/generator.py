@@ -125,7 +125,8 @@ class Generator:
             raise GeneratorError(str(error)) from error
         self.package = package
         self.spec = cast(GeneratorSpec, package.manifest.generator)
-        networks = load_networks(package, self.device)
+        with _memory_in_words():
+            networks = load_networks(package, self.device)
         self._denoiser, self._autoencoder = networks["diffusion"], cast(Any, networks["autoencoder"])
         network = package.manifest.networks["autoencoder"]
         self.shape, self.spacing_mm, self._window = network.patch, network.spacing_mm, network.window_hu

@@ -65,8 +65,8 @@ def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
             for left in out.glob(f"{_PART}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
-    except OSError as error:
-        raise PairsError(f"{out.name} cannot be used for the pairs: {error.strerror or error}.") from error
+    except (OSError, VolumeError) as error:
+        raise PairsError(f"{out.name} cannot be used for the pairs: {_why(error)}.") from error
 
 
 def _locked(file: int) -> bool:

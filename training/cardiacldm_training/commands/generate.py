@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 def generate(
     *,
     package: Annotated[str, typer.Option("--package", help="Generator package: a name or a folder.")],
-    count: Annotated[int, typer.Option(min=1, help="How many pairs; those that are there already count.")],
+    count: Annotated[int, typer.Option(min=1, max=2**32, help="How many pairs; those that are there already count.")],
     out: Annotated[Path, typer.Option(help="Folder for the pairs; an unfinished one is continued.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same pairs.")] = 0,
     condition: Annotated[
@@ -75,7 +75,9 @@ def generate(
         settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
         fabric = _launched(device, devices, nodes)
         with stop_when_asked(console) as cancelled:
-            run = _Run(_generator(model, fabric), seed, settings, count, out, fabric, console, cancelled)
+            run = _Run(
+                _generator(model, fabric), seed, settings, count, out, fabric, console, _or_left(fabric, cancelled)
+            )
             code = run.all(yes)
     except (PackageError, GeneratorError, PairsError) as error:
         _give_up(error)
@@ -133,6 +135,14 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
     return Generator(model, str(fabric.device))
 
 
+def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether to stop: asked to, or left alone by the process that started this one."""
+    if fabric.local_rank == 0:
+        return cancelled
+    parent = os.getppid()
+    return lambda: cancelled() or os.getppid() != parent
+
+
 # --- the pairs -----------------------------------------------------------------------------------------------------
 
 
@@ -159,9 +169,11 @@ class _Run:
             done = self._first(lambda: finished(self.out, self.count))
             try:
                 done |= self._first(partial(self._try_one, done, yes))
-                code = self._worst(self._share(done))
+                code = self._share(done)
             except Cancelled:
                 code = STOPPED
+            if code != STOPPED:  # otherwise the others need not be waited for: they stop too
+                code = self._worst(code)
             if not code:
                 self._first(self._sheets)
             if self.fabric.is_global_zero:
@@ -185,7 +197,10 @@ class _Run:
         """The largest exit code of all processes."""
         import torch
 
-        codes: Any = self.fabric.all_gather(torch.tensor(code))
+        try:
+            codes: Any = self.fabric.all_gather(torch.tensor(code))
+        except RuntimeError:  # another one has left
+            return STOPPED
         return int(codes.max())
 
     def _try_one(self, done: set[int], yes: bool) -> set[int]:
@@ -199,7 +214,7 @@ class _Run:
         seconds *= more / self.fabric.world_size
         _check_effort(self.out, more, seconds, size * more, yes)
         if more:
-            self.console.print(f"{_pairs(more)} more: about {_duration(seconds)} and {_size(size * more)}.")
+            self.console.print(f"{more} more: about {_duration(seconds)} and {_size(size * more)}.")
         return {index}
 
     def _missing(self, done: set[int]) -> Iterator[int]:
@@ -249,7 +264,7 @@ def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool)
     from ..pair_files import PairsError
 
     free = shutil.disk_usage(out).free
-    takes = f"{_pairs(pairs)} more would take about {_duration(seconds)} and {_size(size)}"
+    takes = f"{pairs:,} more would take about {_duration(seconds)} and {_size(size)}"
     if size > free:
         raise PairsError(f"{takes}, but {out.name} has {_size(free)} free: make room, or ask for fewer.")
     if not yes and (seconds > LONG_SECONDS or size > LARGE_BYTES):
