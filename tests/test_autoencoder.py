@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cardiacldm_training import autoencoder, config, generator_config, loop, pairs, store
@@ -18,7 +19,9 @@ from cardiacldm_training.cli import app
 from cardiacldm_training.generator_config import PairAugmentConfig
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.joint_autoencoder import JointAutoencoder, palette_coded
-from CardiacLDMLib.networks import build_network
+from CardiacLDMLib.networks import build_network, load_networks, pack_weights
+from CardiacLDMLib.package import ModelPackage, NetworkSpec
+from helpers_package import tiny_manifest
 from helpers_training import write_cases
 from test_training import equal
 
@@ -105,6 +108,23 @@ def test_image_and_labels_both_reach_the_latent_and_come_back(fusion: str, label
         assert not torch.equal(net.encode(torch.zeros_like(image), labels)[0], mu)
         noisy = net(image, labels, torch.randn_like(mu))
     assert not torch.equal(noisy[0], out)
+
+
+@pytest.mark.parametrize("labels_out", ["logits", "palette"])
+def test_weights_come_back_from_a_package(labels_out: str, tmp_path: Path) -> None:
+    """Packed and loaded, it encodes and decodes as its half-precision weights do; the palette is no weight."""
+    net = network(labels_out=labels_out)
+    spec = NetworkSpec(
+        architecture="joint_autoencoder", arguments={**ARGUMENTS, "labels_out": labels_out}, spacing_mm=SPACING_MM,
+        weights="autoencoder.safetensors", patch=GRID, window_hu=WINDOW,
+    )  # fmt: skip
+    save_file(pack_weights(spec, net.state_dict()), tmp_path / spec.weights)
+    manifest = tiny_manifest().model_copy(update={"networks": {"autoencoder": spec}})
+    loaded = load_networks(ModelPackage(tmp_path, manifest, ""))["autoencoder"]
+    net.load_state_dict({name: tensor.half() for name, tensor in net.state_dict().items()})
+    image, labels = torch.rand(1, 1, *GRID), torch.randint(0, 9, (1, *GRID), dtype=torch.uint8)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(loaded(image, labels), net(image, labels), strict=True))
 
 
 def test_the_stems_are_more_than_one_convolution_over_both() -> None:

@@ -115,6 +115,9 @@ def test_message_names_package_network_and_tensor(tmp_path: Path) -> None:
     assert str(caught.value) == f"tiny is refused: in its segmenter, the tensor {name} is missing."
 
 
+STEMS = {"norm_num_groups": 4, "stem_channels": 4}
+
+
 @pytest.mark.parametrize(
     ("architecture", "arguments", "message"),
     [
@@ -125,6 +128,17 @@ def test_message_names_package_network_and_tensor(tmp_path: Path) -> None:
         ("unet", {"channels": [4, 8], "strides": [2], "norm": "layer"}, "norm"),
         ("dynunet", {"filters": [4, 8, 8], "strides": [2, 2, 2]}, "the first stride must be 1"),
         ("dynunet", {"filters": [4, 8, 8], "strides": [1, 2, 2, 2]}, "as many as filters"),
+        ("joint_autoencoder", {"channels": [8, 8], **STEMS}, "at least 3 items"),
+        (
+            "joint_autoencoder",
+            {"channels": [8, 8, 10], "norm_num_groups": 4, "stem_channels": 4},
+            "every width must be",
+        ),
+        (
+            "joint_autoencoder",
+            {"channels": [8, 8, 8], **STEMS, "fusion": "max"},
+            "fusion",
+        ),
         ("segresnet", {"init_filters": 12, "blocks_down": [1, 1], "blocks_up": [1]}, "init_filters"),
         ("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1, 1]}, "one fewer"),
         ("segresnet", {"init_filters": 8, "blocks_down": [10**9, 1], "blocks_up": [1]}, r"blocks_down\.0"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from typer.testing import CliRunner
 
 from cardiacldm_training import augment, config, finetune, loop, store
@@ -171,6 +172,40 @@ def test_the_devices_of_a_step_take_different_examples_and_resume_takes_the_same
     assert sorted(itertools.chain(*ranks[0], *ranks[1])) == list(range(30))
     assert ranks[1][0] == [3, 4, 5]
     assert list(loop.batch_indices(3, 5, 3, 1, 2)) == ranks[1][3:]
+
+
+class _Guess:
+    """A stage of one number, scored by minus its error: scores below 0, as of a loss."""
+
+    measure = "Closeness"
+
+    def example(self, n: int) -> dict[str, np.ndarray]:
+        return {"wanted": np.full(1, 5.0, dtype=np.float32)}
+
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (network(torch.ones(1)) - batch["wanted"]).square().mean()
+
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+        return loop.Score(-float(self.loss(network, {"wanted": torch.tensor([5.0])})), {})
+
+    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+
+def test_any_measure_may_decide(tmp_path: Path) -> None:
+    lines: list[str] = []
+    settings = config.TrainingConfig(steps=6, validate_every=2, patience=3, learning_rate=0.1, ema_decay=0.1)
+    end = loop.train_network(
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", say=lines.append
+    )
+    assert end.best_step == 6
+    assert -50 < end.best < 0
+    assert "guess: step 6: validation Closeness" in lines[-1]
+    loop.train_network(
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", resume=True,
+        say=lines.append,
+    )  # fmt: skip
+    assert lines[-1] == f"guess: already trained (6 steps, best Closeness {end.best:.3f})."
 
 
 # --- the stream, the schedules -------------------------------------------------------------------------------------

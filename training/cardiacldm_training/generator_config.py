@@ -140,8 +140,8 @@ def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
 def _demo(batch: int | None) -> AutoencoderConfig:
     """Two CPU cores, a night."""
     return AutoencoderConfig(
-        arguments={"channels": (32, 64, 128), "norm_num_groups": 16, "stem_channels": 8}, batch=batch or 2, steps=6000,
-        validate_every=300, patience=20, validation_cases=16, learning_rate=5e-4,
+        arguments={"channels": (16, 32, 64), "norm_num_groups": 8, "stem_channels": 8}, batch=batch or 1, steps=8000,
+        validate_every=400, patience=20, validation_cases=16, learning_rate=5e-4,
     )  # fmt: skip
 
 
