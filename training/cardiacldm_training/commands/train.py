@@ -186,21 +186,27 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:
-    """Write the networks of a run as a model package."""
+    """Write the networks of a run, a segmenter's or a generator's, as a model package."""
     from CardiacLDMLib.package import PackageError
     from CardiacLDMLib.volume import VolumeError
 
     from ..config import ConfigError
     from ..evaluate import EvaluationError, read_evaluation
-    from ..export import export_run, read_about
+    from ..export import About, export_run, read_about
+    from ..export_generator import GeneratorAbout, export_generator, is_generator_run
     from ..loop import TrainingError
 
+    generator = is_generator_run(run)
     try:
-        package = export_run(
-            run, out, name, about=read_about(about) if about else None,
-            card=card.read_text(encoding="utf-8") if card else None,
-            evaluations=[read_evaluation(folder) for folder in evaluation or []], replace=overwrite,
-        )  # fmt: skip
+        words = read_about(about, GeneratorAbout if generator else About) if about else None
+        text = card.read_text(encoding="utf-8") if card else None
+        if generator and evaluation:
+            raise PackageError("An evaluation holds figures of a segmenter: leave --evaluation out for a generator.")
+        if generator:
+            package = export_generator(run, out, name, about=words, card=text, replace=overwrite)
+        else:
+            evaluations = [read_evaluation(folder) for folder in evaluation or []]
+            package = export_run(run, out, name, about=words, card=text, evaluations=evaluations, replace=overwrite)
     except (ConfigError, EvaluationError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     except OSError as error:
