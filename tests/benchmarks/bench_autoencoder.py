@@ -4,7 +4,8 @@
 
 Each is trained in a process of its own, whose peak memory is reported; what is finished in RUNS is not trained again,
 what was interrupted goes on. Figures are means over all held-out cases with the averaged weights of the best
-validation. This process stays small on purpose: what it starts inherits its peak memory as a floor.
+validation; seconds per step include validation, and mean nothing for a run that was interrupted. This process stays
+small on purpose: what it starts inherits its peak memory as a floor.
 """
 
 from __future__ import annotations
