@@ -21,7 +21,7 @@ from cardiacldm_training.generator_config import DiffusionConfig, GeneratorRunCo
 from CardiacLDMLib.denoiser import Denoiser
 from CardiacLDMLib.networks import build_network, check_arguments, pack_weights
 from CardiacLDMLib.package import NetworkSpec, PackageError
-from CardiacLDMLib.sampler import SOLVERS, guided, integrate, noise
+from CardiacLDMLib.sampler import SOLVERS, guided, integrate, noise, signal_shares, step_generator
 from helpers_training import write_cases
 from test_training import equal
 
@@ -78,7 +78,25 @@ def encoded(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def run(encoded: Path, tmp_path: Path) -> Path:
+    """A run without a diffusion."""
     return Path(shutil.copytree(encoded, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(encoded: Path, prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose diffusion was trained from start to end; ``said.txt`` in it holds what was said."""
+    run = Path(shutil.copytree(encoded, tmp_path_factory.mktemp("runs") / "undisturbed"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    (run / "said.txt").write_text("\n".join(train(run, prepared)))
+    torch.set_num_threads(threads)
+    return run
+
+
+@pytest.fixture
+def trained(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "trained", copy_function=shutil.copy2))
 
 
 def tiny(**changes: object) -> DiffusionConfig:
@@ -273,55 +291,72 @@ def test_score_is_the_error_on_the_same_questions_every_time(tmp_path: Path) -> 
     assert next(iter(one.parts)) == "error_at_0.06"
 
 
-def test_a_trained_network_draws_what_its_conditions_say(tmp_path: Path) -> None:
-    stage = stage_of_two(tmp_path)
-    torch.manual_seed(0)
-    network = build_network("diffusion_unet", {**ARGUMENTS, "choices": [2], "numbers": 0})
-    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    for step in range(150):
+class Guess(torch.nn.Module):
+    """Takes all data of a condition for one value, which it learns."""
+
+    def __init__(self, schedule: str) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.value = torch.nn.Embedding.from_pretrained(torch.zeros(3, 1), freeze=False)
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        value, t = self.value(choices[:, 0] + 1)[..., None, None, None], t[:, None, None, None, None]
+        if self.schedule == "rectified_flow":
+            return (z - value) / t.clamp_min(0.05)
+        share = torch.from_numpy(signal_shares()).float()[(t * 1000).round().long()]
+        return (z - share.sqrt() * value) / (1 - share).sqrt()
+
+
+@pytest.mark.parametrize("schedule", SOLVERS)
+def test_what_is_learned_of_each_condition_is_what_is_drawn_for_it(schedule: str, tmp_path: Path) -> None:
+    stage, network = stage_of_two(tmp_path, schedule), Guess(schedule)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for step in range(200):
         examples = [stage.example(8 * step + n) for n in range(8)]
         batch = {key: torch.from_numpy(np.stack([e[key] for e in examples])) for key in examples[0]}
         optimizer.zero_grad()
         stage.loss(network, batch).backward()
         optimizer.step()
-    begin = torch.stack([noise(0, n, 0, LATENT) for n in range(2)])
-    predict = guided(network.eval(), torch.tensor([[0], [1]]), torch.zeros(2, 0), 1.0)
-    for solver in SOLVERS["rectified_flow"]:
+    assert network.value.weight.flatten().tolist() == pytest.approx([0.0, 1.0, -1.0], abs=0.35)
+    begin = torch.stack([noise(0, n, 0, LATENT) for n in range(3)])
+    predict = guided(network, torch.tensor([[-1], [0], [1]]), torch.zeros(3, 0), 1.0)
+    for solver in SOLVERS[schedule]:  # type: ignore[index]
         with torch.no_grad():
-            drawn = integrate(predict, begin, solver=solver, schedule="rectified_flow", steps=10)
-        assert drawn.flatten(1).mean(1).tolist() == pytest.approx([1.0, -1.0], abs=0.35), solver
+            drawn = integrate(
+                predict, begin, solver=solver, schedule=schedule, steps=10,  # type: ignore[arg-type]
+                generators=[step_generator(0, n, 0) for n in range(3)],
+            )  # fmt: skip
+        assert drawn.flatten(1).mean(1).tolist() == pytest.approx([0.0, 1.0, -1.0], abs=0.4), solver
 
 
 # --- the whole stage -----------------------------------------------------------------------------------------------
 
 
-def test_latents_are_kept_and_made_again_when_damaged(run: Path, prepared: store.Prepared) -> None:
-    lines = train(run, prepared)
-    files = sorted((run / diffusion.LATENTS_FOLDER).iterdir())
+def test_latents_are_kept_and_made_again_when_damaged(trained: Path, prepared: store.Prepared) -> None:
+    files = sorted((trained / diffusion.LATENTS_FOLDER).iterdir())
     assert len(files) == 2 * 2 + 1  # two cases to learn from in two variants, one to validate on
-    assert f"diffusion: encoding {len(files)} pairs of 3 cases." in lines
+    assert f"diffusion: encoding {len(files)} pairs of 3 cases." in (trained / "said.txt").read_text()
+    assert {np.load(path).shape for path in files} == {LATENT}
+    assert len({path.read_bytes() for path in files}) == len(files)
     before = {path: path.stat().st_mtime_ns for path in files}
     content = files[0].read_bytes()
     files[0].write_bytes(content[:-40])
-    shutil.rmtree(run / "diffusion")
-    lines = train(run, prepared)
+    shutil.rmtree(trained / "diffusion")
+    lines = train(trained, prepared, steps=1)
     assert "diffusion: encoding 1 pairs of 3 cases." in lines
     assert files[0].read_bytes() == content
     assert all(path.stat().st_mtime_ns == before[path] for path in files[1:])
-    assert {np.load(path).shape for path in files} == {LATENT}
-    assert len({path.read_bytes() for path in files}) == len(files)
 
 
-def test_the_first_latent_of_a_case_is_the_case_as_it_is(run: Path, prepared: store.Prepared) -> None:
-    train(run, prepared)
-    stored = generator_config.read_config(run)
-    network = autoencoder.load_autoencoder(run, stored.autoencoder)
-    case = prepared.cases[0]
-    image, labels = (torch.from_numpy(array)[None] for array in pairs.pair(case, GRID, stored.window_hu))
-    with torch.inference_mode():
-        mu, _ = network.encode(image, labels)
-    kept = [np.load(path) for path in (run / diffusion.LATENTS_FOLDER).iterdir()]
-    assert any(np.array_equal(mu[0].numpy(), array) for array in kept)
+def test_the_first_latent_of_a_case_is_the_case_as_it_is(undisturbed: Path, prepared: store.Prepared) -> None:
+    stored = generator_config.read_config(undisturbed)
+    network = autoencoder.load_autoencoder(undisturbed, stored.autoencoder)
+    kept = [np.load(path) for path in (undisturbed / diffusion.LATENTS_FOLDER).iterdir()]
+    for case in prepared.cases:
+        image, labels = (torch.from_numpy(array)[None] for array in pairs.pair(case, GRID, stored.window_hu))
+        with torch.inference_mode():
+            mu, _ = network.encode(image, labels)
+        assert any(np.array_equal(mu[0].numpy(), array) for array in kept)
 
 
 class KilledError(Exception):
@@ -329,10 +364,8 @@ class KilledError(Exception):
 
 
 def test_a_run_cut_off_and_resumed_ends_with_the_same_bits(
-    run: Path, prepared: store.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, undisturbed: Path, prepared: store.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Path(shutil.copytree(run, tmp_path / "other"))
-    train(run, prepared)
     step = loop._Run.step
 
     def cut_off(self: Any, batch: Any) -> Any:
@@ -343,40 +376,38 @@ def test_a_run_cut_off_and_resumed_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(loop._Run, "step", cut_off)
         with pytest.raises(KilledError):
-            train(other, prepared)
-    assert loop.load_checkpoint(other / "diffusion" / loop.LAST)["state"]["step"] == 3
-    train(other, prepared, resume=True, workers=1)
-    for name in (loop.LAST, loop.BEST):
-        one, two = (loop.load_checkpoint(folder / "diffusion" / name) for folder in (run, other))
-        assert equal(one, two), name
+            train(run, prepared)
+    assert loop.load_checkpoint(run / "diffusion" / loop.LAST)["state"]["step"] == 3
+    train(run, prepared, resume=True, workers=1)
+    for name in (loop.BEST, loop.LAST):
+        one, other = (loop.load_checkpoint(folder / "diffusion" / name) for folder in (undisturbed, run))
+        assert equal(one, other), name
     assert one["state"]["finished"]
 
 
-def test_the_run_says_all_that_a_package_needs(run: Path, prepared: store.Prepared) -> None:
-    lines = train(run, prepared, schedule="ddpm")
-    stored = generator_config.read_config(run)
+def test_the_run_says_all_that_a_package_needs(undisturbed: Path) -> None:
+    stored = generator_config.read_config(undisturbed)
     assert stored.diffusion is not None
     assert stored.diffusion.choices["sex"]
-    assert stored.diffusion.schedule == "ddpm"
-    assert stored.diffusion.autoencoder == autoencoder.read_latents(run).autoencoder
+    assert stored.diffusion.autoencoder == autoencoder.read_latents(undisturbed).autoencoder
     network = build_network("diffusion_unet", stored.diffusion.network_arguments)
-    network.load_state_dict(loop.averaged_weights(run / "diffusion" / loop.BEST))
+    network.load_state_dict(loop.averaged_weights(undisturbed / "diffusion" / loop.BEST))
+    lines = (undisturbed / "said.txt").read_text().splitlines()
     assert any("conditions: sex (" in line and "spacing_mm (" in line for line in lines)
     assert any("validation score -" in line for line in lines)
 
 
-def test_what_does_not_belong_to_the_run_is_refused(run: Path, prepared: store.Prepared) -> None:
-    train(run, prepared)
+def test_what_does_not_belong_to_the_run_is_refused(trained: Path, prepared: store.Prepared) -> None:
     with pytest.raises(loop.TrainingError, match="already holds a diffusion: go on with --resume"):
-        train(run, prepared)
+        train(trained, prepared)
     with pytest.raises(config.ConfigError, match=r"diffusion\.schedule is 'rectified_flow', not 'ddpm'"):
-        train(run, prepared, resume=True, schedule="ddpm")
+        train(trained, prepared, resume=True, schedule="ddpm")
     with pytest.raises(config.ConfigError, match=r"diffusion\.conditions_digest is"):
-        train(run, prepared, resume=True, known={**KNOWN, NAMES[0]: {}})
+        train(trained, prepared, resume=True, known={**KNOWN, prepared.cases[0].name: {}})
     with pytest.raises(config.ConfigError, match="cases is 3, not 2"):
-        train(run, store.Prepared(prepared.cases[:2], []), resume=True)
+        train(trained, store.Prepared(prepared.cases[:2], []), resume=True)
     with pytest.raises(config.ConfigError, match="preset is 'test', not 'demo'"):
-        diffusion.train_diffusion(run, tiny(), prepared, KNOWN, resume=True, workers=0, preset="demo")
+        diffusion.train_diffusion(trained, tiny(), prepared, KNOWN, resume=True, workers=0, preset="demo")
 
 
 def test_an_autoencoder_is_needed_that_is_trained_to_its_end(run: Path, prepared: store.Prepared) -> None:
@@ -392,7 +423,7 @@ def test_an_autoencoder_is_needed_that_is_trained_to_its_end(run: Path, prepared
 
 
 def test_training_without_any_condition(run: Path, prepared: store.Prepared) -> None:
-    lines = train(run, prepared, known={}, steps=2, validate_every=2)
+    lines = train(run, prepared, known={}, schedule="ddpm", steps=1)
     assert "diffusion: conditions: none are known." in lines
 
 
@@ -412,7 +443,7 @@ def test_presets_build_networks_that_fit_their_grids(preset: str) -> None:
         conditions = torch.zeros(1, 2, dtype=torch.int64)[:, :1], torch.zeros(1, 1)
         assert network(latent, torch.zeros(1), *conditions).shape == latent.shape
     assert spacing_mm > 0
-    assert DiffusionConfig.model_validate_json(known.model_dump_json()) == known
+    config.check_same(DiffusionConfig.model_validate_json(known.model_dump_json()), known)
 
 
 def test_unknown_presets_and_schedules_are_refused() -> None:
@@ -428,7 +459,7 @@ def test_command(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     nothing = CliRunner().invoke(app, [*shared, "--out", str(tmp_path / "nothing")])
     assert nothing.exit_code == 1
     assert "nothing is not a training run" in nothing.stderr
-    monkeypatch.setattr(generator_config, "diffusion_config", lambda preset, **options: tiny(steps=2, validate_every=2))
+    monkeypatch.setattr(generator_config, "diffusion_config", lambda preset, **options: tiny(steps=1))
     done = CliRunner().invoke(app, [*shared, "--out", str(run)])
     assert done.exit_code == 0, done.stderr
     assert "diffusion: least error " in done.stderr
