@@ -137,9 +137,9 @@ def test_several_processes_draw_the_same_pairs(four: Path, package: Path, tmp_pa
 
 def test_killed_it_leaves_whole_pairs_and_goes_on(four: Path, package: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with ended(started(package, 1000, out, *SEED)):
+    with ended(started(package, 1000, out, *SEED, "--yes")) as process:
         deadline = time.monotonic() + 250
-        while not (out / "pair_0001").exists() and time.monotonic() < deadline:
+        while not (out / "pair_0001").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
     left = pairs(out)
     assert "pair_0001" in left
