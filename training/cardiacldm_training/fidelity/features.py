@@ -70,10 +70,11 @@ def deepest(network: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
 
 
 def standardised(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that takes features (n, F) to units of the spread of ``reference`` (n, F), each for itself."""
+    """A function that takes features (n, F) to units of their spread over ``reference`` (n, F): each feature counts
+    the same there, and all of them together have the variance 1."""
     centre, scale = reference.mean(0), reference.std(0)
     scale = np.maximum(scale, 1e-3 * max(float(scale.mean()), 1e-12))  # features that never change are not blown up
-    return lambda features: (features - centre) / scale
+    return lambda features: (features - centre) / (scale * np.sqrt(len(scale)))
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:

@@ -175,12 +175,12 @@ def _agreement(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Mea
 
 
 def feature_distances(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measured | None]:
-    """Frechet distance and MMD; features in units of their spread over the references."""
+    """Frechet distance and MMD; features in units of their spread over the references (together: variance 1)."""
     in_units = features.standardised(np.stack([f.features for f in theirs]))
     generated, reference = (in_units(np.stack([f.features for f in side])) for side in (ours, theirs))
     kernel = features.mmd(features.usual_distance(reference))
     return [
-        compare.distances("Frechet distance", features.frechet, generated, reference, unit="SD^2"),
+        compare.distances("Frechet distance", features.frechet, generated, reference),
         compare.distances("MMD^2", kernel, generated, reference),
     ]
 

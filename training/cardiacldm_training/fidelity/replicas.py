@@ -1,31 +1,32 @@
 """Copies of training cases among generated pairs.
 
-A pair is compared with every training case at about 6 mm, as image and as palette-coloured labels together, over flips
-and small shifts: the distance is 1 less the mean of both correlations, 0 for a copy. How near an unseen case comes to
-its nearest training case tells how near is too near.
+A pair is compared with every training case at about 6 mm, as image and as palette-coloured labels together, heart on
+heart, over flips and small shifts: the distance is 1 less the mean of both correlations, 0 for a copy. How near an
+unseen case comes to its nearest training case tells how near is too near.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from CardiacLDMLib.anatomy import BACKGROUND, NUM_CLASSES, PALETTE
-from CardiacLDMLib.volume import block_mean
+from CardiacLDMLib.anatomy import BACKGROUND, HEART, NUM_CLASSES, PALETTE, VALUE
+from CardiacLDMLib.volume import AIR_HU, block_mean
 
-from ..augment import to_window
+from ..augment import box, to_window
 from .cases import Pair, Source
 from .compare import SPLITS, Measured, Record, spread
 
-#: Size of a voxel in the comparison, mm, and largest shift in such voxels.
-SIZE_MM, SHIFT = 6.0, 2
+#: Size of a voxel in the comparison, mm, and largest shift in such voxels; they go by half a voxel.
+SIZE_MM, SHIFT = 6.0, 1
 WINDOW_HU = (-1000.0, 1000.0)
 #: An unseen case comes nearer than the threshold once in a hundred, if distances are lognormal.
 DEVIATIONS = 2.33
 
+_HEART = [VALUE[name] for name in HEART]
 _COLOURS = np.array([PALETTE[value] for value in range(NUM_CLASSES)], dtype=np.float32)
 _COLOURS -= _COLOURS[BACKGROUND]
 
@@ -57,30 +58,41 @@ class Nearest:
     distance: np.ndarray  # (n,) float
 
 
-def signature(pair: Pair) -> np.ndarray:
-    """(4, I, J, K) float32 at about ``SIZE_MM``: the image, and the labels as colours."""
-    factor = np.full(3, max(round(SIZE_MM / pair.view.spacing_mm), 1))
-    channels = [to_window(pair.hu, WINDOW_HU), *np.moveaxis(_COLOURS[pair.labels], -1, 0)]
-    return np.stack([block_mean(channel, factor) for channel in channels])
-
-
 def nearest(pairs: Source, train: Source, done: Callable[[int], None] = lambda n: None) -> Nearest:
     """The nearest case of ``train`` for each of ``pairs``, over flips along R and A and shifts."""
-    middles = np.stack([_unit(_window(signature(train[n]), (0, 0, 0))) for n in range(len(train))])
+    middles = np.stack([_unit(_window(_signature(train[n]), (0, 0, 0))) for n in range(len(train))])
     cases, distances = [], []
     for n in range(len(pairs)):
-        likeness = (_views(signature(pairs[n])) @ middles.T).max(0)
+        likeness = np.max([(views @ middles.T).max(0) for views in _views(pairs[n])], axis=0)
         cases.append(int(likeness.argmax()))
-        distances.append(1.0 - float(likeness.max()))
+        distances.append(max(1.0 - float(likeness.max()), 0.0))
         done(n + 1)
     return Nearest(np.array(cases), np.array(distances))
 
 
-def _views(whole: np.ndarray) -> np.ndarray:
-    """(flips x shifts, V): every window of a signature, as unit vectors."""
+def _views(pair: Pair) -> Iterator[np.ndarray]:
+    """Every window of a pair as unit vectors (views, V), in parts: flips, and shifts by half voxels."""
+    half = _factor(pair) // 2
     shifts = list(itertools.product(range(-SHIFT, SHIFT + 1), repeat=3))
-    flipped = [np.flip(whole, axes) for axes in ((), (1,), (2,), (1, 2))]
-    return np.stack([_unit(_window(one, shift)) for one in flipped for shift in shifts])
+    for offset in itertools.product((0, half) if half else (0,), repeat=3):
+        whole = _signature(pair, offset)
+        flipped = [np.flip(whole, axes) for axes in ((), (1,), (2,), (1, 2))]
+        yield np.stack([_unit(_window(one, shift)) for one in flipped for shift in shifts])
+
+
+def _signature(pair: Pair, offset: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """(4, I, J, K) float32 at about ``SIZE_MM``: image, and labels as colours, the heart (moved by ``offset``) amid."""
+    grid = np.array(pair.view.grid)
+    heart = np.argwhere(np.isin(pair.labels, _HEART))
+    middle = (heart.min(0) + heart.max(0)) / 2 if len(heart) else (grid - 1) / 2
+    start = np.round(middle - (grid - 1) / 2).astype(int) + offset
+    hu, names = box(pair.hu, start, start + grid, AIR_HU), box(pair.labels, start, start + grid, BACKGROUND)
+    channels = [to_window(hu, WINDOW_HU), *np.moveaxis(_COLOURS[names], -1, 0)]
+    return np.stack([block_mean(channel, np.full(3, _factor(pair))) for channel in channels])
+
+
+def _factor(pair: Pair) -> int:
+    return max(round(SIZE_MM / pair.view.spacing_mm), 1)
 
 
 def _window(whole: np.ndarray, shift: Sequence[int]) -> np.ndarray:
