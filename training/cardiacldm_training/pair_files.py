@@ -66,7 +66,7 @@ def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
     except (OSError, VolumeError) as error:
-        raise PairsError(f"{out.name} cannot be used for the pairs: {_why(error)}.") from error
+        raise PairsError(f"{out.name} cannot be used for the pairs: {_why(error)}") from error
 
 
 def _locked(file: int) -> bool:
@@ -127,7 +127,7 @@ def write_pair(pair: Pair, out: Path) -> int:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except (OSError, VolumeError) as error:
-        raise PairsError(f"{folder.name} could not be written: {_why(error)}.") from error
+        raise PairsError(f"{folder.name} could not be written: {_why(error)}") from error
     return size
 
 
@@ -153,12 +153,13 @@ def write_sheets(out: Path, count: int) -> list[Path]:
             paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
             write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
     except (OSError, VolumeError) as error:
-        raise PairsError(f"The contact sheet could not be made: {_why(error)}.") from error
+        raise PairsError(f"The contact sheet could not be made: {_why(error)}") from error
     return paths
 
 
 def _why(error: OSError | VolumeError) -> str:
-    return str(error).rstrip(".") if isinstance(error, VolumeError) else error.strerror or str(error)
+    """The end of a sentence."""
+    return str(error) if isinstance(error, VolumeError) else f"{error.strerror or error}."
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
