@@ -58,4 +58,4 @@ def spec(spacing_mm: float, patch: int) -> SimpleNamespace:
 def phantom_package() -> Any:
     """What a Segmenter reads of a package; its networks come from :class:`ByIntensity`."""
     networks = {"locator": spec(5.0, 32), "segmenter": spec(2.0, 48)}
-    return SimpleNamespace(manifest=SimpleNamespace(networks=networks))
+    return SimpleNamespace(manifest=SimpleNamespace(name="phantom", kind="segmenter", networks=networks))
