@@ -113,7 +113,7 @@ def test_shipped_package_is_listed_with_its_card(user_dir: Path) -> None:
     text = shown_card(panel)
     for words in (
         "Labels the four chambers", "Not a medical device", "Trained on:", f"{shipped.training.cases} cases",
-        "Licence: Apache-2.0", "9.6 MB", "Figures on 20 unseen virtual cases", "Narayanan",
+        "Licence: Apache-2.0", "9.6 MB", "Figures on 40 unseen virtual cases", "Narayanan",
     ):  # fmt: skip
         assert words in text
     assert panel.ui.installBox.isHidden()
