@@ -52,6 +52,8 @@ SCHEMA_VERSION = 1
 MANIFEST, CARD = "manifest.json", "README.md"
 #: The package that ships with the program and is used when none is named.
 DEFAULT_PACKAGE = "virtual-heart-v1"
+#: The one that draws pairs where none is named.
+DEFAULT_GENERATOR = "virtual-pairs-v1"
 
 #: Limits far above any honest package, so that a hostile one can fill neither memory nor disk.
 MAX_BYTES = 2 * 1024**3
