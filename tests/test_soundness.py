@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.virtual import contact_sheet, soundness, soundness_report
+from cardiacldm_training.virtual import contact_sheet, diversity, soundness_report
+from CardiacLDMLib import soundness
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.volume import Volume, VolumeError, write_volume
 
@@ -110,25 +111,25 @@ def test_no_label_map(array: np.ndarray) -> None:
 
 
 def test_aorta_is_measured_where_it_ascends() -> None:
-    width = soundness.aorta_width_mm(soundness.as_labels(volume(heart())))
+    width = diversity.aorta_width_mm(soundness.as_labels(volume(heart())))
     assert width == pytest.approx(2 * np.sqrt(12 * 24 / np.pi))
-    assert soundness.aorta_width_mm(soundness.as_labels(volume(without("PA")))) is None
+    assert diversity.aorta_width_mm(soundness.as_labels(volume(without("PA")))) is None
 
 
 def test_dice_of_pairs_is_that_of_aligned_hearts() -> None:
     array = heart()
     moved = np.pad(array, ((9, 0), (0, 0), (4, 0)))
-    shapes = [soundness.shape_around_centre(soundness.as_labels(volume(a))) for a in (array, moved, without("PA"))]
-    table = soundness.pairwise_dice(np.stack([s for s in shapes if s is not None]))
+    shapes = [diversity.shape_around_centre(soundness.as_labels(volume(a))) for a in (array, moved, without("PA"))]
+    table = diversity.pairwise_dice(np.stack([s for s in shapes if s is not None]))
     assert table[:, 0, 1] == pytest.approx(1.0)
     assert table[VALUE["PA"] - 1, 0, 2] == 0
     assert table[VALUE["LV"] - 1, 0, 2] == 1
-    assert soundness.shape_around_centre(soundness.as_labels(volume(array[17:]))) is None
+    assert diversity.shape_around_centre(soundness.as_labels(volume(array[17:]))) is None
 
 
 def test_flags_are_no_rules() -> None:
     labels = soundness.as_labels(volume(heart()))
-    assert any(flag.startswith("LV ") for flag in soundness.outside_limits(labels))  # 17 mL
+    assert any(flag.startswith("LV ") for flag in diversity.outside_limits(labels))  # 17 mL
 
 
 def write_cohort(folder: Path, count: int) -> Path:

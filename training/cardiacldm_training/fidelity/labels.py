@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wasserstein_distance
 
+from CardiacLDMLib import soundness
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.cleanup import clean
 
-from ..virtual import soundness
 from . import compare
 from .cases import Pair
 from .compare import Measured, Record

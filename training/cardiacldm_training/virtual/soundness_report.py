@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from CardiacLDMLib import soundness
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.volume import Volume, VolumeError, read_volume, written_aside
 
 from ..datasets.folders import CaseFiles
-from . import soundness
+from . import diversity
 from .anatomy import Anatomies, draw_heart
 from .body import with_aorta
 from .templates import AnatomyError
@@ -160,12 +161,12 @@ def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
         state=_state(findings, record.get("measures", {}).get("systole", 0.0)),
         findings=list(findings or ()),
         volumes_ml={structure: round(ml, 2) for structure, ml in labels.volumes_ml().items()},
-        aorta_width_mm=soundness.aorta_width_mm(labels),
+        aorta_width_mm=diversity.aorta_width_mm(labels),
         cut=sorted(labels.cut),
         broken=[Broken(rule=finding.rule, what=finding.what) for finding in soundness.check(labels)],
-        flags=soundness.outside_limits(labels),
+        flags=diversity.outside_limits(labels),
     )
-    return report, soundness.shape_around_centre(labels)
+    return report, diversity.shape_around_centre(labels)
 
 
 def _state(findings: Sequence[str] | None, systole: float) -> State:
@@ -250,7 +251,7 @@ def _report(
         else:
             unreadable[first] = str(second)
         done(count)
-    dice = soundness.pairwise_dice(np.stack(shapes)) if len(shapes) > 1 else np.zeros((len(NAMES), 0, 0))
+    dice = diversity.pairwise_dice(np.stack(shapes)) if len(shapes) > 1 else np.zeros((len(NAMES), 0, 0))
     report = Report(
         data=data, cases=cases, unreadable=unreadable,
         sources=dict(Counter(case.source for case in cases).most_common()),

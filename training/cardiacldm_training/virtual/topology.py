@@ -10,20 +10,14 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, VALUE
+from CardiacLDMLib.soundness import CONTACT_MM, ORDER
 
-#: Distance below which two structures count as touching, mm (walls between blood pools are background).
-CONTACT_MM = 2.0
 #: What remains between two structures that must not touch, mm; a little more than a contact.
 GAP_MM = 3.2
 #: Fewest millilitres of each structure in a usable heart.
 SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
 #: Largest share of the left ventricle's surface that may face background.
 BARE_LV = 0.02
-#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
-ORDER: tuple[tuple[str, str, int, str], ...] = (
-    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
-    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
-)  # fmt: skip
 
 LV, MYO = VALUE["LV"], VALUE["MYO"]
 #: Pairs kept apart by a wall, of which the first gives way.

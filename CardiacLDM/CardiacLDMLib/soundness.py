@@ -1,4 +1,4 @@
-"""Is a label map sound, and is a set of them varied? For virtual hearts and for hearts that somebody labelled by hand.
+"""Is a label map sound? For virtual hearts, generated ones, and hearts that somebody labelled by hand.
 
 A label map is turned to the RAS axes closest to its own and judged by the rules of a whole heart: every structure
 there, in one piece, without holes, touching what it must and nothing that it must not, on the right side of the
@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 
 import cc3d
 import numpy as np
-from scipy import ndimage
 
-from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, HEART, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, STRUCTURES, VALUE
-from CardiacLDMLib.volume import Volume, VolumeError
+from .anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, STRUCTURES, VALUE
+from .volume import Volume, VolumeError
 
-from .topology import CONTACT_MM, ORDER
-
+#: Distance below which two structures count as touching, mm: walls between blood pools are background in most labels.
+CONTACT_MM = 2.0
+#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
+ORDER: tuple[tuple[str, str, int, str], ...] = (
+    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
+    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
+)  # fmt: skip
 #: The largest part of the LV's surface that may face background: the plane of the mitral valve in thin labels.
 LARGEST_LV_OPENING = 0.10
 #: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
@@ -28,7 +32,6 @@ MOST_ISLANDS = 10
 RULES = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
 
 _OUTSIDE = NUM_CLASSES  # what lies beyond the scan
-_DIVERSITY_SPACING_MM, _DIVERSITY_SIDE = 3.0, 64
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,12 @@ def as_labels(volume: Volume) -> Labels:
     if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
         raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
     array = array.astype(np.uint8)
-    found = ndimage.find_objects((array > 0).view(np.uint8), max_label=1)
-    if found[0] is None:
+    foreground = _boxes((array > 0).view(np.uint8))[1:]
+    if not foreground:
         raise VolumeError("It holds no label.")
-    edges = np.array([(s.start == 0, s.stop == n) for s, n in zip(found[0], array.shape, strict=True)])
-    array = np.ascontiguousarray(array[found[0]])
-    boxes = {NAMES[i]: box for i, box in enumerate(ndimage.find_objects(array, len(NAMES))) if box}
+    edges = np.array([(s.start == 0, s.stop == n) for s, n in zip(foreground[0], array.shape, strict=True)])
+    array = np.ascontiguousarray(array[foreground[0]])
+    boxes = {NAMES[value - 1]: box for value, box in enumerate(_boxes(array)) if value and box}
     cut = {
         name
         for name, box in boxes.items()
@@ -95,13 +98,19 @@ def as_labels(volume: Volume) -> Labels:
     return Labels(array, spacing, boxes, frozenset(cut), edges)
 
 
+def _boxes(array: np.ndarray) -> list[tuple[slice, slice, slice] | None]:
+    """The box of voxels of each value up to the largest, None for those that are not there."""
+    statistics = cc3d.statistics(array)
+    there = zip(statistics["bounding_boxes"], statistics["voxel_counts"], strict=True)
+    return [box if count else None for box, count in there]
+
+
 def _to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Array and spacing with axes permuted and flipped to point right, anterior and superior as nearly as they can."""
-    import nibabel as nib
-
-    orientation = nib.io_orientation(volume.affine)
-    order = np.argsort(orientation[:, 0])
-    return np.asarray(nib.apply_orientation(volume.array, orientation)), volume.spacing[order]
+    cosines = volume.affine[:3, :3] / volume.spacing  # [world axis, voxel axis]
+    order = max(itertools.permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum())
+    flipped = [world for world, axis in enumerate(order) if cosines[world, axis] < 0]
+    return np.flip(volume.array.transpose(order), flipped), volume.spacing[list(order)]
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------
@@ -116,19 +125,6 @@ def check(labels: Labels) -> list[Finding]:
     if open_part > LARGEST_LV_OPENING:
         findings.append(Finding("LV open", f"{open_part:.1%} of the LV's surface faces background"))
     return findings
-
-
-def outside_limits(labels: Labels) -> list[str]:
-    """Whole structures whose volume is unusual for an adult: worth a look, and no rule, since disease does that."""
-    flags = []
-    volumes = labels.volumes_ml()
-    for structure in STRUCTURES:
-        volume = volumes.get(structure.name)
-        if volume is None or structure.volume_limits_ml is None or structure.name in labels.cut:
-            continue
-        if not structure.volume_limits_ml[0] <= volume <= structure.volume_limits_ml[1]:
-            flags.append(f"{structure.name} {volume:.0f} mL")
-    return flags
 
 
 def _missing(labels: Labels) -> list[Finding]:
@@ -233,55 +229,3 @@ def _order(labels: Labels) -> list[Finding]:
         if first in centres and second in centres and not {first, second} & labels.cut
         and centres[first][axis] <= centres[second][axis]
     ]  # fmt: skip
-
-
-# --- measures ------------------------------------------------------------------------------------------------------
-
-
-def aorta_width_mm(labels: Labels) -> float | None:
-    """Width of the ascending aorta: that of a disc of its axial area at the height of the pulmonary artery's middle.
-
-    None where aorta or pulmonary artery is missing, or only the descending aorta is there.
-    """
-    if not {"AO", "PA", "LA"} <= labels.boxes.keys():
-        return None
-    centres = labels.centroids()
-    slice_ = labels.array[:, :, round(centres["PA"][2] / labels.spacing[2])] == VALUE["AO"]
-    components, count = ndimage.label(slice_)
-    best, front = None, centres["LA"][1]
-    for n in range(1, count + 1):
-        piece = components == n
-        middle = float(np.nonzero(piece)[1].mean() * labels.spacing[1])
-        area = float(piece.sum() * labels.spacing[0] * labels.spacing[1])
-        if middle > front and area > 100.0:  # mm2; smaller ones are crumbs
-            best, front = 2.0 * float(np.sqrt(area / np.pi)), middle
-    return best
-
-
-# --- diversity -----------------------------------------------------------------------------------------------------
-
-
-def shape_around_centre(labels: Labels) -> np.ndarray | None:
-    """(64, 64, 64) uint8 labels at 3 mm around the middle of the chambers and the wall; None if one of them is cut."""
-    if set(HEART) & labels.cut or not set(HEART) <= labels.boxes.keys():
-        return None
-    centre = np.argwhere(np.isin(labels.array, [VALUE[name] for name in HEART])).mean(0)
-    offsets = (np.arange(_DIVERSITY_SIDE) - (_DIVERSITY_SIDE - 1) / 2) * _DIVERSITY_SPACING_MM
-    index = [np.rint(centre[a] + offsets / labels.spacing[a]).astype(int) for a in range(3)]
-    shape = np.zeros((_DIVERSITY_SIDE,) * 3, dtype=np.uint8)
-    inside = [np.flatnonzero((i >= 0) & (i < n)) for i, n in zip(index, labels.array.shape, strict=True)]
-    shape[np.ix_(*inside)] = labels.array[np.ix_(*(i[part] for i, part in zip(index, inside, strict=True)))]
-    return shape
-
-
-def pairwise_dice(shapes: np.ndarray) -> np.ndarray:
-    """(8, N, N) Dice of each structure between all pairs of ``shapes`` (N, ...) uint8; NaN where neither has it."""
-    flat = shapes.reshape(len(shapes), -1)
-    tables = np.full((len(NAMES), len(flat), len(flat)), np.nan)
-    for row, structure in enumerate(STRUCTURES):
-        masks = flat == structure.value
-        masks = masks[:, masks.any(0)].astype(np.float32)
-        both = masks @ masks.T
-        sizes = np.diag(both)[:, None] + np.diag(both)
-        np.divide(2.0 * both, sizes, out=tables[row], where=sizes > 0)
-    return tables
