@@ -27,8 +27,9 @@ from cardiacldm_training.virtual.measures import PUBLISHED, draw_measures
 from cardiacldm_training.virtual.parametric import parametric_model
 from cardiacldm_training.virtual.shapes import Lattice, smooth_field, smooth_path
 from cardiacldm_training.virtual.templates import AnatomyError, read_template, template_files
-from cardiacldm_training.virtual.topology import SMALLEST_ML, faults, repair
+from cardiacldm_training.virtual.topology import faults, repair
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, REQUIRED_CONTACTS, VALUE
+from CardiacLDMLib.soundness import SMALLEST_ML
 
 
 @pytest.fixture(scope="module")

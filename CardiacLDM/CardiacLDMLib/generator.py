@@ -153,7 +153,7 @@ class Generator:
             if not 0 <= number <= MAX_SEED:
                 raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
         job = _Job(progress, cancelled)
-        with torch.inference_mode(), _same_bits(), _memory_in_words():
+        with torch.inference_mode(), same_bits(), _memory_in_words():
             z = self._sample((seed, index, attempt), settings, job, preview)
             job.step("decode", 0.0)
             image, scores, decoded = self._decode(z)
@@ -270,7 +270,7 @@ class Generator:
 
 
 @contextlib.contextmanager
-def _same_bits() -> Iterator[None]:
+def same_bits() -> Iterator[None]:
     """Let torch add up in the same order every time, and leave its settings as they were."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)

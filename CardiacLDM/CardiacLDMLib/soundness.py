@@ -24,6 +24,8 @@ ORDER: tuple[tuple[str, str, int, str], ...] = (
     ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
     ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
 )  # fmt: skip
+#: Fewest millilitres of each structure in a usable heart.
+SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
 #: The largest part of the LV's surface that may face background: the plane of the mitral valve in thin labels.
 LARGEST_LV_OPENING = 0.10
 #: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
@@ -36,10 +38,11 @@ _OUTSIDE = NUM_CLASSES  # what lies beyond the scan
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that a label map breaks, and how."""
+    """A rule that a label map breaks, and how; ``of``: the structures that break it."""
 
     rule: str
     what: str
+    of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def check(labels: Labels) -> list[Finding]:
     lv = VALUE["LV"]
     open_part = faces[lv, 0] / max(faces[lv].sum() - faces[lv, lv] - faces[lv, _OUTSIDE], 1)
     if open_part > LARGEST_LV_OPENING:
-        findings.append(Finding("LV open", f"{open_part:.1%} of the LV's surface faces background"))
+        findings.append(Finding("LV open", f"{open_part:.1%} of the LV's surface faces background", ("LV",)))
     return findings
 
 
@@ -131,7 +134,7 @@ def _missing(labels: Labels) -> list[Finding]:
     """A structure may lie beyond the scan if a structure that it touches is cut."""
     neighbours = {name: {b for pair in REQUIRED_CONTACTS if name in pair for b in pair} - {name} for name in NAMES}
     return [
-        Finding("missing", f"no {name}")
+        Finding("missing", f"no {name}", (name,))
         for name in NAMES
         if name not in labels.boxes and not neighbours[name] & labels.cut
     ]
@@ -143,11 +146,11 @@ def _pieces(labels: Labels) -> list[Finding]:
         mask = labels.mask(name)
         pieces = _inner_pieces(labels, name, mask, 26)
         if pieces > 1:
-            findings.append(Finding("pieces", f"{name} in {pieces} pieces"))
+            findings.append(Finding("pieces", f"{name} in {pieces} pieces", (name,)))
         islands[name] = _inner_pieces(labels, name, mask, 6) - pieces
         hole = _enclosed(mask) * labels.voxel_ml
         if hole:
-            findings.append(Finding("holes", f"{hole:.2g} mL enclosed by {name}"))
+            findings.append(Finding("holes", f"{hole:.2g} mL enclosed by {name}", (name,)))
     if sum(islands.values()) > MOST_ISLANDS:
         what = ", ".join(f"{n} {name}" for name, n in islands.items() if n)
         findings.append(Finding("islands", f"islands: {what}"))
@@ -214,17 +217,17 @@ def _contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
     for a, b in REQUIRED_CONTACTS:
         there = a in labels.boxes and b in labels.boxes
         if there and not near[VALUE[a], VALUE[b]] and not {a, b} & labels.cut:
-            findings.append(Finding("contact", f"{a} and {b} apart"))
+            findings.append(Finding("contact", f"{a} and {b} apart", (a, b)))
     for a, b in FORBIDDEN_CONTACTS:
         if near[VALUE[a], VALUE[b]]:
-            findings.append(Finding("forbidden contact", f"{a} and {b} touch"))
+            findings.append(Finding("forbidden contact", f"{a} and {b} touch", (a, b)))
     return findings
 
 
 def _order(labels: Labels) -> list[Finding]:
     centres = labels.centroids()
     return [
-        Finding("order", f"{first} not {word} {second}")
+        Finding("order", f"{first} not {word} {second}", (first, second))
         for first, second, axis, word in ORDER
         if first in centres and second in centres and not {first, second} & labels.cut
         and centres[first][axis] <= centres[second][axis]

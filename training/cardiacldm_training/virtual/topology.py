@@ -10,12 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, VALUE
-from CardiacLDMLib.soundness import CONTACT_MM, ORDER
+from CardiacLDMLib.soundness import CONTACT_MM, ORDER, SMALLEST_ML
 
 #: What remains between two structures that must not touch, mm; a little more than a contact.
 GAP_MM = 3.2
-#: Fewest millilitres of each structure in a usable heart.
-SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
 #: Largest share of the left ventricle's surface that may face background.
 BARE_LV = 0.02
 
