@@ -16,14 +16,18 @@ import numpy as np
 import pytest
 import torch
 
+from cardiacldm_training.pair_files import read_pair
+from CardiacLDMLib import pair_folder
 from CardiacLDMLib.client import CANCEL_SECONDS
 from CardiacLDMLib.exchange import STAGES, decode
-from CardiacLDMLib.jobs import explain
-from CardiacLDMLib.package import open_package, shipped_packages_dir
+from CardiacLDMLib.generator import Generator
+from CardiacLDMLib.jobs import JobError, Jobs, explain
+from CardiacLDMLib.package import DEFAULT_GENERATOR, open_package, shipped_packages_dir
 from CardiacLDMLib.report import CaseReport
 from CardiacLDMLib.segmenter import Segmenter
-from CardiacLDMLib.volume import Grid, Volume, read_volume, write_volume
+from CardiacLDMLib.volume import Grid, Volume, VolumeError, read_volume, write_volume
 from helpers_dicom import write_series
+from helpers_generator_package import GRID, write_tiny_generator
 from helpers_phantom import phantom
 from helpers_phantom_package import write_phantom_package
 from helpers_worker import Bench, Outcome, bad_worker
@@ -41,6 +45,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom"))
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_generator(tmp_path_factory.mktemp("packages") / "tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +211,124 @@ def test_devices_and_their_check(warm: Bench) -> None:
     reply = warm.wait(none).done
     assert not reply.ok
     assert reply.problem in reply.text
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def draw(bench: Bench, package: str | None, **options: object) -> tuple[Outcome, list[bytes]]:
+    """Ask for a pair; the pictures are read when they come, as a panel does."""
+    outcome, pictures = Outcome(), []
+    options = {"seed": 7, "index": 1, "device": "cpu", **options}
+    bench.client.generate(
+        package=package, on_preview=lambda preview: pictures.append(Path(preview.file).read_bytes()),
+        **options, **outcome.watched(),
+    )  # fmt: skip
+    return outcome, pictures
+
+
+def test_a_pair_is_drawn_as_by_the_generator_itself(warm: Bench, generator: str, temporary: Path) -> None:
+    settings = {"conditions": {"sex": "female", "spacing_mm": 2.0}, "steps": 9}
+    expected = Generator(open_package(generator), "cpu").generate(7, 1, **settings)
+    outcome, pictures = draw(warm, generator, **settings)
+    reply = warm.wait(outcome).done
+    np.testing.assert_array_equal(reply.image.array, expected.image.array)
+    np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
+    assert (reply.image.array.dtype, reply.labels.array.dtype) == (np.int16, np.uint8)
+    assert reply.image.grid.same_as(expected.image.grid)
+    assert {name: reply.provenance[name] for name in ("seed", "index", "conditions", "steps")} == {
+        "seed": 7, "index": 1, **settings
+    }  # fmt: skip
+    assert [picture[:12] for picture in pictures] == [b"P5 16 16 255"] * 2  # after steps 4 and 8
+    assert {len(picture) for picture in pictures} == {13 + GRID[0] * GRID[1]}
+    assert [p.step for p in outcome.progress] == sorted(p.step for p in outcome.progress)
+    assert not folders(temporary)
+
+
+def test_what_no_pair_can_be_drawn_with_is_said(warm: Bench, package: str, generator: str) -> None:
+    for name, options, kind, words in (
+        (package, {}, "package", "phantom is a segmenter package, which labels scans: choose one that generates"),
+        (generator, {"conditions": {"colour": "red"}}, "input", "There is no condition 'colour': this package knows"),
+        (generator, {"conditions": {"sex": "x"}}, "input", "sex cannot be 'x': this package knows female, male."),
+        (generator, {"steps": 0}, "input", "The steps must be from 1 to 1000, not 0."),
+        (generator, {"seed": -1}, "input", "The seed must be from 0 to 4294967295, not -1."),
+        (generator, {"device": "cuda:77"}, "input", "GPU"),
+    ):
+        failure = warm.wait(draw(warm, name, **options)[0]).failure
+        assert (failure.kind, failure.message.count("Traceback")) == (kind, 0)
+        assert words in failure.message
+
+
+@pytest.mark.skipif((shipped_packages_dir() / DEFAULT_GENERATOR).is_dir(), reason="a generator ships")
+def test_without_a_generator_that_ships_it_is_said_what_to_do(warm: Bench) -> None:
+    failure = warm.wait(draw(warm, None)[0]).failure
+    assert failure.message == "No generator package comes with this version: import one under Models & device."
+
+
+def test_drawing_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Bench, generator: str) -> None:
+    outcome, pictures = draw(warm, generator, steps=1000)
+    warm.loop.run(lambda: outcome or pictures)
+    process, began = warm.process, time.monotonic()
+    warm.client.cancel()
+    assert warm.wait(outcome).cancelled
+    assert time.monotonic() - began < 1.0
+    assert process is warm.process
+
+
+def test_a_disk_that_is_full_is_said(generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    jobs = Jobs()
+    jobs._loaded.set()
+    request = {"job": "generate", "folder": str(tmp_path), "package": generator, "seed": 1, "index": 0,
+               "device": "cpu"}  # fmt: skip
+    with pytest.raises(JobError, match="The disk that holds temporary files is full: free some space"):
+        jobs.do(request, lambda _: None, lambda: False)
+
+
+def test_a_pair_is_saved_as_training_reads_it_and_never_over_another(
+    warm: Bench, generator: str, tmp_path: Path
+) -> None:
+    pair = warm.wait(draw(warm, generator)[0]).done
+    out = tmp_path / "pairs" / "pair_0001"
+    for labels, expected in ((pair.labels.array, "done"), (np.zeros(GRID, np.uint8), "failure")):
+        outcome = Outcome()
+        warm.client.save_pair(
+            pair.image, Volume(labels, pair.image.affine), pair.provenance, out, **outcome.callbacks()
+        )
+        assert getattr(warm.wait(outcome), expected), outcome.failure
+    assert outcome.failure.message == "pair_0001 exists already: choose another folder."
+    assert sorted(path.name for path in out.parent.iterdir()) == ["pair_0001"]
+    assert sorted(path.name for path in out.iterdir()) == ["ct.nii.gz", "labels.nii.gz", "provenance.json"]
+    saved = read_pair(out.parent, 1)
+    np.testing.assert_array_equal(saved.image.array, pair.image.array)
+    np.testing.assert_array_equal(saved.labels.array, pair.labels.array)
+    assert (saved.image.array.dtype, saved.labels.array.dtype) == (np.int16, np.uint8)
+    assert saved.image.grid.same_as(pair.image.grid)
+    assert saved.provenance == pair.provenance
+
+
+def test_edited_labels_are_said_to_be_edited_and_a_half_written_pair_goes(
+    generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Generator(open_package(generator), "cpu").generate(7, 1)
+    edited = pair.labels.array.copy()
+    edited[:2] = 1
+    labels, aside = Volume(edited, pair.labels.affine), tmp_path / ".part-x"
+    pair_folder.write_pair(tmp_path / "pair_0001", aside, pair.image, labels, pair.provenance)
+    assert read_pair(tmp_path, 1).provenance == {**pair.provenance, "edited": True}
+
+    def full(volume: Volume, path: Path) -> None:
+        if path.name == "labels.nii.gz":
+            raise VolumeError(f"{path.name} could not be written: is the disk full or read-only?")
+        write_volume(volume, path)
+
+    monkeypatch.setattr(pair_folder, "write_volume", full)
+    with pytest.raises(VolumeError, match="disk full"):
+        pair_folder.write_pair(tmp_path / "pair_0002", aside, pair.image, labels, pair.provenance)
+    assert [path.name for path in tmp_path.iterdir()] == ["pair_0001"]
 
 
 # --- protocol ------------------------------------------------------------------------------------------------------

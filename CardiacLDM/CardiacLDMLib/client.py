@@ -23,6 +23,7 @@ from .exchange import (
     PROTOCOL,
     JobFolder,
     Lines,
+    Preview,
     Progress,
     Quality,
     decode,
@@ -87,8 +88,8 @@ class Transport(Protocol):
 class Failure:
     """Why a job failed: one sentence, and the end of the process's output (at most ``TAIL_LINES`` lines).
 
-    ``kind``: ``input``, ``package``, ``exists`` (the package to be imported), ``memory``, ``missing`` (a library),
-    ``device`` (the GPU), ``crash`` (the process is gone) or ``internal``.
+    ``kind``: ``input``, ``package``, ``exists`` (the package to be imported), ``rejected`` (no pair that may be kept),
+    ``memory``, ``missing`` (a library), ``device`` (the GPU), ``crash`` (the process is gone) or ``internal``.
     """
 
     message: str
@@ -128,6 +129,20 @@ class FileReply(Labelled):
 
     name: str
     files: list[Path]
+
+
+@dataclass(frozen=True)
+class PairReply:
+    """A synthetic pair: ``image`` (int16 HU) and ``labels`` (uint8), in memory mapped from files that are gone already.
+
+    ``provenance``: as the generator wrote it. ``seconds``: from the request to the arrays on disk.
+    """
+
+    image: Volume
+    labels: Volume
+    provenance: dict[str, Any]
+    device: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ class VerifyReply:
 
 
 OnProgress = Callable[[Progress], None]
+OnPreview = Callable[[Preview], None]
 OnFailed = Callable[[Failure], None]
 OnCancelled = Callable[[], None]
 
@@ -198,7 +214,8 @@ class Job:
     on_progress: OnProgress = field(repr=False, default=_ignore)
     on_cancelled: OnCancelled = field(repr=False, default=_ignore)
     folder: JobFolder | None = field(repr=False, default=None)
-    upload: _Upload | None = field(repr=False, default=None)
+    uploads: list[_Upload] = field(repr=False, default_factory=list)
+    on_preview: OnPreview = field(repr=False, default=_ignore)
     sent: bool = False
     heard_of: bool = False
     cancelling: bool = False
@@ -212,6 +229,7 @@ class _Upload:
         strides = np.abs(array.strides)
         fortran = bool(strides[0] < strides[-1])
         self._slabs = array.T if fortran else array
+        self.path = path
         self._file: BinaryIO = path.open("wb")
         header = {"descr": array.dtype.str, "fortran_order": fortran, "shape": array.shape}
         np.lib.format.write_array_header_1_0(self._file, header)
@@ -295,16 +313,11 @@ class WorkerClient:
         on_cancelled: OnCancelled = _ignore,
     ) -> Job:
         """Label ``volume``. ``package``: a name or a folder, None for the one that ships."""
-        self._refuse_if_busy()
-        try:
-            folder = JobFolder()
-            upload = _Upload(volume.array, folder.path / "image.npy")
-        except OSError as error:
-            raise ClientError(f"The temporary folder cannot be used: {error.strerror or error}.") from error
+        folder, uploads = self._job_folder(image=volume.array)
         out = folder.path / "labels.npy"
         request = {
-            "job": "segment", "image": str(folder.path / "image.npy"), "affine": volume.affine.tolist(),
-            "out": str(out), "package": package, "device": device, "quality": quality,
+            "job": "segment", "folder": str(folder.path), "image": str(uploads[0].path),
+            "affine": volume.affine.tolist(), "out": str(out), "package": package, "device": device, "quality": quality,
         }  # fmt: skip
 
         def done(result: dict[str, Any]) -> Callable[[], None]:
@@ -314,7 +327,7 @@ class WorkerClient:
             reply = SegmentationReply(**{**result, "labels": Volume(labels, volume.affine)})
             return lambda: on_done(reply)
 
-        return self._submit(Job(request, done, on_failed, on_progress, on_cancelled, folder, upload))
+        return self._submit(Job(request, done, on_failed, on_progress, on_cancelled, folder, uploads))
 
     def segment_file(
         self,
@@ -366,6 +379,69 @@ class WorkerClient:
 
         request = {"job": "find_cases", "source": str(source)}
         return self._submit(Job(request, done, on_failed, on_cancelled=on_cancelled))
+
+    def generate(
+        self,
+        seed: int,
+        index: int,
+        *,
+        package: str | None = None,
+        steps: int | None = None,
+        conditions: Mapping[str, str | float] | None = None,
+        device: str = "auto",
+        on_progress: OnProgress = _ignore,
+        on_preview: OnPreview = _ignore,
+        on_done: Callable[[PairReply], None],
+        on_failed: OnFailed,
+        on_cancelled: OnCancelled = _ignore,
+    ) -> Job:
+        """Draw pair ``index`` of ``seed``. ``package``: a name or a folder, None for the one that ships.
+
+        ``on_preview``: the picture's file is there as long as the call lasts.
+        """
+        folder, _ = self._job_folder()
+        request = {
+            "job": "generate", "folder": str(folder.path), "package": package, "seed": seed, "index": index,
+            "steps": steps, "conditions": dict(conditions or {}), "device": device,
+        }  # fmt: skip
+
+        def done(result: dict[str, Any]) -> Callable[[], None]:
+            affine = np.array(result.pop("affine"))
+            arrays = {
+                name: np.load(folder.path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+                for name in ("image", "labels")
+            }
+            if arrays["image"].shape != arrays["labels"].shape:
+                raise ValueError("the labels are not those of the image")
+            reply = PairReply(**{**result, **{name: Volume(array, affine) for name, array in arrays.items()}})
+            return lambda: on_done(reply)
+
+        return self._submit(Job(request, done, on_failed, on_progress, on_cancelled, folder, on_preview=on_preview))
+
+    def save_pair(
+        self,
+        image: Volume,
+        labels: Volume,
+        provenance: Mapping[str, Any],
+        out: Path,
+        *,
+        on_done: Callable[[Path], None],
+        on_failed: OnFailed,
+        on_cancelled: OnCancelled = _ignore,
+    ) -> Job:
+        """Write a pair to the new folder ``out``: ct.nii.gz, labels.nii.gz and provenance.json."""
+        folder, uploads = self._job_folder(image=image.array, labels=labels.array)
+        request = {
+            "job": "save_pair", "folder": str(folder.path), "image": str(uploads[0].path),
+            "labels": str(uploads[1].path), "affine": image.affine.tolist(), "provenance": dict(provenance),
+            "out": str(out), "aside": str(out.parent / f"{ASIDE}{uuid.uuid4().hex}"),
+        }  # fmt: skip
+
+        def done(result: dict[str, Any]) -> Callable[[], None]:
+            written = Path(result["out"])
+            return lambda: on_done(written)
+
+        return self._submit(Job(request, done, on_failed, on_cancelled=on_cancelled, folder=folder, uploads=uploads))
 
     def check_device(
         self,
@@ -469,6 +545,15 @@ class WorkerClient:
         if self._job is not None:
             raise ClientError("A job is running already: wait for it, or cancel it.")
 
+    def _job_folder(self, **arrays: np.ndarray) -> tuple[JobFolder, list[_Upload]]:
+        """A private folder, and what will write each array to NAME.npy there."""
+        self._refuse_if_busy()
+        try:
+            folder = JobFolder()
+            return folder, [_Upload(array, folder.path / f"{name}.npy") for name, array in arrays.items()]
+        except OSError as error:
+            raise ClientError(f"The temporary folder cannot be used: {error.strerror or error}.") from error
+
     def _submit(self, job: Job) -> Job:
         self._refuse_if_busy()
         self._number += 1
@@ -490,13 +575,14 @@ class WorkerClient:
             if job is not self._job:
                 return
             job.on_progress(Progress(0, 100, "start", 0.0))
-        if job.upload is not None:
+        if job.uploads:
             try:
-                more = job.upload.write_piece()
+                more = job.uploads[0].write_piece()
             except OSError as error:
                 self._fail(job, "input", f"The temporary folder cannot be written to: {error.strerror or error}.")
                 return
-            job.upload = job.upload if more else None
+            if not more:
+                del job.uploads[0]
             self._later(0.0, lambda: self._advance(job))
         elif self._process is not None and self._process.pid is not None:
             job.sent = True
@@ -505,8 +591,8 @@ class WorkerClient:
     def _finish(self, job: Job) -> None:
         """The job is over: whatever it left is removed before anybody hears of it."""
         self._job = None
-        if job.upload is not None:
-            job.upload.close()
+        for upload in job.uploads:
+            upload.close()
         if job.folder is not None and not job.folder.remove():
             self._remains.append(job.folder)
         if "aside" in job.request:
@@ -589,6 +675,9 @@ class WorkerClient:
         if event == "progress" and not job.cancelling:
             with contextlib.suppress(KeyError):
                 job.on_progress(Progress(*(message[f.name] for f in fields(Progress))))
+        elif event == "preview" and not job.cancelling:
+            with contextlib.suppress(KeyError):
+                job.on_preview(Preview(*(message[f.name] for f in fields(Preview))))
         elif event == "cancelled":
             self._cancelled(job)
         elif event == "error":

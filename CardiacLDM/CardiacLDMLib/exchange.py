@@ -60,6 +60,15 @@ class Progress:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Preview:
+    """How a pair looks at ``step`` of ``total`` while it is drawn: a grey picture (PGM) in the job's folder."""
+
+    step: int
+    total: int
+    file: str
+
+
 def remaining(progress: Progress) -> float | None:
     """Seconds that are likely left; None as long as too little was done to tell."""
     if progress.step < 3 or progress.seconds < 0.5:

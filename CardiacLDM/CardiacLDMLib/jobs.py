@@ -1,4 +1,4 @@
-"""What a worker can do: segment arrays and files, find cases, verify packages, and tell what this computer can do.
+"""What a worker can do: segment arrays and files, draw pairs, verify packages, and tell what this computer can do.
 
 Nothing heavy is imported before it is needed, so that a worker without torch can still say that torch is missing.
 """
@@ -15,12 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .device import check_device, list_devices
-from .exchange import Cancelled, Progress
+from .exchange import Cancelled, Preview, Progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from .generator import Generator, Pair
     from .inputs import Case
     from .package import ModelPackage
     from .segmenter import Segmentation, Segmenter
@@ -29,8 +32,9 @@ if TYPE_CHECKING:
 #: Packages that stay loaded, the last ones used.
 MAX_LOADED = 2
 
-Report = Callable[[Progress], None]
+Report = Callable[[Progress | Preview], None]
 Unwanted = Callable[[], bool]
+Model = TypeVar("Model")
 
 
 class JobError(ValueError):
@@ -41,7 +45,7 @@ class Jobs:
     """The jobs, and what they leave loaded for the next one."""
 
     def __init__(self) -> None:
-        self._segmenters: OrderedDict[tuple[object, ...], Segmenter] = OrderedDict()
+        self._models: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._loaded = threading.Event()
 
     def load(self) -> None:
@@ -61,6 +65,8 @@ class Jobs:
         jobs: dict[object, Callable[[dict[str, Any], Report, Unwanted], dict[str, Any]]] = {
             "segment": self._segment_array,
             "segment_file": self._segment_file,
+            "generate": self._generate,
+            "save_pair": _save_pair,
             "find_cases": _find_cases,
             "verify": _verify,
             "import_package": _import_package,
@@ -127,19 +133,63 @@ class Jobs:
         return {"name": name, "files": [str(file) for file in files], **summary, "seconds": _since(began)}
 
     def _segmenter(self, request: dict[str, Any]) -> Segmenter:
-        """The package's networks, from the last time if none of its files has changed since."""
-        from .package import locate_package, open_package
+        from .package import locate_package
         from .segmenter import Segmenter, resolve_device
 
         folder = locate_package(request.get("package"))
-        device = resolve_device(request.get("device", "auto"))
+        return self._model(folder, Segmenter, resolve_device(request.get("device", "auto")))
+
+    def _model(self, folder: Path, make: Callable[[ModelPackage, str], Model], device: str) -> Model:
+        """The package's networks, from the last time if none of its files has changed since."""
+        from .package import open_package
+
         files = tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(folder)))
-        key = (str(folder), files, device)
-        segmenter = self._segmenters.pop(key, None) or Segmenter(open_package(folder), device)
-        while len(self._segmenters) >= MAX_LOADED:
-            self._segmenters.popitem(last=False)
-        self._segmenters[key] = segmenter
-        return segmenter
+        key = (make, str(folder), files, device)
+        model = self._models.pop(key, None) or make(open_package(folder), device)
+        while len(self._models) >= MAX_LOADED:
+            self._models.popitem(last=False)
+        self._models[key] = model
+        return model
+
+    # --- pairs ---
+
+    def _generate(self, request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+        """Draw one pair into the job's folder, and every few steps a picture of what it looks like by then."""
+        import numpy as np
+
+        began = time.perf_counter()
+        folder = Path(request["folder"])
+
+        def preview(step: int, total: int, image: np.ndarray) -> None:
+            file = folder / f"preview-{step}.pgm"
+            with _room_on_disk():
+                file.write_bytes(_grey_picture(image))
+            report(Preview(step, total, str(file)))
+
+        generator = self._generator(request)
+        with _gpu_left_to_others():
+            pair = self._drawn(generator, request, progress=report, cancelled=unwanted, preview=preview)
+        for name, volume in (("image", pair.image), ("labels", pair.labels)):
+            with _room_on_disk(), open(folder / f"{name}.npy", "wb") as file:
+                np.save(file, np.asfortranarray(volume.array))  # as Slicer lays voxels out
+        return {"affine": pair.image.affine.tolist(), "provenance": pair.provenance, "device": generator.device,
+                "seconds": _since(began)}  # fmt: skip
+
+    def _drawn(self, generator: Generator, request: dict[str, Any], **watched: Any) -> Pair:
+        number = (request["seed"], request["index"])
+        return generator.generate(*number, request.get("conditions"), steps=request.get("steps"), **watched)
+
+    def _generator(self, request: dict[str, Any]) -> Generator:
+        from .generator import Generator
+        from .package import DEFAULT_GENERATOR, known_packages, locate_package
+        from .segmenter import resolve_device
+
+        name = request.get("package")
+        if name is None and DEFAULT_GENERATOR not in known_packages("generator"):
+            raise JobError("No generator package comes with this version: import one under Models & device.")
+        return self._model(
+            locate_package(name or DEFAULT_GENERATOR), Generator, resolve_device(request.get("device", "auto"))
+        )
 
 
 def _stop_if(unwanted: Unwanted) -> None:
@@ -154,14 +204,21 @@ def _since(began: float) -> float:
 def _segment(
     segmenter: Segmenter, volume: Volume, request: dict[str, Any], report: Report, unwanted: Unwanted
 ) -> Segmentation:
+    with _gpu_left_to_others():
+        quality = request.get("quality", "full")
+        return segmenter.segment(volume, quality=quality, progress=report, cancelled=unwanted)
+
+
+@contextlib.contextmanager
+def _gpu_left_to_others() -> Iterator[None]:
+    """Give back the GPU's memory that torch keeps for later: Slicer draws on the same GPU."""
     import torch
 
     try:
-        quality = request.get("quality", "full")
-        return segmenter.segment(volume, quality=quality, progress=report, cancelled=unwanted)
+        yield
     finally:
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # Slicer draws on the same GPU
+            torch.cuda.empty_cache()
 
 
 def _summary(segmenter: Segmenter, result: Segmentation, request: dict[str, Any]) -> dict[str, Any]:
@@ -186,6 +243,33 @@ def _room_on_disk() -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise JobError("The disk that holds temporary files is full: free some space and try again.") from error
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def _grey_picture(image: np.ndarray) -> bytes:
+    """An axial slice (I, J; HU; RAS) as a PGM file, seen from the feet: the patient's right is on the left."""
+    import numpy as np
+
+    from .scene import LEVEL_HU, WINDOW_HU
+
+    share = (image.T[::-1, ::-1] - (LEVEL_HU - WINDOW_HU / 2)) / WINDOW_HU
+    grey = np.rint(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
+    return f"P5 {grey.shape[1]} {grey.shape[0]} 255\n".encode() + grey.tobytes()
+
+
+def _save_pair(request: dict[str, Any], report: Report, unwanted: Unwanted) -> dict[str, Any]:
+    """Write a pair's arrays and provenance as the files that training takes."""
+    import numpy as np
+
+    from .pair_folder import write_pair
+    from .volume import Volume
+
+    image, labels = (np.load(request[name], mmap_mode="r", allow_pickle=False) for name in ("image", "labels"))
+    affine, out = np.array(request["affine"]), Path(request["out"])
+    write_pair(out, Path(request["aside"]), Volume(image, affine), Volume(labels, affine), request["provenance"])
+    return {"out": str(out)}
 
 
 # --- files and packages --------------------------------------------------------------------------------------------
@@ -278,6 +362,8 @@ def _expected_kind(error: Exception) -> str | None:
         ("package", "PackageExists", "exists"),
         ("package", "PackageError", "package"),
         ("segmenter", "SegmenterError", "input"),
+        ("acceptance", "NoAcceptablePair", "rejected"),
+        ("generator", "GeneratorError", "input"),
     ):
         if isinstance(error, _known(f"CardiacLDMLib.{module}", name)):
             return kind

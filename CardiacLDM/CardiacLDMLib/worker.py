@@ -30,7 +30,17 @@ if not __package__:  # run as a file: the folder of the package must be found, i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from CardiacLDMLib import __version__
-from CardiacLDMLib.exchange import ASIDE, PROTOCOL, Cancelled, Lines, Progress, decode, encode, remove_job_folder
+from CardiacLDMLib.exchange import (
+    ASIDE,
+    PROTOCOL,
+    Cancelled,
+    Lines,
+    Preview,
+    Progress,
+    decode,
+    encode,
+    remove_job_folder,
+)
 from CardiacLDMLib.jobs import Jobs, explain
 
 IDLE_SECONDS = 600.0
@@ -109,8 +119,9 @@ class Worker:
             self._unwanted.discard(number)
         return True
 
-    def _report(self, progress: Progress) -> None:
-        self._wire.send(event="progress", id=self._request.get("id"), **asdict(progress))
+    def _report(self, told: Progress | Preview) -> None:
+        event = "preview" if isinstance(told, Preview) else "progress"
+        self._wire.send(event=event, id=self._request.get("id"), **asdict(told))
 
     def _is_unwanted(self) -> bool:
         return self._ending.is_set() or self._request.get("id") in self._unwanted
@@ -157,8 +168,8 @@ class Worker:
 
 def _remove_leftovers(request: dict[str, Any]) -> None:
     """Remove what the client would have removed if it still lived."""
-    if "image" in request:
-        remove_job_folder(Path(request["image"]).parent)
+    if "folder" in request:
+        remove_job_folder(Path(request["folder"]))
     if Path(request.get("aside", "")).name.startswith(ASIDE):
         shutil.rmtree(request["aside"], ignore_errors=True)
 
