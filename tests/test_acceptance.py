@@ -1,14 +1,157 @@
-"""Agreement between two label maps, and noise put back by tissue."""
+"""Pairs that are judged and drawn again; agreement between two label maps; noise put back by tissue."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cardiacldm_training.finetune import dice_per_structure
-from CardiacLDMLib import texture
-from CardiacLDMLib.acceptance import agreement, mean_agreement
+from CardiacLDMLib import acceptance, soundness, texture
+from CardiacLDMLib.acceptance import Judge, NoAcceptablePair, agreement, draw, mean_agreement
 from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.exchange import STAGES, Cancelled, Progress
+from CardiacLDMLib.generator import Generator, Pair
+from CardiacLDMLib.package import open_package
+from CardiacLDMLib.segmenter import Segmenter
+from CardiacLDMLib.soundness import Finding
+from CardiacLDMLib.volume import Volume
+from helpers_box_heart import box_heart, box_pair
+from helpers_generator_package import write_tiny_generator
+from helpers_phantom_package import write_phantom_package
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    return Segmenter(open_package(write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom")), "cpu")
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return Generator(open_package(write_tiny_generator(tmp_path_factory.mktemp("packages") / "tiny")), "cpu")
+
+
+class FromThe(Judge):
+    """Accepts attempts from ``number`` on; attempts before are ``unfit``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(None, further=[self._look])
+        self.number = number
+
+    def verdict(self, pair: Pair, *rest: Any) -> acceptance.Verdict:
+        return acceptance.Verdict(list(self._look(pair)), None)
+
+    def _look(self, pair: Pair) -> Sequence[Finding]:
+        attempt = pair.provenance["attempt"]
+        return [Finding("unfit", f"attempt {attempt}")] if attempt < self.number else []
+
+
+# --- judging -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_pair_is_accepted_with_its_agreement(segmenter: Segmenter) -> None:
+    verdict = Judge(segmenter).verdict(box_pair())
+    assert verdict.faults == []
+    assert verdict.agreement is not None
+    assert 0.8 < verdict.agreement < 1.0
+    assert Judge(None).verdict(box_pair()) == acceptance.Verdict([], None)
+    assert Judge(segmenter).record()["segmenter"]["sha256"] == segmenter.package.sha256
+
+
+def without(name: str, keep: int = 0) -> np.ndarray:
+    """A heart of which only some voxels of one structure are left."""
+    labels = box_heart()
+    labels[tuple(np.argwhere(labels == VALUE[name])[keep:].T)] = 0
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        (without("LAA"), "missing: no LAA"),
+        (without("LV"), "missing: no LV"),
+        (without("LA", keep=40), "too small: LA of 1.1 mL"),
+        (box_heart()[::-1], "order: RA not right of LV"),
+        (box_heart() * 0, "missing: no label at all"),
+        (np.pad(without("LV"), ((0, 0), (0, 0), (0, 4)))[:, :, 4:], "missing: no LV"),  # PA and AO cut: no excuse
+    ],
+)
+def test_unsound_labels_are_faults(labels: np.ndarray, fault: str) -> None:
+    assert fault in Judge(None).faults(box_pair(labels))
+
+
+def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
+    """A septum thinner than a voxel, and a descending aorta."""
+    labels = box_heart()
+    labels[25:32, 36:40, 14:18] = VALUE["RV"]
+    labels[20:24, 2:6, :] = VALUE["AO"]
+    broken = {f.of for f in soundness.check(soundness.as_labels(box_pair(labels).labels))}
+    assert broken == {("LV", "RV"), ("AO",)}
+    assert Judge(None).faults(box_pair(labels)) == []
+
+
+def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -> None:
+    moved = box_pair(np.roll(box_heart(), 4, axis=1))
+    (fault,) = Judge(segmenter).faults(moved)
+    assert fault.startswith("agreement: 0.")
+    assert fault.endswith("below 0.75")
+    assert Judge(segmenter, least_agreement=0.0).faults(moved) == []
+    blank = Pair(Volume(np.zeros(moved.image.array.shape, np.int16), moved.image.affine), box_pair().labels, {})
+    assert Judge(segmenter).verdict(blank).agreement == 0.0  # no CT at all: the segmenter refuses it
+
+
+def test_further_judges_are_asked_too() -> None:
+    judge = Judge(None, further=[lambda pair: [Finding("replica", "of a case")]])
+    assert judge.faults(box_pair()) == ["replica: of a case"]
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+
+
+def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator) -> None:
+    pair = draw(generator, FromThe(2), 4, 1, {"sex": "male"}, steps=2)
+    plain = generator.generate(4, 1, {"sex": "male"}, steps=2, attempt=2)
+    assert np.array_equal(pair.image.array, plain.image.array)
+    assert pair.provenance == plain.provenance | {
+        "acceptance": {
+            "attempts": 3, "agreement": None, "segmenter": None,
+            "rejected": [["unfit: attempt 0"], ["unfit: attempt 1"]],
+        }
+    }  # fmt: skip
+
+
+def test_after_the_last_attempt_it_gives_up_with_the_reasons(generator: Generator) -> None:
+    with pytest.raises(
+        NoAcceptablePair, match="Pair 7 was drawn 5 times and never accepted; the last time: unfit"
+    ) as e:
+        draw(generator, FromThe(9), 0, 7, steps=1)
+    assert e.value.rejected == [[f"unfit: attempt {n}"] for n in range(acceptance.MAX_ATTEMPTS)]
+
+
+def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:
+    pair, plain = draw(generator, None, 3, 2, steps=1), generator.generate(3, 2, steps=1)
+    assert pair.provenance == plain.provenance
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+
+
+def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segmenter: Segmenter) -> None:
+    told: list[Progress] = []
+    with pytest.raises(NoAcceptablePair):
+        draw(generator, Judge(segmenter), 0, 0, steps=2, progress=told.append)
+    steps = [step.step for step in told]
+    assert steps == sorted(steps)
+    assert {step.total for step in told} == {100, 200, 300, 400, 500}
+    assert steps[-1] <= 500
+    assert {step.stage for step in told} >= {"sample", "decode"}
+    assert {step.stage for step in told} <= {*STAGES, "check"}
+    seen: Iterator[bool] = iter([False] * 3 + [True] * 9)
+    with pytest.raises(Cancelled):
+        draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
+
+
+# --- agreement and texture -----------------------------------------------------------------------------------------
 
 
 def test_agreement_is_dice_of_what_either_has() -> None:

@@ -14,21 +14,9 @@ from cardiacldm_training.virtual import contact_sheet, diversity, soundness_repo
 from CardiacLDMLib import soundness
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.volume import Volume, VolumeError, write_volume
+from helpers_box_heart import box_heart as heart
 
 SPACING = 2.0
-#: Corners (first, last + 1) of each structure in voxels of 2 mm, RAS; later ones lie over earlier ones.
-BOXES = {
-    "MYO": ((12, 26, 8), (28, 46, 28)), "LV": ((15, 28, 11), (25, 43, 25)), "LA": ((12, 14, 20), (30, 28, 34)),
-    "LAA": ((8, 20, 26), (12, 26, 32)), "RA": ((36, 20, 14), (48, 34, 30)), "RV": ((32, 34, 8), (46, 56, 26)),
-    "PA": ((30, 46, 26), (38, 52, 44)), "AO": ((24, 28, 25), (30, 40, 56)),
-}  # fmt: skip
-
-
-def heart() -> np.ndarray:
-    array = np.zeros((60, 66, 60), dtype=np.uint8)
-    for name, (low, high) in BOXES.items():
-        array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = VALUE[name]
-    return array
 
 
 def volume(array: np.ndarray) -> Volume:
