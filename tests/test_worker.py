@@ -219,7 +219,7 @@ def test_devices_and_their_check(warm: Bench) -> None:
 def draw(bench: Bench, package: str | None, **options: object) -> tuple[Outcome, list[bytes]]:
     """Ask for a pair; the pictures are read when they come, as a panel does."""
     outcome, pictures = Outcome(), []
-    options = {"seed": 7, "index": 1, "device": "cpu", **options}
+    options = {"seed": 7, "index": 1, "device": "cpu", "check": False, **options}
     bench.client.generate(
         package=package, on_preview=lambda preview: pictures.append(Path(preview.file).read_bytes()),
         **options, **outcome.watched(),
@@ -263,6 +263,14 @@ def test_what_no_pair_can_be_drawn_with_is_said(warm: Bench, package: str, gener
 def test_without_a_generator_that_ships_it_is_said_what_to_do(warm: Bench) -> None:
     failure = warm.wait(draw(warm, None)[0]).failure
     assert failure.message == "No generator package comes with this version: import one under Models & device."
+
+
+def test_a_pair_that_is_never_accepted_is_a_failure_of_its_own(warm: Bench, generator: str) -> None:
+    outcome, _ = draw(warm, generator, check=True)
+    failure = warm.wait(outcome).failure
+    assert failure.kind == "rejected"
+    assert failure.message.startswith("Pair 1 was drawn 5 times and never accepted; the last time: ")
+    assert {progress.total for progress in outcome.progress} == {100, 200, 300, 400, 500}
 
 
 def test_drawing_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Bench, generator: str) -> None:

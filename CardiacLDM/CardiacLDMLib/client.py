@@ -388,6 +388,7 @@ class WorkerClient:
         package: str | None = None,
         steps: int | None = None,
         conditions: Mapping[str, str | float] | None = None,
+        check: bool = True,
         device: str = "auto",
         on_progress: OnProgress = _ignore,
         on_preview: OnPreview = _ignore,
@@ -397,12 +398,13 @@ class WorkerClient:
     ) -> Job:
         """Draw pair ``index`` of ``seed``. ``package``: a name or a folder, None for the one that ships.
 
+        With ``check`` it is drawn again until it may be kept; if it never may, the failure is of the kind ``rejected``.
         ``on_preview``: the picture's file is there as long as the call lasts.
         """
         folder, _ = self._job_folder()
         request = {
             "job": "generate", "folder": str(folder.path), "package": package, "seed": seed, "index": index,
-            "steps": steps, "conditions": dict(conditions or {}), "device": device,
+            "steps": steps, "conditions": dict(conditions or {}), "check": check, "device": device,
         }  # fmt: skip
 
         def done(result: dict[str, Any]) -> Callable[[], None]:

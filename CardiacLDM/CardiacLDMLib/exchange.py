@@ -36,6 +36,7 @@ STAGES = {
     "decode": "decoding",
     "resample": "labelling the scan's voxels",
     "clean": "cleaning up",
+    "check": "checking the pair",
     "write": "writing",
 }
 

@@ -176,8 +176,16 @@ class Jobs:
                 "seconds": _since(began)}  # fmt: skip
 
     def _drawn(self, generator: Generator, request: dict[str, Any], **watched: Any) -> Pair:
+        """The pair, drawn until one may be kept unless ``check`` is false."""
+        from .acceptance import Judge, draw
+        from .package import DEFAULT_PACKAGE, known_packages
+
+        judge = None
+        if request.get("check", True):
+            there = DEFAULT_PACKAGE in known_packages("segmenter")
+            judge = Judge(self._segmenter({"device": generator.device}) if there else None)
         number = (request["seed"], request["index"])
-        return generator.generate(*number, request.get("conditions"), steps=request.get("steps"), **watched)
+        return draw(generator, judge, *number, request.get("conditions"), steps=request.get("steps"), **watched)
 
     def _generator(self, request: dict[str, Any]) -> Generator:
         from .generator import Generator
