@@ -231,7 +231,9 @@ def test_what_is_lacking_is_never_negative() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("spectra", [{"bone": [1.0] * 14}, {"fat": [1.0] * 13}, {"fat": [-1.0] * 14}])
+@pytest.mark.parametrize(
+    "spectra", [{"bone": [1.0] * 14}, {"fat": [1.0] * 13}, {"fat": [-1.0] * 14}, {"fat": [np.nan] * 14}]
+)
 def test_unsound_spectra_are_refused(spectra: dict[str, list[float]]) -> None:
-    with pytest.raises(ValueError, match="must be 14 numbers"):
+    with pytest.raises(ValueError, match="must be 14 numbers from 0 to 1e"):
         texture.add_noise(np.zeros((4, 4, 4)), np.ones((4, 4, 4), np.uint8), spectra, np.random.default_rng(0))

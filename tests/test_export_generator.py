@@ -17,10 +17,12 @@ from cardiacldm_training.cli import app
 from cardiacldm_training.config import write_config
 from cardiacldm_training.export import FIGURES_MARK
 from cardiacldm_training.export_generator import export_generator
+from cardiacldm_training.fidelity.report import Report
 from cardiacldm_training.generator_config import GeneratorRunConfig
 from CardiacLDMLib.generator import Generator
 from CardiacLDMLib.networks import build_network, load_networks
 from CardiacLDMLib.package import open_package
+from CardiacLDMLib.texture import BINS
 from helpers_generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
 
 TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
@@ -91,6 +93,40 @@ def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Pat
     manifest = open_package(tmp_path / "hearts").manifest
     assert (manifest.licence, manifest.title) == ("CC-BY-4.0", "Synthetic cardiac CT with labels")
     assert (tmp_path / "hearts" / "README.md").read_text() == "# Mine\n\nNone measured yet.\n"
+
+
+def test_the_remedy_of_a_report_becomes_the_packages_texture(finished: Path, tmp_path: Path) -> None:
+    remedy = {"soft": (400.0004,) * BINS, "fat": (0.0,) * BINS}
+    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy)
+    report = tmp_path / "report.json"
+    report.write_text(content.model_dump_json())
+    result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts", "--texture", report)
+    assert result.exit_code == 0, result.output
+    package = open_package(tmp_path / "hearts")
+    assert package.manifest.generator is not None
+    assert package.manifest.generator.texture == {"soft": [400.0] * BINS}
+    assert "decoded images lack is added to soft." in (package.folder / "README.md").read_text()
+    for changes, message in (({"textured": True}, "had texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm")):
+        report.write_text(content.model_copy(update=changes).model_dump_json())
+        result = command(finished, "--out", tmp_path / "other", "--name", "other", "--texture", report)
+        assert result.exit_code == 1
+        assert message in result.output
+    report.write_text("{}")
+    assert "is no report of fidelity" in command(
+        finished, "--out", tmp_path / "other", "--name", "other", "--texture", report
+    ).output.replace("\n", " ")
+    assert not (tmp_path / "other").exists()
+
+
+def empty_report(**changes: Any) -> Report:
+    """A report of fidelity in which nothing was measured."""
+    fields = {
+        "generated": "a", "data": "b", "train": None, "package": None, "segmenter": "s", "textured": False,
+        "grid": GRID, "date": "2026-01-02", "code_version": "0", "sizes": {}, "skipped": {}, "measured": {},
+        "volumes": [], "rules": {}, "spectra": [], "replicas": None, "utility": None, "curve": [], "left_out": [],
+        "pairs": [], "references": [],
+    }  # fmt: skip
+    return Report.model_validate(fields | changes)
 
 
 def test_unfinished_runs_and_figures_of_segmenters_are_refused(finished: Path, tmp_path: Path) -> None:

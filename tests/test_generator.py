@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from CardiacLDMLib import texture
+from CardiacLDMLib.cleanup import clean
 from CardiacLDMLib.exchange import STAGES, Cancelled, Progress
 from CardiacLDMLib.generator import Generator, GeneratorError, Pair, check_settings, scaled
 from CardiacLDMLib.package import PackageError, open_package
@@ -83,6 +85,30 @@ def test_latents_are_put_back_on_the_autoencoders_scale(generator: Generator) ->
         zip(generator.spec.latent_shift, generator.spec.latent_scale, strict=True)
     ):
         np.testing.assert_allclose(decoded[0][0, channel], z[0, channel] * scale + shift, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_before_and_after_clean_up_are_at_hand(generator: Generator) -> None:
+    pair = generator.generate(7, 2)
+    assert pair.raw_labels is not None
+    assert np.array_equal(clean(pair.raw_labels.array, SPACING_MM**3 / 1000), pair.labels.array)
+    changed = int((pair.raw_labels.array != pair.labels.array).sum())
+    assert pair.provenance["repaired_voxels"] == changed > 0
+
+
+def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator, tmp_path: Path) -> None:
+    spectra = {"soft": [400.0] * texture.BINS, "blood": [100.0] * texture.BINS}
+    noisy = Generator(open_package(write_tiny_generator(tmp_path / "noisy", texture=spectra)), "cpu")
+    plain, pair, again = generator.generate(1, 0), noisy.generate(1, 0), noisy.generate(1, 0)
+    assert (plain.provenance["texture"], pair.provenance["texture"]) == (False, True)
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+    assert same(pair, again)
+    tissues = texture.tissue_map(plain.image.array, plain.labels.array)
+    added = pair.image.array.astype(float) - plain.image.array
+    inside = (np.abs(plain.image.array) < 900) & (tissues == 1)  # clear of the window's ends
+    assert added[inside].std() == pytest.approx(10.0, rel=0.1)
+    assert not added[tissues == 0].any()
+    other = noisy.generate(1, 0, attempt=1).image.array - generator.generate(1, 0, attempt=1).image.array
+    assert not np.array_equal(other, added)
 
 
 # --- the same bits -------------------------------------------------------------------------------------------------

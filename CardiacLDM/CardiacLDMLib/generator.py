@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from . import anatomy, sampler
+from . import anatomy, sampler, texture
 from .cleanup import clean
 from .exchange import Cancelled, Progress
 from .networks import LATENT_STRIDE, load_networks
@@ -58,11 +58,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pair:
-    """A synthetic CT (int16 HU) and its labels (uint8) on one grid (RAS, centred on 0), and how they came about."""
+    """A synthetic CT (int16 HU) and its labels (uint8) on one grid (RAS, centred on 0), and how they came about.
+
+    ``raw_labels``: the labels as they were decoded, before islands and holes were cleaned up; None if not drawn here.
+    """
 
     image: Volume
     labels: Volume
     provenance: dict[str, Any]
+    raw_labels: Volume | None = None
 
 
 def check_settings(
@@ -156,11 +160,14 @@ class Generator:
         with torch.inference_mode(), same_bits(), _memory_in_words():
             z = self._sample((seed, index, attempt), settings, job, preview)
             job.step("decode", 0.0)
-            image, scores, decoded = self._decode(z)
+            decoded, scores, how = self._decode(z)
         job.step("clean", 0.0)
-        pair = self._pair(image, scores)
+        with same_bits():
+            image, labels, raw = self._volumes((seed, index, attempt), decoded, scores)
         job.step("clean", 1.0)
-        return Pair(*pair, self._provenance((seed, index, attempt), settings, pair[1], decoded))
+        record = self._provenance((seed, index, attempt), settings, labels, how)
+        record["repaired_voxels"] = int(np.count_nonzero(labels.array != raw.array))
+        return Pair(image, labels, record, raw)
 
     # --- sampling
 
@@ -236,19 +243,30 @@ class Generator:
         middle, reach = data.shape[4] // 2, PREVIEW_LATENTS // 2
         start = max(middle - reach, 0)
         image = self._autoencoder.decode(self._unscaled(data[..., start : middle + reach]))[0]
-        return self._hu(image[0, 0, :, :, (middle - start) * LATENT_STRIDE].float().cpu().numpy())
+        return self._int16(self._hu(image[0, 0, :, :, (middle - start) * LATENT_STRIDE].float().cpu().numpy()))
 
     def _hu(self, image: np.ndarray) -> np.ndarray:
         low, high = self._window
-        return np.rint(low + (high - low) * np.clip(image, 0.0, 1.0)).astype(np.int16)
+        return low + (high - low) * image
+
+    def _int16(self, hu: np.ndarray) -> np.ndarray:
+        return np.rint(np.clip(hu, *self._window)).astype(np.int16)
 
     # --- what comes out
 
-    def _pair(self, image: np.ndarray, scores: np.ndarray) -> tuple[Volume, Volume]:
+    def _volumes(
+        self, number: tuple[int, int, int], image: np.ndarray, scores: np.ndarray
+    ) -> tuple[Volume, Volume, Volume]:
+        """Image with the package's texture, labels, and labels before clean-up."""
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -self.spacing_mm * (np.array(self.shape) - 1) / 2
-        labels = clean(largest(scores), self.spacing_mm**3 / 1000.0)
-        return Volume(self._hu(image), affine), Volume(labels, affine)
+        raw = largest(scores)
+        labels = clean(raw, self.spacing_mm**3 / 1000.0)
+        hu = self._hu(np.clip(image, 0.0, 1.0))
+        if self.spec.texture:
+            tissues = texture.tissue_map(hu, labels)
+            hu = texture.add_noise(hu, tissues, self.spec.texture, sampler.texture_generator(*number))
+        return Volume(self._int16(hu), affine), Volume(labels, affine), Volume(raw, affine)
 
     def _provenance(
         self, number: tuple[int, int, int], settings: Settings, labels: Volume, decoded: str
@@ -265,6 +283,7 @@ class Generator:
             **asdict(settings),
             "device": self.device.partition(":")[0],
             "decoded": decoded,
+            "texture": bool(self.spec.texture),
             "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in anatomy.STRUCTURES},
         }
 

@@ -41,7 +41,7 @@ from pydantic import (
     model_validator,
 )
 
-from . import anatomy
+from . import anatomy, texture
 from .sampler import SOLVERS, Schedule, Solver
 from .volume import VolumeError, written_aside
 
@@ -188,9 +188,14 @@ class GeneratorSpec(_Record):
         1.5
     )
     solver: Solver = "euler"
+    texture: Annotated[
+        dict[Literal["blood", "wall", "soft", "fat"], list[FiniteFloat]],
+        Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
+    ] = {}
 
     @model_validator(mode="after")
     def _is_sound(self) -> GeneratorSpec:
+        texture.check_spectra(self.texture)
         if self.solver not in SOLVERS[self.schedule]:
             raise ValueError(f"the solver {self.solver} does not fit the schedule {self.schedule}")
         if len(self.latent_shift) != len(self.latent_scale):

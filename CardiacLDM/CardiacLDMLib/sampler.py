@@ -58,6 +58,11 @@ def step_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
     return _generator(seed, index, attempt, purpose=1)
 
 
+def texture_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
+    """The generator of the noise that is added to the decoded image; independent of the other two."""
+    return _generator(seed, index, attempt, purpose=2)
+
+
 def _generator(seed: int, index: int, attempt: int, purpose: int) -> np.random.Generator:
     numbers = [seed, index, attempt]
     if not all(0 <= number < _MOST for number in numbers):

@@ -24,7 +24,19 @@ TISSUES = ("blood", "wall", "soft", "fat")
 #: enhanced vessels) gets no noise.
 SOFT_HU, FAT_HU = (-20.0, 160.0), (-160.0, -20.0)
 
+#: Beyond any noise of a scan, HU^2: a standard deviation of 1000 HU.
+MOST_POWER = 1e6
+
 Spectra = Mapping[str, Sequence[float]]
+
+
+def check_spectra(spectra: Spectra) -> None:
+    """Raises ValueError for spectra of other tissues, length or size."""
+    for name, values in spectra.items():
+        if name not in TISSUES or len(values) != BINS or not all(0 <= value <= MOST_POWER for value in values):
+            raise ValueError(
+                f"the spectrum of {name!r} must be {BINS} numbers from 0 to {MOST_POWER:g}, of one of {TISSUES}"
+            )
 
 
 def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -62,11 +74,9 @@ def add_noise(hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.ran
 
     ``tissues`` is a :func:`tissue_map`; ``spectra`` holds ``BINS`` values, HU^2, at the image's own voxel size. One
     field of white noise feeds all tissues, so that grains go on over their borders. Raises ValueError for spectra of
-    other tissues, length or sign.
+    other tissues, length or size.
     """
-    for name, values in spectra.items():
-        if name not in TISSUES or len(values) != BINS or not np.isfinite(values).all() or min(values) < 0:
-            raise ValueError(f"The spectrum of {name!r} must be {BINS} numbers from 0 on, of one of {TISSUES}.")
+    check_spectra(spectra)
     out = np.array(hu, dtype=np.float32, order="C")
     white = np.fft.rfftn(rng.standard_normal(hu.shape, dtype=np.float32))
     places, middles = radii(hu.shape), (np.arange(BINS) + 0.5) / BINS

@@ -22,6 +22,7 @@ from CardiacLDMLib.sampler import SOLVERS
 from . import autoencoder, diffusion, loop
 from .config import CONFIG_FILE
 from .export import NO_FIGURES, About, plain_card, provenance, with_figures
+from .fidelity.report import Report
 from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
 
 #: Of an autoencoder's arguments, what matters in training only.
@@ -45,15 +46,18 @@ def is_generator_run(run: Path) -> bool:
 
 
 def export_generator(
-    run: Path, folder: Path, name: str, *, about: About | None = None, card: str | None = None, replace: bool = False
-) -> ModelPackage:
+    run: Path, folder: Path, name: str, *, about: About | None = None, card: str | None = None,
+    texture: Path | None = None, replace: bool = False,
+) -> ModelPackage:  # fmt: skip
     """Write the run's networks as the package ``name`` to ``folder`` and verify it.
 
-    ``card`` as in :func:`export.export_run`. Raises ConfigError, TrainingError or PackageError.
+    ``card`` as in :func:`export.export_run`; ``texture``: a fidelity report on pairs of this run, whose remedy the
+    package adds to its images. Raises ConfigError, TrainingError or PackageError.
     """
     about = about or GeneratorAbout()
     config = read_config(run)
     settings = _diffusion(run, config)
+    spectra = read_remedy(texture, config.spacing_mm) if texture else {}
     weights = {
         "autoencoder.safetensors": autoencoder.averaged_autoencoder(run),
         "diffusion.safetensors": loop.averaged_weights(run / diffusion.NAME / loop.BEST),
@@ -62,7 +66,7 @@ def export_generator(
     try:
         manifest = Manifest(
             name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
-            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings),
+            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings, spectra),
             training=provenance(config, run, about, steps), figures=[], licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip
@@ -96,12 +100,30 @@ def _networks(config: GeneratorRunConfig, settings: DiffusionConfig) -> dict[str
     }  # fmt: skip
 
 
-def _spec(run: Path, settings: DiffusionConfig) -> GeneratorSpec:
+def read_remedy(path: Path, spacing_mm: float) -> dict[str, list[float]]:
+    """Spectra (HU^2 by ring) that pairs lack, by tissue, from a report.json of fidelity.
+
+    Raises PackageError for a report that cannot be read, or that is of other voxels or of pairs with texture already.
+    """
+    try:
+        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        raise PackageError(f"{path} is no report of fidelity.") from error
+    if report.textured:
+        raise PackageError(f"The pairs of {path} had texture already: take the report on pairs without.")
+    if report.spacing_mm != spacing_mm:
+        raise PackageError(f"{path} is of voxels of {report.spacing_mm:g} mm, the run of {spacing_mm:g} mm.")
+    return {name: [round(value, 3) for value in values] for name, values in report.remedy.items() if any(values)}
+
+
+def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]]) -> GeneratorSpec:
     latents = autoencoder.read_latents(run)
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
-        solver=SOLVERS[settings.schedule][0],
+        solver=SOLVERS[settings.schedule][0], texture=texture,
     )  # fmt: skip
 
 
@@ -122,4 +144,5 @@ Each may be left out.
 ## Sampling
 
 {spec.schedule}; if nothing else is asked for, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
+{f"Noise that decoded images lack is added to {', '.join(spec.texture)}." if spec.texture else ""}
 """

@@ -80,7 +80,7 @@ def _fidelity(
 
     from ..ablation import Plan
     from ..fidelity import solvers
-    from ..fidelity.cases import open_source
+    from ..fidelity.cases import open_source, textured
     from ..fidelity.judge import Examiner, described, judge
     from ..fidelity.report import write_report
 
@@ -96,7 +96,7 @@ def _fidelity(
     report, findings = judge(
         pairs, references, open_source(train, view, cache, _say) if train else None, examiner,
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
-        generator=described(generator.package) if generator else None, say=_say,
+        generator=described(generator.package) if generator else None, textured=textured(generated), say=_say,
     )  # fmt: skip
     if generator is not None and curve_count:
         points = solvers.curve(generator, curve_count, seed, examiner, findings, _say)

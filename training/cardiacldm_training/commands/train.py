@@ -184,6 +184,9 @@ def export(
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="Folder of an evaluation whose figures go along; may be repeated.")
     ] = None,
+    texture: Annotated[
+        Path | None, typer.Option(help="Report of fidelity whose remedy a generator adds to its images.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:
     """Write the networks of a run, a segmenter's or a generator's, as a model package."""
@@ -202,8 +205,10 @@ def export(
         text = card.read_text(encoding="utf-8") if card else None
         if generator and evaluation:
             raise PackageError("An evaluation holds figures of a segmenter: leave --evaluation out for a generator.")
+        if texture and not generator:
+            raise PackageError("A texture is added by generators: leave --texture out for a segmenter.")
         if generator:
-            package = export_generator(run, out, name, about=words, card=text, replace=overwrite)
+            package = export_generator(run, out, name, about=words, card=text, texture=texture, replace=overwrite)
         else:
             evaluations = [read_evaluation(folder) for folder in evaluation or []]
             package = export_run(run, out, name, about=words, card=text, evaluations=evaluations, replace=overwrite)

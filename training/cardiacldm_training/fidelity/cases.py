@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +95,15 @@ def open_source(folder: Path, view: View, cache: Path | None, say: Callable[[str
         name, why = next(iter(skipped.items()))
         raise FidelityError(f"No case of {folder} can be used; {name}: {why}")
     return Source(folder.resolve().name, prepared.cases, skipped, view)
+
+
+def textured(folder: Path) -> bool:
+    """Whether noise was added to pairs of ``folder`` when they were drawn, as far as their provenance says."""
+    for path in folder.glob("*/provenance.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if json.loads(path.read_text(encoding="utf-8")).get("texture"):
+                return True
+    return False
 
 
 def view_of(cases: Sequence[CaseFiles]) -> View:

@@ -89,12 +89,12 @@ class Examiner:
 
 def judge(
     generated: Source, reference: Source, train: Source | None, examiner: Examiner, *, plan: ablation.Plan | None,
-    out: Path, generator: str | None = None, say: Say = lambda line: None,
+    out: Path, generator: str | None = None, textured: bool = False, say: Say = lambda line: None,
 ) -> tuple[Report, list[Findings]]:  # fmt: skip
     """The report without its curve, and the findings in the references.
 
     ``plan``: budget of the networks trained on generated pairs and on training cases; None leaves them out. ``out`` is
-    where their scratch files may lie. Raises :class:`FidelityError` for too few cases.
+    where their scratch files may lie. ``textured``: noise was added to the pairs when they were drawn. Raises :class:`FidelityError` for too few cases.
     """
     if len(reference) < FEWEST_REFERENCES or len(generated) < FEWEST_PAIRS:
         raise FidelityError(
@@ -107,7 +107,8 @@ def judge(
     utility: Utility | None = None
     if train and plan:
         utility = compare_training(generated, train, reference, plan, out, say)
-    return _report(generated, reference, train, ours, theirs, copies, utility, examiner, generator), theirs
+    report = _report(generated, reference, train, ours, theirs, copies, utility, examiner, generator, textured)
+    return report, theirs
 
 
 def _replicas(generated: Source, reference: Source, train: Source, say: Say) -> replicas.Replicas:
@@ -119,6 +120,7 @@ def _replicas(generated: Source, reference: Source, train: Source, say: Say) -> 
 def _report(
     generated: Source, reference: Source, train: Source | None, ours: Sequence[Findings], theirs: Sequence[Findings],
     copies: replicas.Replicas | None, utility: Utility | None, examiner: Examiner, generator: str | None,
+    textured: bool,
 ) -> Report:  # fmt: skip
     sources = {"generated": generated, "data": reference} | ({"train": train} if train else {})
     sets = [[f.labels for f in side] for side in (ours, theirs)]
@@ -127,7 +129,7 @@ def _report(
     package = examiner.package
     return Report(
         generated=generated.name, data=reference.name, train=train.name if train else None, package=generator,
-        segmenter=described(package), grid=generated.view.grid, spacing_mm=generated.view.spacing_mm,
+        segmenter=described(package), textured=textured, grid=generated.view.grid, spacing_mm=generated.view.spacing_mm,
         date=datetime.datetime.now(datetime.UTC).date(), code_version=__version__,
         sizes={name: len(source) for name, source in sources.items()},
         skipped={name: source.skipped for name, source in sources.items() if source.skipped},

@@ -65,13 +65,17 @@ class CurvePoint(Record):
 
 
 class Report(Record):
-    """Everything that was measured. ``skipped``: cases of each set that could not be used, with the reason."""
+    """Everything that was measured. ``skipped``: cases of each set that could not be used, with the reason.
+
+    ``textured``: noise was added to the pairs when they were drawn, so that ``remedy`` is what they lack beside it.
+    """
 
     generated: str
     data: str
     train: str | None
     package: str | None
     segmenter: str
+    textured: bool
     grid: tuple[int, int, int]
     spacing_mm: float
     date: datetime.date
@@ -129,6 +133,7 @@ def markdown(report: Report) -> str:
         "Wasserstein distance in mL.",
         f"![volumes]({VOLUMES_FILE})",
         "## Noise",
+        _NOISE[report.textured],
         f"![noise-power spectra]({SPECTRA_FILE})",
         *_replicas_part(report.replicas),
         *_utility_part(report.utility),
@@ -145,6 +150,14 @@ _SECTIONS = {
     "diversity": "## Diversity (MS-SSIM between images, low is varied)",
     "anatomy": "## Soundness of the labels",
     "texture": "## Texture: noise inside tissues",
+}
+
+
+_NOISE = {
+    False: "The entry `remedy` of report.json is the noise that the pairs lack, by tissue: `train export --texture` "
+    "has a package add it.",
+    True: "The package added noise to these pairs when they were drawn: what it lacked itself, a report on pairs "
+    "without says. The entry `remedy` of report.json is what they lack beside it.",
 }
 
 
