@@ -349,6 +349,23 @@ def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> Non
     assert any("validation Dice" in line and "third_percent" in line for line in lines)
 
 
+def test_steps_see_patches_and_the_last_ones_whole_grids(prepared: store.Prepared) -> None:
+    changes = {"batch": 2, "patch": (8, 12, 8), "whole_part": 0.25}
+    stage = autoencoder.AutoencoderStage(tiny_run(prepared, 8, **changes), train=prepared.cases, held_out=[])
+    whole = autoencoder.AutoencoderStage(tiny_run(prepared, 8), train=prepared.cases, held_out=[])
+    cut = [stage.example(n) for n in range(12)]  # six steps of two
+    assert {example["image"].shape for example in cut} == {(1, 8, 12, 8)}
+    assert {example["noise"].shape[1:] for example in cut} == {(2, 3, 2)}
+    for n in (0, 5):  # image and labels are cut alike
+        image, labels = whole.example(n)["image"], whole.example(n)["labels"]
+        windows = np.lib.stride_tricks.sliding_window_view(image[0], (8, 12, 8))
+        places = np.argwhere((windows == cut[n]["image"][0]).all((-3, -2, -1)))
+        assert len(places) == 1
+        i, j, k = places[0]
+        np.testing.assert_array_equal(labels[0, i : i + 8, j : j + 12, k : k + 8], cut[n]["labels"][0])
+    np.testing.assert_array_equal(stage.example(12)["image"], whole.example(12)["image"])
+
+
 def test_a_class_that_no_case_has_is_named(prepared: store.Prepared, tmp_path: Path) -> None:
     assert pairs.missing_structures(prepared.cases) == []
     points = prepared.cases[0].points.copy()
@@ -362,7 +379,7 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
 ) -> None:
     with pytest.raises(loop.TrainingError, match="--resume"):
         train(undisturbed, prepared, adversarial_weight=0.1)
-    with pytest.raises(config.ConfigError, match=r"autoencoder\.kl_weight is 1e-05, not 0\.5"):
+    with pytest.raises(config.ConfigError, match=r"autoencoder\.kl_weight is 0\.001, not 0\.5"):
         train(undisturbed, prepared, resume=True, adversarial_weight=0.1, kl_weight=0.5)
     with pytest.raises(loop.TrainingError, match="train it first"):
         autoencoder.read_latents(tmp_path)

@@ -11,10 +11,9 @@ scaled, and not varied otherwise: what a network meets is what its cohort has.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +26,7 @@ from CardiacLDMLib.volume import written_aside
 
 from . import config, finetune, loop, store
 from .virtual.cohort import CohortSettings, write_cohort
+from .workers import pool
 
 RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
 COHORTS, PREPARED, RUNS = "cohorts", "prepared", "runs"
@@ -176,21 +176,13 @@ def _each(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers:
         for item in items:
             yield job(*item)
         return
-    context = multiprocessing.get_context("spawn")  # forking a process that already runs torch's threads can hang
-    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-        futures = [pool.submit(job, *item) for item in items]
+    with pool(workers) as processes:
+        futures = [processes.submit(job, *item) for item in items]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error nothing new begins
-
-
-def _use_one_thread() -> None:
-    """Networks this small gain less from two threads than two of them gain from a core each."""
-    import torch
-
-    torch.set_num_threads(1)
+            processes.shutdown(wait=False, cancel_futures=True)  # after an error nothing new begins
 
 
 # --- cohorts -------------------------------------------------------------------------------------------------------

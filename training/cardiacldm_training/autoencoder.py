@@ -68,13 +68,26 @@ class AutoencoderStage:
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """``image`` and ``labels`` of training pair ``n`` (see :func:`pairs.pair`), and the ``noise`` of its latent."""
+        """``image`` and ``labels`` of training pair ``n`` (see :func:`pairs.pair`) or of its patch, and the ``noise``
+        of its latent."""
         rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, n]))
         case = self.train[int(rng.integers(len(self.train)))]
         grid = self.run_config.grid
         image, labels = pairs.pair(case, grid, self.run_config.window_hu, rng=rng, settings=self.config.augment)
-        latent = [self.config.arguments.get("latent_channels", 4), *(side // LATENT_STRIDE for side in grid)]
+        part = self._part(n, rng)
+        image, labels = image[part], labels[part]
+        latent = [self.config.arguments.get("latent_channels", 4), *(side // LATENT_STRIDE for side in image.shape[1:])]
         return {"image": image, "labels": labels, "noise": rng.standard_normal(latent, dtype=np.float32)}
+
+    def _part(self, n: int, rng: np.random.Generator) -> tuple[slice, ...]:
+        """The patch that pair ``n`` shows, or all of it in the last steps."""
+        step = n // (self.config.batch * self.run_config.devices * self.run_config.nodes)
+        patch = self.config.patch
+        if patch is None or step >= round(self.config.steps * (1 - self.config.whole_part)):
+            return (slice(None),)
+        sides = [min(pair) for pair in zip(patch, self.run_config.grid, strict=True)]
+        starts = [int(rng.integers(whole - side + 1)) for whole, side in zip(self.run_config.grid, sides, strict=True)]
+        return (slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """L1 of the image, cross-entropy and Dice of the labels, KL; and the adversaries' if there is a critic."""

@@ -12,10 +12,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.volume import Volume, VolumeError, ras_grid, read_volume, resample, resample_labels
 
 from .datasets.folders import CaseFiles
+from .workers import pool
 
 #: Raise when the content of an entry changes: entries of another version are not found and made anew.
 FORMAT = 1
@@ -90,9 +90,8 @@ def prepare(
             results[index] = job(files, cache)
             progress(len(results), len(cases))
     else:
-        context = get_context("spawn")  # forking a process that already runs torch's threads can hang
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-            futures = {pool.submit(job, files, cache): index for index, (files, cache) in enumerate(cases)}
+        with pool(workers) as processes:
+            futures = {processes.submit(job, files, cache): index for index, (files, cache) in enumerate(cases)}
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
                 progress(len(results), len(cases))
@@ -104,12 +103,6 @@ def prepare(
         else:
             usable.append(result)
     return Prepared(usable, skipped)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> PreparedCase | str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
 from CardiacLDMLib.volume import Volume, write_volume, written_aside
 
+from ..workers import spread
 from .anatomy import Anatomies, Heart, draw_heart
 from .body import draw_frame, paint_body, with_aorta
 from .implants import draw_implant
@@ -162,7 +162,7 @@ def _folder(out: Path, index: int) -> Path:
     return out / f"case_{index:04d}"
 
 
-def _make_and_write(settings: CohortSettings, index: int, out: Path) -> str | None:
+def _make_and_write(settings: CohortSettings, out: Path, index: int) -> str | None:
     """One case to disk, unless it is there; returns what was wrong with it, if anything.
 
     A case that cannot be written is an error of the whole cohort: :class:`VolumeError`.
@@ -193,7 +193,7 @@ def write_cohort(
     _prepare(settings, cases, out)
     failed = []
     try:
-        for index, problem in enumerate(_results(settings, cases, out, workers)):
+        for index, problem in enumerate(spread(partial(_make_and_write, settings, out), range(cases), workers)):
             if problem:
                 failed.append(problem)
             if done:
@@ -224,21 +224,3 @@ def _prepare(settings: CohortSettings, cases: int, out: Path) -> None:
             f"{out} has {free / 1e3:.1f} GB free and {missing} cases need about {needed / 1e3:.1f} GB: "
             "make room, or fewer cases."
         )
-
-
-def _results(settings: CohortSettings, cases: int, out: Path, workers: int) -> Iterator[str | None]:
-    if workers <= 1:
-        for index in range(cases):
-            yield _make_and_write(settings, index, out)
-        return
-    # Fresh processes: one that is forked while torch's threads run hangs at its first parallel loop.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-        yield from pool.map(_make_and_write, [settings] * cases, range(cases), [out] * cases)
-
-
-def _use_one_thread() -> None:
-    """One core a worker: threads within workers only get in each other's way."""
-    import torch
-
-    torch.set_num_threads(1)

@@ -6,10 +6,8 @@ Leaves ``report.json`` (everything), ``report.md`` (to read), ``volumes.png`` an
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.volume import Volume, VolumeError, read_volume, written_aside
 
 from ..datasets.folders import CaseFiles
+from ..workers import spread
 from . import diversity
 from .anatomy import Anatomies, draw_heart
 from .body import with_aorta
@@ -143,7 +142,6 @@ class Report(_Record):
 
 
 Judged = tuple[CaseReport, np.ndarray | None]
-Judge = Callable[[Any], "Judged | tuple[str, str]"]
 
 
 # --- one label map -------------------------------------------------------------------------------------------------
@@ -208,7 +206,7 @@ def report_on_files(
     cases: Sequence[CaseFiles], data: str, workers: int = 1, done: Callable[[int], None] = lambda n: None
 ) -> tuple[Report, np.ndarray]:
     """Judge labelled cases; the report and the Dice of all pairs (8, N, N)."""
-    return _report(_judged(judge_files, cases, workers), data, done)
+    return _report(spread(judge_files, cases, workers), data, done)
 
 
 def report_on_drawn(
@@ -217,22 +215,7 @@ def report_on_drawn(
 ) -> tuple[Report, np.ndarray]:  # fmt: skip
     """Judge ``count`` hearts that are drawn for it."""
     job = partial(judge_drawn, anatomies=anatomies, seed=seed, spacing_mm=spacing_mm)
-    return _report(_judged(job, range(count), workers), f"{count} drawn hearts, seed {seed}", done)
-
-
-def _judged(job: Judge, items: Sequence[Any], workers: int) -> Iterator[Judged | tuple[str, str]]:
-    if workers <= 1:
-        yield from map(job, items)
-        return
-    context = multiprocessing.get_context("spawn")  # as for the cohort: forking with torch's threads hangs
-    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-        yield from pool.map(job, items)
-
-
-def _use_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    return _report(spread(job, range(count), workers), f"{count} drawn hearts, seed {seed}", done)
 
 
 def _report(

@@ -1,0 +1,52 @@
+"""Work spread over processes, one core each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    """``workers`` fresh processes of one thread each.
+
+    Not forked: a process that is forked while torch's threads run hangs at its first parallel loop.
+    """
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+
+
+def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """``job(item)`` of each item, in their order, by ``workers`` processes; by this one if there is but one worker.
+
+    ``job`` must be picklable. Raises what a job raises, ``BrokenProcessPool`` when a process was killed.
+    """
+    if workers <= 1:
+        with _one_thread():
+            yield from map(job, items)
+        return
+    with pool(workers) as processes:
+        yield from processes.map(job, items)
+
+
+def _use_one_thread() -> None:
+    """One core a worker: threads within workers only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same for a worker that is this process."""
+    import torch
+
+    before = torch.get_num_threads()
+    _use_one_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
