@@ -123,8 +123,8 @@ def empty_report(**changes: Any) -> Report:
     fields = {
         "generated": "a", "data": "b", "train": None, "package": None, "segmenter": "s", "textured": False,
         "grid": GRID, "date": "2026-01-02", "code_version": "0", "sizes": {}, "skipped": {}, "measured": {},
-        "volumes": [], "rules": {}, "spectra": [], "replicas": None, "utility": None, "curve": [], "left_out": [],
-        "pairs": [], "references": [],
+        "volumes": [], "rules": {}, "spectra": [], "repair": None, "replicas": None, "utility": None, "curve": [],
+        "left_out": [], "pairs": [], "references": [],
     }  # fmt: skip
     return Report.model_validate(fields | changes)
 

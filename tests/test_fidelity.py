@@ -22,6 +22,7 @@ from cardiacldm_training.fidelity import texture as noise
 from cardiacldm_training.fidelity.cases import FidelityError, Pair, Source, View, open_source, view_of
 from CardiacLDMLib import texture
 from CardiacLDMLib.anatomy import VALUE
+from CardiacLDMLib.generator import Pair as Drawn
 from CardiacLDMLib.networks import build_network
 from CardiacLDMLib.package import ModelPackage, open_package
 from CardiacLDMLib.volume import Grid, Volume, write_volume
@@ -148,6 +149,20 @@ def test_copies_of_training_cases_are_found(judged: dict[str, report.Report]) ->
     assert found.training_cases == 6
 
 
+def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
+    train, copies, other = (open_source(sets / name, VIEW, None) for name in ("train", "copies", "other"))
+    judge = replicas.CopyJudge(train)
+    assert judge.record() == {"replicas": {"training_cases": 6, "threshold": judge.threshold}}
+    for source, is_copy in ((copies, True), (other, False)):
+        pair = source[0]
+        faults = judge(Drawn(pair.image_volume, pair.labels_volume, {}))
+        assert [fault.rule for fault in faults] == (["replica"] if is_copy else [])
+        assert not any("pair_" in fault.what for fault in faults)  # no name of a training case gets out
+    twice = Source("twice", [train.cases[0]] * 6, {}, VIEW)
+    with pytest.raises(FidelityError, match="twice holds too few cases to tell copies: 4 different ones"):
+        replicas.CopyJudge(twice)
+
+
 def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Report]) -> None:
     found = figure(judged["shuffled"], "agreement", "mean")
     assert found.generated.mean < 0.3
@@ -155,6 +170,9 @@ def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Rep
     assert found.cases == found.reference_cases == 6
     unsound = figure(judged["shuffled"], "anatomy", "label maps with a broken rule")
     assert unsound.kind == "rate"
+    rejected = figure(judged["shuffled"], "acceptance", "rejected: agreement")
+    assert rejected.generated.mean == 1.0
+    assert rejected.reference.mean < 0.5
 
 
 def test_the_remedy_brings_the_texture_back(sets: Path, judged: dict[str, report.Report]) -> None:
@@ -324,12 +342,18 @@ def test_the_command_draws_pairs_and_a_curve(
     code, said = run(*arguments, "--out", out, "--cache", tmp_path / "cache")
     assert code == 0, said
     assert (out / "pairs" / "pair_0001" / "provenance.json").is_file()
+    records = [json.loads(path.read_text()) for path in out.glob("pairs/*/provenance.json")]
+    changed = {f"pair_{r['index']:04d}": r["repaired_voxels"] for r in records}
     found = json.loads((out / report.JSON_FILE).read_text())
     assert [(p["solver"], p["evaluations"], p["steps"]) for p in found["curve"]] == [
         ("euler", 2, 2), ("euler", 4, 4), ("heun", 2, 1), ("heun", 4, 2),
     ]  # fmt: skip
     assert all(p["seconds"] > 0 for p in found["curve"])
     assert found["package"].startswith("tiny-generator 1.0")
+    assert found["repair"]["pair"] == max(changed, key=lambda name: changed[name])
+    assert found["repair"]["voxels"] == max(changed.values()) > 0
+    assert (out / report.REPAIR_FILE).is_file()
+    assert found["textured"] is False
     assert (out / report.QUALITY_FILE).is_file()
     assert "euler" in (out / report.MARKDOWN_FILE).read_text()
 

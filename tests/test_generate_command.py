@@ -23,8 +23,10 @@ from cardiacldm_training import pair_files, pair_pictures
 from cardiacldm_training.cli import app
 from cardiacldm_training.commands import generate
 from cardiacldm_training.datasets.folders import find_cases
+from CardiacLDMLib import acceptance
 from CardiacLDMLib.exchange import Cancelled
 from CardiacLDMLib.generator import Generator
+from CardiacLDMLib.soundness import Finding
 from CardiacLDMLib.volume import read_volume
 from helpers_generator_package import GRID, write_tiny_generator
 from helpers_package import write_tiny_package
@@ -46,6 +48,11 @@ def four(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(package: Path, count: int, out: Path, *options: object) -> Any:
+    """Unchecked: what a network of random weights draws would never be accepted."""
+    return checked(package, count, out, "--no-check", *options)
+
+
+def checked(package: Path, count: int, out: Path, *options: object) -> Any:
     arguments = ["generate", "--package", package, "--count", count, "--out", out, "--device", "cpu", *options]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -54,7 +61,8 @@ def run(package: Path, count: int, out: Path, *options: object) -> Any:
 
 def started(package: Path, count: int, out: Path, *options: object) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
-    arguments = ["generate", "--package", package, "--count", count, "--out", out, "--device", "cpu", *options]
+    options = ("--device", "cpu", "--no-check", *options)
+    arguments = ["generate", "--package", package, "--count", count, "--out", out, *options]
     command = [sys.executable, "-m", "cardiacldm_training.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -173,6 +181,82 @@ def test_one_run_at_a_time(four: Path, package: Path) -> None:
         result = run(package, 4, four, *SEED)
     assert result.exit_code == 2
     assert "Another run is drawing pairs into four" in result.output
+
+
+# --- checked pairs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_package(tmp_path_factory.mktemp("packages") / "tiny")
+
+
+@pytest.fixture
+def picky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that accepts pair 0 at once, pair 1 at the third attempt, pair 2 never, pair 3 at the second one."""
+    first = {0: 0, 1: 2, 2: 9, 3: 1}
+
+    def verdict(self: acceptance.Judge, pair: Any, *rest: Any) -> acceptance.Verdict:
+        record = pair.provenance
+        faults = [Finding("missing", "no LA"), Finding("agreement", "Dice 0.10")][: 1 + record["attempt"] % 2]
+        return acceptance.Verdict(faults if record["attempt"] < first[record["index"]] else [], 0.9)
+
+    monkeypatch.setattr(acceptance.Judge, "verdict", verdict)
+
+
+def test_rejected_pairs_are_drawn_again_and_counted(
+    picky: None, package: Path, segmenter: Path, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out", ("--segmenter", segmenter, "--steps", 1)
+    assert checked(package, 2, out, *options).exit_code == 0
+    assert json.loads((out / "acceptance.json").read_text()) == {
+        "accepted": 2, "drawn": 4, "rejected": 2, "rules": {"agreement": 1, "missing": 2}, "never_accepted": [],
+    }  # fmt: skip
+    result = checked(package, 4, out, *options)
+    assert result.exit_code == 1
+    assert "11 were drawn and 8 of them rejected (73%): agreement 3, missing 8." in result.output
+    assert "3 of 4 pairs are finished and whole.\nNever accepted: pair_0002" in result.output
+    assert pairs(out) == ["pair_0000", "pair_0001", "pair_0003"]
+    assert json.loads((out / "pair_0001" / "provenance.json").read_text())["attempt"] == 2
+    assert "tiny 1.0 (SHA-256" in json.loads((out / "generation.json").read_text())["check"]
+    before = contents(out)
+    result = checked(package, 4, out, *options)  # nothing to do, and no better than before
+    assert result.exit_code == 1
+    assert "pair_0002 (" not in result.output
+    assert contents(out) == before
+    all_at_once = tmp_path / "again"
+    assert checked(package, 4, all_at_once, *options).exit_code == 1
+    assert contents(all_at_once) == before
+
+
+def test_pairs_of_another_check_are_not_mixed(
+    picky: None, package: Path, segmenter: Path, four: Path, tmp_path: Path
+) -> None:
+    result = checked(package, 4, four, *SEED, "--segmenter", segmenter)
+    assert result.exit_code == 2
+    assert "whose check is None, not 'tiny 1.0" in result.output
+    result = checked(package, 1, tmp_path / "out", "--segmenter", package)
+    assert result.exit_code == 2
+    assert "tiny-generator is a generator package" in result.output
+    assert "nothing for --segmenter or --train to do" in run(package, 1, tmp_path / "out", "--train", four).output
+    assert "holds no cases" in checked(package, 1, tmp_path / "out", "--train", tmp_path).output
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_training_cases_are_rejected(
+    package: Path, segmenter: Path, four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very pairs that it draws are its training cases: each first attempt is a copy."""
+    monkeypatch.setattr(acceptance, "unsound", lambda volume: [])
+    monkeypatch.setattr(acceptance.Judge, "_agreement", lambda *of_what: 1.0)
+    options = ("--segmenter", segmenter, "--train", four, "--cache", tmp_path / "cache")
+    result = checked(package, 2, tmp_path / "out", *SEED, *options)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "pair_0000" / "provenance.json").read_text())["acceptance"]
+    assert record["replicas"]["training_cases"] == 4
+    assert record["rejected"][0][0].startswith("replica: 0.000 from a training case, nearer than ")
+    assert json.loads((tmp_path / "out" / "acceptance.json").read_text())["rules"] == {"replica": 2}
+    assert not (four / ".prepared").exists()
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from .exchange import Progress
 from .generator import Conditions, Generator, GeneratorError, Pair, Preview, same_bits
 from .segmenter import Segmenter, SegmenterError
 from .soundness import Finding
-from .volume import VolumeError
+from .volume import Volume, VolumeError
 
 #: How often a pair is drawn at most.
 MAX_ATTEMPTS = 5
 #: Mean Dice below which labels and image disagree. Of 100 held-out virtual cases on the demo grid, 99 reach it.
 LEAST_AGREEMENT = 0.75
+#: Part of the smallest usable volume of a structure that it must have: a true pulmonary artery had 93 % of it.
+SMALLEST_PART = 0.5
 #: Broken by true cases on a grid of 3 mm, where walls are a voxel thick and the aorta comes in two: no fault there.
 NO_FAULT = {
     ("pieces", ("AO",)), ("order", ("LA", "LV")),
@@ -34,8 +36,14 @@ NO_FAULT = {
 #: From where on the progress of an attempt is that of judging it, in percent.
 _DRAWN = 80
 
-#: Asked of each pair; what it finds is a fault.
-FurtherJudge = Callable[[Pair], Sequence[Finding]]
+
+class FurtherJudge(Protocol):
+    """Asked of each pair; what it finds is a fault."""
+
+    def __call__(self, pair: Pair) -> Sequence[Finding]: ...
+
+    def record(self) -> dict[str, Any]:
+        """What it judges by, for the provenance of pairs."""
 
 
 class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome that a caller may count and go on after
@@ -105,13 +113,11 @@ class Judge:
         cancelled: Callable[[], bool] | None = None,
     ) -> Verdict:  # fmt: skip
         """Judge ``pair``. ``progress`` is that of the segmenter; ``cancelled`` ends it with ``Cancelled``."""
-        found = unsound(pair)
+        found = unsound(pair.labels)
         agreed = None
         if self.segmenter is not None:
             agreed = self._agreement(pair, progress, cancelled)
-            if agreed < self.least_agreement:
-                what = f"{agreed:.2f} with the segmenter's labels, below {self.least_agreement:.2f}"
-                found.append(Finding("agreement", what))
+            found += disagreement(agreed, self.least_agreement)
         return Verdict(found + [fault for judge in self.further for fault in judge(pair)], agreed)
 
     def _agreement(
@@ -128,11 +134,14 @@ class Judge:
 
     def record(self) -> dict[str, Any]:
         """What pairs were judged by, for their provenance."""
-        if self.segmenter is None:
-            return {"segmenter": None}
-        package = self.segmenter.package
-        named = {"name": package.manifest.name, "version": package.manifest.version, "sha256": package.sha256}
-        return {"segmenter": named, "least_agreement": self.least_agreement}
+        record: dict[str, Any] = {"segmenter": None}
+        if self.segmenter is not None:
+            package = self.segmenter.package
+            named = {"name": package.manifest.name, "version": package.manifest.version, "sha256": package.sha256}
+            record = {"segmenter": named, "least_agreement": self.least_agreement}
+        for judge in self.further:
+            record |= judge.record()
+        return record
 
 
 def said(fault: Finding) -> str:
@@ -140,17 +149,25 @@ def said(fault: Finding) -> str:
     return f"{fault.rule}: {fault.what}"
 
 
-def unsound(pair: Pair) -> list[Finding]:
-    """Broken rules of soundness that true cases keep on a generator's grid, and structures that are far too small."""
+def disagreement(agreed: float, least: float = LEAST_AGREEMENT) -> list[Finding]:
+    """A fault if the mean agreement is below ``least``."""
+    return [Finding("agreement", f"Dice {agreed:.2f}, below {least:.2f}")] if agreed < least else []
+
+
+def unsound(volume: Volume) -> list[Finding]:
+    """What is wrong with a pair's labels by the rules that true cases keep on a generator's grid.
+
+    Structures that are missing, whole ones that are far too small, and broken rules of soundness but ``NO_FAULT``.
+    """
     try:
-        labels = soundness.as_labels(pair.labels)
+        labels = soundness.as_labels(volume)
     except VolumeError:
         return [Finding("missing", "no label at all")]
     volumes = labels.volumes_ml()
     found = [Finding("missing", f"no {name}", (name,)) for name in anatomy.NAMES if name not in volumes]
-    for name, volume in volumes.items():
-        if name not in labels.cut and volume < soundness.SMALLEST_ML[name]:
-            found.append(Finding("too small", f"{name} of {volume:.1f} mL", (name,)))
+    for name, ml in volumes.items():
+        if name not in labels.cut and ml < soundness.SMALLEST_ML[name] * SMALLEST_PART:
+            found.append(Finding("too small", f"{name} of {ml:.1f} mL", (name,)))
     broken = soundness.check(labels)
     return found + [f for f in broken if f.rule != "missing" and (f.rule, f.of) not in NO_FAULT]
 

@@ -1,7 +1,8 @@
 """Synthetic pairs on disk: a folder ``pair_NNNN`` with four :data:`FILES` each, shared settings, contact sheets.
 
-A pair's folder is made aside and renamed when its files are on the disk: it is whole or absent. A folder that was
-begun is continued with the same settings only, by one run at a time.
+A pair's folder is made aside and renamed when its files are on the disk: it is whole or absent. Of a pair that was
+never accepted there is ``pair_NNNN.rejected.json`` with the reasons. A folder that was begun is continued with the
+same settings only, by one run at a time.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from CardiacLDMLib.acceptance import Judge
 from CardiacLDMLib.generator import Pair, Settings
 from CardiacLDMLib.package import ModelPackage
+from CardiacLDMLib.pair_folder import IMAGE, LABELS, PROVENANCE, pair_name
 from CardiacLDMLib.volume import VolumeError, read_volume, write_volume, written_aside
 
 from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_png
 
-SETTINGS, SHEET = "generation.json", "contact_sheet.png"
-#: CT and labels bear the names under which training and evaluation look for cases.
-IMAGE, LABELS, PROVENANCE, OVERVIEW = FILES = ("ct.nii.gz", "labels.nii.gz", "provenance.json", "overview.png")
+SETTINGS, SHEET, RATES = "generation.json", "contact_sheet.png", "acceptance.json"
+OVERVIEW = "overview.png"
+FILES = (IMAGE, LABELS, PROVENANCE, OVERVIEW)
+REJECTED = ".rejected.json"
 _PART = ".part-"
 
 
@@ -34,14 +39,20 @@ class PairsError(ValueError):
 
 
 def pair_folder(out: Path, index: int) -> Path:
-    return out / f"pair_{index:04d}"
+    return out / pair_name(index)
 
 
-def record(package: ModelPackage, seed: int, settings: Settings) -> dict[str, Any]:
+def record(package: ModelPackage, seed: int, settings: Settings, judge: Judge | None = None) -> dict[str, Any]:
     """What all pairs of a folder share; neither their number nor where they were computed."""
-    manifest = package.manifest
-    described = f"{manifest.name} {manifest.version} (SHA-256 {package.sha256})"
-    return {"package": described, "seed": seed, **asdict(settings)}
+    check = None
+    if judge is not None and judge.segmenter is not None:
+        check = f"{_described(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
+        check += "".join(f", {name} {value}" for part in judge.further for name, value in part.record().items())
+    return {"package": _described(package), "seed": seed, **asdict(settings), "check": check}
+
+
+def _described(package: ModelPackage) -> str:
+    return f"{package.manifest.name} {package.manifest.version} (SHA-256 {package.sha256})"
 
 
 @contextlib.contextmanager
@@ -134,11 +145,70 @@ def write_pair(pair: Pair, out: Path) -> int:
 def read_pair(out: Path, index: int) -> Pair:
     """A pair as it was written. Raises ``VolumeError`` or :class:`PairsError`."""
     folder = pair_folder(out, index)
-    try:
-        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PairsError(f"{folder.name}/{PROVENANCE} cannot be read.") from error
+    provenance = _read_json(folder / PROVENANCE)
     return Pair(read_volume(folder / IMAGE), read_volume(folder / LABELS), provenance)
+
+
+# --- pairs that were not accepted ----------------------------------------------------------------------------------
+
+
+def write_rejected(out: Path, index: int, faults: Sequence[Sequence[str]]) -> None:
+    """Note why no attempt at a pair was accepted. Raises :class:`PairsError`."""
+    path = out / f"{pair_name(index)}{REJECTED}"
+    try:
+        _write_json({"index": index, "rejected": faults}, path)
+    except (OSError, VolumeError) as error:
+        raise PairsError(f"{path.name} could not be written: {_why(error)}") from error
+
+
+def rejected(out: Path, count: int) -> dict[int, list[list[str]]]:
+    """The numbers below ``count`` whose pair was never accepted, with the faults of each attempt."""
+    found = {}
+    for path in sorted(out.glob(f"pair_*{REJECTED}")):
+        content = _read_json(path)
+        if content["index"] < count:
+            found[int(content["index"])] = content["rejected"]
+    return found
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How many pairs below a count were ``accepted``, how often one was ``drawn`` and ``rejected``, for which rules."""
+
+    accepted: int
+    drawn: int
+    rejected: int
+    rules: dict[str, int]
+    never_accepted: list[str]
+
+
+def rates(out: Path, count: int) -> Rates:
+    """From what is on the disk, so that it does not matter in how many runs the pairs were drawn."""
+    never, done = rejected(out, count), finished(out, count)
+    faults = [attempt for attempts in never.values() for attempt in attempts]
+    for index in done:
+        faults += _read_json(pair_folder(out, index) / PROVENANCE).get("acceptance", {}).get("rejected", [])
+    rules = Counter(rule for attempt in faults for rule in {fault.partition(":")[0] for fault in attempt})
+    names = [pair_name(index) for index in sorted(never)]
+    return Rates(len(done), len(done) + len(faults), len(faults), dict(sorted(rules.items())), names)
+
+
+def write_rates(out: Path, found: Rates) -> None:
+    """Write acceptance.json. Raises :class:`PairsError`."""
+    try:
+        _write_json(asdict(found), out / RATES)
+    except (OSError, VolumeError) as error:
+        raise PairsError(f"{RATES} could not be written: {_why(error)}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise PairsError(f"{path.parent.name}/{path.name} cannot be read.") from error
+
+
+# --- sheets --------------------------------------------------------------------------------------------------------
 
 
 def write_sheets(out: Path, count: int) -> list[Path]:
@@ -146,10 +216,11 @@ def write_sheets(out: Path, count: int) -> list[Path]:
 
     Raises :class:`PairsError`.
     """
-    paths = []
+    paths: list[Path] = []
+    done = sorted(finished(out, count))
     try:
-        for page, start in enumerate(range(0, count, SHEET_PAIRS), start=1):
-            indices = range(start, min(start + SHEET_PAIRS, count))
+        for page, start in enumerate(range(0, len(done), SHEET_PAIRS), start=1):
+            indices = done[start : start + SHEET_PAIRS]
             paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
             write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
     except (OSError, VolumeError) as error:

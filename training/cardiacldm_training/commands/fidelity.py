@@ -82,14 +82,16 @@ def _fidelity(
     from ..fidelity import solvers
     from ..fidelity.cases import open_source, textured
     from ..fidelity.judge import Examiner, described, judge
-    from ..fidelity.report import write_report
+    from ..fidelity.report import REPAIR_FILE, write_report
 
     examiner = Examiner(find_package(segmenter), device)
     generator = Generator(find_package(package), device) if package else None
     out.mkdir(parents=True, exist_ok=True)
+    repair = None
     if generated is None and generator is not None:
         generated = out / PAIRS
         solvers.draw(generator, count, seed, generated, _say)
+        repair = solvers.draw_repair(generator, count, seed, generated, out / REPAIR_FILE)
     assert generated is not None
     view = _view(generated, generator)
     pairs, references = (open_source(folder, view, cache, _say) for folder in (generated, data))
@@ -98,10 +100,8 @@ def _fidelity(
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
         generator=described(generator.package) if generator else None, textured=textured(generated), say=_say,
     )  # fmt: skip
-    if generator is not None and curve_count:
-        points = solvers.curve(generator, curve_count, seed, examiner, findings, _say)
-        report = report.model_copy(update={"curve": points})
-    write_report(report, out)
+    points = solvers.curve(generator, curve_count, seed, examiner, findings, _say) if generator else []
+    write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
     typer.echo(f"Judged {len(pairs)} generated pairs against {len(references)} held-out cases: {out}.")
     if pairs.skipped:
         typer.echo(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.", err=True)

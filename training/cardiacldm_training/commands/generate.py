@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from rich.console import Console
 
+    from CardiacLDMLib.acceptance import Judge
     from CardiacLDMLib.generator import Generator, Settings
     from CardiacLDMLib.package import ModelPackage
+
+    from ..pair_files import Rates
 
 #: More than this is drawn only by someone who said --yes.
 LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
@@ -49,6 +53,18 @@ def generate(
     ] = None,
     solver: Annotated[str | None, typer.Option(help="euler or heun, ddim or ddpm, as the package allows.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Check each pair, and draw again what fails; or keep all.")
+    ] = True,
+    segmenter: Annotated[
+        str | None, typer.Option(help="Segmenter package that checks the pairs. Without it, the one shipped.")
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Cases that the generator was trained on: copies of them are rejected.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where the prepared cases of --train go; TRAIN/.prepared if not given.")
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, which share the folder.")] = 1,
     yes: Annotated[bool, typer.Option("--yes", help="Go on even if it takes over an hour or 10 GB.")] = False,
@@ -57,6 +73,8 @@ def generate(
 
     Each pair is a folder pair_NNNN with ct.nii.gz, labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7, LAA 8),
     provenance.json and overview.png; contact_sheet.png shows them all. Stopped or killed, it goes on when repeated.
+    Pairs are checked: soundness of the labels, agreement with a segmenter, copies of --train; rejected ones are drawn
+    again, up to five times. acceptance.json says how many were rejected and why.
     """
     # Threads that wait asleep, not spinning: read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -65,6 +83,8 @@ def generate(
     from CardiacLDMLib.generator import GeneratorError, check_settings
     from CardiacLDMLib.package import PackageError, find_package, require_kind
 
+    from ..datasets.folders import DatasetError
+    from ..fidelity.cases import FidelityError
     from ..pair_files import PairsError
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -73,13 +93,18 @@ def generate(
         require_kind(model, "generator")
         assert model.manifest.generator is not None  # the manifest of every generator has it
         settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
+        if not check and (segmenter or train):
+            raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
+        checker = find_package(segmenter) if check else None
+        if checker:
+            require_kind(checker, "segmenter")
         fabric = _launched(device, devices, nodes)
         with stop_when_asked(console) as cancelled:
-            run = _Run(
-                _generator(model, fabric), seed, settings, count, out, fabric, console, _or_left(fabric, cancelled)
-            )
-            code = run.all(yes)
-    except (PackageError, GeneratorError, PairsError) as error:
+            generator = _generator(model, fabric)
+            judge = _judge(checker, generator, train, cache, fabric, console) if checker else None
+            stop = _or_left(fabric, cancelled)
+            code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).all(yes)
+    except (PackageError, GeneratorError, PairsError, DatasetError, FidelityError) as error:
         _give_up(error)
     if code:
         raise typer.Exit(code)
@@ -135,6 +160,28 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
     return Generator(model, str(fabric.device))
 
 
+def _judge(
+    checker: ModelPackage, generator: Generator, train: Path | None, cache: Path | None, fabric: Fabric,
+    console: Console,
+) -> Judge:  # fmt: skip
+    """Who accepts pairs. Raises FidelityError or DatasetError for training cases that cannot be used."""
+    from CardiacLDMLib.acceptance import Judge
+    from CardiacLDMLib.segmenter import Segmenter
+
+    from ..fidelity.cases import open_source
+    from ..fidelity.replicas import CopyJudge
+    from ..fidelity.solvers import view_of_generator
+
+    segmenter = Segmenter(checker, str(fabric.device))
+    if train is None:
+        return Judge(segmenter)
+    say = console.print if fabric.is_global_zero else lambda line: None
+    with fabric.rank_zero_first():  # one process prepares the cases
+        cases = open_source(train, view_of_generator(generator), cache, say)
+    say(f"Looking at {len(cases)} training cases, to tell copies of them.")
+    return Judge(segmenter, further=[CopyJudge(cases)])
+
+
 def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
     """Whether to stop: asked to, or left alone by the process that started this one."""
     if fabric.local_rank == 0:
@@ -151,6 +198,7 @@ class _Run:
     """One process's part of a call; processes share the work, and the first one looks after the folder."""
 
     generator: Generator
+    judge: Judge | None
     seed: int
     settings: Settings
     count: int
@@ -161,12 +209,12 @@ class _Run:
 
     def all(self, yes: bool) -> int:
         """Draw what is missing; returns the exit code."""
-        from ..pair_files import finished, opened, record
+        from ..pair_files import finished, opened, rates, record, rejected
 
         with contextlib.ExitStack() as held:
-            wanted = record(self.generator.package, self.seed, self.settings)
+            wanted = record(self.generator.package, self.seed, self.settings, self.judge)
             self._first(lambda: held.enter_context(opened(self.out, wanted)))
-            done = self._first(lambda: finished(self.out, self.count))
+            done = self._first(lambda: finished(self.out, self.count) | rejected(self.out, self.count).keys())
             try:
                 done |= self._first(partial(self._try_one, done, yes))
                 code = self._share(done)
@@ -175,9 +223,9 @@ class _Run:
             if code != STOPPED:  # otherwise the others need not be waited for: they stop too
                 code = self._worst(code)
             if not code:
-                self._first(self._sheets)
+                code = self._first(self._summary)
             if self.fabric.is_global_zero:
-                _tell(code, len(finished(self.out, self.count)), self.count, self.out)
+                _tell(code, rates(self.out, self.count), self.count, self.out)
         return code
 
     def _first(self, work: Callable[[], Result]) -> Result:
@@ -238,25 +286,38 @@ class _Run:
         return 0
 
     def _draw(self, index: int, number: int) -> tuple[float, int]:
-        """One pair, drawn and written; its seconds and bytes."""
-        from ..pair_files import pair_folder, write_pair
+        """One pair, drawn and written, or noted as never accepted; its seconds and bytes."""
+        from CardiacLDMLib.acceptance import NoAcceptablePair, draw
+
+        from ..pair_files import pair_folder, write_pair, write_rejected
 
         began = time.perf_counter()
-        name, settings = pair_folder(self.out, index).name, self.settings
-        with _shown(self.console, f"{name} ({number} of {self.count})") as progress:
-            pair = self.generator.generate(
-                self.seed, index, settings.conditions, steps=settings.steps, guidance=settings.guidance,
-                solver=settings.solver, progress=progress, cancelled=self.cancelled,
-            )  # fmt: skip
-            size = write_pair(pair, self.out)
+        title, settings = f"{pair_folder(self.out, index).name} ({number} of {self.count})", self.settings
+        with _shown(self.console, title) as progress:
+            try:
+                pair = draw(
+                    self.generator, self.judge, self.seed, index, settings.conditions, steps=settings.steps,
+                    guidance=settings.guidance, solver=settings.solver, progress=progress, cancelled=self.cancelled,
+                )  # fmt: skip
+            except NoAcceptablePair as error:
+                write_rejected(self.out, index, error.rejected)
+                size, end = math.prod(self.generator.shape) * 3, f"not accepted in {len(error.rejected)} attempts"
+            else:
+                size = write_pair(pair, self.out)
+                end = _size(size)
         seconds = time.perf_counter() - began
-        self.console.print(f"{name} ({number} of {self.count}): {seconds:.1f} s, {_size(size)}")
+        self.console.print(f"{title}: {seconds:.1f} s, {end}")
         return seconds, size
 
-    def _sheets(self) -> None:
-        from ..pair_files import write_sheets
+    def _summary(self) -> int:
+        """Contact sheets, and how many pairs were rejected; the exit code."""
+        from ..pair_files import rates, write_rates, write_sheets
 
         write_sheets(self.out, self.count)
+        found = rates(self.out, self.count)
+        if self.judge is not None:
+            write_rates(self.out, found)
+        return FAILED if found.never_accepted else 0
 
 
 def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
@@ -271,13 +332,20 @@ def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool)
         raise PairsError(f"{takes}: repeat with --yes to go on from here, or ask for fewer.")
 
 
-def _tell(code: int, finished: int, count: int, out: Path) -> None:
-    """The last line."""
+def _tell(code: int, found: Rates, count: int, out: Path) -> None:
+    """The last lines."""
+    if found.rejected:
+        rules = ", ".join(f"{rule} {number}" for rule, number in found.rules.items())
+        share = found.rejected / found.drawn
+        typer.echo(f"{found.drawn} were drawn and {found.rejected} of them rejected ({share:.0%}): {rules}.")
     if not code:
         typer.echo(f"{_pairs(count)} in {out}. They are synthetic: no patient is in them.")
         return
     stopped = "Stopped. " if code == STOPPED else ""
-    typer.echo(f"{stopped}{finished} of {_pairs(count)} are finished and whole; repeat to go on from there.", err=True)
+    more = "; repeat to go on from there" if found.accepted + len(found.never_accepted) < count else ""
+    typer.echo(f"{stopped}{found.accepted} of {_pairs(count)} are finished and whole{more}.", err=True)
+    if found.never_accepted:
+        typer.echo(f"Never accepted: {', '.join(found.never_accepted)}; another seed draws others.", err=True)
 
 
 @contextlib.contextmanager
@@ -293,7 +361,8 @@ def _shown(console: Console, label: str) -> Iterator[Callable[[Progress], None] 
         task = bar.add_task(label, total=100)
 
         def update(step: Any) -> None:
-            bar.update(task, description=f"{label}: {STAGES.get(step.stage, step.stage)}", completed=step.step)
+            stage = STAGES.get(step.stage, step.stage)
+            bar.update(task, description=f"{label}: {stage}", completed=step.step, total=step.total)
 
         yield update
 

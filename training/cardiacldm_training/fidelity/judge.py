@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from CardiacLDMLib import __version__, texture
-from CardiacLDMLib.acceptance import agreement
+from CardiacLDMLib.acceptance import agreement, disagreement, unsound
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.package import ModelPackage
 from CardiacLDMLib.segmenter import Segmenter
@@ -38,6 +38,7 @@ class Findings:
     texture: noise.Texture
     features: np.ndarray  # (F,)
     dice: dict[str, float] | None
+    faults: frozenset[str]  # rules by which the pair would be drawn again
 
     @property
     def mean_dice(self) -> float:
@@ -72,8 +73,13 @@ class Examiner:
         dice = None
         if segment:
             dice = agreement(pair.labels, self.segmenter.segment(pair.image_volume, quality="fast").labels.array)
+        found = labels.examine(pair)
+        faults = unsound(pair.labels_volume)
+        if dice:
+            faults += disagreement(float(np.mean(list(dice.values()))))
         return Findings(
-            pair.name, labels.examine(pair), noise.measure(pair), self.features(pair.image_volume), dice
+            pair.name, found, noise.measure(pair), self.features(pair.image_volume), dice,
+            frozenset(fault.rule for fault in faults),
         )  # fmt: skip
 
     def examine_all(self, source: Source, segmented: int, what: str, say: Say) -> list[Findings]:
@@ -94,7 +100,8 @@ def judge(
     """The report without its curve, and the findings in the references.
 
     ``plan``: budget of the networks trained on generated pairs and on training cases; None leaves them out. ``out`` is
-    where their scratch files may lie. ``textured``: noise was added to the pairs when they were drawn. Raises :class:`FidelityError` for too few cases.
+    where their scratch files may lie. ``textured``: noise was added to the pairs when they were drawn. Raises
+    :class:`FidelityError` for too few cases.
     """
     if len(reference) < FEWEST_REFERENCES or len(generated) < FEWEST_PAIRS:
         raise FidelityError(
@@ -136,7 +143,7 @@ def _report(
         measured=_measured(generated, reference, ours, theirs),
         volumes=labels.volume_rows(*sets),
         rules={rule: (count, rules[1][rule]) for rule, count in rules[0].items()},
-        spectra=_spectra(*textures), remedy=dict(noise.remedy(*textures)),
+        spectra=_spectra(*textures), remedy=dict(noise.remedy(*textures)), repair=None,
         replicas=copies, utility=utility, curve=[], left_out=_left_out(train, utility),
         pairs=[f.record() for f in ours], references=[f.record() for f in theirs],
     )  # fmt: skip
@@ -159,6 +166,7 @@ def _measured(
     generated: Source, reference: Source, ours: Sequence[Findings], theirs: Sequence[Findings]
 ) -> dict[str, list[Measured]]:
     sections = {
+        "acceptance": _acceptance(ours, theirs),
         "agreement": _agreement(ours, theirs),
         "features": feature_distances(ours, theirs),
         "diversity": [compare.means("MS-SSIM", diversity.ms_ssim(generated), diversity.ms_ssim(reference))],
@@ -166,6 +174,16 @@ def _measured(
         "texture": _texture(ours, theirs),
     }
     return {name: [m for m in rows if m is not None] for name, rows in sections.items()}
+
+
+def _acceptance(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measured | None]:
+    """The share that :mod:`CardiacLDMLib.acceptance` rejects, and by which rules, of cases shown to the segmenter."""
+    sides = [[f.faults for f in side if f.dice] for side in (ours, theirs)]
+    rows = [compare.means("rejected", *([float(bool(f)) for f in side] for side in sides), kind="rate")]
+    for rule in sorted({rule for side in sides for faults in side for rule in faults}):
+        rates = [[float(rule in faults) for faults in side] for side in sides]
+        rows.append(compare.means(f"rejected: {rule}", *rates, kind="rate"))
+    return rows
 
 
 def _agreement(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measured | None]:

@@ -8,21 +8,26 @@ unseen case comes to its nearest training case tells how near is too near.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from CardiacLDMLib.anatomy import BACKGROUND, HEART, NUM_CLASSES, PALETTE, VALUE
+from CardiacLDMLib.generator import Pair as Drawn
+from CardiacLDMLib.soundness import Finding
 from CardiacLDMLib.volume import AIR_HU, block_mean
 
 from ..augment import box, to_window
-from .cases import Pair, Source
+from .cases import FidelityError, Pair, Source
 from .compare import SPLITS, Measured, Record, spread
 
 #: Size of a voxel in the comparison, mm, and largest shift in such voxels; they go by half a voxel.
 SIZE_MM, SHIFT = 6.0, 1
 WINDOW_HU = (-1000.0, 1000.0)
+#: Nearer than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
+SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 40
 #: An unseen case comes nearer than the threshold once in a hundred, if distances are lognormal.
 DEVIATIONS = 2.33
 
@@ -58,16 +63,54 @@ class Nearest:
     distance: np.ndarray  # (n,) float
 
 
-def nearest(pairs: Source, train: Source, done: Callable[[int], None] = lambda n: None) -> Nearest:
-    """The nearest case of ``train`` for each of ``pairs``, over flips along R and A and shifts."""
-    middles = np.stack([_unit(_window(_signature(train[n]), (0, 0, 0))) for n in range(len(train))])
-    cases, distances = [], []
-    for n in range(len(pairs)):
-        likeness = np.max([(views @ middles.T).max(0) for views in _views(pairs[n])], axis=0)
-        cases.append(int(likeness.argmax()))
-        distances.append(max(1.0 - float(likeness.max()), 0.0))
-        done(n + 1)
-    return Nearest(np.array(cases), np.array(distances))
+class TrainingCases:
+    """Training cases as pairs are compared with them, in memory: some 0.3 MB each."""
+
+    def __init__(self, train: Source) -> None:
+        self._middles = np.stack([_unit(_window(_signature(train[n]), (0, 0, 0))) for n in range(len(train))])
+
+    def __len__(self) -> int:
+        return len(self._middles)
+
+    def nearest(self, pair: Pair, but: int | None = None) -> tuple[int, float]:
+        """Number and distance of the case nearest to ``pair``, over flips along R and A and shifts; not ``but``."""
+        likeness = np.max([(views @ self._middles.T).max(0) for views in _views(pair)], axis=0)
+        if but is not None:
+            likeness[but] = -np.inf
+        case = int(likeness.argmax())
+        return case, max(1.0 - float(likeness[case]), 0.0)
+
+
+def nearest(pairs: Source, train: Source) -> Nearest:
+    """The nearest case of ``train`` for each of ``pairs``."""
+    cases = TrainingCases(train)
+    found = [cases.nearest(pairs[n]) for n in range(len(pairs))]
+    return Nearest(np.array([case for case, _ in found]), np.array([distance for _, distance in found]))
+
+
+class CopyJudge:
+    """Finds fault with pairs that are copies of training cases, without saying of which.
+
+    The threshold is taken from the training cases: each is an unseen one to all the others. Raises
+    :class:`FidelityError` for fewer than ``FEWEST`` different ones.
+    """
+
+    def __init__(self, train: Source) -> None:
+        self._cases, self._view = TrainingCases(train), train.view
+        chosen = np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int)
+        apart = np.array([self._cases.nearest(train[n], but=n)[1] for n in chosen] if len(train) > 1 else [])
+        apart = apart[apart > SAME]
+        if len(apart) < FEWEST:
+            raise FidelityError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones are needed.")
+        self.threshold = round(threshold(apart), 4)
+
+    def __call__(self, pair: Drawn) -> list[Finding]:
+        _, distance = self._cases.nearest(Pair("", pair.image.array, pair.labels.array, self._view))
+        what = f"{distance:.3f} from a training case, nearer than {self.threshold:.3f}"
+        return [Finding("replica", what)] if distance < self.threshold else []
+
+    def record(self) -> dict[str, Any]:
+        return {"replicas": {"training_cases": len(self._cases), "threshold": self.threshold}}
 
 
 def _views(pair: Pair) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
-VOLUMES_FILE, SPECTRA_FILE, QUALITY_FILE = "volumes.png", "spectra.png", "quality.png"
+VOLUMES_FILE, SPECTRA_FILE, QUALITY_FILE, REPAIR_FILE = "volumes.png", "spectra.png", "quality.png", "repair.png"
 #: Generated, and reference.
 COLOURS = ("#d1495b", "#1b6ca8")
 
@@ -64,6 +64,15 @@ class CurvePoint(Record):
     seconds: float
 
 
+class Repair(Record):
+    """The pair that the clean-up changed most: its ``voxels`` of ``labelled`` ones; ``mean`` over all pairs."""
+
+    pair: str
+    voxels: int
+    labelled: int
+    mean: float
+
+
 class Report(Record):
     """Everything that was measured. ``skipped``: cases of each set that could not be used, with the reason.
 
@@ -87,6 +96,7 @@ class Report(Record):
     rules: dict[str, tuple[int, int]]
     spectra: list[SpectrumRow]
     remedy: dict[str, tuple[float, ...]]
+    repair: Repair | None
     replicas: Replicas | None
     utility: Utility | None
     curve: list[CurvePoint]
@@ -135,6 +145,7 @@ def markdown(report: Report) -> str:
         "## Noise",
         _NOISE[report.textured],
         f"![noise-power spectra]({SPECTRA_FILE})",
+        *_repair_part(report.repair),
         *_replicas_part(report.replicas),
         *_utility_part(report.utility),
         *_curve_part(report.curve),
@@ -145,6 +156,7 @@ def markdown(report: Report) -> str:
 
 
 _SECTIONS = {
+    "acceptance": "## Acceptance: the share that `generate` would draw again (replicas apart)",
     "agreement": "## Labels against a segmenter's on the image (Dice)",
     "features": "## Images as the segmenter sees them",
     "diversity": "## Diversity (MS-SSIM between images, low is varied)",
@@ -190,6 +202,17 @@ def _volumes_table(rows: Sequence[VolumeRow]) -> str:
 
 def _both(m: Measured | None) -> tuple[str, str]:
     return (_cell(m.generated), f"{_cell(m.reference)}, n {m.cases}") if m else ("-", "-")
+
+
+def _repair_part(repair: Repair | None) -> list[str]:
+    if repair is None:
+        return []
+    return [
+        "## Clean-up of drawn labels",
+        f"It changed {repair.mean:.1f} voxels of a pair on average, most in {repair.pair}: {repair.voxels} of "
+        f"{repair.labelled} labelled ones.",
+        f"![before and after]({REPAIR_FILE})",
+    ]
 
 
 def _replicas_part(replicas: Replicas | None) -> list[str]:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from CardiacLDMLib.generator import Generator, check_settings
 from CardiacLDMLib.sampler import EVALUATIONS, SOLVERS
 from CardiacLDMLib.volume import VolumeError
 
 from .. import pair_files
+from ..pair_pictures import draw_cleaning, write_png
 from . import compare
 from .cases import Pair, View
 from .judge import Examiner, Findings, feature_distances
-from .report import CurvePoint
+from .report import CurvePoint, Repair
 
 #: Evaluations of the network a pair; both passes of a guidance count as one.
 BUDGETS = (5, 10, 20, 30, 50)
@@ -35,11 +38,25 @@ def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> No
             say(f"Drew pair {index + 1} of {count}.")
 
 
+def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, picture: Path) -> Repair:
+    """A picture of the pair among the first ``count`` whose labels the clean-up changed most, which is drawn again for
+    it. Raises PairsError, VolumeError or GeneratorError."""
+    changed = [pair_files.read_pair(pairs, index).provenance.get("repaired_voxels", 0) for index in range(count)]
+    most = int(np.argmax(changed))
+    pair = generator.generate(seed, most)
+    name = pair_files.pair_folder(pairs, most).name
+    write_png(draw_cleaning(pair, name), picture)
+    labelled = int(np.count_nonzero(pair.labels.array))
+    return Repair(pair=name, voxels=changed[most], labelled=labelled, mean=float(np.mean(changed)))
+
+
 def curve(
     generator: Generator, count: int, seed: int, examiner: Examiner, references: Sequence[Findings], say: Say
 ) -> list[CurvePoint]:
-    """``count`` pairs with each solver that fits the package, for each number of evaluations."""
-    points = []
+    """``count`` pairs with each solver that fits the package, for each number of evaluations; none without any."""
+    points: list[CurvePoint] = []
+    if not count:
+        return points
     for solver in SOLVERS[generator.spec.schedule]:
         for budget in BUDGETS:
             steps = max(budget // EVALUATIONS[solver], 1)
