@@ -26,9 +26,9 @@ from helpers_training import write_cases
 from test_training import equal
 
 GRID = (16, 16, 16)
-LATENT = (4, 4, 4, 4)
+LATENT = (2, 4, 4, 4)
 SPACING_MM = 8.0
-AUTOENCODER = {"channels": [4, 4, 8], "norm_num_groups": 4, "stem_channels": 2}
+AUTOENCODER = {"channels": [4, 4, 8], "norm_num_groups": 4, "stem_channels": 2, "latent_channels": 2}
 ARGUMENTS: dict[str, Any] = {
     "channels": [8, 16], "attention_levels": [False, True], "num_head_channels": 8, "norm_num_groups": 4,
     "context_dim": 8,
@@ -124,7 +124,7 @@ def train(
 def denoiser(**changes: object) -> Denoiser:
     """With weights drawn anew that MONAI sets to zero, which would hide everything else."""
     torch.manual_seed(0)
-    network = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, **changes})  # type: ignore[dict-item]
+    network = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], **changes})  # type: ignore[dict-item]
     assert isinstance(network, Denoiser)
     for parameter in network.parameters():
         if parameter.ndim > 1 and not parameter.any():
@@ -185,7 +185,7 @@ def test_unsound_arguments_are_refused(changes: dict[str, Any], message: str) ->
 
 def test_weights_are_packed_for_grids_that_the_network_can_work_on() -> None:
     values = {
-        "architecture": "diffusion_unet", "arguments": {**ARGUMENTS, **SIZES}, "weights": "diffusion.safetensors",
+        "architecture": "diffusion_unet", "arguments": {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0]}, "weights": "diffusion.safetensors",
         "spacing_mm": 8.0, "window_hu": (-1000.0, 1000.0),
     }  # fmt: skip
     state = denoiser().state_dict()

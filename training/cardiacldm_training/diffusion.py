@@ -269,6 +269,7 @@ def train_diffusion(
     train, held_out = finetune.split(prepared.cases, stored.validation_part)
     words = conditions.learned([known.get(case.name, {}) for case in train])
     settings = settings.model_copy(update={
+        "arguments": {**settings.arguments, "latent_channels": latent_shape(stored)[0]},
         "choices": words.choices, "numbers": words.numbers, "autoencoder": statistics.autoencoder,
         "conditions_digest": conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
     })  # fmt: skip

@@ -54,7 +54,7 @@ class AutoencoderConfig(TrainingConfig):
 
     arguments: dict[str, Any]
     label_weight: Positive = 0.5
-    kl_weight: Annotated[float, Field(ge=0)] = 1e-3
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
     patch: tuple[int, int, int] | None = None
     whole_part: Probability = 0.05
@@ -145,8 +145,8 @@ def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
 def _demo(batch: int | None) -> AutoencoderConfig:
     """Two CPU cores, a night."""
     return AutoencoderConfig(
-        arguments={"channels": (16, 32, 64), "norm_num_groups": 8, "stem_channels": 16}, batch=batch or 1, steps=8000,
-        validate_every=400, patience=20, validation_cases=16, learning_rate=1e-3,
+        arguments={"channels": (16, 32, 64), "norm_num_groups": 8, "stem_channels": 16, "latent_channels": 8},
+        batch=batch or 1, steps=8000, validate_every=400, patience=20, validation_cases=16, learning_rate=1e-3,
         patch=(36, 36, 28),  # 32 x 32 x 32 takes a CPU three times as long: powers of 2 share cache lines
     )  # fmt: skip
 
