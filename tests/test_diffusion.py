@@ -185,8 +185,8 @@ def test_unsound_arguments_are_refused(changes: dict[str, Any], message: str) ->
 
 def test_weights_are_packed_for_grids_that_the_network_can_work_on() -> None:
     values = {
-        "architecture": "diffusion_unet", "arguments": {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0]}, "weights": "diffusion.safetensors",
-        "spacing_mm": 8.0, "window_hu": (-1000.0, 1000.0),
+        "architecture": "diffusion_unet", "arguments": {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0]},
+        "weights": "diffusion.safetensors", "spacing_mm": 8.0, "window_hu": (-1000.0, 1000.0),
     }  # fmt: skip
     state = denoiser().state_dict()
     packed = pack_weights(NetworkSpec(**values, patch=(16, 24, 32)), state)  # type: ignore[arg-type]
