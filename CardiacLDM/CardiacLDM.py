@@ -1,5 +1,6 @@
 """The Slicer module: what Slicer loads at start-up. Thin: panels and work are in CardiacLDMLib."""
 
+import random
 import sys
 import unittest
 from pathlib import Path
@@ -15,9 +16,13 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from CardiacLDMLib import dependencies
 from CardiacLDMLib.client import ClientError
 from CardiacLDMLib.panels.batch import BatchPanel
+from CardiacLDMLib.panels.generate import MAX_SEED, GeneratePanel
 from CardiacLDMLib.panels.models import ModelsPanel
+from CardiacLDMLib.panels.pair_jobs import PairListener, PairSettings, PairsJob
+from CardiacLDMLib.panels.pair_views import start_marks, stop_marks
 from CardiacLDMLib.panels.parameters import CardiacLDMParameterNode
 from CardiacLDMLib.panels.process import Dispatcher, later
 from CardiacLDMLib.panels.scene_jobs import Listener, SceneJob, Settings
@@ -39,11 +44,13 @@ class CardiacLDM(ScriptedLoadableModule):
         parent.dependencies = ["Segmentations", "SubjectHierarchy", "Tables", "Terminologies", "Volumes"]
         parent.contributors = ["The CardiacLDM authors"]
         parent.helpText = _(
-            "Labels the chambers of the heart, its muscle and its great vessels in CT scans, on this computer. "
+            "Labels the chambers of the heart, its muscle and its great vessels in CT scans, and generates synthetic "
+            "cardiac CT with labels, on this computer. "
             'Research use, not a medical device. <a href="{url}">Documentation</a>'
         ).format(url="https://github.com/CardiacLDM/SlicerCardiacLDM")
         parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
         slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", start_marks)  # a scene with synthetic pairs may be opened first
 
 
 def register_sample_data():
@@ -80,9 +87,12 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentUi = slicer.util.childWidgetVariables(self._load("Segment", self.ui.segmentTab.layout()))
         self.segment = SegmentPanel(self.segmentUi, self.logic.dispatcher)
         self.batch = BatchPanel(self.segmentUi, self.logic.dispatcher, self.segment.settings)
+        self.generateUi = slicer.util.childWidgetVariables(self._load("Generate", self.ui.generateTab.layout()))
+        self.generate = GeneratePanel(self.generateUi, self.logic.dispatcher)
         self.models = ModelsPanel(self.ui.modelsTab, self.logic)
-        self.models.packagesChanged.append(self.segment.show_packages)
-        self.logic.busyChanged += [self.segment.refresh, self.batch.refresh]
+        self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
+        self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
+        start_marks()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
@@ -103,15 +113,21 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self._setParameters(None)
         self.logic.busyChanged.clear()
-        for panel in (self.segment, self.batch, self.models):
+        for panel in (self.segment, self.batch, self.generate, self.models):
             panel.cleanup()
+        stop_marks()
         self.logic.close()
 
     def enter(self):
         """The user comes to the module."""
         self._entered = True
         self.initializeParameterNode()
-        self.segment.look_for_devices()
+        if not dependencies.missing():  # until then there are automatic choice and the CPU
+            self.logic.dispatcher.list_devices(self._showDevices)
+
+    def _showDevices(self, devices):
+        for panel in (self.segment, self.generate):
+            panel.show_devices(devices)
 
     def exit(self):
         """The user goes to another module. Jobs go on, and their results are shown when they are there."""
@@ -144,6 +160,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _setParameters(self, parameters):
         self._parameters = parameters
         self.segment.set_parameters(parameters)
+        self.generate.set_parameters(parameters)
 
 
 def shownVolume():
@@ -155,7 +172,7 @@ def shownVolume():
 
 
 class CardiacLDMLogic(ScriptedLoadableModuleLogic):
-    """Segments volumes of the scene, in a worker process that this object starts when it is first needed.
+    """Segments volumes and generates pairs, in a worker process that this object starts when it is first needed.
 
     Functions in ``busyChanged`` are called whenever a job begins or has ended. :meth:`close` ends the worker, which
     otherwise ends after ten idle minutes, and with Slicer.
@@ -206,6 +223,55 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
                 self._dispatcher, volumeNode, segmentationNode, Settings(package, device, quality), listener
             )
         except (ClientError, VolumeError) as error:
+            raise RuntimeError(str(error)) from error
+
+    def generate(
+        self, package=None, count=1, seed=None, steps=None, conditions=None, device="auto", check=True, progress=None
+    ):  # fmt: skip
+        """Draw synthetic pairs into the scene and return them as (volume node, segmentation node), in order.
+
+        Slicer stays alive while this waits. package: name or folder of a generator package, None for the one that
+        ships. Pairs 0 to count - 1 of seed are drawn, of a seed by chance without one; the same numbers give the same
+        pairs. steps: None for the package's own. conditions: name to value, such as {"sex": "female"}; the rest is
+        left to chance. With check a pair is drawn again until it may be kept, and left out if it never may. progress:
+        called with an object that has step, total, stage and seconds. Raises RuntimeError with one sentence when it
+        cannot be done, was cancelled, or no pair was kept; pairs that are finished by then stay in the scene.
+        """
+        outcome = {}
+        job = self.startGenerate(
+            package, count, seed, steps, conditions, device, check, progress,
+            done=lambda rejected: outcome.update(rejected=rejected),
+            failed=lambda failure: outcome.update(error=failure.message),
+            cancelled=lambda: outcome.update(error=_("Generating was cancelled.")),
+        )  # fmt: skip
+        while job.running:
+            self._dispatcher.wait_a_little()
+        if "error" not in outcome and not job.pairs:
+            outcome["error"] = outcome["rejected"][-1]
+        if "error" in outcome:
+            raise RuntimeError(outcome["error"])
+        return [(pair.volume, pair.segmentation) for pair in job.pairs]
+
+    def startGenerate(
+        self, package=None, count=1, seed=None, steps=None, conditions=None, device="auto", check=True, progress=None,
+        done=None, failed=None, cancelled=None,
+    ):  # fmt: skip
+        """As :meth:`generate`, but return at once, with a job that has ``running``, ``pairs`` and ``cancel()``.
+
+        One of these is called at the end, from Slicer's event loop: ``done(rejected)`` with a sentence for each pair
+        that was never accepted, ``failed(failure)``, which has a ``message`` and ``details``, or ``cancelled()``.
+        Raises RuntimeError for a count that cannot be, and while another job runs.
+        """
+        tell = progress or _nothing
+        listener = PairListener(
+            lambda index, progress: tell(progress), _nothing, _nothing,
+            *(call or _nothing for call in (done, failed, cancelled)),
+        )  # fmt: skip
+        seed = random.SystemRandom().randint(0, MAX_SEED) if seed is None else seed
+        settings = PairSettings(package, count, seed, steps, conditions or {}, device, check)
+        try:
+            return PairsJob(self._dispatcher, settings, listener)
+        except ClientError as error:
             raise RuntimeError(str(error)) from error
 
     @property

@@ -1,13 +1,15 @@
 """Pictures of the module in each of its states, for the README and to be looked at: ``docs/screenshots/*.png``.
 
-    .venv/bin/python tests/screenshots.py [CT]
+    .venv/bin/python tests/screenshots.py [CT] [--package GENERATOR] [--only segment|generate]
 
 The panel is the stand-in's (its look is Qt's Fusion style), the views beside it are Slicer's own; what they show is
-what the shipped package makes of the CT, by default that of ``make demo``. Takes some minutes.
+what the shipped package makes of the CT, by default that of ``make demo``, and what a generator package draws: the one
+that ships, or a tiny one that draws noise, as long as none does. Takes some minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -24,7 +26,9 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from cardiacldm_training import views
 from CardiacLDMLib import scene
+from CardiacLDMLib.package import DEFAULT_GENERATOR, shipped_packages_dir
 from CardiacLDMLib.volume import read_volume
+from helpers_generator_package import write_tiny_generator
 from host import Host, open_module, pump, start_host
 
 ROOT = Path(__file__).parents[1]
@@ -180,7 +184,7 @@ def batch(studio: Studio, ct: Path) -> None:
 
 def models(studio: Studio) -> None:
     """The other tab, before and after a device check."""
-    studio.widget.ui.tabs.currentIndex = 1
+    studio.widget.ui.tabs.currentIndex = 2
     pump(1.0)
     result = studio.host.logics.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
     studio.shoot("models", result, narrow=True)
@@ -204,12 +208,104 @@ def all_narrow(studio: Studio) -> None:
     canvas.save(str(OUT / "narrow.png"))
 
 
+# --- synthetic pairs -----------------------------------------------------------------------------------------------
+
+
+class PairStudio:
+    """The module's Generate tab, and Slicer's own views side by side as the module lays them out."""
+
+    def __init__(self, package: str) -> None:
+        from CardiacLDMLib.panels.pair_views import IMAGE_VIEW, LABELS_VIEW, show_side_by_side
+
+        self.host: Host = start_host()
+        QtWidgets.QApplication.setStyle("Fusion")
+        self.widget = open_module("CardiacLDM")
+        self.host.logics.scene.Clear(0)
+        self.widget.ui.tabs.currentIndex = 1
+        self.ui, self.panel = self.widget.generateUi, self.widget.generate
+        show_side_by_side()
+        self.views = [_pair_view(self.host, name) for name in (IMAGE_VIEW, LABELS_VIEW)]
+        self.panel.package.also(package, Path(package).name)
+        self.panel._remember("package", package)
+
+    def shoot(self, name: str) -> None:
+        """Panel and both views as ``name.png``."""
+        window = self.host.modules["CardiacLDM"].widgetRepresentation()
+        QtWidgets.QWidget.resize(window, WIDE, HEIGHT)
+        pump(0.2)
+        canvas = QtGui.QImage(WIDE + 2 * VIEW[0] + 8, HEIGHT, QtGui.QImage.Format.Format_RGB32)
+        canvas.fill(DARK)
+        painter = QtGui.QPainter(canvas)
+        painter.drawImage(QtCore.QPoint(0, 0), QtWidgets.QWidget.grab(window).toImage())
+        for column, view in enumerate(self.views):
+            painter.drawImage(QtCore.QPoint(WIDE + 4 + column * (VIEW[0] + 4), 0), _image(views._pixels(view)))
+        painter.end()
+        canvas.save(str(OUT / f"{name}.png"))
+        print(f"{name}.png")
+
+    def wait(self, done: Any, seconds: float = 1200.0) -> None:
+        """Run the event loop until ``done()``."""
+        if not pump(seconds, until=done):
+            raise SystemExit(f"It takes too long: {self.ui.progressLabel.text}")
+        self.host.check()
+
+
+def _pair_view(host: Host, name: str) -> Any:
+    """One of the two views, drawn by Slicer; opened before anything is in the scene, so that labels are on top."""
+    import slicer
+    from trame_slicer.views import SliceView
+    from trame_slicer.views.render_scheduler import NoScheduleRendering
+
+    view = SliceView(host.logics.scene, host.logics.app_logic, name, NoScheduleRendering())
+    view.render_window().SetSize(VIEW[0], HEIGHT)
+    view.fit_view_to_content()
+    slicer.app.layoutManager().adopt(name, view.render_window())
+    return view
+
+
+def generate(package: str, check: bool) -> None:
+    """Idle, running with a preview, done in linked views."""
+    studio = PairStudio(package)
+    ui = studio.ui
+    ui.count.value, ui.seed.value, ui.check.checked = 3, 42, check
+    first = next(iter(studio.panel.conditions._widgets.values()), None)
+    if first is not None:
+        first.currentIndex = 1
+    pump(1.0)
+    studio.shoot("generate-idle")
+    ui.apply.click()
+    studio.wait(lambda: len(scene.synthetic_pairs(studio.host.logics.scene)) > 0 or not studio.panel.running)
+    studio.wait(lambda: (ui.preview.visible and "Pair 2" in ui.progressLabel.text) or not studio.panel.running)
+    studio.shoot("generate-running")
+    studio.wait(lambda: not studio.panel.running)
+    studio.shoot("generate-done")
+
+
+def stand_in(folder: Path) -> str:
+    """A package that draws noise, where none ships; more steps than it needs, so that there is something to see."""
+    return str(write_tiny_generator(folder / "stand-in", steps=60))
+
+
 def main() -> None:
-    ct = Path(sys.argv[1]) if len(sys.argv) > 1 else CT
-    if not ct.is_file():
-        raise SystemExit(f"{ct} is not there: 'make demo' fetches it.")
+    parser = argparse.ArgumentParser(description="Pictures of the module for the README.")
+    parser.add_argument("ct", nargs="?", type=Path, default=CT)
+    parser.add_argument("--package", help="generator package for the pictures of pairs: a folder")
+    parser.add_argument("--only", choices=("segment", "generate"))
+    options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     views.require_rendering()
+    if options.only != "generate":
+        _pictures_of_segmenting(options.ct)
+    if options.only != "segment":
+        shipped = shipped_packages_dir() / DEFAULT_GENERATOR
+        package = options.package or (str(shipped) if shipped.is_dir() else None)
+        with tempfile.TemporaryDirectory() as folder:
+            generate(package or stand_in(Path(folder)), check=package is not None)
+
+
+def _pictures_of_segmenting(ct: Path) -> None:
+    if not ct.is_file():
+        raise SystemExit(f"{ct} is not there: 'make demo' fetches it.")
     studio = Studio(ct)
     segment(studio)
     batch(studio, ct)

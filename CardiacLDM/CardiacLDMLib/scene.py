@@ -6,7 +6,9 @@ IJK with one affine to the world. Slicer is imported where it is used, so import
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,14 +66,22 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
     return Volume(_kji(image).transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
 
 
-def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
-    """A new scalar volume node with a display node; the voxels are copied."""
+def volume_to_node(
+    scene: vtkMRMLScene, volume: Volume, name: str, heart_window: bool = False
+) -> vtkMRMLScalarVolumeNode:
+    """A new scalar volume node with a display node; the voxels are copied.
+
+    ``heart_window``: shown as :func:`set_heart_window` does. Otherwise Slicer looks for grey levels that fit, which
+    holds the window for a tenth of a second on ten million voxels.
+    """
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
     image = vtkImageData()
     _set_voxels(image, volume.array)
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
     node.SetIJKToRASMatrix(_vtk_matrix(volume.affine))
+    if heart_window:
+        set_heart_window(node)
     node.SetAndObserveImageData(image)
     node.CreateDefaultDisplayNodes()
     return node
@@ -354,6 +364,88 @@ def _place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
         hierarchy.SetItemParent(item, parent)
     else:
         hierarchy.CreateItem(parent, node)
+
+
+# --- synthetic pairs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SyntheticPair:
+    """A generated CT and its labels in the scene."""
+
+    volume: vtkMRMLScalarVolumeNode
+    segmentation: vtkMRMLSegmentationNode
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How it was generated, as the generator wrote it; empty if a hand has spoilt it."""
+        try:
+            record = json.loads(self.volume.GetAttribute(f"{PREFIX}provenance") or "{}")
+        except ValueError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+def is_synthetic(node: Any) -> bool:
+    """Whether the node shows no patient: it was generated, or is a copy of such a node."""
+    return node is not None and node.GetAttribute(f"{PREFIX}synthetic") == "true"
+
+
+def pair_to_nodes(
+    scene: vtkMRMLScene, image: Volume, labels: Volume, record: dict[str, str], folders: tuple[str, str]
+) -> SyntheticPair:
+    """A generated pair as a volume and a segmentation node, both with ``record``, in a folder within a folder.
+
+    ``labels`` may be a part of the image's grid. ``folders``: names of the outer one, which is made if it is not there,
+    and of the inner one, which always is. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does.
+    """
+    _require_known(labels)
+    outer, inner = folders
+    volume = volume_to_node(scene, image, f"{inner} CT", heart_window=True)
+    _into_folder(scene, volume, outer, inner)
+    segmentation = segmentation_from_labels(scene, labels, f"{inner} labels", volume)
+    for node in (volume, segmentation):
+        set_provenance(node, {**record, "synthetic": "true"})
+    return SyntheticPair(volume, segmentation)
+
+
+def synthetic_pairs(scene: vtkMRMLScene) -> list[SyntheticPair]:
+    """The generated pairs of which both parts are still in the scene, in the order in which they came."""
+    pairs = []
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode")
+        volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+        if is_synthetic(node) and is_synthetic(volume):
+            pairs.append(SyntheticPair(volume, node))
+    return pairs
+
+
+def unused_folder(scene: vtkMRMLScene, name: str) -> str:
+    """``name``, with a number if a folder of that name is there already."""
+    hierarchy = _hierarchy(scene)
+    taken, number = name, 1
+    while hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), taken):
+        number += 1
+        taken = f"{name} ({number})"
+    return taken
+
+
+def _into_folder(scene: vtkMRMLScene, node: Any, outer: str, inner: str) -> None:
+    hierarchy = _hierarchy(scene)
+    top = hierarchy.GetSceneItemID()
+    parent = hierarchy.GetItemChildWithName(top, outer) or hierarchy.CreateFolderItem(top, outer)
+    folder = hierarchy.CreateFolderItem(parent, inner)
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, folder)
+    else:
+        hierarchy.CreateItem(folder, node)
+
+
+def _hierarchy(scene: vtkMRMLScene) -> Any:
+    from slicer import vtkMRMLSubjectHierarchyNode
+
+    return vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
 
 
 # --- views ---------------------------------------------------------------------------------------------------------

@@ -390,25 +390,66 @@ class Application:
 
 
 class Layout:
-    """``slicer.app.layoutManager()``: real slice nodes and logics, a 3D view without a window."""
+    """``slicer.app.layoutManager()``: real layouts, slice nodes and logics; views are windows that nothing draws in.
 
-    threeDViewCount, layout = 1, 3
+    ``adopt`` puts a view that draws in place of one of them.
+    """
+
+    threeDViewCount = 1
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._views: dict[str, Any] = {}
+        self._windows: dict[str, Any] = {}
+        self._logic: Any = None
+        self._slots: list[Callable[[int], Any]] = []
+
+    def connect(self, signature: str, slot: Callable[[int], Any]) -> bool:
+        if signature != "layoutChanged(int)":
+            raise TypeError(f"the stand-in's layout manager has no signal {signature}")
+        self._slots.append(slot)
+        return True
+
+    def disconnect(self, signature: str, slot: Callable[[int], Any]) -> bool:
+        self._slots = [other for other in self._slots if other != slot]
+        return True
+
+    def layoutLogic(self) -> Any:
+        import slicer
+
+        if self._logic is None:
+            self._logic = slicer.vtkMRMLLayoutLogic()
+            self._logic.SetMRMLScene(slicer.mrmlScene)
+        return self._logic
+
+    @property
+    def layout(self) -> int:
+        return self.layoutLogic().GetLayoutNode().GetViewArrangement() or 3
+
+    def setLayout(self, number: int) -> None:
+        self.layoutLogic().GetLayoutNode().SetViewArrangement(number)
+        self._slices()
+        for slot in list(self._slots):
+            slot(number)
 
     def _slices(self) -> dict[str, Any]:
         import slicer
 
-        for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
+        known = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
+        if self._logic is not None:  # a layout has made others
+            known |= {n.GetLayoutName(): n.GetOrientation() for n in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+        for name, orientation in known.items():
             if name in self._views and self._views[name].GetSliceNode().GetScene():
                 continue
             logic = slicer.vtkMRMLSliceLogic()
             logic.SetMRMLApplicationLogic(self._host.logics.app_logic)
             logic.SetMRMLScene(slicer.mrmlScene)
-            logic.AddSliceNode(name)
-            logic.GetSliceNode().SetOrientation(orientation)
+            there = slicer.mrmlScene.GetSingletonNode(name, "vtkMRMLSliceNode")
+            if there is not None:  # another one of its name would be copied into it
+                logic.SetSliceNode(there)
+            else:
+                logic.AddSliceNode(name)
+                logic.GetSliceNode().SetOrientation(orientation)
             self._views[name] = logic
         return self._views
 
@@ -416,12 +457,26 @@ class Layout:
         return tuple(self._slices())
 
     def sliceWidget(self, name: str) -> Any:
-        logic = self._slices()[name]
+        logic = self._slices().get(name)
+        if logic is None:
+            return None
         return types.SimpleNamespace(
             sliceLogic=lambda: logic,
+            sliceView=lambda: self._view(name),
             mrmlSliceNode=logic.GetSliceNode,
             mrmlSliceCompositeNode=logic.GetSliceCompositeNode,
         )
+
+    def _view(self, name: str) -> Any:
+        if name not in self._windows:
+            window = vtk.vtkRenderWindow()
+            window.AddRenderer(vtk.vtkRenderer())
+            self._windows[name] = window
+        return types.SimpleNamespace(renderWindow=lambda: self._windows[name], scheduleRender=lambda: None)
+
+    def adopt(self, name: str, window: Any) -> None:
+        """From now on the view ``name`` is drawn in ``window``."""
+        self._windows[name] = window
 
     def mrmlSliceLogics(self) -> Any:
         logics = vtk.vtkCollection()
@@ -436,9 +491,6 @@ class Layout:
             mrmlViewNode=nothing,
         )  # fmt: skip
         return types.SimpleNamespace(threeDView=lambda: view, threeDController=lambda: view, mrmlViewNode=nothing)
-
-    def setLayout(self, number: int) -> None:
-        self.layout = number
 
     def resetThreeDViews(self) -> None:
         pass

@@ -19,8 +19,25 @@ class SegmentSettings:
     quality: str = "full"
 
 
+@parameterPack
+class GenerateSettings:
+    """Choices of the Generate panel. Package: a name or folder, empty for the one shipped; steps: 0 for its own.
+
+    ``conditions``: JSON, name to value, of those asked for.
+    """
+
+    package: str = ""
+    count: int = 1
+    seed: int = 1
+    steps: int = 0
+    conditions: str = "{}"
+    check: bool = True
+    device: str = "auto"
+
+
 @parameterNodeWrapper
 class CardiacLDMParameterNode:
     """The module's parameter node: one group of settings a panel."""
 
     segment: SegmentSettings
+    generate: GenerateSettings

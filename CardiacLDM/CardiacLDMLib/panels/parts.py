@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from ..client import Failure
+from ..client import Device, Failure
 from ..exchange import STAGES, Progress, remaining
 
 #: Texts that ask for attention, readable on light and on dark windows: to be looked at; gone wrong.
@@ -39,6 +39,11 @@ class Choice:
         self._offered = dict(labels)
         self._show(value)
 
+    def also(self, value: str, label: str) -> None:
+        """Offer one more value, and choose it without telling."""
+        self._offered[value] = label
+        self._show(value)
+
     def set(self, value: str) -> None:
         """Choose ``value``, without telling."""
         if value != self.value:
@@ -59,7 +64,7 @@ class Choice:
 
 
 class ErrorBox:
-    """One sentence, and under "Details" the end of what the worker wrote. ``ui``: the children of Segment.ui."""
+    """One sentence, and under "Details" the end of what the worker wrote. ``ui``: the children of a form with a box."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
@@ -82,14 +87,17 @@ class ErrorBox:
         slicer.app.clipboard().setText(f"{self._ui.errorLabel.text}\n\n{self._ui.detailsText.plainText}")
 
 
-def show_progress(bar: Any, label: Any, progress: Progress) -> None:
-    """Stage, step and time left. Before the first step nobody knows how long it takes: then the bar only moves."""
+def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) -> None:
+    """Stage, step and time left. Before the first step nobody knows how long it takes: then the bar only moves.
+
+    Without ``steps`` their number is left to the bar.
+    """
     stage = _(STAGES.get(progress.stage, progress.stage))
     words = [stage[:1].upper() + stage[1:]]
     begun = progress.step > 0
-    if begun:
+    if begun and steps:
         words.append(_("step {step} of {total}").format(step=progress.step, total=progress.total))
-    elif progress.stage in ("start", "load"):
+    elif not begun and progress.stage in ("start", "load"):
         words.append(_("which takes a while the first time"))
     left = remaining(progress)
     if left is not None:
@@ -105,4 +113,24 @@ def duration(seconds: float) -> str:
         return _("less than 1 s")
     if seconds < 120.0:
         return _("about {n} s").format(n=round(seconds))
-    return _("about {n} min").format(n=round(seconds / 60.0))
+    if seconds < 7200.0:
+        return _("about {n} min").format(n=round(seconds / 60.0))
+    return _("about {n} h").format(n=round(seconds / 3600.0))
+
+
+# --- devices ---
+
+
+def device_labels(devices: list[Device]) -> dict[str, str]:
+    """What a combo box offers: automatic choice, the CPU, and the GPUs among ``devices``."""
+    gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
+    return {"auto": _("Automatic"), "cpu": _("CPU")} | gpus
+
+
+def _gpu_label(gpu: Device) -> str:
+    """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
+    label = _("GPU {number}: {name}").format(number=gpu.device.partition(":")[2], name=gpu.name)
+    if gpu.free_bytes is None or gpu.total_bytes is None:
+        return label
+    free, total = gpu.free_bytes / 1024**3, gpu.total_bytes / 1024**3
+    return label + _(", {free:.1f} of {total:.1f} GB free").format(free=free, total=total)

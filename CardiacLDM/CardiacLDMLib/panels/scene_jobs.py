@@ -139,8 +139,8 @@ class SceneJob:
 
     def _bring_in(self, reply: SegmentationReply) -> Iterator[None]:
         """Put the labels into the scene. Nothing is there before the last step, all of it after."""
-        box, at_edge = yield from _looked_through(reply.labels.array)
-        part = _part(reply.labels, box)
+        box, at_edge = yield from looked_through(reply.labels.array)
+        part = part_of(reply.labels, box)
         self._scene.SaveStateForUndo()
         if self._target is None:
             name = f"{self._volume.GetName()} heart"
@@ -158,7 +158,7 @@ class SceneJob:
             self._listener.done(self._target)
 
 
-def _looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
+def looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
     """The box of the voxels that are not 0, and the structures that reach an edge of the scan; a few slices a step.
 
     The labels lie in a mapped file in slices: any other way through them would read it from one end to the other.
@@ -184,7 +184,8 @@ def _looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[sli
     return tuple(slice(place[0], place[-1] + 1) for place in places), names
 
 
-def _part(labels: Volume, box: tuple[slice, ...]) -> Volume:
+def part_of(labels: Volume, box: tuple[slice, ...]) -> Volume:
+    """The voxels in ``box``, where they lie."""
     start, stop = ([getattr(each, end) for each in box] for end in ("start", "stop"))
     return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 

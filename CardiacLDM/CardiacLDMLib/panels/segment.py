@@ -9,12 +9,12 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from .. import dependencies, scene
+from .. import scene
 from ..client import ClientError, Device, Failure
 from ..exchange import Progress, Quality
 from ..volume import VolumeError
 from .install import ensure_dependencies
-from .parts import Choice, ErrorBox, show_progress
+from .parts import Choice, ErrorBox, device_labels, show_progress
 from .process import Dispatcher, Sliced
 from .results import ResultBox
 from .scene_jobs import Listener, SceneJob, Settings
@@ -78,15 +78,9 @@ class SegmentPanel:
             self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
         self._parameters_changed()
 
-    def look_for_devices(self) -> None:
-        """Ask the worker for the GPUs and their free memory, if it could run: until then there is automatic and CPU."""
-        if not dependencies.missing():
-            self._dispatcher.list_devices(self.show_devices)
-
     def show_devices(self, devices: list[Device]) -> None:
         """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
-        gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
-        self.device.offer({"auto": _("Automatic"), "cpu": _("CPU")} | gpus)
+        self.device.offer(device_labels(devices))
 
     def show_packages(self) -> None:
         """Offer the packages that are installed now."""
@@ -294,12 +288,3 @@ def _shown_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
 def _surfaces_shown(error: Exception | None) -> None:
     if error is not None:
         raise error
-
-
-def _gpu_label(gpu: Device) -> str:
-    """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
-    label = _("GPU {number}: {name}").format(number=gpu.device.partition(":")[2], name=gpu.name)
-    if gpu.free_bytes is None or gpu.total_bytes is None:
-        return label
-    free, total = gpu.free_bytes / 1024**3, gpu.total_bytes / 1024**3
-    return label + _(", {free:.1f} of {total:.1f} GB free").format(free=free, total=total)

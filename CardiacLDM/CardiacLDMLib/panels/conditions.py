@@ -1,0 +1,126 @@
+"""The conditions that a generator knows, as rows of a form: each is left to chance, or asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+#: Endings of conditions' names that are units.
+_UNITS = ("mm", "ml", "kg", "hu")
+
+
+class Conditions:
+    """Fills ``box``, a collapsible button with a form layout; ``changed`` is called when a person changes a value."""
+
+    def __init__(self, box: Any, changed: Callable[[], None]) -> None:
+        self._box, self._changed = box, changed
+        self._known: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+        self._widgets: dict[str, Any] = {}
+        box.visible = False
+
+    def offer(self, choices: Mapping[str, list[str]], numbers: Mapping[str, tuple[float, float]]) -> None:
+        """Offer what a package knows: lists of values, and ranges. What is asked for stays, where it is known."""
+        if (choices, numbers) == self._known:
+            return
+        asked = self.values
+        form = self._box.layout()
+        for _row in self._widgets:
+            form.removeRow(0)
+        self._widgets.clear()
+        self._known = (choices, numbers)
+        for name, values in choices.items():
+            self._add(form, name, _combo(values), "currentIndexChanged(int)")
+        for name, limits in numbers.items():
+            self._add(form, name, _edit(*limits), "textChanged(QString)")
+        self._box.visible = bool(self._widgets)
+        self.set(asked)
+
+    def set(self, values: Mapping[str, str | float]) -> None:
+        """Show these values; of what is not known nothing is shown."""
+        if dict(values) == self.values:
+            return
+        choices, _numbers = self._known
+        for name, widget in self._widgets.items():
+            value = values.get(name, "")
+            widget.blockSignals(True)
+            if name in choices:
+                widget.currentIndex = 1 + choices[name].index(value) if value in choices[name] else 0
+            else:
+                widget.text = f"{value:g}" if isinstance(value, (int, float)) else ""
+            widget.blockSignals(False)
+
+    @property
+    def values(self) -> dict[str, str | float]:
+        """What is asked for, by name; numbers that cannot be are left out, see :attr:`problem`."""
+        choices, numbers = self._known
+        asked: dict[str, str | float] = {}
+        for name in choices:
+            if self._widgets[name].currentData:
+                asked[name] = self._widgets[name].currentData
+        for name, limits in numbers.items():
+            value = _number(self._widgets[name].text, *limits)
+            if value is not None and not math.isnan(value):
+                asked[name] = value
+        return asked
+
+    @property
+    def problem(self) -> str:
+        """A sentence about a number that cannot be; empty if all is well."""
+        for name, (low, high) in self._known[1].items():
+            if _number(self._widgets[name].text, low, high) is None:
+                text = _("{name} must be a number from {low:g} to {high:g}, or empty for any.")
+                return text.format(name=title(name), low=low, high=high)
+        return ""
+
+    def enable(self, enabled: bool) -> None:
+        """Let values be changed, or not."""
+        for widget in self._widgets.values():
+            widget.enabled = enabled
+
+    def _add(self, form: Any, name: str, widget: Any, signal: str) -> None:
+        label = qt.QLabel(_("{name}:").format(name=title(name)))
+        label.setBuddy(widget)
+        label.toolTip = widget.toolTip
+        form.addRow(label, widget)
+        self._widgets[name] = widget
+        widget.connect(signal, lambda *_value: self._changed())
+
+
+def title(name: str) -> str:
+    """``spacing_mm`` as a person reads it: "Spacing (mm)"."""
+    words = name.split("_")
+    unit = f" ({words.pop()})" if len(words) > 1 and words[-1] in _UNITS else ""
+    return f"{' '.join(words).capitalize()}{unit}"
+
+
+def _combo(values: list[str]) -> Any:
+    combo = qt.QComboBox()
+    combo.addItem(_("any"), "")
+    for value in values:
+        combo.addItem(value, value)
+    combo.toolTip = _("Asked for, or left to chance (any)")
+    combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+    combo.minimumContentsLength = 6
+    return combo
+
+
+def _edit(low: float, high: float) -> Any:
+    edit = qt.QLineEdit()
+    edit.placeholderText = _("any, or {low:g} to {high:g}").format(low=low, high=high)
+    edit.toolTip = _("A number from {low:g} to {high:g}; empty: left to chance").format(low=low, high=high)
+    return edit
+
+
+def _number(text: str, low: float, high: float) -> float | None:
+    """The number in ``text``, NaN for no text, None for one that cannot be."""
+    if not text.strip():
+        return math.nan
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return value if low <= value <= high else None
