@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from CardiacLDMLib import texture
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.generator import Pair as Drawn
 from CardiacLDMLib.networks import build_network
-from CardiacLDMLib.package import ModelPackage, open_package
+from CardiacLDMLib.package import open_package
 from CardiacLDMLib.volume import Grid, Volume, write_volume
 from helpers_generator_package import write_tiny_generator
 from helpers_phantom import phantom
@@ -55,9 +56,18 @@ def write_pair(folder: Path, hu: np.ndarray, names: np.ndarray) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_comparisons() -> Iterator[None]:
-    """MS-SSIM of a few pairs only, for speed."""
+    """For speed: MS-SSIM of a few pairs only, and each case is looked at once, however many reports it is in."""
+    look, seen = judge.Examiner.examine, dict[tuple[object, ...], judge.Findings]()
+
+    def once(self: judge.Examiner, pair: Pair, segment: bool = True) -> judge.Findings:
+        key = (self.package.sha256, pair.hu.tobytes(), pair.labels.tobytes(), segment)
+        if key not in seen:
+            seen[key] = look(self, pair, segment)
+        return replace(seen[key], name=pair.name)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diversity, "MOST_PAIRS", 5)
+        patch.setattr(judge.Examiner, "examine", once)
         yield
 
 
@@ -82,23 +92,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom")
 
 
-class Remembering(judge.Examiner):
-    """Looks at a set once, however many reports it is in."""
-
-    def __init__(self, package: ModelPackage, device: str) -> None:
-        super().__init__(package, device)
-        self.seen: dict[str, list[judge.Findings]] = {}
-
-    def examine_all(self, source: Source, segmented: int, what: str, say: judge.Say) -> list[judge.Findings]:
-        if source.name not in self.seen:
-            self.seen[source.name] = super().examine_all(source, segmented, what, say)
-        return self.seen[source.name]
-
-
 @pytest.fixture(scope="module")
 def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
     out = tmp_path_factory.mktemp("out")
-    examiner = Remembering(open_package(package), "cpu")
+    examiner = judge.Examiner(open_package(package), "cpu")
     held, train = (open_source(sets / name, VIEW, None) for name in ("held", "train"))
     return {
         name: judge.judge(open_source(sets / name, VIEW, None), held, source, examiner, plan=None, out=out)[0]

@@ -160,6 +160,7 @@ class Figure(_Record):
 
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+TissueName = Annotated[str, Field(pattern=f"^({'|'.join(texture.TISSUES)})$")]
 ConditionValue = Annotated[str, Field(min_length=1, max_length=60, pattern=_PLAIN)]
 
 
@@ -189,7 +190,7 @@ class GeneratorSpec(_Record):
     )
     solver: Solver = "euler"
     texture: Annotated[
-        dict[Literal["blood", "wall", "soft", "fat"], list[FiniteFloat]],
+        dict[TissueName, list[FiniteFloat]],
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
     ] = {}
 

@@ -87,7 +87,7 @@ def as_labels(volume: Volume) -> Labels:
     if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
         raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
     array = array.astype(np.uint8)
-    foreground = _boxes((array > 0).view(np.uint8))[1:]
+    foreground = [box for box in _boxes((array > 0).view(np.uint8))[1:] if box]
     if not foreground:
         raise VolumeError("It holds no label.")
     edges = np.array([(s.start == 0, s.stop == n) for s, n in zip(foreground[0], array.shape, strict=True)])
@@ -112,7 +112,7 @@ def _to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Array and spacing with axes permuted and flipped to point right, anterior and superior as nearly as they can."""
     cosines = volume.affine[:3, :3] / volume.spacing  # [world axis, voxel axis]
     order = max(itertools.permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum())
-    flipped = [world for world, axis in enumerate(order) if cosines[world, axis] < 0]
+    flipped = tuple(world for world, axis in enumerate(order) if cosines[world, axis] < 0)
     return np.flip(volume.array.transpose(order), flipped), volume.spacing[list(order)]
 
 

@@ -87,9 +87,11 @@ def draw_cleaning(pair: Pair, title: str) -> Figure:
     figure = _figure(np.pad(np.concatenate(rows), ((0, LEGEND_PIXELS), (0, 0), (0, 0))))
     step, bottom = VIEW_PIXELS + GAP_PIXELS, 2 * (VIEW_PIXELS + GAP_PIXELS)
     for row, what in enumerate(("Synthetic: labels as decoded", "Synthetic: cleaned up")):
-        _write(figure, 6, row * step + 14, what, color=_AMBER, fontsize=10)
-    share = np.count_nonzero(changed) / max(np.count_nonzero(raw), 1)
-    text = f"{title}: {np.count_nonzero(changed)} voxels changed, {share:.2%} of the labelled ones (in white lines)"
+        ground = {"facecolor": "black", "linewidth": 0, "pad": 2}
+        _write(figure, 6, row * step + 14, what, color=_AMBER, fontsize=10, bbox=ground)
+    count = int(np.count_nonzero(changed))
+    share = count / max(int(np.count_nonzero(raw)), 1)
+    text = f"{title}: {count} voxels changed, {share:.2%} of the labelled ones (in white lines)"
     _write(figure, 6, bottom + 18, text, color="white", fontsize=10)
     _write(figure, 6, bottom + 44, _changes(raw, pair.labels.array), color=_GREY, fontsize=8)
     return figure

@@ -176,7 +176,7 @@ def _judge(
     if train is None:
         return Judge(segmenter)
     say = console.print if fabric.is_global_zero else lambda line: None
-    with fabric.rank_zero_first():  # one process prepares the cases
+    with cast(Any, fabric).rank_zero_first():  # one process prepares the cases
         cases = open_source(train, view_of_generator(generator), cache, say)
     say(f"Looking at {len(cases)} training cases, to tell copies of them.")
     return Judge(segmenter, further=[CopyJudge(cases)])

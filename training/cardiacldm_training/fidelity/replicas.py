@@ -67,7 +67,7 @@ class TrainingCases:
     """Training cases as pairs are compared with them, in memory: some 0.3 MB each."""
 
     def __init__(self, train: Source) -> None:
-        self._middles = np.stack([_unit(_window(_signature(train[n]), (0, 0, 0))) for n in range(len(train))])
+        self._middles = np.stack([_units(_middle(_signature(train[n]))[None])[0] for n in range(len(train))])
 
     def __len__(self) -> int:
         return len(self._middles)
@@ -116,11 +116,12 @@ class CopyJudge:
 def _views(pair: Pair) -> Iterator[np.ndarray]:
     """Every window of a pair as unit vectors (views, V), in parts: flips, and shifts by half voxels."""
     half = _factor(pair) // 2
-    shifts = list(itertools.product(range(-SHIFT, SHIFT + 1), repeat=3))
     for offset in itertools.product((0, half) if half else (0,), repeat=3):
         whole = _signature(pair, offset)
-        flipped = [np.flip(whole, axes) for axes in ((), (1,), (2,), (1, 2))]
-        yield np.stack([_unit(_window(one, shift)) for one in flipped for shift in shifts])
+        shape = _middle(whole).shape
+        for axes in ((), (1,), (2,), (1, 2)):
+            windows = np.lib.stride_tricks.sliding_window_view(np.flip(whole, axes), shape)
+            yield _units(windows.reshape(-1, *shape))
 
 
 def _signature(pair: Pair, offset: Sequence[int] = (0, 0, 0)) -> np.ndarray:
@@ -138,18 +139,20 @@ def _factor(pair: Pair) -> int:
     return max(round(SIZE_MM / pair.view.spacing_mm), 1)
 
 
-def _window(whole: np.ndarray, shift: Sequence[int]) -> np.ndarray:
-    inner = [slice(SHIFT + s, n - SHIFT + s) for s, n in zip(shift, whole.shape[1:], strict=True)]
-    return whole[:, inner[0], inner[1], inner[2]]
+def _middle(whole: np.ndarray) -> np.ndarray:
+    """The window without any shift."""
+    return whole[:, SHIFT:-SHIFT, SHIFT:-SHIFT, SHIFT:-SHIFT]
 
 
-def _unit(window: np.ndarray) -> np.ndarray:
-    """(V,): image and labels, each without its mean, so that a product of two is the mean of both correlations."""
-    parts = []
-    for part in (window[:1], window[1:]):
-        flat = (part - part.mean(axis=(1, 2, 3), keepdims=True)).ravel()
-        parts.append(flat / max(float(np.linalg.norm(flat)), 1e-6))
-    return np.concatenate(parts) / np.float32(np.sqrt(2.0))
+def _units(windows: np.ndarray) -> np.ndarray:
+    """(N, V) of windows (N, 4, I, J, K): image and labels, each without its mean and of the same length, so that a
+    product of two rows is the mean of both correlations."""
+    out = windows - windows.mean(axis=(2, 3, 4), keepdims=True)
+    for channels in (slice(0, 1), slice(1, None)):
+        part = out[:, channels]
+        lengths = np.sqrt(np.einsum("ncijk,ncijk->n", part, part))
+        out[:, channels] /= np.maximum(lengths, 1e-6).reshape(-1, 1, 1, 1, 1) * np.float32(np.sqrt(2.0))
+    return out.reshape(len(out), -1)
 
 
 def threshold(distances: np.ndarray) -> float:

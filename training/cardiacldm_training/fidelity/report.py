@@ -305,6 +305,8 @@ def _spectra_figure(report: Report) -> Figure:
         axis.axvline(1 / (2 * report.spacing_mm), color="grey", lw=0.7, ls=":")
         axis.set(title=row.tissue, xlabel="1/mm (dotted: Nyquist)", ylabel="HU$^2$ per mode")
         axis.legend(fontsize=8)
+    if not report.spectra:
+        figure.axes[0].set(title="no tissue wide enough to measure", xticks=[], yticks=[])
     return figure
 
 

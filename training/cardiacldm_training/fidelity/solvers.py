@@ -46,7 +46,8 @@ def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, pictur
     pair = generator.generate(seed, most)
     name = pair_files.pair_folder(pairs, most).name
     write_png(draw_cleaning(pair, name), picture)
-    labelled = int(np.count_nonzero(pair.labels.array))
+    assert pair.raw_labels is not None  # it was drawn
+    labelled = int(np.count_nonzero(pair.raw_labels.array))
     return Repair(pair=name, voxels=changed[most], labelled=labelled, mean=float(np.mean(changed)))
 
 
