@@ -24,7 +24,7 @@ from .volume import Volume, VolumeError
 
 #: How often a pair is drawn at most.
 MAX_ATTEMPTS = 5
-#: Mean Dice below which labels and image disagree. Of 100 held-out virtual cases on the demo grid, 99 reach it.
+#: Mean Dice below which labels and image disagree. Of 100 true virtual cases on the demo grid, 99 reach it.
 LEAST_AGREEMENT = 0.75
 #: Part of the smallest usable volume of a structure that it must have: a true pulmonary artery had 93 % of it.
 SMALLEST_PART = 0.5
