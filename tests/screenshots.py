@@ -27,7 +27,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from cardiacldm_training import views
 from CardiacLDMLib import scene
 from CardiacLDMLib.package import DEFAULT_GENERATOR, shipped_packages_dir
-from CardiacLDMLib.volume import read_volume
+from CardiacLDMLib.volume import Volume, read_volume
 from helpers_generator_package import write_tiny_generator
 from host import Host, open_module, pump, start_host
 
@@ -215,17 +215,20 @@ class PairStudio:
     """The module's Generate tab, and Slicer's own views side by side as the module lays them out."""
 
     def __init__(self, package: str) -> None:
-        from CardiacLDMLib.panels.pair_views import IMAGE_VIEW, LABELS_VIEW, show_side_by_side
-
         self.host: Host = start_host()
         QtWidgets.QApplication.setStyle("Fusion")
         self.widget = open_module("CardiacLDM")
+        from CardiacLDMLib.panels.pair_views import IMAGE_VIEW, LABELS_VIEW, show_side_by_side
+
         self.host.logics.scene.Clear(0)
+        pump(0.2)  # the panel takes up the new scene
         self.widget.ui.tabs.currentIndex = 1
         self.ui, self.panel = self.widget.generateUi, self.widget.generate
-        show_side_by_side()
-        self.views = [_pair_view(self.host, name) for name in (IMAGE_VIEW, LABELS_VIEW)]
-        self.panel.package.also(package, Path(package).name)
+        nothing = Volume(np.full((2, 2, 2), -1000, np.int16), np.eye(4))
+        self.nothing = scene.volume_to_node(self.host.logics.scene, nothing, "nothing")
+        self.views = [_pair_view(self.host, name, self.nothing) for name in (IMAGE_VIEW, LABELS_VIEW)]
+        show_side_by_side()  # only now: a view made later would not get the layout's slice node
+        self.panel._choose(package)
         self.panel._remember("package", package)
 
     def shoot(self, name: str) -> None:
@@ -250,14 +253,16 @@ class PairStudio:
         self.host.check()
 
 
-def _pair_view(host: Host, name: str) -> Any:
-    """One of the two views, drawn by Slicer; opened before anything is in the scene, so that labels are on top."""
+def _pair_view(host: Host, name: str, first: Any) -> Any:
+    """One of the two views, drawn by Slicer. It shows a volume from the ``first`` on, so that labels come on top."""
     import slicer
     from trame_slicer.views import SliceView
     from trame_slicer.views.render_scheduler import NoScheduleRendering
 
     view = SliceView(host.logics.scene, host.logics.app_logic, name, NoScheduleRendering())
     view.render_window().SetSize(VIEW[0], HEIGHT)
+    view.set_orientation("Axial")
+    view.set_background_volume_id(first.GetID())
     view.fit_view_to_content()
     slicer.app.layoutManager().adopt(name, view.render_window())
     return view
@@ -274,6 +279,8 @@ def generate(package: str, check: bool) -> None:
     pump(1.0)
     studio.shoot("generate-idle")
     ui.apply.click()
+    if not studio.panel.running:
+        raise SystemExit(ui.hint.text)
     studio.wait(lambda: len(scene.synthetic_pairs(studio.host.logics.scene)) > 0 or not studio.panel.running)
     studio.wait(lambda: (ui.preview.visible and "Pair 2" in ui.progressLabel.text) or not studio.panel.running)
     studio.shoot("generate-running")

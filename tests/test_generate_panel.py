@@ -434,6 +434,8 @@ def test_a_package_of_another_kind_is_refused_in_words(user: User) -> None:
     user.ui.packageFolder.click()
     assert user.settings.package == right
     assert user.ui.apply.enabled
+    user.panel.show_packages()  # as after an import
+    assert (user.ui.package.currentData, user.ui.package.currentText) == (right, "tiny")
 
 
 def test_without_a_generator_it_is_said_what_to_do(user: User, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def _combo(values: list[str]) -> Any:
 
 def _edit(low: float, high: float) -> Any:
     edit = qt.QLineEdit()
-    edit.placeholderText = _("any, or {low:g} to {high:g}").format(low=low, high=high)
+    limits = _("{low:g} to {high:g}").format(low=low, high=high) if low < high else f"{low:g}"
+    edit.placeholderText = _("any, or {limits}").format(limits=limits)
     edit.toolTip = _("A number from {low:g} to {high:g}; empty: left to chance").format(low=low, high=high)
     return edit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -108,7 +109,7 @@ class GeneratePanel:
         """Offer the generator packages that are installed now."""
         names = installed_generators()
         self.package.offer({name: name for name in names} or {"": _("none installed")})
-        self._package_changed()
+        self._choose(self.package.value)
 
     def cancel(self) -> None:
         """Stop the job, if one runs; what is finished stays."""
@@ -152,8 +153,7 @@ class GeneratePanel:
         installed = installed_generators()
         chosen = kept.package or (installed[0] if installed else "")
         if chosen != self.package.value:
-            self.package.set(chosen)
-            self._package_changed()
+            self._choose(chosen)
         ui.count.value, ui.seed.value, ui.steps.value = kept.count, kept.seed, kept.steps
         ui.check.checked = kept.check
         self.device.set(kept.device)
@@ -170,8 +170,16 @@ class GeneratePanel:
     def _choose_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Draw with a generator package in a folder"))
         if folder:
-            self.package.also(str(folder), Path(str(folder)).name)
+            self._choose(str(folder))
             self._remember("package", str(folder))
+
+    def _choose(self, package: str) -> None:
+        """Show a package as chosen, without telling; one in a folder is offered from then on."""
+        if os.path.isabs(package) and os.path.isdir(package):
+            self.package.also(package, Path(package).name)
+        else:
+            self.package.set(package)
+        self._package_changed()
 
     def _roll(self) -> None:
         self.ui.seed.value = random.SystemRandom().randint(0, MAX_SEED)
