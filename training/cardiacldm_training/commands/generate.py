@@ -175,9 +175,10 @@ def _judge(
     segmenter = Segmenter(checker, str(fabric.device))
     if train is None:
         return Judge(segmenter)
-    say = console.print if fabric.is_global_zero else lambda line: None
-    with cast(Any, fabric).rank_zero_first():  # one process prepares the cases
-        cases = open_source(train, view_of_generator(generator), cache, say)
+    say: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
+    view = view_of_generator(generator)
+    _in_first(fabric, lambda: len(open_source(train, view, cache, say)))  # one process prepares the cases
+    cases = open_source(train, view, cache)
     say(f"Looking at {len(cases)} training cases, to tell copies of them.")
     return Judge(segmenter, further=[CopyJudge(cases)])
 
@@ -188,6 +189,20 @@ def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool
         return cancelled
     parent = os.getppid()
     return lambda: cancelled() or os.getppid() != parent
+
+
+def _in_first(fabric: Fabric, work: Callable[[], Result]) -> Result:
+    """What ``work`` returns in the first process, or its error, in all of them."""
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if fabric.is_global_zero:
+        try:
+            outcome = (work(), None)
+        except (ValueError, Cancelled) as error:
+            outcome = (None, error)
+    result, failure = fabric.broadcast(outcome)
+    if failure is not None:
+        raise failure
+    return cast(Result, result)
 
 
 # --- the pairs -----------------------------------------------------------------------------------------------------
@@ -229,17 +244,7 @@ class _Run:
         return code
 
     def _first(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns in the first process, or its error, in all of them."""
-        outcome: tuple[Any, Exception | None] = (None, None)
-        if self.fabric.is_global_zero:
-            try:
-                outcome = (work(), None)
-            except (ValueError, Cancelled) as error:
-                outcome = (None, error)
-        result, failure = self.fabric.broadcast(outcome)
-        if failure is not None:
-            raise failure
-        return cast(Result, result)
+        return _in_first(self.fabric, work)
 
     def _worst(self, code: int) -> int:
         """The largest exit code of all processes."""
