@@ -379,7 +379,7 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
 ) -> None:
     with pytest.raises(loop.TrainingError, match="--resume"):
         train(undisturbed, prepared, adversarial_weight=0.1)
-    with pytest.raises(config.ConfigError, match=r"autoencoder\.kl_weight is 0\.001, not 0\.5"):
+    with pytest.raises(config.ConfigError, match=r"autoencoder\.kl_weight is 0\.0001, not 0\.5"):
         train(undisturbed, prepared, resume=True, adversarial_weight=0.1, kl_weight=0.5)
     with pytest.raises(loop.TrainingError, match="train it first"):
         autoencoder.read_latents(tmp_path)

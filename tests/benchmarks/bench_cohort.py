@@ -6,6 +6,8 @@ The second worker's share is the ratio of two runs in turns on the same machine:
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -67,7 +69,8 @@ def two_workers(cases: int, anatomies: Path | None) -> str:
     """How much faster two workers write ``cases`` cases than one (2 is all there is to gain).
 
     Over all: the start of the processes and the last case, for which one of them waits, are in it. At work: cases per
-    second from the second case to the one before last, when both are busy.
+    second from the second case to the one before last, when both are busy. Beside it stands what a second core of this
+    machine gains a loop of plain arithmetic.
     """
     whole: dict[int, list[float]] = {1: [], 2: []}
     pace: dict[int, list[float]] = {1: [], 2: []}
@@ -80,8 +83,24 @@ def two_workers(cases: int, anatomies: Path | None) -> str:
     gain = max(pace[2]) / max(pace[1])
     return (
         f"{cases} cases at 2 mm: one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} times as fast over all, "
-        f"{gain:.2f} times at work."
+        f"{gain:.2f} times at work; plain arithmetic {_second_core():.2f} times."
     )
+
+
+def _second_core() -> float:
+    """How much faster two processes count than one."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_count, [1, 1], 1)
+        one = min(pool.apply(_count, (10_000_000,)) for _ in range(3))
+        two = min(max(pool.map(_count, [10_000_000] * 2, 1)) for _ in range(3))
+    return 2 * one / two
+
+
+def _count(steps: int) -> float:
+    began, total = time.perf_counter(), 0
+    for step in range(steps):
+        total += step * step % 7
+    return time.perf_counter() - began
 
 
 def _ends(cases: int, workers: int, anatomies: Path | None) -> list[float]:
@@ -99,6 +118,7 @@ def _ends(cases: int, workers: int, anatomies: Path | None) -> list[float]:
 
 
 if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one worker is one core, as two are two
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--anatomies", type=Path, default=None)

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
+#: OpenBLAS waits for work in a loop: with two threads each, two workers kept four busy, and each other waiting.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """``workers`` fresh processes of one thread each.
 
     Not forked: a process that is forked while torch's threads run hangs at its first parallel loop.
     """
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)  # read by the libraries of a process when it starts
+    try:
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread
+        ) as processes:
+            yield processes
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
