@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_is_said(generator: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(np, "save", save)
     jobs = Jobs()
     jobs._loaded.set()
-    request = {"job": "generate", "folder": str(tmp_path), "package": generator, "seed": 1, "index": 0,
+    request = {"job": "generate", "folder": str(tmp_path), "package": generator, "seed": 1, "index": 0, "check": False,
                "device": "cpu"}  # fmt: skip
     with pytest.raises(JobError, match="The disk that holds temporary files is full: free some space"):
         jobs.do(request, lambda _: None, lambda: False)

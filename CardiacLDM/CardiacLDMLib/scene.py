@@ -7,7 +7,7 @@ IJK with one affine to the world. Slicer is imported where it is used, so import
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,20 +66,25 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
     return Volume(_kji(image).transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
 
 
-def volume_to_node(
-    scene: vtkMRMLScene, volume: Volume, name: str, heart_window: bool = False
-) -> vtkMRMLScalarVolumeNode:
-    """A new scalar volume node with a display node; the voxels are copied.
+def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
+    """A new scalar volume node with a display node; the voxels are copied."""
+    return _volume_node(scene, _image(volume), volume.affine, name)
 
-    ``heart_window``: shown as :func:`set_heart_window` does. Otherwise Slicer looks for grey levels that fit, which
-    holds the window for a tenth of a second on ten million voxels.
-    """
+
+def _image(volume: Volume) -> vtkImageData:
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
     image = vtkImageData()
     _set_voxels(image, volume.array)
+    return image
+
+
+def _volume_node(
+    scene: vtkMRMLScene, image: vtkImageData, affine: np.ndarray, name: str, heart_window: bool = False
+) -> vtkMRMLScalarVolumeNode:
+    """With ``heart_window`` Slicer need not look for fitting grey levels: a tenth of a second on ten million voxels."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
-    node.SetIJKToRASMatrix(_vtk_matrix(volume.affine))
+    node.SetIJKToRASMatrix(_vtk_matrix(affine))
     if heart_window:
         set_heart_window(node)
     node.SetAndObserveImageData(image)
@@ -391,17 +396,21 @@ def is_synthetic(node: Any) -> bool:
     return node is not None and node.GetAttribute(f"{PREFIX}synthetic") == "true"
 
 
-def pair_to_nodes(
+def pair_in_steps(
     scene: vtkMRMLScene, image: Volume, labels: Volume, record: dict[str, str], folders: tuple[str, str]
-) -> SyntheticPair:
+) -> Generator[None, None, SyntheticPair]:
     """A generated pair as a volume and a segmentation node, both with ``record``, in a folder within a folder.
+
+    With a pause, so that a window can live on; nothing is in the scene before the last step, all of it after.
 
     ``labels`` may be a part of the image's grid. ``folders``: names of the outer one, which is made if it is not there,
     and of the inner one, which always is. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does.
     """
     _require_known(labels)
     outer, inner = folders
-    volume = volume_to_node(scene, image, f"{inner} CT", heart_window=True)
+    voxels = _image(image)
+    yield
+    volume = _volume_node(scene, voxels, image.affine, f"{inner} CT", heart_window=True)
     _into_folder(scene, volume, outer, inner)
     segmentation = segmentation_from_labels(scene, labels, f"{inner} labels", volume)
     for node in (volume, segmentation):

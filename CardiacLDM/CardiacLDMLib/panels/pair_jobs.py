@@ -159,7 +159,8 @@ class PairsJob:
         number = f"{reply.provenance['seed']}-{reply.provenance['index']:04d}"
         names = (self._folder, _("Synthetic {number}").format(number=number))
         record = {**_record(reply), "run": self._run}
-        pair = scene.pair_to_nodes(self._scene, reply.image, part_of(reply.labels, box), record, names)
+        yield
+        pair = yield from scene.pair_in_steps(self._scene, reply.image, part_of(reply.labels, box), record, names)
         self.pairs.append(pair)
         yield
         self._listener.pair(pair)

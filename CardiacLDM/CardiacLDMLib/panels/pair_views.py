@@ -50,7 +50,7 @@ def show_pair(pair: SyntheticPair) -> None:
     for other in scene.synthetic_pairs(slicer.mrmlScene):
         other.segmentation.SetDisplayVisibility(other.segmentation is pair.segmentation)
     hide_from_image_view(pair)
-    manager = slicer.app.layoutManager()
+    manager, centre = slicer.app.layoutManager(), _heart_centre(pair)
     for name in manager.sliceViewNames() if manager is not None else ():
         widget = manager.sliceWidget(name)
         composite = widget.mrmlSliceCompositeNode()
@@ -62,18 +62,22 @@ def show_pair(pair: SyntheticPair) -> None:
         if ours or shown is None or scene.is_synthetic(shown):
             composite.SetBackgroundVolumeID(pair.volume.GetID())
             widget.sliceLogic().FitSliceToAll()
-            _go_to_heart(widget.mrmlSliceNode(), pair)
+            if centre is not None:
+                _go_to(widget.mrmlSliceNode(), centre)
 
 
-def _go_to_heart(node: Any, pair: SyntheticPair) -> None:
-    """Move a slice through the middle of the left ventricle, or of whatever structure there is, along its own axis."""
+def _heart_centre(pair: SyntheticPair) -> np.ndarray | None:
+    """(3,) the middle of the left ventricle in RAS mm, or of whatever structure there is."""
     names = ("LV", "MYO", "LA", "RV", "RA", "AO")
     centres = (scene.structure_centre(pair.segmentation, name) for name in names)
-    centre = next((centre for centre in centres if centre is not None), None)
-    if centre is not None:
-        matrix = node.GetSliceToRAS()
-        normal = np.array([matrix.GetElement(row, 2) for row in range(3)])
-        node.SetSliceOffset(float(normal @ centre))
+    return next((centre for centre in centres if centre is not None), None)
+
+
+def _go_to(node: Any, centre: np.ndarray) -> None:
+    """Move a slice along its own axis to a place (RAS mm)."""
+    matrix = node.GetSliceToRAS()
+    normal = np.array([matrix.GetElement(row, 2) for row in range(3)])
+    node.SetSliceOffset(float(normal @ centre))
 
 
 def hide_from_image_view(pair: SyntheticPair) -> None:

@@ -20,6 +20,8 @@ from ..client import ClientError, Failure, WorkerClient, worker_program
 
 #: How long a slice of work may hold the window. Half of what a user begins to feel, since one step may overrun it.
 SLICE_SECONDS = 0.03
+#: After a step that took this long the window has its turn.
+LONG_STEP_SECONDS = 0.01
 
 _timers: set[Any] = set()  # a QTimer that nobody references never fires
 
@@ -58,10 +60,15 @@ class Sliced:
         self._work = iter(())  # whatever it holds is free now
 
     def _slice(self) -> None:
-        until = time.perf_counter() + SLICE_SECONDS
+        now = time.perf_counter()
+        until = now + SLICE_SECONDS
         try:
-            while time.perf_counter() < until:
+            while now < until:
+                began = now
                 next(self._work)
+                now = time.perf_counter()
+                if now - began > LONG_STEP_SECONDS:
+                    break  # who knows how long the next one takes
         except StopIteration:
             self._end(None)
         except Exception as error:  # told to the caller: Qt would only print it
