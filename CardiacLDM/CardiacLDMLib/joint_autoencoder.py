@@ -45,9 +45,9 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
         )  # fmt: skip
         self.image_stem, self.label_stem = _stem(1, arguments.stem_channels), _stem(3, arguments.stem_channels)
-        blocks = {"kernel_size": LATENT_STRIDE, "stride": LATENT_STRIDE}
-        self.block_encoder = torch.nn.Conv3d(in_channels, arguments.latent_channels, **blocks)
-        self.block_decoder = torch.nn.ConvTranspose3d(arguments.latent_channels, out_channels, **blocks)
+        side = LATENT_STRIDE
+        self.block_encoder = torch.nn.Conv3d(in_channels, arguments.latent_channels, side, stride=side)
+        self.block_decoder = torch.nn.ConvTranspose3d(arguments.latent_channels, out_channels, side, stride=side)
         self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
         # The latent starts almost without noise: else noise as strong as what it says hides it, and little is learnt.
         torch.nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
