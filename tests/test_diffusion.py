@@ -250,7 +250,7 @@ def stage_of_two(folder: Path, schedule: str = "rectified_flow") -> diffusion.Di
         path = folder / f"{place}.npy"
         np.save(path, np.full(LATENT, value, dtype=np.float32))
         cases.append(diffusion.Latents(str(place), [path], np.array([place]), np.zeros(0, dtype=np.float32)))
-    statistics = LatentStatistics(shift=(1.0,) * 4, scale=(2.0,) * 4, cases=2, autoencoder="")
+    statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], cases=2, autoencoder="")
     run_config, settings = run_settings(schedule)
     return diffusion.DiffusionStage(run_config, settings, statistics, None, train=cases, held_out=cases[:1])  # type: ignore[arg-type]
 
