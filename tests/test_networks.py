@@ -177,7 +177,7 @@ def sound_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return architecture, {"init_filters": width, "blocks_down": blocks, "blocks_up": blocks[1:]}
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(sound=sound_arguments())
 def test_all_sound_arguments_build_and_keep_the_size(sound: tuple[str, dict[str, Any]]) -> None:
     """Bounds are tight enough: nothing within them fails, in full size, on the meta device."""
