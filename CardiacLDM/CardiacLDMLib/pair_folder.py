@@ -39,7 +39,7 @@ def write_pair(folder: Path, aside: Path, image: Volume, labels: Volume, provena
         with written_aside(aside / PROVENANCE) as part:
             part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         aside.rename(folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     except OSError as error:
         raise VolumeError(f"{folder.name} could not be written: {error.strerror or error}.") from error
     finally:
@@ -61,7 +61,7 @@ def _edited(labels: Volume, provenance: dict[str, Any]) -> bool:
     )
 
 
-def _to_disk(folder: Path) -> None:
+def to_disk(folder: Path) -> None:
     """See that the folder's entries are on the disk, where systems can tell."""
     if sys.platform != "win32":
         handle = os.open(folder, os.O_RDONLY)

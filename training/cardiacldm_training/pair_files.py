@@ -22,7 +22,7 @@ from typing import Any
 from CardiacLDMLib.acceptance import Judge
 from CardiacLDMLib.generator import Pair, Settings
 from CardiacLDMLib.package import ModelPackage
-from CardiacLDMLib.pair_folder import IMAGE, LABELS, PROVENANCE, pair_name
+from CardiacLDMLib.pair_folder import IMAGE, LABELS, PROVENANCE, pair_name, to_disk
 from CardiacLDMLib.volume import VolumeError, read_volume, write_volume, written_aside
 
 from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_png
@@ -132,9 +132,9 @@ def write_pair(pair: Pair, out: Path) -> int:
             write_png(draw_overview(pair, folder.name), aside / OVERVIEW)
             _write_json(pair.provenance, aside / PROVENANCE)
             size = sum((aside / name).stat().st_size for name in FILES)
-            _to_disk(aside)
+            to_disk(aside)
             aside.rename(folder)
-            _to_disk(out)
+            to_disk(out)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except (OSError, VolumeError) as error:
@@ -236,13 +236,3 @@ def _why(error: OSError | VolumeError) -> str:
 def _write_json(content: dict[str, Any], path: Path) -> None:
     with written_aside(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _to_disk(folder: Path) -> None:
-    """See that the folder's entries are on the disk, where systems can tell."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
