@@ -366,6 +366,16 @@ def test_steps_see_patches_and_the_last_ones_whole_grids(prepared: store.Prepare
     np.testing.assert_array_equal(stage.example(12)["image"], whole.example(12)["image"])
 
 
+def test_patches_lie_around_every_structure(prepared: store.Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = autoencoder.AutoencoderStage(tiny_run(prepared, 400, patch=(4, 4, 4)), train=prepared.cases, held_out=[])
+    monkeypatch.setattr(autoencoder, "_AROUND_STRUCTURE", 0.0)
+    assert any(not stage.example(n)["labels"].any() for n in range(100))
+    monkeypatch.setattr(autoencoder, "_AROUND_STRUCTURE", 1.0)
+    drawn = [stage.example(n)["labels"] for n in range(100)]
+    assert all(labels.any() for labels in drawn)
+    assert {int(labels[0, 2, 2, 2]) for labels in drawn} >= set(range(1, anatomy.NUM_CLASSES))
+
+
 def test_a_class_that_no_case_has_is_named(prepared: store.Prepared, tmp_path: Path) -> None:
     assert pairs.missing_structures(prepared.cases) == []
     points = prepared.cases[0].points.copy()

@@ -34,6 +34,8 @@ _STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
 _VARIANTS, _VALIDATION = 1, 2
 #: Raise when latents that are kept must be made anew.
 _FORMAT = 1
+#: Times go round by the golden section: the examples of any step, and of any run of steps, cover them evenly.
+_GOLDEN = (5**0.5 - 1) / 2
 #: The times at which held-out latents are judged: the middles of equal parts.
 VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
 #: Steps of the pair that shows how training goes.
@@ -158,7 +160,7 @@ class DiffusionStage:
         case = self.train[int(rng.integers(len(self.train)))]
         data = self._normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time(rng.random())
+        t = self._time((n + 0.5) * _GOLDEN % 1)
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
