@@ -17,6 +17,7 @@ from cardiacldm_training.cli import app
 from cardiacldm_training.config import write_config
 from cardiacldm_training.export import FIGURES_MARK
 from cardiacldm_training.export_generator import export_generator
+from cardiacldm_training.fidelity.compare import Measured, Spread
 from cardiacldm_training.fidelity.report import Report
 from cardiacldm_training.generator_config import GeneratorRunConfig
 from CardiacLDMLib.generator import Generator
@@ -129,11 +130,38 @@ def empty_report(**changes: Any) -> Report:
     return Report.model_validate(fields | changes)
 
 
-def test_unfinished_runs_and_figures_of_segmenters_are_refused(finished: Path, tmp_path: Path) -> None:
+def test_figures_of_a_report_go_along_beside_their_reference(finished: Path, tmp_path: Path) -> None:
+    dice = Measured(
+        name="Dice, mean", kind="mean", generated=Spread(mean=0.8, sd=0.1), reference=Spread(mean=0.9, sd=0.05),
+        cases=50, reference_cases=40,
+    )  # fmt: skip
+    (tmp_path / "fidelity").mkdir()
+    report = empty_report(
+        spacing_mm=SPACING_MM, remedy={}, measured={"agreement": [dice]}, sizes={"generated": 50, "data": 40}
+    )
+    (tmp_path / "fidelity" / "report.json").write_text(report.model_dump_json())
+    options = ("--name", "hearts", "--evaluation", tmp_path / "fidelity")
+    result = command(finished, "--out", tmp_path / "hearts", *options)
+    assert result.exit_code == 0, result.output
+    found = [(f.name, f.value, f.on, f.cases) for f in open_package(tmp_path / "hearts").manifest.figures]
+    assert found == [
+        ("Dice, mean", 0.8, "generated pairs", 50), ("Dice, mean: reference", 0.9, "held-out cases", 40),
+    ]  # fmt: skip
+    card = (tmp_path / "hearts" / "README.md").read_text()
+    assert "50 generated pairs against 40 held-out cases of b" in card
+    assert "| Dice, mean | 0.8 (0.1) | 0.9 (0.05) |  | 50 / 40 |" in card
+    assert "![" not in card  # the pictures stay with the report
+    assert [line for line in card.splitlines() if line.startswith("## ")][-2:] == [
+        "## Figures",
+        "## Licence and attribution",
+    ]
+
+
+def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     result = command(run, "--out", tmp_path / "out", "--name", "hearts", "--evaluation", tmp_path)
-    assert "figures of a segmenter" in result.output
+    assert "report.json cannot be read" in result.output.replace("\n", " ")
     content = json.loads((run / "config.json").read_text())
     for changes, message in (
         ({"diffusion": {**content["diffusion"], "autoencoder": "0"}}, "was trained on after its diffusion"),

@@ -96,9 +96,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
     out = tmp_path_factory.mktemp("out")
     examiner = judge.Examiner(open_package(package), "cpu")
-    held, train = (open_source(sets / name, VIEW, None) for name in ("held", "train"))
+    held, train = (open_source([sets / name], VIEW, None) for name in ("held", "train"))
     return {
-        name: judge.judge(open_source(sets / name, VIEW, None), held, source, examiner, plan=None, out=out)[0]
+        name: judge.judge(open_source([sets / name], VIEW, None), held, source, examiner, plan=None, out=out)[0]
         for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
     }
 
@@ -147,7 +147,7 @@ def test_copies_of_training_cases_are_found(judged: dict[str, report.Report]) ->
 
 
 def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
-    train, copies, other = (open_source(sets / name, VIEW, None) for name in ("train", "copies", "other"))
+    train, copies, other = (open_source([sets / name], VIEW, None) for name in ("train", "copies", "other"))
     judge = replicas.CopyJudge(train)
     assert judge.record() == {"replicas": {"training_cases": 6, "threshold": judge.threshold}}
     for source, is_copy in ((copies, True), (other, False)):
@@ -174,7 +174,7 @@ def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Rep
 
 def test_the_remedy_brings_the_texture_back(sets: Path, judged: dict[str, report.Report]) -> None:
     """Noise by the report's own spectra on the smoothed images: SD within 15 %, spectrum nearly as the reference's."""
-    smooth, held = (open_source(sets / name, VIEW, None) for name in ("smooth", "held"))
+    smooth, held = (open_source([sets / name], VIEW, None) for name in ("smooth", "held"))
     spectra = judged["smooth"].remedy
     mended, reference = [], [noise.measure(held[n]) for n in range(len(held))]
     for n in range(len(smooth)):
@@ -284,7 +284,7 @@ def test_speckle_is_what_the_clean_up_changes() -> None:
 
 
 def test_ms_ssim_is_one_between_copies(sets: Path) -> None:
-    held = open_source(sets / "held", VIEW, None)
+    held = open_source([sets / "held"], VIEW, None)
     alike = Source("alike", [held.cases[0]] * 3, {}, VIEW)
     assert diversity.ms_ssim(alike) == pytest.approx(np.ones(3), abs=1e-4)
     assert diversity.ms_ssim(held).max() < 0.999
@@ -297,7 +297,7 @@ def test_a_threshold_lies_below_what_unseen_cases_reach() -> None:
 
 
 def test_a_network_is_trained_on_pairs_and_on_cases(sets: Path, tmp_path: Path) -> None:
-    other, train, held = (open_source(sets / name, VIEW, None) for name in ("other", "train", "held"))
+    other, train, held = (open_source([sets / name], VIEW, None) for name in ("other", "train", "held"))
     plan = ablation.Plan(anatomies=Path(), steps=2, patch=16, channels=(4, 8))
     found = utility.compare_training(
         other, train, Source("held", held.cases[:2], {}, VIEW), plan, tmp_path, lambda s: None
@@ -385,6 +385,14 @@ def test_bad_requests_get_their_sentence(sets: Path, package: Path, tmp_path: Pa
         assert "Traceback" not in said
 
 
+def test_training_cases_may_lie_in_several_folders(sets: Path) -> None:
+    folders = [sets / "train", sets / "other"]
+    apart = [open_source([folder], VIEW, None) for folder in folders]
+    both = open_source(folders, VIEW, None)
+    assert both.names == [f"{source.name}/{name}" for source in apart for name in source.names]
+    np.testing.assert_array_equal(both[len(apart[0])].hu, apart[1][0].hu)
+
+
 def test_pairs_of_one_grid_are_judged_on_it(sets: Path, tmp_path: Path) -> None:
     from cardiacldm_training.datasets.folders import find_cases
     from cardiacldm_training.fidelity.cases import USUAL_VIEW
@@ -394,8 +402,8 @@ def test_pairs_of_one_grid_are_judged_on_it(sets: Path, tmp_path: Path) -> None:
     write_pair(tmp_path / "a", hu, names)
     write_pair(tmp_path / "b", hu[:20], names[:20])
     assert view_of(find_cases(tmp_path)) == USUAL_VIEW
-    source = open_source(tmp_path, VIEW, None)
+    source = open_source([tmp_path], VIEW, None)
     assert source[1].hu.shape == VIEW.grid
     write_pair(tmp_path / "empty" / "a", hu, names * 0)
     with pytest.raises(FidelityError, match="No case of"):
-        open_source(tmp_path / "empty", VIEW, None)
+        open_source([tmp_path / "empty"], VIEW, None)

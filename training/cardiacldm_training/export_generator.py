@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from CardiacLDMLib.package import (
+    Figure,
     GeneratorSpec,
     Manifest,
     ModelPackage,
@@ -22,7 +24,7 @@ from CardiacLDMLib.sampler import SOLVERS
 from . import autoencoder, diffusion, loop
 from .config import CONFIG_FILE
 from .export import NO_FIGURES, About, plain_card, provenance, with_figures
-from .fidelity.report import Report
+from .fidelity.report import JSON_FILE, Report, for_card, headline
 from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
 
 #: Of an autoencoder's arguments, what matters in training only.
@@ -47,17 +49,19 @@ def is_generator_run(run: Path) -> bool:
 
 def export_generator(
     run: Path, folder: Path, name: str, *, about: About | None = None, card: str | None = None,
-    texture: Path | None = None, replace: bool = False,
+    texture: Path | None = None, fidelity: Sequence[Path] = (), replace: bool = False,
 ) -> ModelPackage:  # fmt: skip
     """Write the run's networks as the package ``name`` to ``folder`` and verify it.
 
-    ``card`` as in :func:`export.export_run`; ``texture``: a fidelity report on pairs of this run, whose remedy the
-    package adds to its images. Raises ConfigError, TrainingError or PackageError.
+    ``card`` as in :func:`export.export_run`; ``texture``: the report.json of a fidelity report on pairs of this run,
+    whose remedy the package adds to its images; ``fidelity``: folders of reports whose figures go along. Raises
+    ConfigError, TrainingError or PackageError.
     """
     about = about or GeneratorAbout()
     config = read_config(run)
     settings = _diffusion(run, config)
     spectra = read_remedy(texture, config.spacing_mm) if texture else {}
+    reports = [read_report(each / JSON_FILE, config.spacing_mm) for each in fidelity]
     weights = {
         "autoencoder.safetensors": autoencoder.averaged_autoencoder(run),
         "diffusion.safetensors": loop.averaged_weights(run / diffusion.NAME / loop.BEST),
@@ -67,12 +71,13 @@ def export_generator(
         manifest = Manifest(
             name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
             structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings, spectra),
-            training=provenance(config, run, about, steps), figures=[], licence=about.licence,
+            training=provenance(config, run, about, steps), figures=_figures(reports), licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
-    text = plain_card(manifest, NO_FIGURES, _sampling(manifest)) if card is None else with_figures(card, NO_FIGURES)
+    shown = "\n\n".join(map(for_card, reports)) or NO_FIGURES
+    text = plain_card(manifest, shown, _sampling(manifest)) if card is None else with_figures(card, shown)
     return write_package(folder, manifest, weights, text, replace=replace)
 
 
@@ -103,19 +108,41 @@ def _networks(config: GeneratorRunConfig, settings: DiffusionConfig) -> dict[str
 def read_remedy(path: Path, spacing_mm: float) -> dict[str, list[float]]:
     """Spectra (HU^2 by ring) that pairs lack, by tissue, from a report.json of fidelity.
 
-    Raises PackageError for a report that cannot be read, or that is of other voxels or of pairs with texture already.
+    Raises PackageError as :func:`read_report`, and for a report of pairs with texture already.
     """
+    report = read_report(path, spacing_mm)
+    if report.textured:
+        raise PackageError(f"The pairs of {path} had texture already: take the report on pairs without.")
+    return {name: [round(value, 3) for value in values] for name, values in report.remedy.items() if any(values)}
+
+
+def read_report(path: Path, spacing_mm: float) -> Report:
+    """A report.json of fidelity. Raises PackageError for one that cannot be read, or that is of other voxels."""
     try:
         report = Report.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         raise PackageError(f"{path} is no report of fidelity.") from error
-    if report.textured:
-        raise PackageError(f"The pairs of {path} had texture already: take the report on pairs without.")
     if report.spacing_mm != spacing_mm:
         raise PackageError(f"{path} is of voxels of {report.spacing_mm:g} mm, the run of {spacing_mm:g} mm.")
-    return {name: [round(value, 3) for value in values] for name, values in report.remedy.items() if any(values)}
+    return report
+
+
+def _figures(reports: Sequence[Report]) -> list[Figure]:
+    """What the reports measured on generated pairs, each followed by what held-out cases reach."""
+    found: list[Figure] = []
+    for report in reports:
+        kind = "pairs with texture" if report.textured else "pairs"
+        for measured in headline(report):
+            for name, value, on, cases in (
+                (measured.name, measured.generated, f"generated {kind}", measured.cases),
+                (f"{measured.name}: reference", measured.reference, "held-out cases", measured.reference_cases),
+            ):
+                found.append(
+                    Figure(name=name, value=value.mean, unit=measured.unit, on=on, cases=cases, date=report.date)
+                )
+    return found
 
 
 def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]]) -> GeneratorSpec:

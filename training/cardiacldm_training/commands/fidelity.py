@@ -30,7 +30,8 @@ def fidelity(
         str | None, typer.Option(help="Segmenter package, for features and agreement. Without it, the one shipped.")
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="Folder of the generator's training cases: replicas, training on pairs.")
+        list[Path] | None,
+        typer.Option(help="Folder of the generator's training cases: replicas, training on pairs; may be repeated."),
     ] = None,
     train_steps: Annotated[
         int, typer.Option(min=0, help="Steps of the small networks trained on pairs and on cases; 0: none.")
@@ -73,7 +74,7 @@ def fidelity(
 
 def _fidelity(
     data: Path, out: Path, generated: Path | None, package: str | None, count: int, seed: int, segmenter: str | None,
-    train: Path | None, train_steps: int, curve_count: int, device: str, cache: Path | None,
+    train: list[Path] | None, train_steps: int, curve_count: int, device: str, cache: Path | None,
 ) -> None:  # fmt: skip
     from CardiacLDMLib.generator import Generator
     from CardiacLDMLib.package import find_package
@@ -94,7 +95,7 @@ def _fidelity(
         repair = solvers.draw_repair(generator, count, seed, generated, out / REPAIR_FILE)
     assert generated is not None
     view = _view(generated, generator)
-    pairs, references = (open_source(folder, view, cache, _say) for folder in (generated, data))
+    pairs, references = (open_source([folder], view, cache, _say) for folder in (generated, data))
     report, findings = judge(
         pairs, references, open_source(train, view, cache, _say) if train else None, examiner,
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,

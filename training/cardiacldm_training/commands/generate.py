@@ -60,7 +60,8 @@ def generate(
         str | None, typer.Option(help="Segmenter package that checks the pairs. Without it, the one shipped.")
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="Cases that the generator was trained on: copies of them are rejected.")
+        list[Path] | None,
+        typer.Option(help="Cases that the generator was trained on: copies are rejected; may be given several times."),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where the prepared cases of --train go; TRAIN/.prepared if not given.")
@@ -161,7 +162,7 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
 
 
 def _judge(
-    checker: ModelPackage, generator: Generator, train: Path | None, cache: Path | None, fabric: Fabric,
+    checker: ModelPackage, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
     console: Console,
 ) -> Judge:  # fmt: skip
     """Who accepts pairs. Raises FidelityError or DatasetError for training cases that cannot be used."""
@@ -173,7 +174,7 @@ def _judge(
     from ..fidelity.solvers import view_of_generator
 
     segmenter = Segmenter(checker, str(fabric.device))
-    if train is None:
+    if not train:
         return Judge(segmenter)
     say: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
     view = view_of_generator(generator)

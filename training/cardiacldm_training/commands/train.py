@@ -182,7 +182,8 @@ def export(
     about: Annotated[Path | None, typer.Option(help="JSON with title, summary, data, licence, attribution ...")] = None,
     card: Annotated[Path | None, typer.Option(help="Model card in Markdown; one is written if not given.")] = None,
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="Folder of an evaluation whose figures go along; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Folder of an evaluation (a generator's: of fidelity) whose figures go along; repeatable."),
     ] = None,
     texture: Annotated[
         Path | None, typer.Option(help="Report of fidelity whose remedy a generator adds to its images.")
@@ -203,12 +204,12 @@ def export(
     try:
         words = read_about(about, GeneratorAbout if generator else About) if about else None
         text = card.read_text(encoding="utf-8") if card else None
-        if generator and evaluation:
-            raise PackageError("An evaluation holds figures of a segmenter: leave --evaluation out for a generator.")
         if texture and not generator:
             raise PackageError("A texture is added by generators: leave --texture out for a segmenter.")
         if generator:
-            package = export_generator(run, out, name, about=words, card=text, texture=texture, replace=overwrite)
+            package = export_generator(
+                run, out, name, about=words, card=text, texture=texture, fidelity=evaluation or (), replace=overwrite
+            )
         else:
             evaluations = [read_evaluation(folder) for folder in evaluation or []]
             package = export_run(run, out, name, about=words, card=text, evaluations=evaluations, replace=overwrite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Source:
-    """Cases on disk, opened one by one; ``skipped`` names those that cannot be used, with the reason."""
+    """Cases on disk, opened one by one; ``skipped`` names those that cannot be used, with the reason.
+
+    Cases of several folders have the folder in their names.
+    """
 
     name: str
     cases: Sequence[store.PreparedCase]
@@ -71,7 +74,7 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        return [case.name.split("/")[-1] for case in self.cases]
+        return [case.name for case in self.cases]
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -82,19 +85,23 @@ class Source:
         return Pair(self.names[index], hu, labels, self.view)
 
 
-def open_source(folder: Path, view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None) -> Source:
-    """The cases of ``folder`` on ``view``; prepared once, in ``cache`` or ``folder/.prepared``.
+def open_source(
+    folders: Sequence[Path], view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None
+) -> Source:
+    """The cases of all ``folders`` on ``view``; prepared once, in ``cache`` or each folder's ``.prepared``.
 
-    Raises DatasetError where the folder holds no cases, :class:`FidelityError` where none can be used.
+    Raises DatasetError where a folder holds no cases, :class:`FidelityError` where none can be used.
     """
-    found = finetune.gather([folder], cache)
-    say(f"Preparing {len(found)} cases of {folder.name} at {view.spacing_mm:g} mm.")
+    found = finetune.gather(folders, cache)
+    name = ", ".join(folder.resolve().name for folder in folders)
+    say(f"Preparing {len(found)} cases of {name} at {view.spacing_mm:g} mm.")
     prepared = store.prepare(found, view.spacing_mm)
-    skipped = {name.split("/")[-1]: why for name, why in prepared.skipped}
+    short = len(f"{name}/") if len(folders) == 1 else 0
+    skipped = {case[short:]: why for case, why in prepared.skipped}
     if not prepared.cases:
-        name, why = next(iter(skipped.items()))
-        raise FidelityError(f"No case of {folder} can be used; {name}: {why}")
-    return Source(folder.resolve().name, prepared.cases, skipped, view)
+        case, why = next(iter(skipped.items()))
+        raise FidelityError(f"No case of {', '.join(map(str, folders))} can be used; {case}: {why}")
+    return Source(name, [replace(case, name=case.name[short:]) for case in prepared.cases], skipped, view)
 
 
 def textured(folder: Path) -> bool:

@@ -155,6 +155,20 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def headline(report: Report) -> list[Measured]:
+    """Every figure that has a reference, in the order of the report."""
+    found = [measured for key in _SECTIONS for measured in report.measured.get(key, [])]
+    found += [report.replicas.rate] if report.replicas else []
+    return found + ([report.utility.dice] if report.utility else [])
+
+
+def for_card(report: Report) -> str:
+    """The report as a part of a model card: without its title, its pictures, and what tells a reader what to do."""
+    texts = [part for part in markdown(report).split("\n\n")[1:] if part != _NOISE[report.textured]]
+    kept = [part for part in texts if not part.startswith("![") and part != "## Noise"]
+    return "\n\n".join(part.replace("## ", "### ", 1) if part.startswith("## ") else part for part in kept).strip()
+
+
 _SECTIONS = {
     "acceptance": "## Acceptance: the share that `generate` would draw again (replicas apart)",
     "agreement": "## Labels against a segmenter's on the image (Dice)",
