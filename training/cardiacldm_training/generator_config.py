@@ -185,7 +185,7 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
         return DiffusionConfig(
             arguments={"channels": (32, 64, 96), "attention_levels": (False, True, True), "num_head_channels": 32,
                        "norm_num_groups": 16, "context_dim": 64},
-            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=5e-4,
+            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
             warmup_steps=200, ema_decay=0.999,
         )  # fmt: skip
     arguments = {
