@@ -87,10 +87,13 @@ def network(**changes: object) -> JointAutoencoder:
     return built.eval()
 
 
+@pytest.mark.parametrize("channels", [[8, 16], [8, 8, 16]])
 @pytest.mark.parametrize("fusion", ["sum", "concatenation"])
 @pytest.mark.parametrize("labels_out", ["logits", "palette"])
-def test_image_and_labels_both_reach_the_latent_and_come_back(fusion: str, labels_out: str) -> None:
-    net = network(fusion=fusion, labels_out=labels_out)
+def test_image_and_labels_both_reach_the_latent_and_come_back(
+    channels: list[int], fusion: str, labels_out: str
+) -> None:
+    net = network(channels=channels, fusion=fusion, labels_out=labels_out)
     image, labels = torch.rand(2, 1, *GRID), torch.randint(0, 9, (2, 1, *GRID), dtype=torch.uint8)
     with torch.no_grad():
         mu, sigma = net.encode(image, labels)
@@ -125,6 +128,24 @@ def test_weights_come_back_from_a_package(labels_out: str, tmp_path: Path) -> No
     image, labels = torch.rand(1, 1, *GRID), torch.randint(0, 9, (1, *GRID), dtype=torch.uint8)
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(loaded(image, labels), net(image, labels), strict=True))
+
+
+def test_a_voxel_of_the_latent_is_decoded_to_its_own_place() -> None:
+    """Two levels give eight voxels at once: they must not land elsewhere."""
+    for channels in ([8, 16], [8, 8, 16]):
+        net, z = network(channels=channels), torch.zeros(1, 4, 8, 8, 8)
+        for norm in (module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)):
+            norm.forward = lambda x: x  # type: ignore[method-assign]  # it looks at the whole grid
+        z[..., 2, 4, 6] = 1.0
+        with torch.no_grad():
+            reached = (net.decode(z)[0] - net.decode(torch.zeros_like(z))[0])[0, 0].abs() > 1e-7
+        places = torch.nonzero(reached).double()
+        middle = 4.0 * torch.tensor([2, 4, 6]) + 1.5
+        far = (places - middle).abs().amax()
+        assert reached.any()
+        assert not reached[tuple((middle - 2 * far).clamp(min=0).int())]
+        inner = reached[2:14, 10:22, 18:30]  # the latent's voxel and half of its neighbours
+        assert inner.all()
 
 
 def test_the_stems_are_more_than_one_convolution_over_both() -> None:
@@ -347,33 +368,6 @@ def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
 def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:
     lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, "labels_out": "palette"})
     assert any("validation Dice" in line and "third_percent" in line for line in lines)
-
-
-def test_steps_see_patches_and_the_last_ones_whole_grids(prepared: store.Prepared) -> None:
-    changes = {"batch": 2, "patch": (8, 12, 8), "whole_part": 0.25}
-    stage = autoencoder.AutoencoderStage(tiny_run(prepared, 8, **changes), train=prepared.cases, held_out=[])
-    whole = autoencoder.AutoencoderStage(tiny_run(prepared, 8), train=prepared.cases, held_out=[])
-    cut = [stage.example(n) for n in range(12)]  # six steps of two
-    assert {example["image"].shape for example in cut} == {(1, 8, 12, 8)}
-    assert {example["noise"].shape[1:] for example in cut} == {(2, 3, 2)}
-    for n in (0, 5):  # image and labels are cut alike
-        image, labels = whole.example(n)["image"], whole.example(n)["labels"]
-        windows = np.lib.stride_tricks.sliding_window_view(image[0], (8, 12, 8))
-        places = np.argwhere((windows == cut[n]["image"][0]).all((-3, -2, -1)))
-        assert len(places) == 1
-        i, j, k = places[0]
-        np.testing.assert_array_equal(labels[0, i : i + 8, j : j + 12, k : k + 8], cut[n]["labels"][0])
-    np.testing.assert_array_equal(stage.example(12)["image"], whole.example(12)["image"])
-
-
-def test_patches_lie_around_every_structure(prepared: store.Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = autoencoder.AutoencoderStage(tiny_run(prepared, 400, patch=(4, 4, 4)), train=prepared.cases, held_out=[])
-    monkeypatch.setattr(autoencoder, "_AROUND_STRUCTURE", 0.0)
-    assert any(not stage.example(n)["labels"].any() for n in range(100))
-    monkeypatch.setattr(autoencoder, "_AROUND_STRUCTURE", 1.0)
-    drawn = [stage.example(n)["labels"] for n in range(100)]
-    assert all(labels.any() for labels in drawn)
-    assert {int(labels[0, 2, 2, 2]) for labels in drawn} >= set(range(1, anatomy.NUM_CLASSES))
 
 
 def test_a_class_that_no_case_has_is_named(prepared: store.Prepared, tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ STEMS = {"norm_num_groups": 4, "stem_channels": 4}
         ("unet", {"channels": [4, 8], "strides": [2], "norm": "layer"}, "norm"),
         ("dynunet", {"filters": [4, 8, 8], "strides": [2, 2, 2]}, "the first stride must be 1"),
         ("dynunet", {"filters": [4, 8, 8], "strides": [1, 2, 2, 2]}, "as many as filters"),
-        ("joint_autoencoder", {"channels": [8, 8], **STEMS}, "at least 3 items"),
+        ("joint_autoencoder", {"channels": [8], **STEMS}, "at least 2 items"),
+        ("joint_autoencoder", {"channels": [8, 8, 8, 8], **STEMS}, "at most 3 items"),
         (
             "joint_autoencoder",
             {"channels": [8, 8, 10], "norm_num_groups": 4, "stem_channels": 4},

@@ -377,6 +377,11 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "choice and number": (set_generator(numbers={"sex": [0, 1], "b": [0, 1]}), "cannot be both a choice and a number"),
     "name with markup": (set_generator(numbers={"<b>": [0, 1], "b": [0, 1]}), "it is not written as it must be"),
     "steps without end": (set_generator(steps=10**9), "generator.steps"),
+    "shift of ddpm": (
+        set_generator(schedule="ddpm", solver="ddim", time_shift=3.0),
+        "a time_shift other than 1 fits the schedule rectified_flow alone",
+    ),
+    "shift below one": (set_generator(time_shift=0.5), "generator.time_shift"),
     "texture of bone": (set_generator(texture={"bone": [1.0] * 14}), "generator.texture.bone"),
     "texture too short": (set_generator(texture={"fat": [1.0] * 13}), "the spectrum of 'fat' must be 14 numbers"),
     "texture without end": (set_generator(texture={"fat": [1e9] * 14}), "the spectrum of 'fat' must be 14 numbers"),

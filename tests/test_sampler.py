@@ -99,6 +99,19 @@ def test_times_fall_evenly_from_noise_to_data(steps: int, schedule: str) -> None
     assert max(gaps) - min(gaps) <= 0.0011
 
 
+@given(st.integers(1, 200), st.floats(1.0, 100.0))
+def test_shifted_times_still_fall_from_noise_to_data_in_longer_and_longer_steps(steps: int, shift: float) -> None:
+    grid = times(steps, shift=shift)
+    gaps = [before - after for before, after in itertools.pairwise(grid)]
+    assert (grid[0], grid[-1]) == (1.0, 0.0)
+    assert all(short <= long + 1e-12 for short, long in itertools.pairwise(gaps))
+    # As if the noise were ``shift`` times as strong: the ratio of noise to data is.
+    assert all(
+        after / (1 - after) == pytest.approx(shift * t / (1 - t))
+        for t, after in zip(times(steps)[1:], grid[1:], strict=True)
+    )
+
+
 @pytest.mark.parametrize(("steps", "schedule"), [(0, "rectified_flow"), (0, "ddpm"), (1001, "ddpm")])
 def test_impossible_numbers_of_steps_are_refused(steps: int, schedule: str) -> None:
     with pytest.raises(ValueError, match="step"):
@@ -233,6 +246,12 @@ def test_sampling_ends_when_it_is_cancelled() -> None:
             lambda z, t: calls.append(1) or z, start(), solver="euler", schedule="rectified_flow", steps=9, on_step=stop  # type: ignore[func-returns-value]
         )  # fmt: skip
     assert len(calls) == 2
+
+
+def test_shifted_steps_reach_the_gaussian_too() -> None:
+    begin = start(1)
+    end = integrate(to_gaussian("rectified_flow"), begin, solver="heun", schedule="rectified_flow", steps=40, shift=3.0)
+    assert float((end - (MEAN + SD * begin)).abs().max()) < 0.03
 
 
 def test_the_start_is_left_as_it_is() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from monai.networks.blocks import SubpixelUpsample
 from monai.networks.nets import AutoencoderKL
+from monai.networks.utils import pixelshuffle
 
 from . import anatomy
 from .networks import LATENT_STRIDE
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
 _GREY = 0.5
-#: Logarithm of the latent's variance before training: a standard deviation of 0.05.
-_FIRST_LOG_VARIANCE = -6.0
+#: Logarithm of the latent's variance before training: a standard deviation of 0.37, where means begin with one of 1 to 2.
+_FIRST_LOG_VARIANCE = -2.0
 
 
 class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typed
@@ -29,27 +31,36 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
     summed would equal a single convolution over both); their sum or concatenation enters the encoder. The decoder's
     first channel is the image, the others are nine logits, or the three colours of the palette.
 
-    Beside encoder and decoder run linear maps of blocks of 4 x 4 x 4 voxels: they learn the coarse picture within a
-    hundred steps, which layers behind group normalisation take a thousand for (residual autoencoding, Chen et al. 2025,
-    "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models").
+    With two levels in place of three the stems halve each side, and the decoder's last convolution gives eight voxels
+    at once: convolutions of few channels over the whole grid are what costs a CPU most.
+
+    Beside encoder and decoder run linear maps of blocks: they learn the coarse picture within a hundred steps, which
+    layers behind group normalisation take a thousand for (residual autoencoding, Chen et al. 2025, "Deep Compression
+    Autoencoder for Efficient High-Resolution Diffusion Models"). A block is decoded from its neighbours' latents
+    too: else its borders show.
     """
 
     def __init__(self, arguments: JointAutoencoderArguments) -> None:
         in_channels = (2 if arguments.fusion == "concatenation" else 1) * arguments.stem_channels
         out_channels = 1 + (anatomy.NUM_CLASSES if arguments.labels_out == "logits" else 3)
+        stem_stride = LATENT_STRIDE // 2 ** (len(arguments.channels) - 1)
         super().__init__(
-            spatial_dims=3, in_channels=in_channels, channels=arguments.channels, out_channels=out_channels,
-            num_res_blocks=[arguments.num_res_blocks] * len(arguments.channels),
+            spatial_dims=3, in_channels=in_channels, channels=arguments.channels,
+            out_channels=out_channels * stem_stride**3, num_res_blocks=[arguments.num_res_blocks] * len(arguments.channels),
             attention_levels=[False] * len(arguments.channels), latent_channels=arguments.latent_channels,
             norm_num_groups=arguments.norm_num_groups, with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
         )  # fmt: skip
-        self.image_stem, self.label_stem = _stem(1, arguments.stem_channels), _stem(3, arguments.stem_channels)
-        side = LATENT_STRIDE
+        self.image_stem, self.label_stem = (_stem(inputs, arguments.stem_channels, stem_stride) for inputs in (1, 3))
+        side = LATENT_STRIDE // stem_stride
         self.block_encoder = torch.nn.Conv3d(in_channels, arguments.latent_channels, side, stride=side)
-        self.block_decoder = torch.nn.ConvTranspose3d(arguments.latent_channels, out_channels, side, stride=side)
+        self.block_decoder = SubpixelUpsample(
+            3, arguments.latent_channels, out_channels, LATENT_STRIDE, apply_pad_pool=False
+        )
+        self.stem_stride = stem_stride
         self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
-        # The latent starts almost without noise: else noise as strong as what it says hides it, and little is learnt.
+        # Noise as strong as what the latent says would hide it, and little be learnt; almost none would stay so for
+        # long, and a decoder that knows no noise turns each small error of the diffusion into blocks.
         torch.nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
         torch.nn.init.constant_(self.quant_conv_log_sigma.conv.bias, _FIRST_LOG_VARIANCE)
 
@@ -69,8 +80,8 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
 
         Both are what a convolution gives, not clipped to 0..1.
         """
-        out = super().decode(z) + self.block_decoder(z)
-        image, labels = out[:, :1], out[:, 1:]
+        out = pixelshuffle(super().decode(z), 3, self.stem_stride) + self.block_decoder(z)
+        image, labels = out.split([1, out.shape[1] - 1], dim=1)
         return image, labels + _GREY if self.labels_out == "palette" else labels
 
     def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,8 +105,9 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         return out, raw, mu, sigma
 
 
-def _stem(inputs: int, outputs: int) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Conv3d(inputs, outputs, kernel_size=3, padding=1), torch.nn.SiLU())
+def _stem(inputs: int, outputs: int, stride: int) -> torch.nn.Module:
+    convolution = torch.nn.Conv3d(inputs, outputs, kernel_size=2 + stride, stride=stride, padding=1)
+    return torch.nn.Sequential(convolution, torch.nn.SiLU())
 
 
 def palette_coded(labels: torch.Tensor) -> torch.Tensor:

@@ -86,13 +86,14 @@ class SegResNetArguments(_Arguments):
 
 
 class JointAutoencoderArguments(_Arguments):
-    """:class:`joint_autoencoder.JointAutoencoder`: ``channels`` of its three levels, so that latents have a quarter of
-    each side; ``stem_channels`` of the two stems, which are summed or concatenated; labels out as logits or palette.
+    """:class:`joint_autoencoder.JointAutoencoder`: ``channels`` of its three levels, or of two behind stems that halve
+    each side, so that latents have a quarter of it; ``stem_channels`` of the two stems, which are summed or
+    concatenated; labels out as logits or palette.
 
     ``checkpointed`` saves memory in training: activations are computed again for the gradient.
     """
 
-    channels: Annotated[tuple[Width, ...], Field(min_length=3, max_length=3)]
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=3)]
     num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
     norm_num_groups: Annotated[int, Field(ge=1, le=64)]

@@ -189,6 +189,10 @@ class GeneratorSpec(_Record):
         1.5
     )
     solver: Solver = "euler"
+    time_shift: Annotated[
+        FiniteFloat,
+        Field(ge=1, le=100, description="How far rectified flow's steps are moved towards noise; 1: they are even."),
+    ] = 1.0
     texture: Annotated[
         dict[TissueName, list[FiniteFloat]],
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
@@ -199,6 +203,8 @@ class GeneratorSpec(_Record):
         texture.check_spectra(self.texture)
         if self.solver not in SOLVERS[self.schedule]:
             raise ValueError(f"the solver {self.solver} does not fit the schedule {self.schedule}")
+        if self.time_shift != 1 and self.schedule != "rectified_flow":
+            raise ValueError("a time_shift other than 1 fits the schedule rectified_flow alone")
         if len(self.latent_shift) != len(self.latent_scale):
             raise ValueError("latent_shift and latent_scale must be equally long")
         if set(self.choices) & set(self.numbers):

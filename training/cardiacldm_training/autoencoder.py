@@ -27,8 +27,6 @@ LATENTS_FILE = "latents.json"
 _STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
 #: A latent channel that hardly varies is not blown up by more than this.
 _LEAST_SCALE = 1e-3
-#: This part of the patches lies around a voxel of a random structure: else few show the appendage, the hardest.
-_AROUND_STRUCTURE = 0.5
 _FIGURES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
 
 
@@ -70,32 +68,13 @@ class AutoencoderStage:
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """``image`` and ``labels`` of training pair ``n`` (see :func:`pairs.pair`) or of its patch, and the ``noise``
-        of its latent."""
+        """``image`` and ``labels`` of training pair ``n`` (see :func:`pairs.pair`), and the ``noise`` of its latent."""
         rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, n]))
         case = self.train[int(rng.integers(len(self.train)))]
         grid = self.run_config.grid
         image, labels = pairs.pair(case, grid, self.run_config.window_hu, rng=rng, settings=self.config.augment)
-        part = self._part(n, labels[0], rng)
-        image, labels = image[:, *part], labels[:, *part]
-        latent = [self.config.arguments.get("latent_channels", 4), *(side // LATENT_STRIDE for side in image.shape[1:])]
+        latent = [self.config.arguments.get("latent_channels", 4), *(side // LATENT_STRIDE for side in grid)]
         return {"image": image, "labels": labels, "noise": rng.standard_normal(latent, dtype=np.float32)}
-
-    def _part(self, n: int, labels: np.ndarray, rng: np.random.Generator) -> tuple[slice, ...]:
-        """The patch of the grid's ``labels`` that pair ``n`` shows, or all of it in the last steps."""
-        step = n // (self.config.batch * self.run_config.devices * self.run_config.nodes)
-        patch = self.config.patch
-        if patch is None or step >= round(self.config.steps * (1 - self.config.whole_part)):
-            return (slice(None),) * 3
-        sides = np.minimum(patch, labels.shape)
-        last = labels.shape - sides
-        present = np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1
-        if len(present) and rng.random() < _AROUND_STRUCTURE:
-            voxels = np.argwhere(labels == rng.choice(present))
-            starts = np.clip(voxels[rng.integers(len(voxels))] - sides // 2, 0, last)
-        else:
-            starts = rng.integers(last + 1)
-        return tuple(slice(int(start), int(start + side)) for start, side in zip(starts, sides, strict=True))
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """L1 of the image, cross-entropy and Dice of the labels, KL; and the adversaries' if there is a critic."""

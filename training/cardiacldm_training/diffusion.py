@@ -160,7 +160,7 @@ class DiffusionStage:
         case = self.train[int(rng.integers(len(self.train)))]
         data = self._normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time((n + 0.5) * _GOLDEN % 1)
+        t = self._time(sampler.shifted((n + 0.5) * _GOLDEN % 1, self.config.time_shift))
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
@@ -218,7 +218,7 @@ class DiffusionStage:
         with fabric.autocast():
             drawn = sampler.integrate(
                 sampler.guided(network, choices, numbers, 1.0), noise, solver=sampler.SOLVERS[schedule][0],
-                schedule=schedule, steps=_PANEL_STEPS,
+                schedule=schedule, steps=_PANEL_STEPS, shift=self.config.time_shift,
             )  # fmt: skip
             image, labels = self._decoded(held_out)
             drawn_image, drawn_labels = self._decoded(drawn)

@@ -150,7 +150,7 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
-        solver=SOLVERS[settings.schedule][0], texture=texture,
+        solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift, texture=texture,
     )  # fmt: skip
 
 
@@ -170,6 +170,6 @@ Each may be left out.
 
 ## Sampling
 
-{spec.schedule}; if nothing else is asked for, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
+{spec.schedule}{f", its times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""}; if nothing else is asked for, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
 {f"Noise that decoded images lack is added to {', '.join(spec.texture)}." if spec.texture else ""}
 """
