@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
 _GREY = 0.5
-#: Logarithm of the latent's variance before training: a standard deviation of 0.37, where means begin with one of 1 to 2.
+#: Logarithm of the latent's variance before training: a standard deviation of 0.37, that of means begins at 1 to 2.
 _FIRST_LOG_VARIANCE = -2.0
 
 
@@ -44,10 +44,11 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         in_channels = (2 if arguments.fusion == "concatenation" else 1) * arguments.stem_channels
         out_channels = 1 + (anatomy.NUM_CLASSES if arguments.labels_out == "logits" else 3)
         stem_stride = LATENT_STRIDE // 2 ** (len(arguments.channels) - 1)
+        levels = len(arguments.channels)
         super().__init__(
             spatial_dims=3, in_channels=in_channels, channels=arguments.channels,
-            out_channels=out_channels * stem_stride**3, num_res_blocks=[arguments.num_res_blocks] * len(arguments.channels),
-            attention_levels=[False] * len(arguments.channels), latent_channels=arguments.latent_channels,
+            out_channels=out_channels * stem_stride**3, num_res_blocks=[arguments.num_res_blocks] * levels,
+            attention_levels=[False] * levels, latent_channels=arguments.latent_channels,
             norm_num_groups=arguments.norm_num_groups, with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
         )  # fmt: skip

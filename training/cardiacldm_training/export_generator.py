@@ -161,6 +161,7 @@ def _sampling(manifest: Manifest) -> str:
     known = [f"- **{name}**: {', '.join(values)}" for name, values in spec.choices.items()]
     known += [f"- **{name}**: {low:g} to {high:g}" for name, (low, high) in spec.numbers.items()]
     conditions = "\n".join(known) or "None."
+    shift = f", times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""
     return f"""
 ## Conditions
 
@@ -170,6 +171,6 @@ Each may be left out.
 
 ## Sampling
 
-{spec.schedule}{f", its times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""}; if nothing else is asked for, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
+{spec.schedule}{shift}; unless asked otherwise, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
 {f"Noise that decoded images lack is added to {', '.join(spec.texture)}." if spec.texture else ""}
 """
