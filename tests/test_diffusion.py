@@ -159,6 +159,29 @@ def test_a_network_without_conditions_works_too() -> None:
         assert network(z, t, torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0)).isfinite().all()
 
 
+def test_a_patch_puts_every_latent_back_in_its_place() -> None:
+    network, (z, *rest) = denoiser(patch=2), inputs()
+    shown: list[torch.Size] = []
+    network.unet.forward = lambda z, t, context: shown.append(z.shape) or z  # type: ignore[method-assign,func-returns-value]
+    with torch.no_grad():
+        assert torch.equal(network(z, *rest), z)
+    assert shown == [torch.Size([2, 8 * LATENT[0], *(side // 2 for side in LATENT[1:])])]
+
+
+def test_untrained_a_preconditioned_network_knows_white_noise() -> None:
+    """MONAI's last layer begins at zero: what is left is the exact velocity of latents of unit variance."""
+    torch.manual_seed(0)
+    network: Any = build_network(
+        "diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], "preconditioned": True}
+    )
+    begin, _, choices, numbers = inputs()
+    with torch.no_grad():
+        end = integrate(
+            lambda z, t: network(z, t, choices, numbers), begin, solver="heun", schedule="rectified_flow", steps=20
+        )
+    assert torch.allclose(end, begin, atol=0.01)  # as strong as it was, each where it was
+
+
 def test_no_parameter_is_left_without_a_gradient() -> None:
     """Unused ones would end training on several devices."""
     network, batch = denoiser().train(), inputs()
@@ -445,6 +468,8 @@ def test_presets_build_networks_that_fit_their_grids(preset: str) -> None:
         assert network(latent, torch.zeros(1), *conditions).shape == latent.shape
     assert spacing_mm > 0
     config.check_same(DiffusionConfig.model_validate_json(known.model_dump_json()), known)
+    assert settings.time_shift == 1
+    assert not settings.arguments.get("preconditioned")  # both are for rectified flow
 
 
 def test_unknown_presets_and_schedules_are_refused() -> None:

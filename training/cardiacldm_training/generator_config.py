@@ -180,10 +180,10 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
     """The conditions are ours in every preset; the paper states neither widths nor schedule nor steps."""
     if preset == "demo":  # two CPU cores, a night
         return DiffusionConfig(
-            arguments={"channels": (32, 64, 96), "attention_levels": (False, True, True), "num_head_channels": 32,
-                       "norm_num_groups": 16, "context_dim": 64},
-            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.999,
+            arguments={"channels": (72, 64), "attention_levels": (False, True), "num_head_channels": 16,
+                       "norm_num_groups": 8, "context_dim": 64, "patch": 2, "preconditioned": True},
+            batch=batch or 8, steps=10_000, validate_every=500, patience=20, validation_cases=24, learning_rate=2e-3,
+            warmup_steps=200, ema_decay=0.999, time_shift=3.0,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
@@ -214,8 +214,8 @@ def diffusion_config(
     if schedule not in (None, *SOLVERS):
         raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
     changes: dict[str, Any] = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
-    if changes["schedule"] == "ddpm":  # it has times of its own
-        changes["time_shift"] = 1.0
+    if changes["schedule"] == "ddpm":  # it has times of its own, and asks for noise, not for velocities
+        changes |= {"time_shift": 1.0, "arguments": {**settings.arguments, "preconditioned": False}}
     return settings.model_copy(update=changes)
 
 
