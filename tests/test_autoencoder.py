@@ -133,19 +133,14 @@ def test_weights_come_back_from_a_package(labels_out: str, tmp_path: Path) -> No
 def test_a_voxel_of_the_latent_is_decoded_to_its_own_place() -> None:
     """Two levels give eight voxels at once: they must not land elsewhere."""
     for channels in ([8, 16], [8, 8, 16]):
-        net, z = network(channels=channels), torch.zeros(1, 4, 8, 8, 8)
+        net, z = network(channels=channels), torch.zeros(1, 4, 16, 8, 8)
         for norm in (module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)):
             norm.forward = lambda x: x  # type: ignore[method-assign]  # it looks at the whole grid
         z[..., 2, 4, 6] = 1.0
         with torch.no_grad():
-            reached = (net.decode(z)[0] - net.decode(torch.zeros_like(z))[0])[0, 0].abs() > 1e-7
-        places = torch.nonzero(reached).double()
-        middle = 4.0 * torch.tensor([2, 4, 6]) + 1.5
-        far = (places - middle).abs().amax()
-        assert reached.any()
-        assert not reached[tuple((middle - 2 * far).clamp(min=0).int())]
-        inner = reached[2:14, 10:22, 18:30]  # the latent's voxel and half of its neighbours
-        assert inner.all()
+            reached = (net.decode(z)[1] - net.decode(torch.zeros_like(z))[1])[0].abs().amax(0) > 1e-6
+        assert reached[2:14, 10:22, 18:30].all()  # the latent's voxel and half of its neighbours
+        assert not reached[56:].any()  # further than the layers see
 
 
 def test_the_stems_are_more_than_one_convolution_over_both() -> None:
@@ -361,8 +356,50 @@ def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
         mus = torch.cat([net.encode(*(torch.from_numpy(a)[None] for a in pairs.pair(c, GRID, WINDOW)))[0]
                          for c in train_cases])  # fmt: skip
     assert latents.shift == pytest.approx(mus.mean((0, 2, 3, 4)).tolist(), abs=1e-5)
-    spread = mus.std((0, 2, 3, 4), unbiased=False).clamp(min=1e-3).tolist()
-    assert latents.scale == pytest.approx(spread, rel=1e-3, abs=1e-5)
+    deviation = mus.std((0, 2, 3, 4), unbiased=False).clamp(min=1e-3).numpy()
+    assert latents.scale == pytest.approx((deviation / latents.spread).tolist(), rel=1e-3, abs=1e-5)
+
+
+def test_a_channel_that_matters_more_is_larger_for_the_diffusion(prepared: store.Prepared) -> None:
+    net, settings = network(), tiny_run(prepared)
+    with torch.no_grad():
+        net.block_decoder.conv_block.weight[:, 2] *= 40.0
+    gains = autoencoder.channel_gains(
+        Fabric(accelerator="cpu", devices=1), net, settings, prepared.cases, np.array([1.0, 1.0, 1.0, 1e-3])
+    )
+    assert gains.argmax() == 2
+    assert gains.argmin() == 3  # it hardly varies
+    spread = autoencoder.spreads(gains)
+    assert np.array_equal(spread.argsort(), gains.argsort())
+    assert autoencoder.spreads(np.ones(5)) == pytest.approx(np.ones(5))
+    assert autoencoder.spreads(np.zeros(5)) == pytest.approx(np.ones(5))
+    assert np.mean(autoencoder.spreads(np.array([1.0, 2.0, 4.0])) ** 2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("labels_out", ["logits", "palette"])
+def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepared, labels_out: str) -> None:
+    """What no trained step has touched: independent latents of unit variance, and the best linear image."""
+    errors = []
+    for channels in (1, 4, 16):
+        net = network(latent_channels=channels, labels_out=labels_out)
+        autoencoder.begin_linear(net, tiny_run(prepared), prepared.cases)
+        given = [pairs.pair(case, GRID, WINDOW) for case in prepared.cases]
+        image, labels = (torch.stack([torch.from_numpy(each[part]) for each in given]) for part in (0, 1))
+        with torch.no_grad():
+            mu, _ = net.encode(image, labels)
+            decoded, raw = net.decode_raw(mu)
+        latents = mu.transpose(0, 1).flatten(1)
+        assert latents.mean(1).abs().max() < 1e-3
+        assert torch.allclose(torch.cov(latents, correction=0), torch.eye(channels), atol=0.02)
+        errors.append(float((decoded - image).square().mean()))
+        if labels_out == "logits":
+            assert not raw.any()
+        assert {name for name, p in net.named_parameters() if not p.requires_grad} == {
+            f"block_{kind}.{part}" for kind in ("encoder", "decoder.conv_block") for part in ("weight", "bias")
+        }
+    assert errors[0] > 1.5 * errors[1] > 2.0 * errors[2]
+    if labels_out == "palette":
+        assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
 
 
 def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:

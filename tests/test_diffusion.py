@@ -169,17 +169,19 @@ def test_a_patch_puts_every_latent_back_in_its_place() -> None:
 
 
 def test_untrained_a_preconditioned_network_knows_white_noise() -> None:
-    """MONAI's last layer begins at zero: what is left is the exact velocity of latents of unit variance."""
+    """MONAI's last layer begins at zero: what is left is the exact velocity of latents that only vary."""
     torch.manual_seed(0)
     network: Any = build_network(
         "diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], "preconditioned": True}
     )
     begin, _, choices, numbers = inputs()
+    spread = torch.tensor([0.5, 1.0, 2.0, 3.0][: LATENT[0]])
+    network.spread.copy_(spread)
     with torch.no_grad():
         end = integrate(
-            lambda z, t: network(z, t, choices, numbers), begin, solver="heun", schedule="rectified_flow", steps=20
+            lambda z, t: network(z, t, choices, numbers), begin, solver="heun", schedule="rectified_flow", steps=100
         )
-    assert torch.allclose(end, begin, atol=0.01)  # as strong as it was, each where it was
+    assert torch.allclose(end, begin * spread.view(-1, 1, 1, 1), rtol=0.02, atol=0.01)
 
 
 def test_no_parameter_is_left_without_a_gradient() -> None:
@@ -273,7 +275,8 @@ def stage_of_two(folder: Path, schedule: str = "rectified_flow") -> diffusion.Di
         path = folder / f"{place}.npy"
         np.save(path, np.full(LATENT, value, dtype=np.float32))
         cases.append(diffusion.Latents(str(place), [path], np.array([place]), np.zeros(0, dtype=np.float32)))
-    statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], cases=2, autoencoder="")
+    statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], spread=(1.0,) * LATENT[0],
+                                  cases=2, autoencoder="")  # fmt: skip
     run_config, settings = run_settings(schedule)
     return diffusion.DiffusionStage(run_config, settings, statistics, None, train=cases, held_out=cases[:1])  # type: ignore[arg-type]
 

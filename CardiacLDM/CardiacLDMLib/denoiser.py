@@ -24,8 +24,8 @@ class Denoiser(torch.nn.Module):
     An unknown condition has a token of its own, learned while conditions are dropped at random.
 
     With a ``patch`` of 2 the network sees eight neighbouring latents as one, which costs a third. ``preconditioned``,
-    for velocities alone, it is left only what latents of unit variance, each for itself, do not tell of the velocity
-    (Karras et al. 2022, table 1, for rectified flow).
+    for velocities alone, it is left only what each latent for itself does not tell of the velocity, given the standard
+    deviation of its channel, ``spread`` (Karras et al. 2022, table 1, for rectified flow).
     """
 
     def __init__(self, arguments: DenoiserArguments) -> None:
@@ -40,11 +40,14 @@ class Denoiser(torch.nn.Module):
             norm_num_groups=arguments.norm_num_groups, with_conditioning=True,
             cross_attention_dim=arguments.context_dim, use_flash_attention=True,
         )  # fmt: skip
+        self.register_buffer("spread", torch.ones(arguments.latent_channels))
         width = arguments.context_dim
         self.always = torch.nn.Parameter(0.02 * torch.randn(1, width))  # without conditions there must be a context too
         self.choices = torch.nn.ModuleList(torch.nn.Embedding(values + 1, width) for values in arguments.choices)
         self.numbers = torch.nn.ModuleList(_number_token(width) for _ in range(arguments.numbers))
         self.unknown_numbers = torch.nn.ParameterList(0.02 * torch.randn(width) for _ in range(arguments.numbers))
+
+    spread: torch.Tensor
 
     def forward(
         self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, numbers: torch.Tensor
@@ -57,10 +60,10 @@ class Denoiser(torch.nn.Module):
         context = self._context(choices, numbers)
         if not self.preconditioned:
             return self._patched(z, t, context)
-        time = t.view(-1, 1, 1, 1, 1)
-        variance = (1 - time).square() + time.square()
+        time, spread = t.view(-1, 1, 1, 1, 1), self.spread.view(-1, 1, 1, 1)
+        variance = ((1 - time) * spread).square() + time.square()
         rest = self._patched(z / variance.sqrt(), t, context)
-        return (2 * time - 1) / variance * z + rest / variance.sqrt()
+        return ((time - (1 - time) * spread.square()) * z + spread * variance.sqrt() * rest) / variance
 
     def _patched(self, z: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         out = self.unet(pixelunshuffle(z, 3, self.patch), _TIME_SCALE * t, context=context)

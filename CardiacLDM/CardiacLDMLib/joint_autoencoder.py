@@ -5,12 +5,12 @@ Imported by :mod:`networks` when a package names it, for it needs torch and MONA
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from monai.networks.blocks import SubpixelUpsample
 from monai.networks.nets import AutoencoderKL
-from monai.networks.utils import pixelshuffle
+from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 from . import anatomy
 from .networks import LATENT_STRIDE
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 #: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
 _GREY = 0.5
-#: Logarithm of the latent's variance before training: a standard deviation of 0.37, that of means begins at 1 to 2.
-_FIRST_LOG_VARIANCE = -2.0
+#: Logarithm of the latent's variance before training: a standard deviation of 0.14, where means have one of 1.
+_FIRST_LOG_VARIANCE = -4.0
+#: What the layers add to the coarse image is small: steps of the size that labels need would shake it.
+_FINE = 0.1
+#: The least standard deviation of a latent: a decoder that knows no noise makes blocks of a diffusion's small errors.
+_LEAST_SIGMA = 0.1
 
 
 class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typed
@@ -34,10 +38,10 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
     With two levels in place of three the stems halve each side, and the decoder's last convolution gives eight voxels
     at once: convolutions of few channels over the whole grid are what costs a CPU most.
 
-    Beside encoder and decoder run linear maps of blocks: they learn the coarse picture within a hundred steps, which
-    layers behind group normalisation take a thousand for (residual autoencoding, Chen et al. 2025, "Deep Compression
-    Autoencoder for Efficient High-Resolution Diffusion Models"). A block is decoded from its neighbours' latents
-    too: else its borders show.
+    Beside encoder and decoder run linear maps of blocks of 4 x 4 x 4 voxels (residual autoencoding, Chen et al. 2025,
+    "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training lets them begin as
+    principal components (:meth:`begin_linear`): a coarse picture that layers behind group normalisation take a thousand
+    steps for.
     """
 
     def __init__(self, arguments: JointAutoencoderArguments) -> None:
@@ -53,15 +57,13 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
         )  # fmt: skip
         self.image_stem, self.label_stem = (_stem(inputs, arguments.stem_channels, stem_stride) for inputs in (1, 3))
-        side = LATENT_STRIDE // stem_stride
-        self.block_encoder = torch.nn.Conv3d(in_channels, arguments.latent_channels, side, stride=side)
+        self.block_encoder = torch.nn.Conv3d(1 + 3, arguments.latent_channels, LATENT_STRIDE, stride=LATENT_STRIDE)
         self.block_decoder = SubpixelUpsample(
             3, arguments.latent_channels, out_channels, LATENT_STRIDE, apply_pad_pool=False
         )
         self.stem_stride = stem_stride
         self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
-        # Noise as strong as what the latent says would hide it, and little be learnt; almost none would stay so for
-        # long, and a decoder that knows no noise turns each small error of the diffusion into blocks.
+        # Noise as strong as what the latent says would hide it, and little be learnt.
         torch.nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
         torch.nn.init.constant_(self.quant_conv_log_sigma.conv.bias, _FIRST_LOG_VARIANCE)
 
@@ -74,16 +76,44 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         stems = self.image_stem(image), self.label_stem(colours)
         joined = torch.cat(stems, dim=1) if self.fusion == "concatenation" else stems[0] + stems[1]
         mu, sigma = super().encode(joined)
-        return mu + self.block_encoder(joined), sigma
+        sigma = (sigma.square() + _LEAST_SIGMA**2).sqrt()
+        return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
+
+    def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(N, B, I/4, J/4, K/4): what the linear maps see, B values a block: of the image, then of each colour."""
+        colours = palette_coded(labels).to(image.dtype) - _GREY
+        return cast("torch.Tensor", pixelunshuffle(torch.cat([image, colours], dim=1), 3, LATENT_STRIDE))
+
+    @torch.no_grad()
+    def begin_linear(self, mean: torch.Tensor, analysis: torch.Tensor, synthesis: torch.Tensor) -> None:
+        """Let the latent of a block ``x`` (B,) be ``analysis (x - mean)``, and ``mean + synthesis z`` what is decoded.
+
+        The layers beside these maps add nothing yet, and the maps are not trained.
+
+        ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits are no linear map of colours: the layers
+        alone make them.
+        """
+        self.block_encoder.weight.copy_(analysis.reshape(self.block_encoder.weight.shape))
+        self.block_encoder.bias.copy_(-analysis @ mean)
+        known = len(mean) if self.labels_out == "palette" else LATENT_STRIDE**3
+        maps = self.block_decoder.conv_block
+        for layer in (maps, self.quant_conv_mu, self.decoder.blocks[-1]):
+            for parameter in layer.parameters():
+                parameter.zero_()
+        maps.weight[:known, :, 1, 1, 1] = synthesis[:known]
+        maps.bias[:known] = mean[:known]
+        for layer in (maps, self.block_encoder):
+            layer.requires_grad_(False)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The image (N, 1, I, J, K), and what the network says of labels: logits (N, 9, ...) or colours (N, 3, ...).
 
         Both are what a convolution gives, not clipped to 0..1.
         """
-        out = pixelshuffle(super().decode(z), 3, self.stem_stride) + self.block_decoder(z)
-        image, labels = out.split([1, out.shape[1] - 1], dim=1)
-        return image, labels + _GREY if self.labels_out == "palette" else labels
+        out = pixelshuffle(super().decode(z), 3, self.stem_stride), self.block_decoder(z)
+        (image, labels), (coarse, coarse_labels) = (each.split([1, each.shape[1] - 1], dim=1) for each in out)
+        labels = labels + coarse_labels
+        return coarse + _FINE * image, labels + _GREY if self.labels_out == "palette" else labels
 
     def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K), the best the largest."""

@@ -93,7 +93,7 @@ class JointAutoencoderArguments(_Arguments):
     ``checkpointed`` saves memory in training: activations are computed again for the gradient.
     """
 
-    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=3)]
+    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=3)]
     num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
     norm_num_groups: Annotated[int, Field(ge=1, le=64)]

@@ -27,6 +27,11 @@ LATENTS_FILE = "latents.json"
 _STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
 #: A latent channel that hardly varies is not blown up by more than this.
 _LEAST_SCALE = 1e-3
+#: An error in one channel spoils a pair more than in another: so many cases show how much. Channels are shown to the
+#: diffusion as large as a power of that, in bounds: as it is, the fine ones would drown in the noise.
+_GAIN_CASES, _GAIN_POWER, _SPREADS = 6, 0.5, (0.3, 3.0)
+#: Blocks of so many cases are enough to find their principal components; a colour counts as so much beside the image.
+_BLOCK_CASES, _COLOUR_WEIGHT = 64, 0.3
 _FIGURES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
 
 
@@ -185,10 +190,12 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 
 
 class LatentStatistics(config.Frozen):
-    """Mean and standard deviation of each latent channel over a training set; ``autoencoder`` names the weights."""
+    """What makes latents fit for a diffusion: less ``shift``, through ``scale``, their channels have the standard
+    deviations ``spread`` over a training set, whose mean square is 1. ``autoencoder`` names the weights."""
 
     shift: tuple[float, ...]
     scale: tuple[float, ...]
+    spread: tuple[float, ...]
     cases: int
     autoencoder: str  # SHA-256, see weights_digest
 
@@ -245,6 +252,41 @@ def measure_latents(
     return mean.numpy(), (squares / count - mean.square()).clamp(min=0).sqrt().numpy()
 
 
+def channel_gains(
+    fabric: Fabric, network: JointAutoencoder, run_config: GeneratorRunConfig, cases: Sequence[store.PreparedCase],
+    spread: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """(C,) how much noise in one channel, as strong as the channel varies (``spread``), changes what is decoded.
+
+    Root mean square over the image (0..1) and the nine probabilities of labels. Small noise stands for the strong one.
+    """
+    part = 0.25
+    squares = np.zeros(len(spread))
+    for case in cases[:: max(len(cases) // _GAIN_CASES, 1)]:
+        image, labels = pairs.pair(case, run_config.grid, run_config.window_hu)
+        with torch.inference_mode(), fabric.autocast():
+            mu, _ = network.encode(*(fabric.to_device(torch.from_numpy(array)[None]) for array in (image, labels)))
+            noise = mu.new_tensor(np.random.default_rng(0).standard_normal(mu.shape[2:], np.float32))
+            before = _decoded(network, mu)
+            for channel, sd in enumerate(spread):
+                changed = mu.clone()
+                changed[:, channel] += part * float(sd) * noise
+                squares[channel] += float((_decoded(network, changed) - before).square().mean()) / part**2
+    return np.sqrt(squares)
+
+
+def _decoded(network: JointAutoencoder, z: torch.Tensor) -> torch.Tensor:
+    """(N, 1 + 9, I, J, K): image and probabilities of labels."""
+    image, scores = network.decode(z)
+    return torch.cat([image, scores.softmax(dim=1)], dim=1).float()
+
+
+def spreads(gains: np.ndarray) -> np.ndarray:
+    """(C,) how large the diffusion sees channels with the ``gains``; their mean square is about 1."""
+    wanted = np.maximum(gains, 1e-12) ** _GAIN_POWER
+    return np.clip(wanted / np.sqrt(np.mean(wanted**2)), *_SPREADS)
+
+
 def _store_latents(
     fabric: Fabric, run: Path, run_config: GeneratorRunConfig, cases: Sequence[store.PreparedCase], say: finetune.Say
 ) -> None:
@@ -255,9 +297,11 @@ def _store_latents(
         return
     say(f"{NAME}: measuring the latents of {len(cases)} cases.")
     network: Any = fabric.to_device(load_autoencoder(run, run_config.autoencoder))
-    shift, scale = measure_latents(fabric, network, run_config, cases)
+    mean, deviation = measure_latents(fabric, network, run_config, cases)
+    spread = spreads(channel_gains(fabric, network, run_config, cases, deviation))
+    scale = deviation.clip(min=_LEAST_SCALE) / spread
     content = LatentStatistics(
-        shift=tuple(shift.tolist()), scale=tuple(scale.clip(min=_LEAST_SCALE).tolist()), cases=len(cases),
+        shift=tuple(mean.tolist()), scale=tuple(scale.tolist()), spread=tuple(spread.tolist()), cases=len(cases),
         autoencoder=digest,
     )  # fmt: skip
     with written_aside(path) as part:
@@ -284,6 +328,7 @@ def train_autoencoder(
     fabric.launch()
     torch.manual_seed(run_config.seed)
     network = _new_network(settings)
+    begin_linear(autoencoder_of(network), run_config, train)
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         if not (run / config.CONFIG_FILE).exists():  # there may be one that knows the diffusion too
@@ -302,6 +347,26 @@ def train_autoencoder(
 def _new_network(settings: AutoencoderConfig) -> torch.nn.Module:
     network: Any = build_network(ARCHITECTURE, settings.arguments)
     return Adversaries(network) if settings.adversarial_weight > 0 else network
+
+
+def begin_linear(
+    network: JointAutoencoder, run_config: GeneratorRunConfig, cases: Sequence[store.PreparedCase]
+) -> None:
+    """Let the network's maps of blocks begin as the principal components of the training pairs' blocks."""
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for case in cases[:: max(len(cases) // _BLOCK_CASES, 1)]:
+        image, labels = pairs.pair(case, run_config.grid, run_config.window_hu)
+        blocks = network.blocks(torch.from_numpy(image)[None], torch.from_numpy(labels)[None])
+        values = blocks[0].flatten(1).double()
+        count, total, products = count + values.shape[1], total + values.sum(1), products + values @ values.T
+    mean = total / count
+    weights = torch.full_like(mean, _COLOUR_WEIGHT)
+    weights[: LATENT_STRIDE**3] = 1.0  # the image comes first
+    variances, components = torch.linalg.eigh(weights.outer(weights) * (products / count - mean.outer(mean)))
+    components = components.flip(1)[:, : network.latent_channels]
+    spread = variances.flip(0)[: network.latent_channels].clamp(min=_LEAST_SCALE**2).sqrt()
+    analysis, synthesis = (components / spread).T * weights, components * spread / weights[:, None]
+    network.begin_linear(mean.float(), analysis.float(), synthesis.float())
 
 
 def _introduce(network: torch.nn.Module, stage: AutoencoderStage, say: finetune.Say) -> None:

@@ -296,7 +296,8 @@ def train_diffusion(
         run_config, settings, statistics, autoencoder, train=latents[: len(train)], held_out=latents[len(train) :]
     )
     torch.manual_seed(run_config.seed)
-    network = build_network(ARCHITECTURE, settings.network_arguments)
+    network: Any = build_network(ARCHITECTURE, settings.network_arguments)
+    network.spread.copy_(torch.tensor(statistics.spread))
     if fabric.is_global_zero:
         _introduce(network, stage, words, say)
     return loop.train_network(

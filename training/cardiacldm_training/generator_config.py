@@ -143,9 +143,9 @@ def _demo(batch: int | None) -> AutoencoderConfig:
     # Two levels, for a convolution over the whole grid costs a CPU most. A batch of one would be slower than two: torch
     # takes another way for small convolutions.
     return AutoencoderConfig(
-        arguments={"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16, "latent_channels": 8},
+        arguments={"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16, "latent_channels": 12},
         batch=batch or 2, steps=1000, validate_every=100, patience=20, validation_cases=16, learning_rate=2e-3,
-        warmup_steps=50, ema_decay=0.99, label_weight=1.0, kl_weight=1e-2,
+        warmup_steps=50, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
     )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
     """The conditions are ours in every preset; the paper states neither widths nor schedule nor steps."""
     if preset == "demo":  # two CPU cores, a night
         return DiffusionConfig(
-            arguments={"channels": (72, 64), "attention_levels": (False, True), "num_head_channels": 16,
+            arguments={"channels": (80, 48), "attention_levels": (False, True), "num_head_channels": 16,
                        "norm_num_groups": 8, "context_dim": 64, "patch": 2, "preconditioned": True},
             batch=batch or 8, steps=10_000, validate_every=500, patience=20, validation_cases=24, learning_rate=2e-3,
             warmup_steps=200, ema_decay=0.999, time_shift=3.0,
