@@ -159,15 +159,6 @@ def test_a_network_without_conditions_works_too() -> None:
         assert network(z, t, torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0)).isfinite().all()
 
 
-def test_a_patch_puts_every_latent_back_in_its_place() -> None:
-    network, (z, *rest) = denoiser(patch=2), inputs()
-    shown: list[torch.Size] = []
-    network.unet.forward = lambda z, t, context: shown.append(z.shape) or z  # type: ignore[method-assign,func-returns-value]
-    with torch.no_grad():
-        assert torch.equal(network(z, *rest), z)
-    assert shown == [torch.Size([2, 8 * LATENT[0], *(side // 2 for side in LATENT[1:])])]
-
-
 def test_untrained_a_preconditioned_network_knows_white_noise() -> None:
     """MONAI's last layer begins at zero: what is left is the exact velocity of latents that only vary."""
     torch.manual_seed(0)

@@ -40,7 +40,10 @@ def write_run(run: Path) -> Path:
         averaged = {f"module.{name}": value for name, value in states[role].items()} | {"n_averaged": torch.tensor(1)}
         torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / loop.BEST)
     digest = autoencoder.weights_digest(states["autoencoder"])
-    latents = {"shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest}
+    latents = {
+        "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "spread": [1.0] * 4, "cases": 5,
+        "autoencoder": digest,
+    }  # fmt: skip
     (run / "autoencoder" / autoencoder.LATENTS_FILE).write_text(json.dumps(latents))
     arguments = dict(networks["diffusion"].arguments)
     del arguments["choices"], arguments["numbers"]
@@ -48,7 +51,7 @@ def write_run(run: Path) -> Path:
         "preset": "test", "seed": 3, "cases": 6, "cases_digest": "0", "grid": GRID, "spacing_mm": SPACING_MM,
         "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
         "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
-                      "autoencoder": digest},
+                      "autoencoder": digest, "time_shift": 3.0},
     }), run)  # fmt: skip
     return run
 
@@ -72,13 +75,14 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert spec is not None
     assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
     assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
-    assert (spec.schedule, spec.solver, spec.steps) == ("rectified_flow", "euler", 20)
+    assert (spec.schedule, spec.solver, spec.steps, spec.time_shift) == ("rectified_flow", "euler", 20, 3.0)
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6
     assert manifest.title == "Synthetic cardiac CT with labels"
     assert "checkpointed" not in manifest.networks["autoencoder"].arguments
     card = (tmp_path / "hearts" / "README.md").read_text()
-    for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "None measured yet."):
+    for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "noise by 3;",
+                  "None measured yet."):  # fmt: skip
         assert words in card
     weights = autoencoder.averaged_autoencoder(finished)
     for name, value in load_networks(package)["autoencoder"].state_dict().items():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 
 if TYPE_CHECKING:
     from .networks import DenoiserArguments
@@ -23,18 +22,16 @@ class Denoiser(torch.nn.Module):
 
     An unknown condition has a token of its own, learned while conditions are dropped at random.
 
-    With a ``patch`` of 2 the network sees eight neighbouring latents as one, which costs a third. ``preconditioned``,
-    for velocities alone, it is left only what each latent for itself does not tell of the velocity, given the standard
-    deviation of its channel, ``spread`` (Karras et al. 2022, table 1, for rectified flow).
+    ``preconditioned``, for velocities alone, it is left only what each latent for itself does not tell of the velocity,
+    given the standard deviation of its channel, ``spread`` (Karras et al. 2022, table 1, for rectified flow).
     """
 
     def __init__(self, arguments: DenoiserArguments) -> None:
         super().__init__()
         self.latent_channels = arguments.latent_channels
-        self.patch, self.preconditioned = arguments.patch, arguments.preconditioned
-        channels = arguments.latent_channels * arguments.patch**3
+        self.preconditioned = arguments.preconditioned
         self.unet = DiffusionModelUNet(
-            spatial_dims=3, in_channels=channels, out_channels=channels,
+            spatial_dims=3, in_channels=arguments.latent_channels, out_channels=arguments.latent_channels,
             channels=arguments.channels, num_res_blocks=arguments.num_res_blocks,
             attention_levels=arguments.attention_levels, num_head_channels=arguments.num_head_channels,
             norm_num_groups=arguments.norm_num_groups, with_conditioning=True,
@@ -59,15 +56,11 @@ class Denoiser(torch.nn.Module):
         """
         context = self._context(choices, numbers)
         if not self.preconditioned:
-            return self._patched(z, t, context)
+            return cast("torch.Tensor", self.unet(z, _TIME_SCALE * t, context=context))
         time, spread = t.view(-1, 1, 1, 1, 1), self.spread.view(-1, 1, 1, 1)
         variance = ((1 - time) * spread).square() + time.square()
-        rest = self._patched(z / variance.sqrt(), t, context)
+        rest = self.unet(z / variance.sqrt(), _TIME_SCALE * t, context=context)
         return ((time - (1 - time) * spread.square()) * z + spread * variance.sqrt() * rest) / variance
-
-    def _patched(self, z: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        out = self.unet(pixelunshuffle(z, 3, self.patch), _TIME_SCALE * t, context=context)
-        return cast("torch.Tensor", pixelshuffle(out, 3, self.patch))
 
     def _context(self, choices: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """(N, 1 + A + B, context_dim)."""

@@ -93,7 +93,7 @@ class JointAutoencoderArguments(_Arguments):
     ``checkpointed`` saves memory in training: activations are computed again for the gradient.
     """
 
-    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=3)]
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=3)]
     num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
     norm_num_groups: Annotated[int, Field(ge=1, le=64)]
@@ -113,12 +113,11 @@ class DenoiserArguments(_Arguments):
     """:class:`denoiser.Denoiser`: ``channels`` per level of MONAI's ``DiffusionModelUNet``, the levels with attention,
     ``choices`` (the number of values of each) and ``numbers`` (how many) that it can be conditioned on.
 
-    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``. With a ``patch`` of 2 the
-    first level works at half the latents' resolution. ``preconditioned``: for rectified flow alone.
+    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``. ``preconditioned``: for
+    rectified flow alone.
     """
 
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
-    patch: Annotated[int, Field(ge=1, le=2)] = 1
     preconditioned: bool = False
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=5)]
     num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1

@@ -180,10 +180,10 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
     """The conditions are ours in every preset; the paper states neither widths nor schedule nor steps."""
     if preset == "demo":  # two CPU cores, a night
         return DiffusionConfig(
-            arguments={"channels": (80, 48), "attention_levels": (False, True), "num_head_channels": 16,
-                       "norm_num_groups": 8, "context_dim": 64, "patch": 2, "preconditioned": True},
-            batch=batch or 8, steps=10_000, validate_every=500, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.999, time_shift=3.0,
+            arguments={"channels": (32, 64, 64), "attention_levels": (False, False, True), "num_head_channels": 32,
+                       "norm_num_groups": 16, "context_dim": 64, "preconditioned": True},
+            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
+            warmup_steps=200, ema_decay=0.998,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
