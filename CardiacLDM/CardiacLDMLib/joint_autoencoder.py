@@ -93,8 +93,9 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits are no linear map of colours: the layers
         alone make them.
         """
-        self.block_encoder.weight.copy_(analysis.reshape(self.block_encoder.weight.shape))
-        self.block_encoder.bias.copy_(-analysis @ mean)
+        weight, bias = self.block_encoder.parameters()
+        weight.copy_(analysis.reshape(weight.shape))
+        bias.copy_(-analysis @ mean)
         known = len(mean) if self.labels_out == "palette" else LATENT_STRIDE**3
         maps = self.block_decoder.conv_block
         for layer in (maps, self.quant_conv_mu, self.decoder.blocks[-1]):

@@ -174,7 +174,7 @@ class GeneratorSpec(_Record):
     ]
     latent_scale: Annotated[
         tuple[Annotated[FiniteFloat, Field(gt=0)], ...],
-        Field(min_length=1, max_length=64, description="Standard deviation of each latent channel over the same."),
+        Field(min_length=1, max_length=64, description="What each latent channel is divided by."),
     ]
     choices: Annotated[
         dict[ConditionName, Annotated[list[ConditionValue], Field(min_length=1, max_length=64)]],

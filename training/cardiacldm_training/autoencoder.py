@@ -27,9 +27,9 @@ LATENTS_FILE = "latents.json"
 _STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
 #: A latent channel that hardly varies is not blown up by more than this.
 _LEAST_SCALE = 1e-3
-#: An error in one channel spoils a pair more than in another, which so many cases show. The diffusion sees channels as
-#: large as that, within bounds.
-_GAIN_CASES, _SPREADS = 6, (0.2, 4.0)
+#: An error in one channel spoils a pair more than in another: so many cases show how much. The diffusion sees channels
+#: as large as a power of that, within bounds: as it is, the fine ones would drown in the noise.
+_GAIN_CASES, _GAIN_POWER, _SPREADS = 6, 0.5, (0.3, 3.0)
 #: Blocks of so many cases are enough to find their principal components; a colour counts as so much beside the image.
 _BLOCK_CASES, _COLOUR_WEIGHT = 64, 0.3
 _FIGURES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
@@ -283,7 +283,7 @@ def _decoded(network: JointAutoencoder, z: torch.Tensor) -> torch.Tensor:
 
 def spreads(gains: np.ndarray) -> np.ndarray:
     """(C,) how large the diffusion sees channels with the ``gains``; their mean square is about 1."""
-    wanted = np.maximum(gains, 1e-12)
+    wanted = np.maximum(gains, 1e-12) ** _GAIN_POWER
     return np.clip(wanted / np.sqrt(np.mean(wanted**2)), *_SPREADS)
 
 

@@ -160,7 +160,7 @@ class DiffusionStage:
         case = self.train[int(rng.integers(len(self.train)))]
         data = self._normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time(sampler.shifted((n + 0.5) * _GOLDEN % 1, self.config.time_shift))
+        t = self._time((n + 0.5) * _GOLDEN % 1)
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:

@@ -69,7 +69,7 @@ class DiffusionConfig(TrainingConfig):
 
     arguments: dict[str, Any]
     schedule: Schedule = "rectified_flow"
-    time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # of rectified flow, see sampler.shifted
+    time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
     variants: Annotated[int, Field(ge=1)] = 6
     augment: PairAugmentConfig = PairAugmentConfig()
     condition_dropout: Probability = 0.1
@@ -183,7 +183,7 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
             arguments={"channels": (32, 64, 64), "attention_levels": (False, False, True), "num_head_channels": 32,
                        "norm_num_groups": 16, "context_dim": 64, "preconditioned": True},
             batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.998,
+            warmup_steps=200, ema_decay=0.998, time_shift=20.0,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
