@@ -18,8 +18,8 @@ from slicer.i18n import tr as _
 
 from ..client import ClientError, Failure, WorkerClient, worker_program
 
-#: How long a slice of work may hold the window. Half of what a user begins to feel, since one step may overrun it.
-SLICE_SECONDS = 0.03
+#: How long a slice of work may hold the window before its last step, which may be a long one: making nodes takes 60 ms.
+SLICE_SECONDS = 0.01
 #: After a step that took this long the window has its turn.
 LONG_STEP_SECONDS = 0.01
 
