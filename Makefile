@@ -11,6 +11,9 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Processes that share the tests, a file at a time; each computes on one thread.
+PROCESSES ?= 2
+
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 # Named after this place: a checkout that was moved needs its environment anew.
@@ -27,7 +30,7 @@ test: $(READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -q
+	OMP_NUM_THREADS=1 $(RUN) pytest -q -n $(PROCESSES) --dist loadfile
 
 bench: $(READY)
 	$(VENV)/bin/python tests/benchmarks/bench_segment.py $(ARGS)

@@ -18,7 +18,7 @@ from cardiacldm_training import autoencoder, config, diffusion, generator_config
 from cardiacldm_training.autoencoder import LatentStatistics
 from cardiacldm_training.cli import app
 from cardiacldm_training.generator_config import DiffusionConfig, GeneratorRunConfig
-from CardiacLDMLib.denoiser import Denoiser
+from CardiacLDMLib.denoiser import Denoiser, GaussianPrior
 from CardiacLDMLib.networks import build_network, check_arguments, pack_weights
 from CardiacLDMLib.package import NetworkSpec, PackageError
 from CardiacLDMLib.sampler import SOLVERS, guided, integrate, noise, signal_shares, step_generator
@@ -101,8 +101,8 @@ def trained(undisturbed: Path, tmp_path: Path) -> Path:
 
 def tiny(**changes: object) -> DiffusionConfig:
     values = {
-        "arguments": ARGUMENTS, "variants": 2, "batch": 2, "steps": 6, "validate_every": 3, "patience": 10,
-        "save_every": 3, "warmup_steps": 2, "learning_rate": 3e-3, "validation_cases": 1,
+        "arguments": {**ARGUMENTS, "prior_modes": 2}, "variants": 2, "batch": 2, "steps": 6, "validate_every": 3,
+        "patience": 10, "save_every": 3, "warmup_steps": 2, "learning_rate": 3e-3, "validation_cases": 1,
     }  # fmt: skip
     return DiffusionConfig.model_validate({**values, **changes})
 
@@ -159,20 +159,85 @@ def test_a_network_without_conditions_works_too() -> None:
         assert network(z, t, torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0)).isfinite().all()
 
 
-def test_untrained_a_preconditioned_network_knows_white_noise() -> None:
-    """MONAI's last layer begins at zero: what is left is the exact velocity of latents that only vary."""
+PRIOR: dict[str, Any] = {"prior_modes": 2, "latent_shape": LATENT[1:]}
+
+
+def correlated_latents(count: int = 400) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Latents, their mean and the direction (of length 1) in which they vary by 6; all else varies by 0.5."""
+    rng = np.random.default_rng(1)
+    mean, mode = rng.standard_normal((2, *LATENT), dtype=np.float32)
+    mode /= np.linalg.norm(mode)
+    along = 6.0 * rng.standard_normal((count, 1, 1, 1, 1))
+    beside = 0.5 * rng.standard_normal((count, *LATENT))
+    return list((mean + along * mode + beside).astype(np.float32)), mean, mode
+
+
+def test_the_prior_is_the_distribution_of_the_latents() -> None:
+    latents, _, mode = correlated_latents()
+    prior = GaussianPrior(LATENT[0], LATENT[1:], 2)
+    diffusion.learn_prior(prior, iter(latents), modes=2)
+    assert prior.mean.numpy() == pytest.approx(np.mean(latents, axis=0), abs=1e-5)
+    assert abs(float((prior.modes[0].numpy() * mode).sum())) == pytest.approx(1.0, abs=0.01)
+    assert (prior.modes.flatten(1) @ prior.modes.flatten(1).T).numpy() == pytest.approx(np.eye(2), abs=1e-5)
+    assert float(prior.variances[0]) == pytest.approx(36, rel=0.2)
+    assert prior.rest.numpy() == pytest.approx(np.full(LATENT, 0.5), abs=0.1)
+    again = GaussianPrior(LATENT[0], LATENT[1:], 2)
+    diffusion.learn_prior(again, iter(latents), modes=2)
+    assert all(torch.equal(one, other) for one, other in zip(prior.buffers(), again.buffers(), strict=True))
+
+
+def test_a_prior_of_few_cases_and_of_numbers_that_never_vary() -> None:
+    prior = GaussianPrior(LATENT[0], LATENT[1:], 5)
+    diffusion.learn_prior(prior, iter([np.zeros(LATENT, np.float32), np.ones(LATENT, np.float32)]), modes=1)
+    assert all(buffer.isfinite().all() for buffer in prior.buffers())
+    assert float(prior.rest.min()) == pytest.approx(0.05)
+    assert prior.modes[0].any()
+    assert not prior.modes[1:].any()
+    z, t, _, _ = inputs()
+    assert all(out.isfinite().all() for time in (0.0, 0.5, 1.0) for out in prior(z, torch.full_like(t, time)))
+
+
+def test_untrained_a_network_with_a_prior_draws_from_it() -> None:
+    """MONAI's last layer begins at zero: what is left is the exact velocity of the normal distribution."""
+    latents, mean, mode = correlated_latents()
     torch.manual_seed(0)
-    network: Any = build_network(
-        "diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], "preconditioned": True}
-    )
+    network: Any = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], **PRIOR})
+    diffusion.learn_prior(network.prior, iter(latents), modes=2)
     begin, _, choices, numbers = inputs()
-    spread = torch.tensor([0.5, 1.0, 2.0, 3.0][: LATENT[0]])
-    network.spread.copy_(spread)
     with torch.no_grad():
         end = integrate(
             lambda z, t: network(z, t, choices, numbers), begin, solver="heun", schedule="rectified_flow", steps=100
-        )
-    assert torch.allclose(end, begin * spread.view(-1, 1, 1, 1), rtol=0.02, atol=0.01)
+        ).numpy()
+    direction = network.prior.modes[0].numpy()
+    along, drawn = (((v * direction).sum((1, 2, 3, 4))) for v in (begin.numpy(), end - network.prior.mean.numpy()))
+    assert drawn == pytest.approx(along * float(network.prior.variances[0]) ** 0.5, rel=0.03)
+    other = network.prior.modes.flatten(1).numpy()
+    beside, left = ((v - (v @ other.T) @ other) for v in (
+        begin.flatten(1).numpy(), (end - network.prior.mean.numpy()).reshape(len(end), -1)
+    ))  # fmt: skip
+    assert left == pytest.approx(beside * network.prior.rest.flatten().numpy(), abs=0.03)
+    assert abs(float((direction * mode).sum())) > 0.99
+    assert np.abs(network.prior.mean.numpy() - mean).max() < 1.5
+
+
+def test_the_data_are_expected_where_they_are_when_there_is_no_noise() -> None:
+    latents, _, _ = correlated_latents()
+    prior = GaussianPrior(LATENT[0], LATENT[1:], 2)
+    diffusion.learn_prior(prior, iter(latents), modes=2)
+    rng = np.random.default_rng(2)
+    data = torch.from_numpy(np.stack(latents[:8]))
+    error = torch.from_numpy(rng.standard_normal(data.shape, np.float32))
+    errors = []
+    for time in (0.1, 0.5, 0.9):
+        t = torch.full((8,), time)
+        velocity, seen, scale = prior((1 - time) * data + time * error, t)
+        guess = (1 - time) * data + time * error - time * velocity
+        errors.append(float((guess - data).square().mean()))
+        assert seen.shape == (8, 2 * LATENT[0], *LATENT[1:])
+        assert seen[:, LATENT[0] :].std() == pytest.approx(1.0, abs=0.15)
+        assert (scale > 0).all()
+    assert errors == sorted(errors)
+    assert errors[0] < 0.05 < errors[-1] < 0.6  # of 0.25 by themselves, and the mode's 36 in 128 numbers
 
 
 def test_no_parameter_is_left_without_a_gradient() -> None:
@@ -192,6 +257,9 @@ def test_no_parameter_is_left_without_a_gradient() -> None:
         ({"choices": [0]}, r"choices\.0"),
         ({"numbers": -1}, "numbers"),
         ({"context_dim": 5000}, "context_dim"),
+        ({"prior_modes": 2}, "prior_modes and latent_shape belong together"),
+        ({"latent_shape": [4, 4, 4]}, "prior_modes and latent_shape belong together"),
+        ({"prior_modes": 5000, "latent_shape": [4, 4, 4]}, "prior_modes"),
     ],
 )
 def test_unsound_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -210,6 +278,18 @@ def test_weights_are_packed_for_grids_that_the_network_can_work_on() -> None:
     for patch in ((16, 16, 18), (16, 16, 20)):
         with pytest.raises(PackageError, match="cannot work on a patch of 16 x 16 x"):
             pack_weights(NetworkSpec(**values, patch=patch), state)  # type: ignore[arg-type]
+
+
+def test_a_prior_fits_one_grid() -> None:
+    arguments = {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], **PRIOR}
+    values = {
+        "architecture": "diffusion_unet", "arguments": arguments, "weights": "diffusion.safetensors",
+        "spacing_mm": 8.0, "window_hu": (-1000.0, 1000.0),
+    }  # fmt: skip
+    state = denoiser(**PRIOR).state_dict()
+    assert "prior.modes" in pack_weights(NetworkSpec(**values, patch=(16, 16, 16)), state)  # type: ignore[arg-type]
+    with pytest.raises(PackageError, match="cannot work on a patch of 16 x 24 x 32"):
+        pack_weights(NetworkSpec(**values, patch=(16, 24, 32)), state)  # type: ignore[arg-type]
 
 
 # --- what the network is shown -------------------------------------------------------------------------------------
@@ -266,8 +346,7 @@ def stage_of_two(folder: Path, schedule: str = "rectified_flow") -> diffusion.Di
         path = folder / f"{place}.npy"
         np.save(path, np.full(LATENT, value, dtype=np.float32))
         cases.append(diffusion.Latents(str(place), [path], np.array([place]), np.zeros(0, dtype=np.float32)))
-    statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], spread=(1.0,) * LATENT[0],
-                                  cases=2, autoencoder="")  # fmt: skip
+    statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], cases=2, autoencoder="")
     run_config, settings = run_settings(schedule)
     return diffusion.DiffusionStage(run_config, settings, statistics, None, train=cases, held_out=cases[:1])  # type: ignore[arg-type]
 
@@ -288,6 +367,14 @@ def test_an_example_is_a_function_of_its_number(schedule: str, tmp_path: Path) -
     assert np.diff(sorted([0.0, *times[93:109], 1.0])).max() < 0.13  # even over any few steps, not by chance
     if schedule == "ddpm":
         assert np.allclose(np.array(times) * 1000, np.round(np.array(times) * 1000), atol=1e-3)
+
+
+def test_times_of_training_are_moved_towards_noise(tmp_path: Path) -> None:
+    even, moved = stage_of_two(tmp_path), stage_of_two(tmp_path)
+    moved.config = moved.config.model_copy(update={"learnt_shift": 2.0})
+    for n in range(20):
+        t = float(even.example(n)["t"])
+        assert float(moved.example(n)["t"]) == pytest.approx(2 * t / (1 + t))
 
 
 class Known(torch.nn.Module):
@@ -441,7 +528,7 @@ def test_an_autoencoder_is_needed_that_is_trained_to_its_end(run: Path, prepared
 
 
 def test_training_without_any_condition(run: Path, prepared: store.Prepared) -> None:
-    lines = train(run, prepared, known={}, schedule="ddpm", steps=1)
+    lines = train(run, prepared, known={}, schedule="ddpm", steps=1, arguments=ARGUMENTS)
     assert "diffusion: conditions: none are known." in lines
 
 
@@ -462,8 +549,8 @@ def test_presets_build_networks_that_fit_their_grids(preset: str) -> None:
         assert network(latent, torch.zeros(1), *conditions).shape == latent.shape
     assert spacing_mm > 0
     config.check_same(DiffusionConfig.model_validate_json(known.model_dump_json()), known)
-    assert settings.time_shift == 1
-    assert not settings.arguments.get("preconditioned")  # both are for rectified flow
+    assert settings.time_shift == settings.learnt_shift == 1
+    assert settings.arguments.get("prior_modes") is None  # all three are for rectified flow
 
 
 def test_unknown_presets_and_schedules_are_refused() -> None:

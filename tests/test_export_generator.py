@@ -41,8 +41,7 @@ def write_run(run: Path) -> Path:
         torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / loop.BEST)
     digest = autoencoder.weights_digest(states["autoencoder"])
     latents = {
-        "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "spread": [1.0] * 4, "cases": 5,
-        "autoencoder": digest,
+        "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest,
     }  # fmt: skip
     (run / "autoencoder" / autoencoder.LATENTS_FILE).write_text(json.dumps(latents))
     arguments = dict(networks["diffusion"].arguments)

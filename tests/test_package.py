@@ -361,9 +361,10 @@ def as_labelling(folder: Path) -> None:
     edit(folder, lambda m: m["networks"]["autoencoder"].update(unet))
 
 
-def preconditioned_ddpm(folder: Path) -> None:
+def prior_for_ddpm(folder: Path) -> None:
     set_generator(schedule="ddpm", solver="ddim")(folder)
-    edit(folder, lambda m: m["networks"]["diffusion"]["arguments"].update(preconditioned=True))
+    prior = {"prior_modes": 2, "latent_shape": [4, 4, 4]}
+    edit(folder, lambda m: m["networks"]["diffusion"]["arguments"].update(prior))
 
 
 GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
@@ -386,7 +387,7 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
         set_generator(schedule="ddpm", solver="ddim", time_shift=3.0),
         "a time_shift other than 1 fits the schedule rectified_flow alone",
     ),
-    "preconditioned for ddpm": (preconditioned_ddpm, "a preconditioned network fits the schedule rectified_flow alone"),
+    "prior for ddpm": (prior_for_ddpm, "a network with a prior fits the schedule rectified_flow alone"),
     "shift below one": (set_generator(time_shift=0.5), "generator.time_shift"),
     "texture of bone": (set_generator(texture={"bone": [1.0] * 14}), "generator.texture.bone"),
     "texture too short": (set_generator(texture={"fat": [1.0] * 13}), "the spectrum of 'fat' must be 14 numbers"),

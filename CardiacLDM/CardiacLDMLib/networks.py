@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IN_CHANNELS, OUT_CHANNELS = 1, anatomy.NUM_CLASSES
 
 Width = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=1, le=256)]
 Stride = Annotated[int, Field(ge=1, le=2)]
 Norm = Literal["instance", "batch"]
 Blocks = Annotated[int, Field(ge=1, le=8)]
@@ -113,12 +114,14 @@ class DenoiserArguments(_Arguments):
     """:class:`denoiser.Denoiser`: ``channels`` per level of MONAI's ``DiffusionModelUNet``, the levels with attention,
     ``choices`` (the number of values of each) and ``numbers`` (how many) that it can be conditioned on.
 
-    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``. ``preconditioned``: for
-    rectified flow alone.
+    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``. ``prior_modes``, for
+    rectified flow alone: the network knows a normal distribution with so many modes over latents of the
+    ``latent_shape``, and learns what that does not tell.
     """
 
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
-    preconditioned: bool = False
+    prior_modes: Annotated[int, Field(ge=0, le=256)] | None = None
+    latent_shape: tuple[Side, Side, Side] | None = None
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=5)]
     num_res_blocks: Annotated[int, Field(ge=1, le=4)] = 1
     attention_levels: Annotated[tuple[bool, ...], Field(min_length=2, max_length=5)]
@@ -136,6 +139,8 @@ class DenoiserArguments(_Arguments):
             raise ValueError("every width must be a multiple of norm_num_groups")
         if any(width % self.num_head_channels for width in self._with_attention()):
             raise ValueError("every width with attention must be a multiple of num_head_channels")
+        if (self.prior_modes is None) != (self.latent_shape is None):
+            raise ValueError("prior_modes and latent_shape belong together")
         return self
 
     def _with_attention(self) -> list[int]:
@@ -227,6 +232,8 @@ def _denoises(module: Any, patch: Shape) -> bool:
     if any(side % LATENT_STRIDE for side in patch):
         return False
     latent = torch.empty(1, module.latent_channels, *(side // LATENT_STRIDE for side in patch))
+    if module.prior is not None and module.prior.mean.shape != latent.shape[1:]:
+        return False
     choices = torch.zeros(1, len(module.choices), dtype=torch.int64)
     return module(latent, torch.empty(1), choices, torch.empty(1, len(module.numbers))).shape == latent.shape
 

@@ -307,8 +307,8 @@ class Manifest(_Record):
             raise ValueError("the network's choices must be as many values as each of the generator's choices has")
         if denoiser.numbers != len(generator.numbers):
             raise ValueError("the network's numbers must be as many as the generator's")
-        if denoiser.preconditioned and generator.schedule != "rectified_flow":
-            raise ValueError("a preconditioned network fits the schedule rectified_flow alone")
+        if denoiser.prior_modes is not None and generator.schedule != "rectified_flow":
+            raise ValueError("a network with a prior fits the schedule rectified_flow alone")
 
     def file_names(self) -> set[str]:
         """Every file of the package besides the manifest."""

@@ -190,12 +190,11 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 
 
 class LatentStatistics(config.Frozen):
-    """What makes latents fit for a diffusion: less ``shift``, through ``scale``, their channels have the standard
-    deviations ``spread`` over a training set, whose mean square is 1. ``autoencoder`` names the weights."""
+    """What makes latents fit for a diffusion: less ``shift``, through ``scale``, their channels vary as much as they
+    matter (see :func:`spreads`). ``autoencoder`` names the weights."""
 
     shift: tuple[float, ...]
     scale: tuple[float, ...]
-    spread: tuple[float, ...]
     cases: int
     autoencoder: str  # SHA-256, see weights_digest
 
@@ -301,8 +300,7 @@ def _store_latents(
     spread = spreads(channel_gains(fabric, network, run_config, cases, deviation))
     scale = deviation.clip(min=_LEAST_SCALE) / spread
     content = LatentStatistics(
-        shift=tuple(mean.tolist()), scale=tuple(scale.tolist()), spread=tuple(spread.tolist()), cases=len(cases),
-        autoencoder=digest,
+        shift=tuple(mean.tolist()), scale=tuple(scale.tolist()), cases=len(cases), autoencoder=digest,
     )  # fmt: skip
     with written_aside(path) as part:
         part.write_text(content.model_dump_json(indent=2) + "\n")

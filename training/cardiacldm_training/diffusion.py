@@ -17,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 
 from CardiacLDMLib import sampler
+from CardiacLDMLib.denoiser import GaussianPrior
 from CardiacLDMLib.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.networks import LATENT_STRIDE, build_network
 from CardiacLDMLib.volume import written_aside
@@ -38,6 +39,10 @@ _FORMAT = 1
 _GOLDEN = (5**0.5 - 1) / 2
 #: The times at which held-out latents are judged: the middles of equal parts.
 VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
+#: The prior is measured on at most so many latents; of each number in them it leaves at least this deviation.
+_PRIOR_LATENTS, _LEAST_REST = 4096, 0.05
+#: It has a mode for so many cases at most: modes of few cases would show those very cases, in every package.
+_CASES_A_MODE = 4
 #: Steps of the pair that shows how training goes.
 _PANEL_STEPS = 20
 
@@ -152,6 +157,11 @@ class DiffusionStage:
     def _normalised(self, path: Path) -> np.ndarray:
         return (np.load(path) - self._shift) / self._scale
 
+    def all_latents(self) -> Iterator[np.ndarray]:
+        """Every latent to learn from, normalised; of very many cases as many as :func:`learn_prior` needs."""
+        files = [path for case in self.train for path in case.files]
+        yield from (self._normalised(path) for path in files[:: -(-len(files) // _PRIOR_LATENTS)])
+
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
@@ -160,7 +170,7 @@ class DiffusionStage:
         case = self.train[int(rng.integers(len(self.train)))]
         data = self._normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time((n + 0.5) * _GOLDEN % 1)
+        t = self._time(sampler.shifted((n + 0.5) * _GOLDEN % 1, self.config.learnt_shift))
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
@@ -271,7 +281,7 @@ def train_diffusion(
     train, held_out = finetune.split(prepared.cases, stored.validation_part)
     words = conditions.learned([known.get(case.name, {}) for case in train])
     settings = settings.model_copy(update={
-        "arguments": {**settings.arguments, "latent_channels": latent_shape(stored)[0]},
+        "arguments": _fitted(settings.arguments, latent_shape(stored)),
         "choices": words.choices, "numbers": words.numbers, "autoencoder": statistics.autoencoder,
         "conditions_digest": conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
     })  # fmt: skip
@@ -297,12 +307,42 @@ def train_diffusion(
     )
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.network_arguments)
-    network.spread.copy_(torch.tensor(statistics.spread))
+    if network.prior is not None:
+        learn_prior(network.prior, stage.all_latents(), modes=len(train) // _CASES_A_MODE)
     if fabric.is_global_zero:
         _introduce(network, stage, words, say)
     return loop.train_network(
         fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
+
+
+def _fitted(arguments: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The network's arguments for latents of the ``shape``."""
+    with_prior = arguments.get("prior_modes") is not None
+    return {**arguments, "latent_channels": shape[0], "latent_shape": shape[1:] if with_prior else None}
+
+
+@torch.no_grad()
+def learn_prior(prior: GaussianPrior, latents: Iterator[np.ndarray], modes: int) -> None:
+    """Let the ``prior`` be the normal distribution of normalised ``latents``, each (C, I/4, J/4, K/4).
+
+    Of its modes ``modes`` are used at most; the others stay at nothing.
+    """
+    values = torch.from_numpy(np.stack(list(latents))).flatten(1)
+    mean = values.mean(0)
+    values -= mean
+    count = min(len(prior.modes), modes)
+    directions = values.new_zeros(count, values.shape[1])
+    if count > 0:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            directions = torch.pca_lowrank(values, q=count, center=False, niter=8)[2].T
+    along = values @ directions.T
+    prior.mean.copy_(mean.view_as(prior.mean))
+    prior.modes[:count].copy_(directions.view_as(prior.modes[:count]))
+    prior.variances[:count].copy_(along.square().mean(0))
+    rest = (values - along @ directions).square().mean(0).sqrt().clamp(min=_LEAST_REST)
+    prior.rest.copy_(rest.view_as(prior.rest))
 
 
 def _check_run(run: Path, wanted: GeneratorRunConfig, resume: bool) -> None:

@@ -69,6 +69,7 @@ class DiffusionConfig(TrainingConfig):
 
     arguments: dict[str, Any]
     schedule: Schedule = "rectified_flow"
+    learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shifted
     time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
     variants: Annotated[int, Field(ge=1)] = 6
     augment: PairAugmentConfig = PairAugmentConfig()
@@ -181,9 +182,9 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
     if preset == "demo":  # two CPU cores, a night
         return DiffusionConfig(
             arguments={"channels": (32, 64, 64), "attention_levels": (False, False, True), "num_head_channels": 32,
-                       "norm_num_groups": 16, "context_dim": 64, "preconditioned": True},
-            batch=batch or 8, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.998, time_shift=20.0,
+                       "norm_num_groups": 16, "context_dim": 64, "prior_modes": 32},
+            batch=batch or 4, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
+            warmup_steps=200, ema_decay=0.998, learnt_shift=2.0, time_shift=20.0,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
@@ -215,7 +216,7 @@ def diffusion_config(
         raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
     changes: dict[str, Any] = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
     if changes["schedule"] == "ddpm":  # it has times of its own, and asks for noise, not for velocities
-        changes |= {"time_shift": 1.0, "arguments": {**settings.arguments, "preconditioned": False}}
+        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "arguments": {**settings.arguments, "prior_modes": None}}
     return settings.model_copy(update=changes)
 
 
