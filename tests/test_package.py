@@ -388,6 +388,12 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
         "a time_shift other than 1 fits the schedule rectified_flow alone",
     ),
     "prior for ddpm": (prior_for_ddpm, "a network with a prior fits the schedule rectified_flow alone"),
+    "restarts of ddpm": (
+        set_generator(schedule="ddpm", solver="ddim", restarts=[0.5]),
+        "restarts fit the schedule rectified_flow alone",
+    ),
+    "restart at noise": (set_generator(restarts=[1.0]), "generator.restarts.0"),
+    "restarts without end": (set_generator(restarts=[0.5] * 17), "generator.restarts"),
     "shift below one": (set_generator(time_shift=0.5), "generator.time_shift"),
     "texture of bone": (set_generator(texture={"bone": [1.0] * 14}), "generator.texture.bone"),
     "texture too short": (set_generator(texture={"fat": [1.0] * 13}), "the spectrum of 'fat' must be 14 numbers"),

@@ -235,6 +235,47 @@ def test_steps_are_told_with_what_the_data_look_like(schedule: str, solver: str)
     assert float((told[0][2] - MEAN).abs().max()) < 0.1  # from pure noise the best guess is the mean
 
 
+def restarted(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor, restarts: tuple[float, ...],
+    own: list[np.random.Generator], **others: object,
+) -> torch.Tensor:  # fmt: skip
+    return integrate(
+        predict, z, solver="euler", schedule="rectified_flow", steps=4, restarts=restarts, generators=own, **others  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_restart_gives_what_is_expected_of_the_data_behind_noise() -> None:
+    """For a Gaussian: nearer to its mean, by a factor that is known; the noise itself leaves nothing."""
+    predict, t = to_gaussian("rectified_flow"), 0.6
+    before, after = (restarted(predict, start(), times, generators()) for times in ((), (t,)))
+    kept = (1 - t) ** 2 * SD**2 / ((1 - t) ** 2 * SD**2 + t**2)
+    assert torch.allclose(after - MEAN, kept * (before - MEAN), atol=1e-6)
+
+
+def test_errors_that_differ_between_noises_are_averaged_away() -> None:
+    """A network that leaves a tenth of the noise it looks at in what it says of the data."""
+    data = start(seed=7)
+
+    def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen = (z - (1 - column(t)) * data) / column(t)
+        return (z - (data + 0.1 * seen)) / column(t)
+
+    errors = [float((restarted(predict, start(), times, generators()) - data).std()) for times in ((), (0.5, 0.5))]
+    assert errors[0] > 0.05
+    assert errors[1] < 1e-2
+
+
+def test_restarts_belong_to_the_sample_and_are_told_as_steps() -> None:
+    told: list[tuple[int, int, torch.Tensor]] = []
+    predict, times = to_gaussian("rectified_flow"), (0.7, 0.5)
+    together = restarted(predict, start(3), times, generators(3), on_step=lambda *step: told.append(step))
+    for index in range(3):
+        alone = restarted(predict, start(3)[index][None], times, [step_generator(5, index, 0)])
+        assert torch.equal(together[index], alone[0])
+    assert [step[:2] for step in told] == [(n, 6) for n in range(1, 7)]
+    assert torch.equal(told[-1][2], together)
+
+
 def test_sampling_ends_when_it_is_cancelled() -> None:
     def stop(step: int, total: int, data: torch.Tensor) -> None:
         if step == 2:
@@ -269,6 +310,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
         integrate(lambda z, t: z, start(), solver="ddpm", schedule="ddpm", steps=2)
     with pytest.raises(ValueError, match="1 generators for 2 samples"):
         integrate(lambda z, t: z, start(), solver="ddpm", schedule="ddpm", steps=2, generators=generators(1))
+    with pytest.raises(ValueError, match="Restarts are for rectified flow"):
+        integrate(lambda z, t: z, start(), solver="euler", schedule="rectified_flow", steps=2, restarts=[0.5])
+    with pytest.raises(ValueError, match="Restarts are for rectified flow"):
+        integrate(
+            lambda z, t: z, start(), solver="ddim", schedule="ddpm", steps=2, restarts=[0.5], generators=generators()
+        )
 
 
 # --- guidance ------------------------------------------------------------------------------------------------------

@@ -187,8 +187,8 @@ class Generator:
         predict = sampler.guided(self._denoiser, *self._inputs(settings.conditions), settings.guidance)
         z = sampler.integrate(
             predict, z, solver=cast(sampler.Solver, settings.solver), schedule=self.spec.schedule,
-            steps=settings.steps, shift=self.spec.time_shift, generators=[sampler.step_generator(*number)],
-            on_step=on_step,
+            steps=settings.steps, shift=self.spec.time_shift, restarts=self.spec.restarts,
+            generators=[sampler.step_generator(*number)], on_step=on_step,
         )  # fmt: skip
         return self._unscaled(z)
 

@@ -193,6 +193,10 @@ class GeneratorSpec(_Record):
         FiniteFloat,
         Field(ge=1, le=100, description="How far rectified flow's steps are moved towards noise; 1: they are even."),
     ] = 1.0
+    restarts: Annotated[
+        tuple[Annotated[FiniteFloat, Field(gt=0, lt=1)], ...],
+        Field(max_length=16, description="Times up to which noise is added anew after the steps, and taken off again."),
+    ] = ()
     texture: Annotated[
         dict[TissueName, list[FiniteFloat]],
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
@@ -205,6 +209,8 @@ class GeneratorSpec(_Record):
             raise ValueError(f"the solver {self.solver} does not fit the schedule {self.schedule}")
         if self.time_shift != 1 and self.schedule != "rectified_flow":
             raise ValueError("a time_shift other than 1 fits the schedule rectified_flow alone")
+        if self.restarts and self.schedule != "rectified_flow":
+            raise ValueError("restarts fit the schedule rectified_flow alone")
         if len(self.latent_shift) != len(self.latent_scale):
             raise ValueError("latent_shift and latent_scale must be equally long")
         if set(self.choices) & set(self.numbers):

@@ -31,6 +31,8 @@ Solver = Literal["euler", "heun", "ddim", "ddpm"]
 SOLVERS: dict[Schedule, tuple[Solver, ...]] = {"rectified_flow": ("euler", "heun"), "ddpm": ("ddim", "ddpm")}
 #: How often a step of each solver asks the network; Heun's last one asks it a second time too.
 EVALUATIONS: dict[Solver, int] = {"euler": 1, "heun": 2, "ddim": 1, "ddpm": 1}
+#: And how often each restart does.
+RESTART_EVALUATIONS = 2
 
 #: Time steps that the ddpm schedule knows, and its betas at both ends (latent diffusion's; scaled linear between).
 DDPM_STEPS = 1000
@@ -54,7 +56,7 @@ def noise(seed: int, index: int, attempt: int, shape: Sequence[int]) -> torch.Te
 
 
 def step_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
-    """The generator of the noise that the solver ``ddpm`` adds on its way; independent of :func:`noise`."""
+    """The generator of the noise that ``ddpm`` and restarts add on their way; independent of :func:`noise`."""
     return _generator(seed, index, attempt, purpose=1)
 
 
@@ -107,20 +109,45 @@ def signal_shares() -> np.ndarray:
 
 def integrate(
     predict: Predict, z: torch.Tensor, *, solver: Solver, schedule: Schedule, steps: int, shift: float = 1.0,
-    generators: Sequence[np.random.Generator] | None = None, on_step: OnStep | None = None,
+    restarts: Sequence[float] = (), generators: Sequence[np.random.Generator] | None = None,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Data (N, C, I, J, K) from the noise ``z`` of that shape, in ``steps`` steps (see :func:`times`).
 
-    ``generators``: one for each sample, from :func:`step_generator`; the solver ``ddpm`` alone needs them, and moves
-    them on. Raises ValueError for a solver that is not one of the schedule's, or a number of steps it has not.
+    At each of the times ``restarts``, for rectified flow alone, the data are then seen anew (see :func:`_restart`).
+    ``generators``: one for each sample, from :func:`step_generator`; the solver ``ddpm`` and restarts alone need them,
+    and move them on. Raises ValueError for a solver that is not one of the schedule's, or a number of steps it has not.
     """
     step = _step(solver, schedule, generators)
-    grid = times(steps, schedule, shift)
+    grid, total = times(steps, schedule, shift), steps + len(restarts)
     for number, (t, after) in enumerate(pairwise(grid), start=1):
         z, data = step(predict, z, t, after)
         if on_step is not None:
-            on_step(number, steps, z if number == steps else data)
+            on_step(number, total, z if number == steps else data)
+    for number, t in enumerate(restarts, start=steps + 1):
+        if generators is None or schedule != "rectified_flow":
+            raise ValueError("Restarts are for rectified flow, and need one generator for each sample.")
+        z = _restart(predict, z, t, generators)
+        if on_step is not None:
+            on_step(number, total, z)
     return z
+
+
+def _restart(
+    predict: Predict, data: torch.Tensor, t: float, generators: Sequence[np.random.Generator]
+) -> torch.Tensor:  # fmt: skip
+    """What ``data`` look like when noise is added to them up to the time ``t`` and all of it is taken off in one step:
+    the mean for a noise and for its opposite.
+
+    What a network that is not perfect adds differs between noises, and is averaged away; what it knows stays. (Xu et
+    al. 2023, "Restart Sampling", go back to noise and forth again by many steps.)
+    """
+    noise = _drawn(generators, data)
+    estimates = []
+    for sign in (1.0, -1.0):
+        z = (1 - t) * data + t * sign * noise
+        estimates.append(z - t * _at(predict, z, t))
+    return (estimates[0] + estimates[1]) / 2
 
 
 def _step(solver: Solver, schedule: Schedule, generators: Sequence[np.random.Generator] | None) -> _Step:

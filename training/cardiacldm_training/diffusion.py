@@ -228,7 +228,8 @@ class DiffusionStage:
         with fabric.autocast():
             drawn = sampler.integrate(
                 sampler.guided(network, choices, numbers, 1.0), noise, solver=sampler.SOLVERS[schedule][0],
-                schedule=schedule, steps=_PANEL_STEPS, shift=self.config.time_shift,
+                schedule=schedule, steps=_PANEL_STEPS, shift=self.config.time_shift, restarts=self.config.restarts,
+                generators=[sampler.step_generator(self.run_config.seed, 0, 0)],
             )  # fmt: skip
             image, labels = self._decoded(held_out)
             drawn_image, drawn_labels = self._decoded(drawn)

@@ -150,7 +150,8 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
-        solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift, texture=texture,
+        solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
+        restarts=settings.restarts, texture=texture,
     )  # fmt: skip
 
 
@@ -162,6 +163,9 @@ def _sampling(manifest: Manifest) -> str:
     known += [f"- **{name}**: {low:g} to {high:g}" for name, (low, high) in spec.numbers.items()]
     conditions = "\n".join(known) or "None."
     shift = f", times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""
+    restarts = ", ".join(f"{time:g}" for time in spec.restarts)
+    guidance = f"with guidance {spec.guidance:g}"
+    anew = f"; then noise is added and taken off again at the times {restarts}" if restarts else ""
     return f"""
 ## Conditions
 
@@ -171,6 +175,6 @@ Each may be left out.
 
 ## Sampling
 
-{spec.schedule}{shift}; unless asked otherwise, {spec.solver} in {spec.steps} steps with guidance {spec.guidance:g}.
+{spec.schedule}{shift}; unless asked otherwise, {spec.solver} in {spec.steps} steps {guidance}{anew}.
 {f"Noise that decoded images lack is added to {', '.join(spec.texture)}." if spec.texture else ""}
 """

@@ -71,6 +71,7 @@ class DiffusionConfig(TrainingConfig):
     schedule: Schedule = "rectified_flow"
     learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shifted
     time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
+    restarts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # the same, see sampler.integrate
     variants: Annotated[int, Field(ge=1)] = 6
     augment: PairAugmentConfig = PairAugmentConfig()
     condition_dropout: Probability = 0.1
@@ -184,7 +185,8 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
             arguments={"channels": (32, 64, 64), "attention_levels": (False, False, True), "num_head_channels": 32,
                        "norm_num_groups": 16, "context_dim": 64, "prior_modes": 32},
             batch=batch or 4, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.998, learnt_shift=2.0, time_shift=20.0,
+            warmup_steps=200, ema_decay=0.998, learnt_shift=2.0, time_shift=60.0,
+            restarts=(0.7, 0.6, 0.5, 0.4),
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
@@ -216,7 +218,8 @@ def diffusion_config(
         raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
     changes: dict[str, Any] = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
     if changes["schedule"] == "ddpm":  # it has times of its own, and asks for noise, not for velocities
-        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "arguments": {**settings.arguments, "prior_modes": None}}
+        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": ()}
+        changes["arguments"] = {**settings.arguments, "prior_modes": None}
     return settings.model_copy(update=changes)
 
 

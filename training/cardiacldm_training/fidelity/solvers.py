@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from CardiacLDMLib.generator import Generator, check_settings
-from CardiacLDMLib.sampler import EVALUATIONS, SOLVERS
+from CardiacLDMLib.sampler import EVALUATIONS, RESTART_EVALUATIONS, SOLVERS
 from CardiacLDMLib.volume import VolumeError
 
 from .. import pair_files
@@ -60,8 +60,10 @@ def curve(
         return points
     for solver in SOLVERS[generator.spec.schedule]:
         for budget in BUDGETS:
-            steps = max(budget // EVALUATIONS[solver], 1)
-            point = _point(generator, solver, steps, steps * EVALUATIONS[solver], count, seed, examiner, references)
+            restarts = RESTART_EVALUATIONS * len(generator.spec.restarts)
+            steps = max((budget - restarts) // EVALUATIONS[solver], 1)
+            evaluations = steps * EVALUATIONS[solver] + restarts
+            point = _point(generator, solver, steps, evaluations, count, seed, examiner, references)
             say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")
             points.append(point)
     return points
