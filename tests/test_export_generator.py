@@ -50,7 +50,8 @@ def write_run(run: Path) -> Path:
         "preset": "test", "seed": 3, "cases": 6, "cases_digest": "0", "grid": GRID, "spacing_mm": SPACING_MM,
         "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
         "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
-                      "autoencoder": digest, "time_shift": 3.0, "restarts": (0.5, 0.25)},
+                      "autoencoder": digest, "time_shift": 3.0, "restarts": (0.5, 0.25),
+                      "guidance": 2.0},
     }), run)  # fmt: skip
     return run
 
@@ -75,7 +76,7 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
     assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
     assert (spec.schedule, spec.solver, spec.steps, spec.time_shift) == ("rectified_flow", "euler", 20, 3.0)
-    assert spec.restarts == (0.5, 0.25)
+    assert (spec.restarts, spec.guidance) == ((0.5, 0.25), 2.0)
     assert "taken off again at the times 0.5, 0.25." in (tmp_path / "hearts" / "README.md").read_text()
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6

@@ -297,7 +297,8 @@ def test_a_threshold_lies_below_what_unseen_cases_reach() -> None:
 
 
 def test_a_network_is_trained_on_pairs_and_on_cases(sets: Path, tmp_path: Path) -> None:
-    other, train, held = (open_source([sets / name], VIEW, None) for name in ("other", "train", "held"))
+    other, held = (open_source([sets / name], VIEW, None) for name in ("other", "held"))
+    train = open_source([sets / "train", sets / "held"], VIEW, None)  # names have their folder in them then
     plan = ablation.Plan(anatomies=Path(), steps=2, patch=16, channels=(4, 8))
     found = utility.compare_training(
         other, train, Source("held", held.cases[:2], {}, VIEW), plan, tmp_path, lambda s: None

@@ -24,6 +24,7 @@ HOST = start_host()
 install = importlib.import_module("CardiacLDMLib.panels.install")
 models = importlib.import_module("CardiacLDMLib.panels.models")
 process = importlib.import_module("CardiacLDMLib.panels.process")
+SHIPPED = sorted(folder.name for folder in package.shipped_packages_dir().iterdir())
 
 
 @pytest.fixture
@@ -106,10 +107,12 @@ def shown_card(panel: Any) -> str:
 # --- the list and the card -----------------------------------------------------------------------------------------
 
 
-def test_shipped_package_is_listed_with_its_card(user_dir: Path) -> None:
+def test_shipped_packages_are_listed_with_a_card(user_dir: Path) -> None:
     panel, shipped = make_panel(), package.open_package(package.locate_package()).manifest
-    assert column(panel, 0) == [f"{shipped.title} ({shipped.version})"]
-    assert column(panel, 2) == ["shipped"]
+    all_shipped = [package.open_package(package.shipped_packages_dir() / name).manifest for name in SHIPPED]
+    assert column(panel, 0) == [f"{manifest.title} ({manifest.version})" for manifest in all_shipped]
+    assert column(panel, 2) == ["shipped"] * len(SHIPPED)
+    choose(panel, package.DEFAULT_PACKAGE)
     text = shown_card(panel)
     for words in (
         "Labels the four chambers", "Not a medical device", "Trained on:", f"{shipped.training.cases} cases",
@@ -128,7 +131,8 @@ def test_bad_packages_are_shown_with_the_reason(user_dir: Path) -> None:
     (user_dir / "empty").mkdir()
     write_tiny_package(user_dir / package.DEFAULT_PACKAGE)
     panel = make_panel()
-    assert dict(zip([row.name for row in panel._rows[1:]], column(panel, 2)[1:], strict=True)) == {
+    others = slice(len(SHIPPED), None)
+    assert dict(zip([row.name for row in panel._rows[others]], column(panel, 2)[others], strict=True)) == {
         "cut": "unusable", "empty": "unusable", "good": "imported", package.DEFAULT_PACKAGE: "unusable",
     }  # fmt: skip
     for name, reason in (("cut", "segmenter.safetensors is cut short"), ("empty", "holds no manifest.json")):
@@ -180,7 +184,7 @@ def test_removing_asks_first(user_dir: Path, host: Any) -> None:
     panel.ui.removeButton.click()
     wait(panel)
     assert list(user_dir.iterdir()) == []
-    assert column(panel, 2) == ["shipped"]
+    assert column(panel, 2) == ["shipped"] * len(SHIPPED)
     assert told == [True]
 
 
@@ -525,4 +529,4 @@ def test_the_panel_opens_in_a_fresh_slicer(
     panel.ui.installButton.click()
     wait(panel)
     assert panel.ui.installBox.isHidden()
-    assert column(panel, 2) == ["shipped"]
+    assert column(panel, 2) == ["shipped"] * len(SHIPPED)

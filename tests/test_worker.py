@@ -22,7 +22,7 @@ from CardiacLDMLib.client import CANCEL_SECONDS
 from CardiacLDMLib.exchange import STAGES, decode
 from CardiacLDMLib.generator import Generator
 from CardiacLDMLib.jobs import JobError, Jobs, explain
-from CardiacLDMLib.package import DEFAULT_GENERATOR, open_package, shipped_packages_dir
+from CardiacLDMLib.package import DEFAULT_GENERATOR, DEFAULT_PACKAGE, open_package, shipped_packages_dir
 from CardiacLDMLib.report import CaseReport
 from CardiacLDMLib.segmenter import Segmenter
 from CardiacLDMLib.volume import Grid, Volume, VolumeError, read_volume, write_volume
@@ -427,7 +427,7 @@ def demo_scan() -> Volume:
 
 def test_cancel_while_the_shipped_package_works_takes_less_than_two_seconds(warm: Bench) -> None:
     outcome = Outcome()
-    shipped = str(next(shipped_packages_dir().iterdir()))
+    shipped = str(shipped_packages_dir() / DEFAULT_PACKAGE)
     warm.client.segment(demo_scan(), package=shipped, device="cpu", **outcome.watched())
     warm.loop.run(lambda: outcome or any(p.stage == "locate" and p.step > 2 for p in outcome.progress))
     process = warm.process

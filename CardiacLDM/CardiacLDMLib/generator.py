@@ -27,7 +27,7 @@ from .segmenter import SegmenterError, resolve_device
 from .volume import Volume, largest
 
 #: Threads that draw a pair on the CPU, however many cores it has: with another number some voxels differ by 1 HU.
-THREADS = 4
+THREADS = 2
 #: Steps between two previews, and how thick a slab of latents is decoded for one.
 PREVIEW_EVERY, PREVIEW_LATENTS = 4, 4
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 20.0, 2**32 - 1

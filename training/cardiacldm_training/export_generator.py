@@ -151,7 +151,7 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
         solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
-        restarts=settings.restarts, texture=texture,
+        restarts=settings.restarts, guidance=settings.guidance, texture=texture,
     )  # fmt: skip
 
 

@@ -39,7 +39,9 @@ Result = TypeVar("Result")
 
 def generate(
     *,
-    package: Annotated[str, typer.Option("--package", help="Generator package: a name or a folder.")],
+    package: Annotated[
+        str | None, typer.Option(help="Generator package: a name or a folder. Without it, the one shipped.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=2**32, help="How many pairs; those that are there already count.")],
     out: Annotated[Path, typer.Option(help="Folder for the pairs; an unfinished one is continued.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same pairs.")] = 0,
@@ -82,7 +84,7 @@ def generate(
     from rich.console import Console
 
     from CardiacLDMLib.generator import GeneratorError, check_settings
-    from CardiacLDMLib.package import PackageError, find_package, require_kind
+    from CardiacLDMLib.package import DEFAULT_GENERATOR, PackageError, find_package, require_kind
 
     from ..datasets.folders import DatasetError
     from ..fidelity.cases import FidelityError
@@ -90,7 +92,7 @@ def generate(
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
-        model = find_package(package)
+        model = find_package(package or DEFAULT_GENERATOR)
         require_kind(model, "generator")
         assert model.manifest.generator is not None  # the manifest of every generator has it
         settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)

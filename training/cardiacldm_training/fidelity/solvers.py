@@ -58,10 +58,9 @@ def curve(
     points: list[CurvePoint] = []
     if not count:
         return points
+    restarts = RESTART_EVALUATIONS * len(generator.spec.restarts)
     for solver in SOLVERS[generator.spec.schedule]:
-        for budget in BUDGETS:
-            restarts = RESTART_EVALUATIONS * len(generator.spec.restarts)
-            steps = max((budget - restarts) // EVALUATIONS[solver], 1)
+        for steps in dict.fromkeys(max((budget - restarts) // EVALUATIONS[solver], 1) for budget in BUDGETS):
             evaluations = steps * EVALUATIONS[solver] + restarts
             point = _point(generator, solver, steps, evaluations, count, seed, examiner, references)
             say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")

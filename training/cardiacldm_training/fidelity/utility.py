@@ -67,9 +67,10 @@ def _prepared(source: Source, count: int, plan: ablation.Plan, work: Path) -> li
     """``count`` cases, evenly out of all, cut to the common grid and then prepared at the plan's spacing."""
     for n in np.linspace(0, len(source) - 1, count).astype(int):
         pair = source[int(n)]
-        (work / pair.name).mkdir(parents=True, exist_ok=True)
-        write_volume(pair.image_volume, work / pair.name / "ct.nii.gz")
-        write_volume(pair.labels_volume, work / pair.name / "labels.nii.gz")
+        folder = work / f"case_{n:04d}"  # its own name has a folder in it where there are several
+        folder.mkdir(parents=True, exist_ok=True)
+        write_volume(pair.image_volume, folder / "ct.nii.gz")
+        write_volume(pair.labels_volume, folder / "labels.nii.gz")
     prepared = store.prepare(finetune.gather([work], None), plan.spacing_mm)
     if not prepared.cases:
         raise FidelityError(f"No case of {source.name} has labels at {plan.spacing_mm:g} mm.")
