@@ -146,6 +146,16 @@ def test_copies_of_training_cases_are_found(judged: dict[str, report.Report]) ->
     assert found.training_cases == 6
 
 
+def test_a_model_card_names_no_case(judged: dict[str, report.Report]) -> None:
+    found = judged["copies"]
+    assert found.replicas is not None
+    named = found.model_copy(update={"skipped": {"train": {"Doe, Jane": "it is MR"}}})
+    for name in (found.replicas.found[0].case, "Doe, Jane"):
+        assert name in report.markdown(named)
+        assert name not in report.for_card(named)
+    assert "Replicas of training cases" in report.for_card(named)
+
+
 def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
     train, copies, other = (open_source([sets / name], VIEW, None) for name in ("train", "copies", "other"))
     judge = replicas.CopyJudge(train)

@@ -51,7 +51,7 @@ def test_generate_takes_it_without_being_told(tmp_path: Path) -> None:
 
 
 def test_contrast_is_there_when_it_is_asked_for(generator: Generator) -> None:
-    """The same noise with and without contrast: blood of the left ventricle is brighter, its wall hardly."""
+    """The same noise with and without contrast: blood of the left ventricle is brighter."""
     hu = {}
     for phase in ("arterial", "none"):
         pair = generator.generate(1, 0, {"contrast_phase": phase}, steps=8)

@@ -119,15 +119,15 @@ def integrate(
     and move them on. Raises ValueError for a solver that is not one of the schedule's, or a number of steps it has not.
     """
     step = _step(solver, schedule, generators)
+    if restarts and (generators is None or schedule != "rectified_flow"):
+        raise ValueError("Restarts are for rectified flow, and need one generator for each sample.")
     grid, total = times(steps, schedule, shift), steps + len(restarts)
     for number, (t, after) in enumerate(pairwise(grid), start=1):
         z, data = step(predict, z, t, after)
         if on_step is not None:
             on_step(number, total, z if number == steps else data)
     for number, t in enumerate(restarts, start=steps + 1):
-        if generators is None or schedule != "rectified_flow":
-            raise ValueError("Restarts are for rectified flow, and need one generator for each sample.")
-        z = _restart(predict, z, t, generators)
+        z = _restart(predict, z, t, generators or ())
         if on_step is not None:
             on_step(number, total, z)
     return z

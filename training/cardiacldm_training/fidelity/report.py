@@ -163,8 +163,13 @@ def headline(report: Report) -> list[Measured]:
 
 
 def for_card(report: Report) -> str:
-    """The report as a part of a model card: without its title, its pictures, and what tells a reader what to do."""
-    texts = [part for part in markdown(report).split("\n\n")[1:] if part != _NOISE[report.textured]]
+    """The report as a part of a model card: without its title, its pictures, and what tells a reader what to do.
+
+    Nor are cases named in it: a package goes to others, and a name may be a patient's.
+    """
+    replicas = report.replicas and report.replicas.model_copy(update={"found": []})
+    unnamed = report.model_copy(update={"replicas": replicas, "skipped": {}})
+    texts = [part for part in markdown(unnamed).split("\n\n")[1:] if part != _NOISE[report.textured]]
     kept = [part for part in texts if not part.startswith("![") and part != "## Noise"]
     return "\n\n".join(part.replace("## ", "### ", 1) if part.startswith("## ") else part for part in kept).strip()
 
