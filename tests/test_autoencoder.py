@@ -20,8 +20,9 @@ from cardiacldm_training.generator_config import PairAugmentConfig
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.joint_autoencoder import JointAutoencoder, palette_coded
 from CardiacLDMLib.networks import build_network, load_networks, pack_weights
-from CardiacLDMLib.package import ModelPackage, NetworkSpec
-from helpers_package import tiny_manifest
+from CardiacLDMLib.package import ModelPackage, NetworkSpec, open_package
+from helpers_generator_package import write_tiny_generator
+from helpers_package import tiny_manifest, write_tiny_package
 from helpers_training import write_cases
 from test_training import equal
 
@@ -405,6 +406,24 @@ def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepare
         assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
 
 
+def test_training_starts_from_a_package_that_fits(prepared: store.Prepared, tmp_path: Path) -> None:
+    package = open_package(write_tiny_generator(tmp_path / "hearts"))
+    there = load_networks(package)["autoencoder"].state_dict()
+    settings = tiny_run(prepared, steps=1, validate_every=1, learning_rate=1e-7)
+    quiet = {"resume": False, "workers": 0, "say": lambda line: None}
+    autoencoder.train_autoencoder(tmp_path / "run", settings, prepared, start=package, **quiet)  # type: ignore[arg-type]
+    trained = autoencoder.load_autoencoder(tmp_path / "run", settings.autoencoder).state_dict()
+    assert all(torch.allclose(trained[name], there[name], atol=1e-5) for name in there)
+    assert all(torch.equal(trained[name], there[name]) for name in there if name.startswith("block_"))
+    other = tiny_run(prepared, arguments={**ARGUMENTS, "stem_channels": 8})
+    with pytest.raises(config.ConfigError, match="The autoencoder of hearts is another network"):
+        autoencoder.train_autoencoder(tmp_path / "other", other, prepared, start=package, **quiet)  # type: ignore[arg-type]
+    segmenter = open_package(write_tiny_package(tmp_path / "segmenter"))
+    with pytest.raises(config.ConfigError, match="segmenter has no autoencoder to start from"):
+        autoencoder.train_autoencoder(tmp_path / "other", settings, prepared, start=segmenter, **quiet)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
 def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:
     lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, "labels_out": "palette"})
     assert any("validation Dice" in line and "third_percent" in line for line in lines)
@@ -431,7 +450,11 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["--preset", "huge"], "no preset 'huge'"), (["--data", "nowhere"], "no folder nowhere")],
+    [
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--data", "nowhere"], "no folder nowhere"),
+        (["--from", "nothing"], "nothing"),
+    ],
 )
 def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     base = [] if "--data" in arguments else ["--data", str(data)]

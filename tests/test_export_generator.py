@@ -51,7 +51,7 @@ def write_run(run: Path) -> Path:
         "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
         "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
                       "autoencoder": digest, "time_shift": 3.0, "restarts": (0.5, 0.25),
-                      "guidance": 2.0},
+                      "smoothing": (1.2, 0.7), "deblocking_hu": 60.0, "guidance": 2.0},
     }), run)  # fmt: skip
     return run
 
@@ -77,6 +77,7 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
     assert (spec.schedule, spec.solver, spec.steps, spec.time_shift) == ("rectified_flow", "euler", 20, 3.0)
     assert (spec.restarts, spec.guidance) == ((0.5, 0.25), 2.0)
+    assert (spec.smoothing, spec.deblocking_hu) == ((1.2, 0.7), 60.0)
     assert "taken off again at the times 0.5, 0.25." in (tmp_path / "hearts" / "README.md").read_text()
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6

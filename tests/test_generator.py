@@ -111,6 +111,23 @@ def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator,
     assert not np.array_equal(other, added)
 
 
+def test_a_package_may_smooth_latents(generator: Generator, tmp_path: Path) -> None:
+    smooth = Generator(open_package(write_tiny_generator(tmp_path / "smooth", smoothing=(2.0, 2.0))), "cpu")
+    assert not np.array_equal(smooth.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)
+
+
+def test_a_package_may_smooth_the_image_within_edges(generator: Generator, tmp_path: Path) -> None:
+    soft = Generator(open_package(write_tiny_generator(tmp_path / "soft", deblocking_hu=60.0)), "cpu")
+    assert np.array_equal(soft.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)
+    decoded = torch.rand(1, 10, 16, 12, 8) * 0.02
+    decoded[:, :1, 8:] += 0.5  # 1000 HU
+    out = soft._deblocked(decoded)
+    assert torch.equal(out[:, 1:], decoded[:, 1:])
+    for half in (slice(0, 8), slice(8, None)):
+        assert float(out[:, 0, half].std()) < 0.4 * float(decoded[:, 0, half].std())
+    assert torch.equal(generator._deblocked(decoded), decoded)
+
+
 # --- the same bits -------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from CardiacLDMLib.sampler import (
     integrate,
     noise,
     signal_shares,
+    smoothed,
     step_generator,
     times,
 )
@@ -301,6 +302,29 @@ def test_the_start_is_left_as_it_is() -> None:
     for schedule, solver in PAIRS:
         integrate(to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=2, generators=generators())
         assert torch.equal(begin, kept)
+
+
+# --- smoothing -----------------------------------------------------------------------------------------------------
+
+
+def test_smoothing_takes_grain_and_leaves_edges() -> None:
+    """Two tissues that the second channel tells apart; the grain is in the first."""
+    clean = torch.zeros(1, 2, 12, 10, 8)
+    clean[:, :, 6:] = torch.tensor([3.0, 5.0])[:, None, None, None]
+    grain = 0.3 * noise(1, 0, 0, (1, 1, 12, 10, 8))
+    out = smoothed(clean + torch.cat([grain, torch.zeros_like(grain)], dim=1), (1.2, 0.7))
+    assert float((out - clean)[:, 0].std()) < 0.25 * float(grain.std())
+    for half in (slice(0, 6), slice(6, None)):
+        assert float((out - clean)[:, 0, half].mean().abs()) < 0.05
+    assert torch.allclose(out[:, 1], clean[:, 1], atol=1e-4)
+
+
+def test_smoothing_begins_with_the_first_channel_and_may_be_left_out() -> None:
+    z = start(3).float()
+    assert torch.equal(smoothed(z, None), z)
+    sharp = smoothed(z, (100.0, 0.01))  # all channels so strictly that nothing is alike
+    assert float(sharp[:, 0].std()) < 0.3
+    assert torch.allclose(sharp[:, 1:], z[:, 1:])
 
 
 def test_what_does_not_fit_together_is_refused() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from . import anatomy, sampler, texture
+from .bilateral import bilateral
 from .cleanup import clean
 from .exchange import Cancelled, Progress
 from .networks import LATENT_STRIDE, load_networks
@@ -31,6 +32,8 @@ THREADS = 2
 #: Steps between two previews, and how thick a slab of latents is decoded for one.
 PREVIEW_EVERY, PREVIEW_LATENTS = 4, 4
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 20.0, 2**32 - 1
+#: Weights of neighbours along an axis, four voxels in all: what repeats with each latent voxel is averaged away.
+DEBLOCKING_TAPS = (0.5, 1.0, 1.0, 1.0, 0.5)
 #: Side of a tile in latent voxels, and the share by which tiles overlap, where a GPU cannot decode all at once.
 TILE, TILE_OVERLAP = 16, 0.5
 
@@ -190,7 +193,7 @@ class Generator:
             steps=settings.steps, shift=self.spec.time_shift, restarts=self.spec.restarts,
             generators=[sampler.step_generator(*number)], on_step=on_step,
         )  # fmt: skip
-        return self._unscaled(z)
+        return self._unscaled(sampler.smoothed(z, self.spec.smoothing))
 
     def _inputs(self, conditions: Conditions) -> tuple[torch.Tensor, torch.Tensor]:
         """The conditions as the denoiser takes them: (1, choices) int64, -1 for none; (1, numbers), NaN for none."""
@@ -218,12 +221,20 @@ class Generator:
             decoded = self._both(z)
         if decoded is None:  # out here the failed attempt's tensors are no longer held by the error
             decoded, how = self._tiles(z), "tiles"
-        array = decoded[0].float().cpu().numpy()
+        array = self._deblocked(decoded.float())[0].cpu().numpy()
         if not np.isfinite(array).all():
             raise GeneratorError(
                 f"{self.package.manifest.name} drew values that are no numbers: its weights are unfit."
             )
         return array[0], array[1:], how
+
+    def _deblocked(self, decoded: torch.Tensor) -> torch.Tensor:
+        """The image without the pattern that repeats with every latent voxel: a mean over one does not show it."""
+        if self.spec.deblocking_hu is None:
+            return decoded
+        image, low, high = decoded[:, :1], *self._window
+        smooth = bilateral(image, image, self.spec.deblocking_hu / (high - low), DEBLOCKING_TAPS)
+        return torch.cat([smooth, decoded[:, 1:]], dim=1)
 
     def _both(self, z: torch.Tensor) -> torch.Tensor:
         """(1, 1 + 9, I, J, K): image and label scores."""

@@ -103,7 +103,11 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
                 parameter.zero_()
         maps.weight[:known, :, 1, 1, 1] = synthesis[:known]
         maps.bias[:known] = mean[:known]
-        for layer in (maps, self.block_encoder):
+        self.keep_linear()
+
+    def keep_linear(self) -> None:
+        """Leave the linear maps of blocks as they are when training goes on."""
+        for layer in (self.block_decoder, self.block_encoder):
             layer.requires_grad_(False)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

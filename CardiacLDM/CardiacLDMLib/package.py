@@ -161,6 +161,7 @@ class Figure(_Record):
 
 ConditionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 TissueName = Annotated[str, Field(pattern=f"^({'|'.join(texture.TISSUES)})$")]
+SmoothingWidth = Annotated[FiniteFloat, Field(ge=0.01, le=10)]
 ConditionValue = Annotated[str, Field(min_length=1, max_length=60, pattern=_PLAIN)]
 
 
@@ -197,6 +198,14 @@ class GeneratorSpec(_Record):
         tuple[Annotated[FiniteFloat, Field(gt=0, lt=1)], ...],
         Field(max_length=16, description="Times up to which noise is added anew after the steps, and taken off again."),
     ] = ()
+    smoothing: Annotated[
+        tuple[SmoothingWidth, SmoothingWidth] | None,
+        Field(description="How unlike latents may be to be averaged: their first channel alone, then all. Null: none."),
+    ] = None
+    deblocking_hu: Annotated[
+        FiniteFloat | None,
+        Field(ge=1, le=1000, description="How unlike voxels of the decoded image may be to be averaged. Null: none."),
+    ] = None
     texture: Annotated[
         dict[TissueName, list[FiniteFloat]],
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .bilateral import bilateral
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,6 +35,9 @@ SOLVERS: dict[Schedule, tuple[Solver, ...]] = {"rectified_flow": ("euler", "heun
 EVALUATIONS: dict[Solver, int] = {"euler": 1, "heun": 2, "ddim": 1, "ddpm": 1}
 #: And how often each restart does.
 RESTART_EVALUATIONS = 2
+
+#: Neighbours that :func:`smoothed` averages, two to each side.
+_BOX = (1.0,) * 5
 
 #: Time steps that the ddpm schedule knows, and its betas at both ends (latent diffusion's; scaled linear between).
 DDPM_STEPS = 1000
@@ -201,6 +206,24 @@ def _drawn(generators: Sequence[np.random.Generator], like: torch.Tensor) -> tor
     if len(generators) != len(like):
         raise ValueError(f"There are {len(generators)} generators for {len(like)} samples.")
     return like.new_tensor(np.stack([own.standard_normal(like.shape[1:], np.float32) for own in generators]))
+
+
+# --- smoothing -----------------------------------------------------------------------------------------------------
+
+
+def smoothed(z: torch.Tensor, widths: tuple[float, float] | None) -> torch.Tensor:
+    """Normalised latents (N, C, I, J, K) with less grain from voxel to voxel, and edges where they were.
+
+    Voxels that are alike in all channels are averaged: first with ``widths[0]`` the first channel alone, which of an
+    autoencoder begun as principal components is the mean of a block of the image; then with ``widths[1]`` all. None
+    leaves them as they are.
+    """
+    import torch
+
+    if widths is None:
+        return z
+    z = torch.cat([bilateral(z[:, :1], z, widths[0], _BOX), z[:, 1:]], dim=1)
+    return bilateral(z, z, widths[1], _BOX)
 
 
 # --- guidance ------------------------------------------------------------------------------------------------------

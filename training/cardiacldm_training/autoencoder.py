@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.joint_autoencoder import JointAutoencoder, palette_coded
 from CardiacLDMLib.networks import LATENT_STRIDE, build_network
+from CardiacLDMLib.package import ModelPackage
 from CardiacLDMLib.volume import written_aside
 
 from . import config, finetune, loop, pairs, store
@@ -311,9 +312,10 @@ def _store_latents(
 
 def train_autoencoder(
     run: Path, run_config: GeneratorRunConfig, prepared: store.Prepared, *, resume: bool, workers: int,
-    say: finetune.Say = print,
+    start: ModelPackage | None = None, say: finetune.Say = print,
 ) -> loop.State:  # fmt: skip
-    """Train the joint autoencoder into ``run`` and measure its latents; returns where the training ended.
+    """Train the joint autoencoder into ``run``, from principal components or the weights of ``start``, and measure its
+    latents; returns where the training ended.
 
     Raises TrainingError, ConfigError, PackageError.
     """
@@ -326,7 +328,11 @@ def train_autoencoder(
     fabric.launch()
     torch.manual_seed(run_config.seed)
     network = _new_network(settings)
-    begin_linear(autoencoder_of(network), run_config, train)
+    if start is None:
+        begin_linear(autoencoder_of(network), run_config, train)
+    else:
+        finetune.take_weights(autoencoder_of(network), NAME, start)
+        autoencoder_of(network).keep_linear()
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         if not (run / config.CONFIG_FILE).exists():  # there may be one that knows the diffusion too

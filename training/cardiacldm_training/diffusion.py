@@ -232,7 +232,7 @@ class DiffusionStage:
                 generators=[sampler.step_generator(self.run_config.seed, 0, 0)],
             )  # fmt: skip
             image, labels = self._decoded(held_out)
-            drawn_image, drawn_labels = self._decoded(drawn)
+            drawn_image, drawn_labels = self._decoded(sampler.smoothed(drawn, self.config.smoothing))
         return finetune.panel(image, labels, drawn_labels, predicted_image=drawn_image)
 
     def _decoded(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

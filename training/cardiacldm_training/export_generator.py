@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -151,7 +151,8 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
         solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
-        restarts=settings.restarts, guidance=settings.guidance, texture=texture,
+        restarts=settings.restarts, smoothing=settings.smoothing, deblocking_hu=settings.deblocking_hu,
+        guidance=settings.guidance, texture=texture,
     )  # fmt: skip
 
 
@@ -166,6 +167,7 @@ def _sampling(manifest: Manifest) -> str:
     restarts = ", ".join(f"{time:g}" for time in spec.restarts)
     guidance = f"with guidance {spec.guidance:g}"
     anew = f"; then noise is added and taken off again at the times {restarts}" if restarts else ""
+    afterwards = " ".join(_afterwards(spec))
     return f"""
 ## Conditions
 
@@ -176,5 +178,15 @@ Each may be left out.
 ## Sampling
 
 {spec.schedule}{shift}; unless asked otherwise, {spec.solver} in {spec.steps} steps {guidance}{anew}.
-{f"Noise that decoded images lack is added to {', '.join(spec.texture)}." if spec.texture else ""}
+{afterwards}
 """
+
+
+def _afterwards(spec: GeneratorSpec) -> Iterator[str]:
+    """What happens to a drawn latent and its image, in sentences."""
+    if spec.smoothing is not None:
+        yield "Neighbouring latents that are alike are averaged."
+    if spec.deblocking_hu is not None:
+        yield f"The decoded image is averaged over a latent voxel, but not across edges of {spec.deblocking_hu:g} HU."
+    if spec.texture:
+        yield f"Noise that decoded images lack is added to {', '.join(spec.texture)}."

@@ -240,15 +240,25 @@ def _first_network(run_config: config.RunConfig, name: str, start: ModelPackage 
     settings = run_config.network(name)
     torch.manual_seed(run_config.seed)
     network = build_network(settings.architecture, settings.arguments)
-    if start is None:
-        return network
+    if start is not None:
+        take_weights(network, name, start)
+    return network
+
+
+def take_weights(network: torch.nn.Module, name: str, start: ModelPackage) -> None:
+    """Give ``network`` the weights of the network called ``name`` in the package ``start``.
+
+    Raises ConfigError where there is none, or it is another one.
+    """
+    there = load_networks(start)
+    if name not in there:
+        raise config.ConfigError(f"{start.manifest.name} has no {name} to start from.")
     try:
-        network.load_state_dict(load_networks(start)[name].state_dict())
+        network.load_state_dict(there[name].state_dict())
     except RuntimeError as error:
         raise config.ConfigError(
             f"The {name} of {start.manifest.name} is another network than the preset's: choose its preset."
         ) from error
-    return network
 
 
 def check_run(run: Path, wanted: config.RunConfig, networks: Sequence[str], resume: bool) -> None:

@@ -17,6 +17,7 @@ from . import config
 from .config import ConfigError, Frozen, Positive, Precision, Probability, TrainingConfig
 
 PRESETS = config.PRESETS
+Width = Annotated[float, Field(ge=0.01, le=10)]
 #: The two networks of a generator package, in the order in which they are trained.
 NETWORKS = ("autoencoder", "diffusion")
 
@@ -72,6 +73,8 @@ class DiffusionConfig(TrainingConfig):
     learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shifted
     time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
     restarts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # the same, see sampler.integrate
+    smoothing: tuple[Width, Width] | None = None  # the same, see sampler.smoothed
+    deblocking_hu: Annotated[float, Field(ge=1, le=1000)] | None = None  # of the decoded image, see generator
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.5  # the same, see sampler.guided
     variants: Annotated[int, Field(ge=1)] = 6
     augment: PairAugmentConfig = PairAugmentConfig()
@@ -107,6 +110,7 @@ class GeneratorRunConfig(Frozen):
     validation_part: Probability = 0.1
     cases: int
     cases_digest: str  # over the content of every prepared case: other data make another run
+    start: str | None = None  # the package whose autoencoder it starts from, with its hash
     grid: tuple[int, int, int]
     spacing_mm: Positive
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
@@ -153,11 +157,10 @@ def _demo(batch: int | None) -> AutoencoderConfig:
 
 
 def _gpu(batch: int | None) -> AutoencoderConfig:
-    """One GPU with 24 GB or more, a day."""
+    """One GPU with 24 GB or more, a day; the demo's network, which learns as fast at this size of voxels."""
     return AutoencoderConfig(
-        arguments={"channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 8},
-        batch=batch or 2, steps=40_000, validate_every=1000, patience=20, validation_cases=40, learning_rate=3e-4,
-        warmup_steps=1000, ema_decay=0.999,
+        arguments=_demo(None).arguments, batch=batch or 2, steps=10_000, validate_every=2000, patience=20,
+        validation_cases=40, learning_rate=2e-3, warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
     )  # fmt: skip
 
 
@@ -187,7 +190,8 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
                        "norm_num_groups": 16, "context_dim": 64, "prior_modes": 32},
             batch=batch or 4, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
             warmup_steps=200, ema_decay=0.998, learnt_shift=2.0, time_shift=60.0,
-            restarts=(0.7, 0.6, 0.5, 0.4), guidance=1.0,  # earlier ones draw nearer to single training cases
+            restarts=(0.7, 0.6, 0.5, 0.4),  # earlier ones draw nearer to single training cases
+            smoothing=(1.2, 0.7), deblocking_hu=60.0, guidance=1.0,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
@@ -219,26 +223,29 @@ def diffusion_config(
         raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
     changes: dict[str, Any] = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
     if changes["schedule"] == "ddpm":  # it has times of its own, and asks for noise, not for velocities
-        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": ()}
+        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": (), "smoothing": None}
         changes["arguments"] = {**settings.arguments, "prior_modes": None}
     return settings.model_copy(update=changes)
 
 
 def preset_config(
     preset: str, *, cases: int, cases_digest: str, seed: int = 0, steps: int | None = None, batch: int | None = None,
-    precision: Precision | None = None, devices: int = 1, nodes: int = 1,
+    precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
+    learning_rate: float | None = None,
 ) -> GeneratorRunConfig:  # fmt: skip
     """The configuration of ``preset`` for ``cases`` cases, the diffusion left open.
 
-    ``steps`` sets the steps of the autoencoder; validations and warm-up shrink or grow with them. Raises
-    :class:`ConfigError` for an unknown preset.
+    ``steps`` sets the steps of the autoencoder; validations and warm-up shrink or grow with them. ``start`` names the
+    package that it begins from. Raises :class:`ConfigError` for an unknown preset.
     """
     grid, spacing_mm = grid_of(preset)
     autoencoder = _AUTOENCODERS[preset](batch)
     if steps is not None:
         autoencoder = config.scaled(autoencoder, steps / autoencoder.steps)
+    if learning_rate is not None:
+        autoencoder = autoencoder.model_copy(update={"learning_rate": learning_rate})
     return GeneratorRunConfig(
-        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, grid=grid,
-        precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), spacing_mm=spacing_mm,
+        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, start=start,
+        precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), grid=grid, spacing_mm=spacing_mm,
         autoencoder=autoencoder,
     )  # fmt: skip

@@ -97,6 +97,12 @@ def autoencoder(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Package (name or folder) whose autoencoder to start from.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
@@ -106,7 +112,7 @@ def autoencoder(
 ) -> None:
     """Train the joint autoencoder of a generator package: the first of its two stages."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.package import PackageError, find_package
     from CardiacLDMLib.volume import VolumeError
 
     from .. import config, generator_config, pairs
@@ -115,13 +121,15 @@ def autoencoder(
     from ..loop import TrainingError
 
     try:
+        package = find_package(start) if start else None
         _, spacing_mm = generator_config.grid_of(preset)
         prepared = pairs.prepare_pairs(data, cache, spacing_mm, max(workers, 1), _say)
         run_config = generator_config.preset_config(
             preset, cases=len(prepared.cases), cases_digest=prepared.digest, seed=seed, steps=steps, batch=batch,
-            precision=config.parse_precision(precision), devices=devices, nodes=nodes,
+            precision=config.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+            start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
-        end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, say=_say)
+        end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=_say)
     except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     _say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
