@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from CardiacLDMLib.package import SmoothingWidth
 from CardiacLDMLib.sampler import SOLVERS, Schedule
 
 from . import config
 from .config import ConfigError, Frozen, Positive, Precision, Probability, TrainingConfig
 
 PRESETS = config.PRESETS
-Width = Annotated[float, Field(ge=0.01, le=10)]
 #: The two networks of a generator package, in the order in which they are trained.
 NETWORKS = ("autoencoder", "diffusion")
 
@@ -73,7 +73,7 @@ class DiffusionConfig(TrainingConfig):
     learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shifted
     time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
     restarts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # the same, see sampler.integrate
-    smoothing: tuple[Width, Width] | None = None  # the same, see sampler.smoothed
+    smoothing: tuple[SmoothingWidth, SmoothingWidth] | None = None  # the same, see sampler.smoothed
     deblocking_hu: Annotated[float, Field(ge=1, le=1000)] | None = None  # of the decoded image, see generator
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.5  # the same, see sampler.guided
     variants: Annotated[int, Field(ge=1)] = 6
@@ -157,7 +157,7 @@ def _demo(batch: int | None) -> AutoencoderConfig:
 
 
 def _gpu(batch: int | None) -> AutoencoderConfig:
-    """One GPU with 24 GB or more, a day; the demo's network, which learns as fast at this size of voxels."""
+    """One GPU with 24 GB or more, a day; the demo's network, which was tried at this size of voxels."""
     return AutoencoderConfig(
         arguments=_demo(None).arguments, batch=batch or 2, steps=10_000, validate_every=2000, patience=20,
         validation_cases=40, learning_rate=2e-3, warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
@@ -223,7 +223,7 @@ def diffusion_config(
         raise ConfigError(f"There is no schedule {schedule!r}: choose {' or '.join(SOLVERS)}.")
     changes: dict[str, Any] = {"devices": devices, "nodes": nodes, "schedule": schedule or settings.schedule}
     if changes["schedule"] == "ddpm":  # it has times of its own, and asks for noise, not for velocities
-        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": (), "smoothing": None}
+        changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": (), "smoothing": None, "deblocking_hu": None}
         changes["arguments"] = {**settings.arguments, "prior_modes": None}
     return settings.model_copy(update=changes)
 
