@@ -551,8 +551,8 @@ def test_presets_build_networks_that_fit_their_grids(preset: str) -> None:
     config.check_same(DiffusionConfig.model_validate_json(known.model_dump_json()), known)
     assert settings.time_shift == settings.learnt_shift == 1
     assert not settings.restarts
-    assert not settings.restarts
     assert settings.smoothing is settings.deblocking_hu is None
+    assert settings.arguments.get("prior_modes") is None  # all of these are for rectified flow
 
 
 def test_unknown_presets_and_schedules_are_refused() -> None:
