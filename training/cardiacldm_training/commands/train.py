@@ -25,6 +25,11 @@ def _fail(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+_LearningRate = Annotated[
+    float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
+]
+
+
 @app.command("segmenter")
 def segmenter(
     *,
@@ -38,9 +43,7 @@ def segmenter(
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose weights to start from.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
-    ] = None,
+    learning_rate: _LearningRate = None,
     augmentation: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Chance of each variation of a patch, times the preset's.")
     ] = 1.0,
@@ -100,9 +103,7 @@ def autoencoder(
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose autoencoder to start from.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
-    ] = None,
+    learning_rate: _LearningRate = None,
     precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
