@@ -396,14 +396,27 @@ def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepare
         assert latents.mean(1).abs().max() < 1e-3
         assert torch.allclose(torch.cov(latents, correction=0), torch.eye(channels), atol=0.02)
         errors.append(float((decoded - image).square().mean()))
-        if labels_out == "logits":
-            assert not raw.any()
         assert {name for name, p in net.named_parameters() if not p.requires_grad} == {
             f"block_{kind}.{part}" for kind in ("encoder", "decoder.conv_block") for part in ("weight", "bias")
         }
     assert errors[0] > 1.5 * errors[1] > 2.0 * errors[2]
     if labels_out == "palette":
         assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
+
+
+def test_logits_begin_as_the_nearness_of_colours(prepared: store.Prepared) -> None:
+    """A palette's network and a logits' network decode the same labels before a step is trained."""
+    image, labels = (torch.from_numpy(each)[None] for each in pairs.pair(prepared.cases[0], GRID, WINDOW))
+    scores = {}
+    for labels_out in ("logits", "palette"):
+        net = network(latent_channels=16, labels_out=labels_out)
+        autoencoder.begin_linear(net, tiny_run(prepared), prepared.cases)
+        with torch.no_grad():
+            scores[labels_out] = net.decode(net.encode(image, labels)[0])[1]
+    nearness = scores["palette"] - scores["palette"][:, :1]
+    logits = scores["logits"] - scores["logits"][:, :1]
+    assert torch.allclose(logits, 8.0 * nearness, atol=1e-3)
+    assert len(scores["logits"].argmax(1).unique()) > 2
 
 
 def test_training_starts_from_a_package_that_fits(prepared: store.Prepared, tmp_path: Path) -> None:

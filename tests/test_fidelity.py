@@ -158,8 +158,9 @@ def test_a_model_card_names_no_case(judged: dict[str, report.Report]) -> None:
 
 def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
     train, copies, other = (open_source([sets / name], VIEW, None) for name in ("train", "copies", "other"))
-    judge = replicas.CopyJudge(train)
-    assert judge.record() == {"replicas": {"training_cases": 6, "threshold": judge.threshold}}
+    cases = replicas.TrainingCases(train)
+    judge = replicas.CopyJudge(cases)
+    assert judge.record() == {"replicas": {"training_cases": 6, "threshold": cases.threshold}}
     for source, is_copy in ((copies, True), (other, False)):
         pair = source[0]
         faults = judge(Drawn(pair.image_volume, pair.labels_volume, {}))
@@ -167,7 +168,7 @@ def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
         assert not any("pair_" in fault.what for fault in faults)  # no name of a training case gets out
     twice = Source("twice", [train.cases[0]] * 6, {}, VIEW)
     with pytest.raises(FidelityError, match="twice holds too few cases to tell copies: 4 different ones"):
-        replicas.CopyJudge(twice)
+        replicas.TrainingCases(twice)
 
 
 def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Report]) -> None:

@@ -24,6 +24,8 @@ _GREY = 0.5
 _FIRST_LOG_VARIANCE = -4.0
 #: What the layers add to the coarse image is small: steps of the size that labels need would shake it.
 _FINE = 0.1
+#: Logits begin as so many times the squared distances of colours.
+_CONFIDENCE = 8.0
 #: The least standard deviation of a latent: a decoder that knows no noise makes blocks of a diffusion's small errors.
 _LEAST_SIGMA = 0.1
 
@@ -90,19 +92,19 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
 
         The layers beside these maps add nothing yet, and the maps are not trained.
 
-        ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits are no linear map of colours: the layers
-        alone make them.
+        ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits begin as the nearness of the colours.
         """
         weight, bias = self.block_encoder.parameters()
         weight.copy_(analysis.reshape(weight.shape))
         bias.copy_(-analysis @ mean)
-        known = len(mean) if self.labels_out == "palette" else LATENT_STRIDE**3
         maps = self.block_decoder.conv_block
         for layer in (maps, self.quant_conv_mu, self.decoder.blocks[-1]):
             for parameter in layer.parameters():
                 parameter.zero_()
-        maps.weight[:known, :, 1, 1, 1] = synthesis[:known]
-        maps.bias[:known] = mean[:known]
+        if self.labels_out == "logits":
+            mean, synthesis = _as_logits(mean, of_points=True), _as_logits(synthesis, of_points=False)
+        maps.weight[:, :, 1, 1, 1] = synthesis
+        maps.bias.copy_(mean)
         self.keep_linear()
 
     def keep_linear(self) -> None:
@@ -156,6 +158,20 @@ def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
     """(N, 9, ...) from each colour (N, 3, ...) to those of the palette; one class at a time, to save memory."""
     palette = _palette(colours.device).to(colours.dtype)
     return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
+
+
+def _as_logits(blocks: torch.Tensor, of_points: bool) -> torch.Tensor:
+    """(B, ...) of image and three colours a voxel, grey being 0, as image and nine logits: the nearest colour wins.
+
+    What all nine have in common is left out of the squared distances; then they are linear, with a constant for points
+    that differences of points have not.
+    """
+    image, colours = blocks.split([LATENT_STRIDE**3, 3 * LATENT_STRIDE**3])
+    palette = _CONFIDENCE * (_palette(blocks.device) - _GREY)
+    logits = 2 * torch.tensordot(palette, colours.unflatten(0, (3, -1)), dims=1)
+    if of_points:
+        logits = logits - (palette.square().sum(1) / _CONFIDENCE).view(-1, *[1] * colours.ndim)
+    return torch.cat([image, logits.flatten(0, 1)])
 
 
 def _palette(device: torch.device) -> torch.Tensor:

@@ -172,7 +172,7 @@ def _judge(
     from CardiacLDMLib.segmenter import Segmenter
 
     from ..fidelity.cases import open_source
-    from ..fidelity.replicas import CopyJudge
+    from ..fidelity.replicas import CopyJudge, TrainingCases
     from ..fidelity.solvers import view_of_generator
 
     segmenter = Segmenter(checker, str(fabric.device))
@@ -183,7 +183,7 @@ def _judge(
     _in_first(fabric, lambda: len(open_source(train, view, cache, say)))  # one process prepares the cases
     cases = open_source(train, view, cache)
     say(f"Looking at {len(cases)} training cases, to tell copies of them.")
-    return Judge(segmenter, further=[CopyJudge(cases)])
+    return Judge(segmenter, further=[CopyJudge(TrainingCases(cases))])
 
 
 def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:

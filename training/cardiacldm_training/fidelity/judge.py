@@ -108,9 +108,9 @@ def judge(
             f"At least {FEWEST_PAIRS} generated pairs and {FEWEST_REFERENCES} held-out cases are needed, "
             f"there are {len(generated)} and {len(reference)}."
         )
+    copies = _replicas(generated, reference, train, say) if train else None  # it may refuse the training cases
     ours = examiner.examine_all(generated, len(generated), "generated pairs", say)
     theirs = examiner.examine_all(reference, len(generated), "held-out cases", say)
-    copies = _replicas(generated, reference, train, say) if train else None
     utility: Utility | None = None
     if train and plan:
         utility = compare_training(generated, train, reference, plan, out, say)
@@ -120,8 +120,7 @@ def judge(
 
 def _replicas(generated: Source, reference: Source, train: Source, say: Say) -> replicas.Replicas:
     say(f"Looking for copies of {len(train)} training cases.")
-    found, unseen = replicas.nearest(generated, train), replicas.nearest(reference, train)
-    return replicas.judge(found, unseen, generated.names, train.names)
+    return replicas.judge(generated, reference, replicas.TrainingCases(train))
 
 
 def _report(

@@ -1,8 +1,8 @@
 """Copies of training cases among generated pairs.
 
 A pair is compared with every training case at about 6 mm, as image and as palette-coloured labels together, heart on
-heart, over flips and small shifts: the distance is 1 less the mean of both correlations, 0 for a copy. How near an
-unseen case comes to its nearest training case tells how near is too near.
+heart, over flips and small shifts: the distance is 1 less the mean of both correlations, 0 for a copy. How near a
+training case comes to the others, to which it is an unseen one, tells how near is too near.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from CardiacLDMLib.volume import AIR_HU, block_mean
 
 from ..augment import box, to_window
 from .cases import FidelityError, Pair, Source
-from .compare import SPLITS, Measured, Record, spread
+from .compare import Measured, Record, spread
 
 #: Size of a voxel in the comparison, mm, and largest shift in such voxels; they go by half a voxel.
 SIZE_MM, SHIFT = 6.0, 1
 WINDOW_HU = (-1000.0, 1000.0)
 #: Nearer than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
-SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 40
+SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 100
 #: An unseen case comes nearer than the threshold once in a hundred, if distances are lognormal.
 DEVIATIONS = 2.33
 
@@ -64,13 +64,33 @@ class Nearest:
 
 
 class TrainingCases:
-    """Training cases as pairs are compared with them, in memory: some 0.3 MB each."""
+    """Training cases as pairs are compared with them, in memory: some 0.3 MB each.
+
+    Nearer to one than the ``threshold`` a pair is a copy. Raises :class:`FidelityError` for fewer than ``FEWEST``
+    different cases.
+    """
 
     def __init__(self, train: Source) -> None:
+        self.view, self.names = train.view, train.names
         self._middles = np.stack([_units(_middle(_signature(train[n]))[None])[0] for n in range(len(train))])
+
+        self.threshold = self._threshold(train)
 
     def __len__(self) -> int:
         return len(self._middles)
+
+    def _threshold(self, train: Source) -> float:
+        chosen = np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int)
+        apart = np.array([self.nearest(train[n], but=n)[1] for n in chosen] if len(train) > 1 else [])
+        apart = apart[apart > SAME]
+        if len(apart) < FEWEST:
+            raise FidelityError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones are needed.")
+        return round(threshold(apart), 4)
+
+    def nearest_of_each(self, pairs: Source) -> Nearest:
+        """The case nearest to each of ``pairs``."""
+        found = [self.nearest(pairs[n]) for n in range(len(pairs))]
+        return Nearest(np.array([case for case, _ in found]), np.array([distance for _, distance in found]))
 
     def nearest(self, pair: Pair, but: int | None = None) -> tuple[int, float]:
         """Number and distance of the case nearest to ``pair``, over flips along R and A and shifts; not ``but``."""
@@ -81,36 +101,19 @@ class TrainingCases:
         return case, max(1.0 - float(likeness[case]), 0.0)
 
 
-def nearest(pairs: Source, train: Source) -> Nearest:
-    """The nearest case of ``train`` for each of ``pairs``."""
-    cases = TrainingCases(train)
-    found = [cases.nearest(pairs[n]) for n in range(len(pairs))]
-    return Nearest(np.array([case for case, _ in found]), np.array([distance for _, distance in found]))
-
-
 class CopyJudge:
-    """Finds fault with pairs that are copies of training cases, without saying of which.
+    """Finds fault with pairs that are copies of the training ``cases``, without saying of which."""
 
-    The threshold is taken from the training cases: each is an unseen one to all the others. Raises
-    :class:`FidelityError` for fewer than ``FEWEST`` different ones.
-    """
-
-    def __init__(self, train: Source) -> None:
-        self._cases, self._view = TrainingCases(train), train.view
-        chosen = np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int)
-        apart = np.array([self._cases.nearest(train[n], but=n)[1] for n in chosen] if len(train) > 1 else [])
-        apart = apart[apart > SAME]
-        if len(apart) < FEWEST:
-            raise FidelityError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones are needed.")
-        self.threshold = round(threshold(apart), 4)
+    def __init__(self, cases: TrainingCases) -> None:
+        self._cases = cases
 
     def __call__(self, pair: Drawn) -> list[Finding]:
-        _, distance = self._cases.nearest(Pair("", pair.image.array, pair.labels.array, self._view))
-        what = f"{distance:.3f} from a training case, nearer than {self.threshold:.3f}"
-        return [Finding("replica", what)] if distance < self.threshold else []
+        _, distance = self._cases.nearest(Pair("", pair.image.array, pair.labels.array, self._cases.view))
+        what = f"{distance:.3f} from a training case, nearer than {self._cases.threshold:.3f}"
+        return [Finding("replica", what)] if distance < self._cases.threshold else []
 
     def record(self) -> dict[str, Any]:
-        return {"replicas": {"training_cases": len(self._cases), "threshold": self.threshold}}
+        return {"replicas": {"training_cases": len(self._cases), "threshold": self._cases.threshold}}
 
 
 def _views(pair: Pair) -> Iterator[np.ndarray]:
@@ -161,26 +164,18 @@ def threshold(distances: np.ndarray) -> float:
     return float(np.exp(logs.mean() - DEVIATIONS * logs.std(ddof=1)))
 
 
-def judge(
-    generated: Nearest, reference: Nearest, names: Sequence[str], train: Sequence[str], seed: int = 0
-) -> Replicas:
-    """Replicas among pairs called ``names``; the reference rate is that of half of the unseen cases, the threshold
-    being taken from the other half. Needs four unseen cases."""
-    limit = threshold(reference.distance)
-    is_copy = generated.distance < limit
-    rng, unseen = np.random.default_rng(seed), reference.distance
-    rates = []
-    for _ in range(SPLITS):
-        order = rng.permutation(len(unseen))
-        first, second = unseen[order[: len(unseen) // 2]], unseen[order[len(unseen) // 2 :]]
-        rates.append(float((second < threshold(first)).mean()))
+def judge(generated: Source, reference: Source, cases: TrainingCases) -> Replicas:
+    """Replicas of ``cases`` among the pairs ``generated``, and their rate among the unseen cases ``reference``."""
+    found, unseen = cases.nearest_of_each(generated), cases.nearest_of_each(reference)
+    limit = cases.threshold
+    copies, known = ((each.distance < limit).astype(float) for each in (found, unseen))
     rate = Measured(
-        name="replica rate", kind="rate", generated=spread(is_copy.astype(float)), reference=spread(rates),
-        cases=len(is_copy), reference_cases=len(unseen) // 2,
+        name="replica rate", kind="rate", generated=spread(copies), reference=spread(known),
+        cases=len(copies), reference_cases=len(known),
     )  # fmt: skip
-    pairs = zip(names, generated.case.tolist(), generated.distance.tolist(), strict=True)
-    found = [Replica(pair=name, case=train[case], distance=round(d, 4)) for name, case, d in pairs if d < limit]
+    pairs = zip(generated.names, found.case.tolist(), found.distance.tolist(), strict=True)
+    listed = [Replica(pair=name, case=cases.names[case], distance=round(d, 4)) for name, case, d in pairs if d < limit]
     return Replicas(
-        rate=rate, threshold=limit, median_generated=float(np.median(generated.distance)),
-        median_reference=float(np.median(unseen)), training_cases=len(train), found=found,
+        rate=rate, threshold=limit, median_generated=float(np.median(found.distance)),
+        median_reference=float(np.median(unseen.distance)), training_cases=len(cases), found=listed,
     )  # fmt: skip

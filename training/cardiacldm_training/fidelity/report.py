@@ -242,8 +242,8 @@ def _replicas_part(replicas: Replicas | None) -> list[str]:
         f"## Replicas of training cases\n\n{_HEAD}\n{_line(replicas.rate)}",
         f"Distance to the nearest of {replicas.training_cases} training cases, over flips and shifts: median "
         f"{replicas.median_generated:.3f}; of held-out cases {replicas.median_reference:.3f}. A replica is nearer than "
-        f"{replicas.threshold:.3f}, which one held-out case in a hundred would be. The reference rate takes the "
-        "threshold from one half of the held-out cases and judges the other.",
+        f"{replicas.threshold:.3f}, which one training case in a hundred is to another. The reference rate is that of "
+        "the held-out cases.",
         *_listed("Replicas (pair, training case, distance):", listed),
     ]
 
