@@ -31,8 +31,8 @@ _LEAST_SCALE = 1e-3
 #: An error in one channel spoils a pair more than in another: so many cases show how much. The diffusion sees channels
 #: as large as a power of that, within bounds: as it is, the fine ones would drown in the noise.
 _GAIN_CASES, _GAIN_POWER, _SPREADS = 6, 0.5, (0.3, 3.0)
-#: Blocks of so many cases are enough to find their principal components; a colour counts as so much beside the image.
-_BLOCK_CASES, _COLOUR_WEIGHT = 64, 0.3
+#: Blocks of so many cases are enough to find their principal components.
+_BLOCK_CASES = 64
 _FIGURES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
 
 
@@ -364,7 +364,7 @@ def begin_linear(
         values = blocks[0].flatten(1).double()
         count, total, products = count + values.shape[1], total + values.sum(1), products + values @ values.T
     mean = total / count
-    weights = torch.full_like(mean, _COLOUR_WEIGHT)
+    weights = torch.full_like(mean, run_config.autoencoder.colour_weight)
     weights[: LATENT_STRIDE**3] = 1.0  # the image comes first
     variances, components = torch.linalg.eigh(weights.outer(weights) * (products / count - mean.outer(mean)))
     components = components.flip(1)[:, : network.latent_channels]

@@ -53,6 +53,7 @@ class AutoencoderConfig(TrainingConfig):
     arguments: dict[str, Any]
     label_weight: Positive = 0.5
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    colour_weight: Positive = 0.3  # of the labels' colours beside the image in the principal components it begins as
     adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
     augment: PairAugmentConfig = PairAugmentConfig()
 
@@ -145,21 +146,24 @@ def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
     return _GRIDS[preset]
 
 
+_TWO_LEVELS = {"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16}
+
+
 def _demo(batch: int | None) -> AutoencoderConfig:
     """Two CPU cores, a night."""
     # Two levels, for a convolution over the whole grid costs a CPU most. A batch of one would be slower than two: torch
     # takes another way for small convolutions.
     return AutoencoderConfig(
-        arguments={"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16, "latent_channels": 12},
+        arguments={**_TWO_LEVELS, "latent_channels": 48}, colour_weight=1.5,
         batch=batch or 2, steps=1000, validate_every=100, patience=20, validation_cases=16, learning_rate=2e-3,
         warmup_steps=50, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
     )  # fmt: skip
 
 
 def _gpu(batch: int | None) -> AutoencoderConfig:
-    """One GPU with 24 GB or more, a day; the demo's network, which was tried at this size of voxels."""
+    """One GPU with 24 GB or more, a day; of half the size, blocks of voxels need fewer numbers."""
     return AutoencoderConfig(
-        arguments=_demo(None).arguments, batch=batch or 2, steps=10_000, validate_every=2000, patience=20,
+        arguments={**_TWO_LEVELS, "latent_channels": 12}, batch=batch or 2, steps=10_000, validate_every=2000, patience=20,
         validation_cases=40, learning_rate=2e-3, warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
     )  # fmt: skip
 
