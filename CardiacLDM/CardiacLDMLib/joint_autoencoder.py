@@ -166,9 +166,9 @@ def _as_logits(blocks: torch.Tensor, of_points: bool) -> torch.Tensor:
     What all nine have in common is left out of the squared distances; then they are linear, with a constant for points
     that differences of points have not.
     """
-    image, colours = blocks.split([LATENT_STRIDE**3, 3 * LATENT_STRIDE**3])
+    image, colours = blocks[: LATENT_STRIDE**3], blocks[LATENT_STRIDE**3 :]
     palette = _CONFIDENCE * (_palette(blocks.device) - _GREY)
-    logits = 2 * torch.tensordot(palette, colours.unflatten(0, (3, -1)), dims=1)
+    logits = 2 * torch.tensordot(palette, colours.reshape(3, LATENT_STRIDE**3, *colours.shape[1:]), dims=1)
     if of_points:
         logits = logits - (palette.square().sum(1) / _CONFIDENCE).view(-1, *[1] * colours.ndim)
     return torch.cat([image, logits.flatten(0, 1)])

@@ -163,8 +163,9 @@ def _demo(batch: int | None) -> AutoencoderConfig:
 def _gpu(batch: int | None) -> AutoencoderConfig:
     """One GPU with 24 GB or more, a day; of half the size, blocks of voxels need fewer numbers."""
     return AutoencoderConfig(
-        arguments={**_TWO_LEVELS, "latent_channels": 12}, batch=batch or 2, steps=10_000, validate_every=2000, patience=20,
-        validation_cases=40, learning_rate=2e-3, warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
+        arguments={**_TWO_LEVELS, "latent_channels": 12},
+        batch=batch or 2, steps=10_000, validate_every=2000, patience=20, validation_cases=40, learning_rate=2e-3,
+        warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
     )  # fmt: skip
 
 
