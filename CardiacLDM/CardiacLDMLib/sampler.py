@@ -215,8 +215,8 @@ def smoothed(z: torch.Tensor, widths: tuple[float, float] | None) -> torch.Tenso
     """Normalised latents (N, C, I, J, K) with less grain from voxel to voxel, and edges where they were.
 
     Voxels that are alike in all channels are averaged: first with ``widths[0]`` the first channel alone, which of an
-    autoencoder begun as principal components is the mean of a block of the image; then with ``widths[1]`` all. None
-    leaves them as they are.
+    autoencoder begun as principal components is the mean of a block of the image (unless colours weigh much among
+    them); then with ``widths[1]`` all. None leaves them as they are.
     """
     import torch
 

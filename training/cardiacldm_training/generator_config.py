@@ -196,7 +196,7 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
             batch=batch or 4, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
             warmup_steps=200, ema_decay=0.998, learnt_shift=2.0, time_shift=60.0,
             restarts=(0.7, 0.6, 0.5, 0.4),  # earlier ones draw nearer to single training cases
-            smoothing=(1.2, 0.7), deblocking_hu=60.0, guidance=1.0,
+            smoothing=(2.4, 1.4), deblocking_hu=60.0, guidance=1.0,
         )  # fmt: skip
     arguments = {
         "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,

@@ -1,0 +1,97 @@
+"""How near drawn latents come to those that a generator was trained on, beside cases that no training saw.
+
+The fidelity report compares images and labels, and smooth images are like many. Here drawn and true latents are
+compared along the modes of the denoiser's prior alone, each in units of its own spread: what is too fine for the modes
+counts for neither. A case's latent is compared with all cases but itself, as they are and varied.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cardiacldm_training import autoencoder, diffusion, finetune, pairs
+from cardiacldm_training.fidelity.replicas import threshold
+from cardiacldm_training.generator_config import read_config
+from CardiacLDMLib import sampler
+from CardiacLDMLib.generator import Generator
+from CardiacLDMLib.package import find_package
+
+
+def coordinates(prior: Any, latents: np.ndarray) -> np.ndarray:
+    """(N, M) of normalised latents (N, C, I, J, K), of variance 1 over the latents that the prior was learnt from."""
+    mean, modes, variances = (part.flatten(first).numpy() for part, first in (
+        (prior.mean, 0), (prior.modes, 1), (prior.variances, 0)))  # fmt: skip
+    return (latents.reshape(len(latents), -1) - mean) @ modes.T / np.sqrt(variances)
+
+
+def known(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates of the training latents, the number of each one's case, and coordinates of the held-out cases."""
+    settings = read_config(run)
+    assert settings.diffusion is not None
+    statistics = autoencoder.read_latents(run)
+    shift, scale = (np.array(v, np.float32)[:, None, None, None] for v in (statistics.shift, statistics.scale))
+    prepared = pairs.prepare_pairs(folders, None, settings.spacing_mm, 1, lambda line: None)
+    rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    cases = []
+    train, held_out = finetune.split(prepared.cases, settings.validation_part)
+    for number, case in enumerate([*train, *held_out]):
+        learnt = number < len(train)
+        for n in range(settings.diffusion.variants if learnt else 1):
+            path = run / diffusion.LATENTS_FOLDER / diffusion._file(settings, settings.diffusion, case, n)
+            rows[learnt].append(coordinates(prior, ((np.load(path) - shift) / scale)[None])[0])
+            cases += [number] if learnt else []
+    return np.stack(rows[True]), np.array(cases), np.stack(rows[False])
+
+
+def drawn(generator: Generator, seed: int, count: int, prior: Any) -> np.ndarray:
+    """Coordinates of drawn latents, before they are smoothed."""
+    spec = generator.spec
+    shape = (1, len(spec.latent_scale), *prior.mean.shape[1:])
+    predict = sampler.guided(generator._denoiser, *generator._inputs({}), 1.0)
+    rows = []
+    for index in range(count):
+        with torch.inference_mode():
+            z = sampler.integrate(
+                predict, sampler.noise(seed, index, 0, shape), solver=spec.solver, schedule=spec.schedule,
+                steps=spec.steps, shift=spec.time_shift, restarts=spec.restarts,
+                generators=[sampler.step_generator(seed, index, 0)],
+            )  # fmt: skip
+        rows.append(coordinates(prior, z.numpy())[0])
+    return np.stack(rows)
+
+
+def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N, M) root mean square of the difference along the modes."""
+    return np.sqrt(np.square(one[:, None] - other[None]).mean(2))
+
+
+def main(run: Path, folders: list[Path], package: str, seed: int, count: int) -> None:
+    generator = Generator(find_package(package), "cpu")
+    prior = generator._denoiser.prior
+    train, cases, held_out = known(run, folders, prior)
+    among = distances(train, train)
+    among[cases[:, None] == cases[None]] = np.inf
+    first = np.searchsorted(cases, np.unique(cases))  # each case as it is, not varied
+    sets = {"training cases, each held out": among.min(1)[first], "held-out cases": distances(held_out, train).min(1)}
+    sets["drawn"] = distances(drawn(generator, seed, count, prior), train).min(1)
+    limit = threshold(sets["training cases, each held out"])
+    print(f"Distance to the nearest training case along {len(prior.modes)} modes; a copy is nearer than {limit:.3f}.\n")
+    print("| | n | median | least | copies |\n|---|--:|--:|--:|--:|")
+    for name, found in sets.items():
+        print(f"| {name} | {len(found)} | {np.median(found):.3f} | {found.min():.3f} | {(found < limit).sum()} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="the generator's training run")
+    parser.add_argument("--data", type=Path, action="append", required=True, help="its cases, may be repeated")
+    parser.add_argument("--package", default="virtual-pairs-v1")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=40)
+    options = parser.parse_args()
+    main(options.run, options.data, options.package, options.seed, options.count)
