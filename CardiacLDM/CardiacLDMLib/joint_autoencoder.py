@@ -24,7 +24,7 @@ _GREY = 0.5
 _FIRST_LOG_VARIANCE = -4.0
 #: What the layers add to the coarse image is small: steps of the size that labels need would shake it.
 _FINE = 0.1
-#: Logits begin as so many times the squared distances of colours.
+#: Logits begin as so many times the nearness of colours, their negative squared distances.
 _CONFIDENCE = 8.0
 #: The least standard deviation of a latent: a decoder that knows no noise makes blocks of a diffusion's small errors.
 _LEAST_SIGMA = 0.1
@@ -102,7 +102,7 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             for parameter in layer.parameters():
                 parameter.zero_()
         if self.labels_out == "logits":
-            mean, synthesis = _as_logits(mean, of_points=True), _as_logits(synthesis, of_points=False)
+            mean, synthesis = _as_logits(mean, constant=True), _as_logits(synthesis, constant=False)
         maps.weight[:, :, 1, 1, 1] = synthesis
         maps.bias.copy_(mean)
         self.keep_linear()
@@ -160,18 +160,18 @@ def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
     return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
 
 
-def _as_logits(blocks: torch.Tensor, of_points: bool) -> torch.Tensor:
+def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
     """(B, ...) of image and three colours a voxel, grey being 0, as image and nine logits: the nearest colour wins.
 
-    What all nine have in common is left out of the squared distances; then they are linear, with a constant for points
-    that differences of points have not.
+    A logit is the negative squared distance to a colour of the palette, less what all nine have in common, and so a
+    linear map of the voxel's colour and a ``constant``, which has no part in differences of blocks.
     """
     image, colours = blocks[: LATENT_STRIDE**3], blocks[LATENT_STRIDE**3 :]
-    palette = _CONFIDENCE * (_palette(blocks.device) - _GREY)
+    palette = _palette(blocks.device) - _GREY
     logits = 2 * torch.tensordot(palette, colours.reshape(3, LATENT_STRIDE**3, *colours.shape[1:]), dims=1)
-    if of_points:
-        logits = logits - (palette.square().sum(1) / _CONFIDENCE).view(-1, *[1] * colours.ndim)
-    return torch.cat([image, logits.flatten(0, 1)])
+    if constant:
+        logits = logits - palette.square().sum(1).view(-1, *[1] * colours.ndim)
+    return torch.cat([image, _CONFIDENCE * logits.flatten(0, 1)])
 
 
 def _palette(device: torch.device) -> torch.Tensor:

@@ -73,7 +73,6 @@ class TrainingCases:
     def __init__(self, train: Source) -> None:
         self.view, self.names = train.view, train.names
         self._middles = np.stack([_units(_middle(_signature(train[n]))[None])[0] for n in range(len(train))])
-
         self.threshold = self._threshold(train)
 
     def __len__(self) -> int:
