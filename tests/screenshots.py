@@ -1,4 +1,4 @@
-"""Pictures of the module in each of its states, for the README and to be looked at: ``docs/screenshots/*.png``.
+"""Pictures of the module in each of its states, for the README and to be looked at: ``docs/screenshots/*.webp``.
 
     .venv/bin/python tests/screenshots.py [CT] [--package GENERATOR] [--only segment|generate]
 
@@ -63,7 +63,7 @@ class Studio:
         return QtWidgets.QWidget.grab(window).toImage()
 
     def shoot(self, name: str, result: Any = None, narrow: bool = False) -> None:
-        """Panel and views as ``name.png``; ``result``: the segmentation to look at."""
+        """Panel and views as ``name.webp``; ``result``: the segmentation to look at."""
         pictures = [self.panel(WIDE), *(_image(pixels) for pixels in self._views(result))]
         if narrow:
             self.narrow.append(self.panel(NARROW))
@@ -75,8 +75,7 @@ class Studio:
             left = 0 if number == 0 else WIDE + 4 + column * (VIEW[0] + 4)
             painter.drawImage(QtCore.QPoint(left, row * (VIEW[1] + 2)), picture)
         painter.end()
-        canvas.save(str(OUT / f"{name}.png"))
-        print(f"{name}.png")
+        _save(canvas, name)
 
     def _views(self, result: Any) -> list[np.ndarray]:
         if result is None:
@@ -120,6 +119,12 @@ def _solid_view(host: Host) -> Any:
     view.renderer().SetUseDepthPeeling(False)  # with Mesa's software OpenGL it loses translucent surfaces
     view.set_background_gradient_color(*views.SKY)
     return view
+
+
+def _save(canvas: QtGui.QImage, name: str) -> None:
+    """As ``name.webp``, a fifth of a PNG: every picture that was ever committed stays in every clone."""
+    canvas.save(str(OUT / f"{name}.webp"), quality=90)
+    print(f"{name}.webp")
 
 
 def _image(pixels: np.ndarray) -> QtGui.QImage:
@@ -205,7 +210,7 @@ def all_narrow(studio: Studio) -> None:
     for number, picture in enumerate(studio.narrow):
         painter.drawImage(QtCore.QPoint(number * (NARROW + 8), 0), picture)
     painter.end()
-    canvas.save(str(OUT / "narrow.png"))
+    _save(canvas, "narrow")
 
 
 # --- synthetic pairs -----------------------------------------------------------------------------------------------
@@ -232,7 +237,7 @@ class PairStudio:
         self.panel._remember("package", package)
 
     def shoot(self, name: str) -> None:
-        """Panel and both views as ``name.png``."""
+        """Panel and both views as ``name.webp``."""
         window = self.host.modules["CardiacLDM"].widgetRepresentation()
         QtWidgets.QWidget.resize(window, WIDE, HEIGHT)
         pump(0.2)
@@ -243,8 +248,7 @@ class PairStudio:
         for column, view in enumerate(self.views):
             painter.drawImage(QtCore.QPoint(WIDE + 4 + column * (VIEW[0] + 4), 0), _image(views._pixels(view)))
         painter.end()
-        canvas.save(str(OUT / f"{name}.png"))
-        print(f"{name}.png")
+        _save(canvas, name)
 
     def wait(self, done: Any, seconds: float = 1200.0) -> None:
         """Run the event loop until ``done()``."""

@@ -8,9 +8,10 @@ So the same package, settings, seed and number give the same pair on the same ki
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
@@ -137,6 +138,12 @@ class Generator:
         self._denoiser, self._autoencoder = networks["diffusion"], cast(Any, networks["autoencoder"])
         network = package.manifest.networks["autoencoder"]
         self.shape, self.spacing_mm, self._window = network.patch, network.spacing_mm, network.window_hu
+
+    def with_restarts(self, restarts: Sequence[float]) -> Generator:
+        """The same networks with other restarts than the package's."""
+        other = copy.copy(self)
+        other.spec = self.spec.model_copy(update={"restarts": tuple(restarts)})
+        return other
 
     def generate_batch(self, seed: int, indices: Iterable[int], *arguments: Any, **settings: Any) -> Iterator[Pair]:
         """:meth:`generate` for each of ``indices``, one after the other."""

@@ -54,6 +54,7 @@ class CurvePoint(Record):
 
     solver: str
     steps: int
+    restarts: int
     evaluations: int
     pairs: int
     unusable: int
@@ -264,12 +265,13 @@ def _curve_part(curve: Sequence[CurvePoint]) -> list[str]:
     if not curve:
         return []
     lines = [
-        "| solver | evaluations | steps | pairs | unusable | Frechet | reference | MMD | Dice | sound | s a pair |",
-        "|---" * 11 + "|",
+        "| solver | evaluations | steps | restarts | pairs | unusable | Frechet | reference | MMD | Dice | sound "
+        "| s a pair |",
+        "|---" * 12 + "|",
     ]
     for p in curve:
         distances = (_cell(p.frechet.generated), _cell(p.frechet.reference)) if p.frechet else ("-", "-")
-        cells = (p.solver, p.evaluations, p.steps, p.pairs, p.unusable, *distances,
+        cells = (p.solver, p.evaluations, p.steps, p.restarts, p.pairs, p.unusable, *distances,
                  _cell(p.mmd.generated) if p.mmd else "-", _cell(p.dice) if p.dice else "-", f"{p.sound:.0%}",
                  f"{p.seconds:.2f}")  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

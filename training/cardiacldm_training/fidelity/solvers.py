@@ -58,18 +58,28 @@ def curve(
     points: list[CurvePoint] = []
     if not count:
         return points
-    restarts = RESTART_EVALUATIONS * len(generator.spec.restarts)
     for solver in SOLVERS[generator.spec.schedule]:
-        for steps in dict.fromkeys(max((budget - restarts) // EVALUATIONS[solver], 1) for budget in BUDGETS):
-            evaluations = steps * EVALUATIONS[solver] + restarts
-            point = _point(generator, solver, steps, evaluations, count, seed, examiner, references)
+        for budget in BUDGETS:
+            steps, restarts = spent(budget, solver, generator.spec.restarts)
+            within = generator.with_restarts(restarts)
+            point = _point(within, solver, steps, count, seed, examiner, references)
             say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")
             points.append(point)
     return points
 
 
+def spent(budget: int, solver: str, restarts: Sequence[float]) -> tuple[int, tuple[float, ...]]:
+    """Steps and restarts that together ask the network at most ``budget`` times (but a step is taken at least).
+
+    Restarts have up to half of it: where that is too little for all of them, some, evenly spread over the others.
+    """
+    kept = min(len(restarts), budget // 2 // RESTART_EVALUATIONS)
+    chosen = tuple(restarts[n] for n in np.linspace(0, len(restarts) - 1, kept).round().astype(int))
+    return max((budget - RESTART_EVALUATIONS * kept) // EVALUATIONS[solver], 1), chosen
+
+
 def _point(
-    generator: Generator, solver: str, steps: int, evaluations: int, count: int, seed: int, examiner: Examiner,
+    generator: Generator, solver: str, steps: int, count: int, seed: int, examiner: Examiner,
     references: Sequence[Findings],
 ) -> CurvePoint:  # fmt: skip
     found, seconds, unusable = [], 0.0, 0
@@ -83,8 +93,10 @@ def _point(
         except VolumeError:  # not a single label
             unusable += 1
     frechet, mmd = feature_distances(found, references) if len(found) >= compare.FEWEST else (None, None)
+    restarts = len(generator.spec.restarts)
+    evaluations = steps * EVALUATIONS[solver] + restarts * RESTART_EVALUATIONS
     return CurvePoint(
-        solver=solver, steps=steps, evaluations=evaluations, pairs=count, unusable=unusable, frechet=frechet, mmd=mmd,
+        solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable, frechet=frechet, mmd=mmd,
         dice=compare.spread([f.mean_dice for f in found]) if found else None,
         sound=sum(not f.labels.broken for f in found) / count, seconds=seconds / count,
     )  # fmt: skip
