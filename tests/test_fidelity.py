@@ -367,6 +367,16 @@ def test_the_command_draws_pairs_and_a_curve(
     assert "euler" in (out / report.MARKDOWN_FILE).read_text()
 
 
+def test_few_evaluations_leave_out_restarts() -> None:
+    restarts = (0.8, 0.7, 0.6, 0.5, 0.4)
+    assert solvers.spent(5, "euler", restarts) == (3, (0.8,))
+    assert solvers.spent(10, "euler", restarts) == (6, (0.8, 0.4))
+    assert solvers.spent(20, "euler", restarts) == (10, restarts)
+    assert solvers.spent(20, "heun", restarts) == (5, restarts)
+    assert solvers.spent(5, "heun", ()) == (2, ())
+    assert solvers.spent(1, "heun", restarts) == (1, ())  # a step is taken at least
+
+
 def test_unusable_pairs_are_listed(sets: Path, package: Path, tmp_path: Path) -> None:
     for n in range(2):
         write_pair(tmp_path / "some" / f"pair_{n:04d}", *scan(60 + n))

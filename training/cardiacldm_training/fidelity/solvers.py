@@ -96,7 +96,8 @@ def _point(
     restarts = len(generator.spec.restarts)
     evaluations = steps * EVALUATIONS[solver] + restarts * RESTART_EVALUATIONS
     return CurvePoint(
-        solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable, frechet=frechet, mmd=mmd,
+        solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable,
+        frechet=frechet, mmd=mmd,
         dice=compare.spread([f.mean_dice for f in found]) if found else None,
         sound=sum(not f.labels.broken for f in found) / count, seconds=seconds / count,
     )  # fmt: skip
