@@ -1,8 +1,10 @@
 """Copies of training cases among generated pairs.
 
-A pair is compared with every training case at about 6 mm, as image and as palette-coloured labels together, heart on
-heart, over flips and small shifts: the distance is 1 less the mean of both correlations, 0 for a copy. How near a
-training case comes to the others, to which it is an unseen one, tells how near is too near.
+A pair is compared with training cases at about 6 mm, as image and as palette-coloured labels together, heart on heart,
+over flips and small shifts: they are 1 less the mean of both correlations apart. What is smooth and typical is near to
+many cases and a copy of none, so the distance to the nearest one is taken relative to those of the next ten (Carlini et
+al. 2023, "Extracting Training Data from Diffusion Models"): 0 for a copy. How near a training case comes to the others,
+to which it is an unseen one, tells how near is too near.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from .compare import Measured, Record, spread
 #: Size of a voxel in the comparison, mm, and largest shift in such voxels; they go by half a voxel.
 SIZE_MM, SHIFT = 6.0, 1
 WINDOW_HU = (-1000.0, 1000.0)
-#: Nearer than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
+#: Less far apart than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
 SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 100
+#: A distance is relative to that of so many further cases. Those most alike before any shift are looked at, so many.
+NEIGHBOURS, CANDIDATES = 10, 64
 #: An unseen case comes nearer than the threshold once in a hundred, if distances are lognormal.
 DEVIATIONS = 2.33
 
@@ -37,7 +41,7 @@ _COLOURS -= _COLOURS[BACKGROUND]
 
 
 class Replica(Record):
-    """A generated pair that is too near to a training case."""
+    """A generated pair that is too near to a training case; the ``distance`` is relative."""
 
     pair: str
     case: str
@@ -45,7 +49,7 @@ class Replica(Record):
 
 
 class Replicas(Record):
-    """``threshold``: distance below which a pair counts as a replica; medians of distances to the nearest case."""
+    """``threshold``: relative distance below which a pair counts as a replica; medians of those to the nearest case."""
 
     rate: Measured
     threshold: float
@@ -57,7 +61,7 @@ class Replicas(Record):
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest training case of each pair: its number and its distance."""
+    """The nearest training case of each pair: its number and its relative distance."""
 
     case: np.ndarray  # (n,) int
     distance: np.ndarray  # (n,) float
@@ -79,25 +83,40 @@ class TrainingCases:
         return len(self._middles)
 
     def _threshold(self, train: Source) -> float:
-        chosen = np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int)
-        apart = np.array([self.nearest(train[n], but=n)[1] for n in chosen] if len(train) > 1 else [])
-        apart = apart[apart > SAME]
-        if len(apart) < FEWEST:
+        """From cases held out in turn, each together with what is the same scan again."""
+        found = []
+        for n in np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int):
+            others = np.delete(self._apart(train[n]), n)
+            others = others[others > SAME]
+            if len(others) >= FEWEST - 1:
+                found.append(self._relative(others))
+        if len(found) < FEWEST:
             raise FidelityError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones are needed.")
-        return round(threshold(apart), 4)
+        return round(threshold(np.array(found)), 4)
 
     def nearest_of_each(self, pairs: Source) -> Nearest:
         """The case nearest to each of ``pairs``."""
         found = [self.nearest(pairs[n]) for n in range(len(pairs))]
         return Nearest(np.array([case for case, _ in found]), np.array([distance for _, distance in found]))
 
-    def nearest(self, pair: Pair, but: int | None = None) -> tuple[int, float]:
-        """Number and distance of the case nearest to ``pair``, over flips along R and A and shifts; not ``but``."""
-        likeness = np.max([(views @ self._middles.T).max(0) for views in _views(pair)], axis=0)
-        if but is not None:
-            likeness[but] = -np.inf
-        case = int(likeness.argmax())
-        return case, max(1.0 - float(likeness[case]), 0.0)
+    def nearest(self, pair: Pair) -> tuple[int, float]:
+        """Number and relative distance of the case nearest to ``pair``, over flips along R and A and shifts."""
+        apart = self._apart(pair)
+        return int(apart.argmin()), self._relative(apart)
+
+    def _apart(self, pair: Pair) -> np.ndarray:
+        """(cases,) how far apart they and ``pair`` are; infinitely for all but the ``CANDIDATES``."""
+        unmoved = (_units(_flips(_middle(_signature(pair)))) @ self._middles.T).max(0)
+        candidates = np.sort(np.argsort(-unmoved, kind="stable")[:CANDIDATES])
+        likeness = np.max([(views @ self._middles[candidates].T).max(0) for views in _views(pair)], axis=0)
+        apart = np.full(len(self), np.inf)
+        apart[candidates] = np.maximum(1.0 - likeness, 0.0)
+        return apart
+
+    def _relative(self, apart: np.ndarray) -> float:
+        """The least of distances to cases relative to the mean of the next; as many for a case that is held out."""
+        nearest, *others = np.sort(apart)[: 1 + min(NEIGHBOURS, len(self) - 2)]
+        return float(nearest / np.mean(others))
 
 
 class CopyJudge:
@@ -108,7 +127,7 @@ class CopyJudge:
 
     def __call__(self, pair: Drawn) -> list[Finding]:
         _, distance = self._cases.nearest(Pair("", pair.image.array, pair.labels.array, self._cases.view))
-        what = f"{distance:.3f} from a training case, nearer than {self._cases.threshold:.3f}"
+        what = f"{distance:.3f} times as far from one training case as from others, below {self._cases.threshold:.3f}"
         return [Finding("replica", what)] if distance < self._cases.threshold else []
 
     def record(self) -> dict[str, Any]:
@@ -121,9 +140,14 @@ def _views(pair: Pair) -> Iterator[np.ndarray]:
     for offset in itertools.product((0, half) if half else (0,), repeat=3):
         whole = _signature(pair, offset)
         shape = _middle(whole).shape
-        for axes in ((), (1,), (2,), (1, 2)):
-            windows = np.lib.stride_tricks.sliding_window_view(np.flip(whole, axes), shape)
+        for flipped in _flips(whole):
+            windows = np.lib.stride_tricks.sliding_window_view(flipped, shape)
             yield _units(windows.reshape(-1, *shape))
+
+
+def _flips(whole: np.ndarray) -> np.ndarray:
+    """(4, 4, I, J, K): as it is, and flipped along R, A and both."""
+    return np.stack([np.flip(whole, axes) for axes in ((), (1,), (2,), (1, 2))])
 
 
 def _signature(pair: Pair, offset: Sequence[int] = (0, 0, 0)) -> np.ndarray:

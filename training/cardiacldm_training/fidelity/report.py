@@ -15,7 +15,7 @@ from CardiacLDMLib.volume import written_aside
 
 from .compare import SPLITS, Measured, Record, Spread
 from .labels import VolumeRow
-from .replicas import Replicas
+from .replicas import NEIGHBOURS, Replicas
 from .utility import Utility
 
 if TYPE_CHECKING:
@@ -241,10 +241,10 @@ def _replicas_part(replicas: Replicas | None) -> list[str]:
     listed = [f"{r.pair}: {r.case}, {r.distance:g}" for r in replicas.found]
     return [
         f"## Replicas of training cases\n\n{_HEAD}\n{_line(replicas.rate)}",
-        f"Distance to the nearest of {replicas.training_cases} training cases, over flips and shifts: median "
-        f"{replicas.median_generated:.3f}; of held-out cases {replicas.median_reference:.3f}. A replica is nearer than "
-        f"{replicas.threshold:.3f}, which one training case in a hundred is to another. The reference rate is that of "
-        "the held-out cases.",
+        f"Distance to the nearest of {replicas.training_cases} training cases, over flips and shifts, relative to the "
+        f"next {NEIGHBOURS}: median {replicas.median_generated:.3f}; of held-out cases {replicas.median_reference:.3f}."
+        f" A replica is below {replicas.threshold:.3f}, as one training case in a hundred is beside the others. The "
+        "reference rate is that of the held-out cases.",
         *_listed("Replicas (pair, training case, distance):", listed),
     ]
 
