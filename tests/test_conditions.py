@@ -105,6 +105,7 @@ def test_what_is_learned_is_what_the_cases_have_in_a_fixed_order() -> None:
     assert words.choices == {"scan_location": ("heart_centre", "screening", "Zurich"), "implant": ("none", "clips")}
     assert list(words.choices) == ["scan_location", "implant"]
     assert words.numbers == {"spacing_mm": (0.5, 2.0)}
+    assert words.chances == {"scan_location": (0.333, 0.333, 0.333), "implant": (0.5, 0.5)}  # of cases that have any
     assert conditions.Vocabulary.model_validate_json(words.model_dump_json()) == words
 
 

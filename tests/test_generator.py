@@ -111,6 +111,24 @@ def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator,
     assert not np.array_equal(other, added)
 
 
+def test_conditions_left_out_are_drawn_as_often_as_cases_had_them(generator: Generator, tmp_path: Path) -> None:
+    chances = {"sex": [0.75, 0.25]}
+    chancy = Generator(open_package(write_tiny_generator(tmp_path / "chancy", chances=chances)), "cpu")
+    left, settings = [], check_settings(chancy.spec)
+    for index in range(400):
+        drawn = chancy.with_chance(settings, 5, index, 0).conditions
+        assert list(drawn) == ["sex"]  # what has no chances stays unknown
+        left.append(drawn["sex"])
+    assert left.count("female") / 400 == pytest.approx(0.75, abs=0.06)
+    asked = check_settings(chancy.spec, {"sex": "male"})
+    assert chancy.with_chance(asked, 5, left.index("female"), 0) == asked
+    by_chance, by_wish = chancy.generate(5, 0), generator.generate(5, 0, {"sex": left[0]})
+    assert np.array_equal(by_chance.image.array, by_wish.image.array)
+    assert by_chance.provenance["conditions"] == {}
+    assert by_chance.provenance["drawn_conditions"] == {"sex": left[0]}
+    assert by_wish.provenance["drawn_conditions"] == {}
+
+
 def test_a_package_may_smooth_latents(generator: Generator, tmp_path: Path) -> None:
     smooth = Generator(open_package(write_tiny_generator(tmp_path / "smooth", smoothing=(2.0, 2.0))), "cpu")
     assert not np.array_equal(smooth.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)

@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -158,9 +158,9 @@ class Generator:
     ) -> Pair:  # fmt: skip
         """Pair ``index`` of ``seed``; another ``attempt`` at it is another pair.
 
-        ``conditions`` by name, those left out are left to chance. ``progress`` is called after every step, ``preview``
-        every few; ``cancelled`` is asked at every step and ends the job with :class:`Cancelled`. Raises
-        :class:`GeneratorError` for what the package does not know.
+        ``conditions`` by name; those left out are left to chance (:meth:`with_chance`). ``progress`` is called after
+        every step, ``preview`` every few; ``cancelled`` is asked at every step and ends the job with
+        :class:`Cancelled`. Raises :class:`GeneratorError` for what the package does not know.
         """
         settings = check_settings(self.spec, conditions, steps, guidance, solver)
         for name, number in (("seed", seed), ("number of a pair", index), ("attempt", attempt)):
@@ -168,7 +168,7 @@ class Generator:
                 raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
         job = _Job(progress, cancelled)
         with torch.inference_mode(), same_bits(), _memory_in_words():
-            z = self._sample((seed, index, attempt), settings, job, preview)
+            z = self._sample((seed, index, attempt), self.with_chance(settings, seed, index, attempt), job, preview)
             job.step("decode", 0.0)
             decoded, scores, how = self._decode(z)
         job.step("clean", 0.0)
@@ -180,6 +180,18 @@ class Generator:
         return Pair(image, labels, record, raw)
 
     # --- sampling
+
+    def with_chance(self, settings: Settings, seed: int, index: int, attempt: int) -> Settings:
+        """The settings of one pair: choices that were not asked for are drawn as often as training cases had them.
+
+        Left unknown, a network that is not perfect draws the mean of them: a contrast between all phases.
+        """
+        rng = sampler.condition_generator(seed, index, attempt)
+        drawn = {
+            name: str(rng.choice(values, p=np.array(self.spec.chances[name]) / sum(self.spec.chances[name])))
+            for name, values in self.spec.choices.items() if name in self.spec.chances
+        }  # fmt: skip
+        return replace(settings, conditions={**drawn, **settings.conditions})
 
     def _sample(
         self, number: tuple[int, int, int], settings: Settings, job: _Job, preview: Preview | None
@@ -300,6 +312,11 @@ class Generator:
             "package": {"name": manifest.name, "version": manifest.version, "sha256": self.package.sha256},
             **dict(zip(("seed", "index", "attempt"), number, strict=True)),
             **asdict(settings),
+            "drawn_conditions": {
+                name: value
+                for name, value in self.with_chance(settings, *number).conditions.items()
+                if name not in settings.conditions
+            },
             "device": self.device.partition(":")[0],
             "decoded": decoded,
             "texture": bool(self.spec.texture),

@@ -185,6 +185,14 @@ class GeneratorSpec(_Record):
         dict[ConditionName, tuple[FiniteFloat, FiniteFloat]],
         Field(max_length=32, description="Conditions that are a number, with the range trained on, in that order."),
     ]
+    chances: Annotated[
+        dict[ConditionName, list[Annotated[FiniteFloat, Field(ge=0)]]],
+        Field(
+            max_length=32,
+            description="How often the training cases had each value of a choice: what is not asked for is drawn so. "
+            "Without an entry it stays unknown.",
+        ),
+    ] = {}
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance: Annotated[FiniteFloat, Field(ge=0, le=20, description="1: conditions as trained, without guidance.")] = (
         1.5
@@ -227,6 +235,9 @@ class GeneratorSpec(_Record):
         for name, values in self.choices.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"the condition {name} has a value twice")
+        for name, chances in self.chances.items():
+            if len(chances) != len(self.choices.get(name, ())) or sum(chances) <= 0:
+                raise ValueError(f"the chances of {name} must be as many as its values, and not all 0")
         for name, (low, high) in self.numbers.items():
             if low > high:
                 raise ValueError(f"the lower end of the condition {name} must not be above the upper end")

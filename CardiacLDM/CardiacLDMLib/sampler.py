@@ -70,6 +70,11 @@ def texture_generator(seed: int, index: int, attempt: int) -> np.random.Generato
     return _generator(seed, index, attempt, purpose=2)
 
 
+def condition_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
+    """The generator that draws conditions which were not asked for; independent of the others."""
+    return _generator(seed, index, attempt, purpose=3)
+
+
 def _generator(seed: int, index: int, attempt: int, purpose: int) -> np.random.Generator:
     numbers = [seed, index, attempt]
     if not all(0 <= number < _MOST for number in numbers):

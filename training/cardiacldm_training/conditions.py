@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,14 @@ Conditions = Mapping[str, str | float]
 
 
 class Vocabulary(config.Frozen):
-    """The conditions that a generator learns: the values of each choice, the range of each number."""
+    """The conditions that a generator learns: the values of each choice, the range of each number.
+
+    ``chances``: the share of cases with each value, among those that have any.
+    """
 
     choices: dict[str, tuple[str, ...]]
     numbers: dict[str, tuple[float, float]]
+    chances: dict[str, tuple[float, ...]]
 
     def encoded(self, conditions: Conditions) -> tuple[np.ndarray, np.ndarray]:
         """The place of each choice's value, (A,) int64, and the numbers about -1..1, (B,) float32.
@@ -63,20 +68,21 @@ def learned(cases: Sequence[Conditions]) -> Vocabulary:
 
     Raises :class:`DatasetError` for more values than a package can list.
     """
-    choices, numbers = {}, {}
+    choices, numbers, chances = {}, {}, {}
     for name, known in CHOICES.items():
-        found = {str(case[name]) for case in cases if name in case}
+        found = Counter(str(case[name]) for case in cases if name in case)
         order = list(known or SITES)
-        values = [value for value in order if value in found] + sorted(found.difference(order))
+        values = [value for value in order if value in found] + sorted(found.keys() - set(order))
         if len(values) > _MOST_VALUES:
             raise DatasetError(f"The cases have {len(values)} values of {name}: {_MOST_VALUES} are possible.")
         if values:
             choices[name] = tuple(values)
+            chances[name] = tuple(round(found[value] / found.total(), 3) for value in values)
     for name in NUMBERS:
         measured = [float(case[name]) for case in cases if name in case]
         if measured:
             numbers[name] = (min(measured), max(measured))
-    return Vocabulary(choices=choices, numbers=numbers)
+    return Vocabulary(choices=choices, numbers=numbers, chances=chances)
 
 
 def digest(conditions: Mapping[str, Conditions]) -> str:

@@ -283,7 +283,8 @@ def train_diffusion(
     words = conditions.learned([known.get(case.name, {}) for case in train])
     settings = settings.model_copy(update={
         "arguments": _fitted(settings.arguments, latent_shape(stored)),
-        "choices": words.choices, "numbers": words.numbers, "autoencoder": statistics.autoencoder,
+        "choices": words.choices, "numbers": words.numbers, "chances": words.chances,
+        "autoencoder": statistics.autoencoder,
         "conditions_digest": conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
     })  # fmt: skip
     run_config = stored.model_copy(update={"diffusion": settings})

@@ -150,6 +150,7 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
+        chances={name: list(shares) for name, shares in settings.chances.items()},
         solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
         restarts=settings.restarts, smoothing=settings.smoothing, deblocking_hu=settings.deblocking_hu,
         guidance=settings.guidance, texture=texture,
@@ -163,6 +164,7 @@ def _sampling(manifest: Manifest) -> str:
     known = [f"- **{name}**: {', '.join(values)}" for name, values in spec.choices.items()]
     known += [f"- **{name}**: {low:g} to {high:g}" for name, (low, high) in spec.numbers.items()]
     conditions = "\n".join(known) or "None."
+    left_out = " It is then drawn as often as the training cases had it, but for numbers." if spec.chances else ""
     shift = f", times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""
     restarts = ", ".join(f"{time:g}" for time in spec.restarts)
     guidance = f"with guidance {spec.guidance:g}"
@@ -171,7 +173,7 @@ def _sampling(manifest: Manifest) -> str:
     return f"""
 ## Conditions
 
-Each may be left out.
+Each may be left out.{left_out}
 
 {conditions}
 

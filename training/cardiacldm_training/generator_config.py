@@ -84,6 +84,7 @@ class DiffusionConfig(TrainingConfig):
     nodes: Annotated[int, Field(ge=1)] = 1
     choices: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # the values of each, in the network's order
     numbers: dict[str, tuple[float, float]] = Field(default_factory=dict)  # the range of each
+    chances: dict[str, tuple[float, ...]] = Field(default_factory=dict)  # the share of cases with each value
     autoencoder: str = ""  # SHA-256
     conditions_digest: str = ""
 

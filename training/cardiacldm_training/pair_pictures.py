@@ -219,12 +219,20 @@ def _write_legend(figure: Figure, pair: Pair, title: str, top: int) -> None:
 
 
 def _asked(provenance: dict[str, Any], brief: bool = False) -> str:
-    """The conditions in words; ``brief`` leaves out names where the value says what it is."""
-    words = [
-        f"{name} {value:g}" if isinstance(value, float) else value if brief and value != "none" else f"{name} {value}"
-        for name, value in provenance["conditions"].items()
-    ]
-    return ", ".join(words) or "no condition asked for"
+    """In words, what was left to chance last; ``brief`` leaves out names where the value says what it is."""
+    asked, drawn = (
+        ", ".join(
+            f"{name} {value:g}"
+            if isinstance(value, float)
+            else value
+            if brief and value != "none"
+            else f"{name} {value}"
+            for name, value in conditions.items()
+        )
+        for conditions in (provenance["conditions"], provenance.get("drawn_conditions", {}))
+    )
+    by_chance = f"by chance {drawn}" if drawn else ""
+    return "; ".join(part for part in (asked, by_chance) if part) or "no condition asked for"
 
 
 def _drawn(provenance: dict[str, Any]) -> str:

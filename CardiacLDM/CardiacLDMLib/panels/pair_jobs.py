@@ -210,6 +210,7 @@ def _record(reply: PairReply) -> dict[str, str]:
         "sha256": origin["package"]["sha256"],
         **{name: str(origin[name]) for name in ("seed", "index", "attempt", "steps", "guidance", "solver")},
         "conditions": json.dumps(origin["conditions"]),
+        "drawn_conditions": json.dumps(origin.get("drawn_conditions", {})),
         "agreement": str(acceptance.get("agreement", "")),
         "device": reply.device,
         "seconds": f"{reply.seconds:.1f}",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from CardiacLDMLib.generator import Generator, check_settings
-from CardiacLDMLib.sampler import EVALUATIONS, RESTART_EVALUATIONS, SOLVERS
+from CardiacLDMLib.sampler import EVALUATIONS, RESTART_EVALUATIONS, SOLVERS, Solver
 from CardiacLDMLib.volume import VolumeError
 
 from .. import pair_files
@@ -68,7 +68,7 @@ def curve(
     return points
 
 
-def spent(budget: int, solver: str, restarts: Sequence[float]) -> tuple[int, tuple[float, ...]]:
+def spent(budget: int, solver: Solver, restarts: Sequence[float]) -> tuple[int, tuple[float, ...]]:
     """Steps and restarts that together ask the network at most ``budget`` times (but a step is taken at least).
 
     Restarts have up to half of it: where that is too little for all of them, some, evenly spread over the others.
@@ -79,7 +79,7 @@ def spent(budget: int, solver: str, restarts: Sequence[float]) -> tuple[int, tup
 
 
 def _point(
-    generator: Generator, solver: str, steps: int, count: int, seed: int, examiner: Examiner,
+    generator: Generator, solver: Solver, steps: int, count: int, seed: int, examiner: Examiner,
     references: Sequence[Findings],
 ) -> CurvePoint:  # fmt: skip
     found, seconds, unusable = [], 0.0, 0
