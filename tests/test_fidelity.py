@@ -171,6 +171,24 @@ def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
         replicas.TrainingCases(twice)
 
 
+def test_few_candidates_find_the_same_copies(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, copies = (open_source([sets / name], VIEW, None) for name in ("train", "copies"))
+    monkeypatch.setattr(replicas, "NEIGHBOURS", 2)
+    every = replicas.TrainingCases(train)
+    monkeypatch.setattr(replicas, "CANDIDATES", 4)
+    few = replicas.TrainingCases(train)
+    near, again = every.nearest_of_each(copies), few.nearest_of_each(copies)
+    assert again.case.tolist() == near.case.tolist() == list(range(6))
+    assert again.distance.max() < few.threshold
+    assert np.isfinite(few.threshold)
+
+
+def test_what_is_as_near_to_many_is_no_copy(sets: Path) -> None:
+    cases = replicas.TrainingCases(open_source([sets / "train"], VIEW, None))
+    assert cases._relative(np.array([0.1, 0.1, 0.1, 0.1, 0.1, np.inf])) == pytest.approx(1.0)
+    assert cases._relative(np.array([0.3, 0.01, 0.2, 0.4, 0.3, np.inf])) == pytest.approx(0.01 / 0.3)
+
+
 def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Report]) -> None:
     found = figure(judged["shuffled"], "agreement", "mean")
     assert found.generated.mean < 0.3

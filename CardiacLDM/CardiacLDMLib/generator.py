@@ -166,9 +166,10 @@ class Generator:
         for name, number in (("seed", seed), ("number of a pair", index), ("attempt", attempt)):
             if not 0 <= number <= MAX_SEED:
                 raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
+        chosen = self.with_chance(settings, seed, index, attempt)
         job = _Job(progress, cancelled)
         with torch.inference_mode(), same_bits(), _memory_in_words():
-            z = self._sample((seed, index, attempt), self.with_chance(settings, seed, index, attempt), job, preview)
+            z = self._sample((seed, index, attempt), chosen, job, preview)
             job.step("decode", 0.0)
             decoded, scores, how = self._decode(z)
         job.step("clean", 0.0)
@@ -176,6 +177,7 @@ class Generator:
             image, labels, raw = self._volumes((seed, index, attempt), decoded, scores)
         job.step("clean", 1.0)
         record = self._provenance((seed, index, attempt), settings, labels, how)
+        record["drawn_conditions"] = {n: v for n, v in chosen.conditions.items() if n not in settings.conditions}
         record["repaired_voxels"] = int(np.count_nonzero(labels.array != raw.array))
         return Pair(image, labels, record, raw)
 
@@ -312,11 +314,6 @@ class Generator:
             "package": {"name": manifest.name, "version": manifest.version, "sha256": self.package.sha256},
             **dict(zip(("seed", "index", "attempt"), number, strict=True)),
             **asdict(settings),
-            "drawn_conditions": {
-                name: value
-                for name, value in self.with_chance(settings, *number).conditions.items()
-                if name not in settings.conditions
-            },
             "device": self.device.partition(":")[0],
             "decoded": decoded,
             "texture": bool(self.spec.texture),

@@ -219,20 +219,18 @@ def _write_legend(figure: Figure, pair: Pair, title: str, top: int) -> None:
 
 
 def _asked(provenance: dict[str, Any], brief: bool = False) -> str:
-    """In words, what was left to chance last; ``brief`` leaves out names where the value says what it is."""
-    asked, drawn = (
-        ", ".join(
-            f"{name} {value:g}"
-            if isinstance(value, float)
-            else value
-            if brief and value != "none"
-            else f"{name} {value}"
-            for name, value in conditions.items()
-        )
-        for conditions in (provenance["conditions"], provenance.get("drawn_conditions", {}))
+    """The conditions in words, those left to chance last; ``brief`` leaves out names that a value makes plain."""
+    parts = [_in_words(provenance["conditions"], brief)]
+    if provenance.get("drawn_conditions"):
+        parts.append("by chance " + _in_words(provenance["drawn_conditions"], brief))
+    return "; ".join(filter(None, parts)) or "no condition asked for"
+
+
+def _in_words(conditions: dict[str, str | float], brief: bool) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else value if brief and value != "none" else f"{name} {value}"
+        for name, value in conditions.items()
     )
-    by_chance = f"by chance {drawn}" if drawn else ""
-    return "; ".join(part for part in (asked, by_chance) if part) or "no condition asked for"
 
 
 def _drawn(provenance: dict[str, Any]) -> str:

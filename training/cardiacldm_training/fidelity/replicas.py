@@ -10,7 +10,7 @@ to which it is an unseen one, tells how near is too near.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ SIZE_MM, SHIFT = 6.0, 1
 WINDOW_HU = (-1000.0, 1000.0)
 #: Less far apart than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
 SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 100
-#: A distance is relative to that of so many further cases. Those most alike before any shift are looked at, so many.
+#: A distance is relative to that of so many further cases. Shifts by half voxels are for the most alike, so many.
 NEIGHBOURS, CANDIDATES = 10, 64
 #: An unseen case comes nearer than the threshold once in a hundred, if distances are lognormal.
 DEVIATIONS = 2.33
@@ -87,7 +87,7 @@ class TrainingCases:
         found = []
         for n in np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int):
             others = np.delete(self._apart(train[n]), n)
-            others = others[others > SAME]
+            others = others[(others > SAME) & np.isfinite(others)]
             if len(others) >= FEWEST - 1:
                 found.append(self._relative(others))
         if len(found) < FEWEST:
@@ -106,16 +106,17 @@ class TrainingCases:
 
     def _apart(self, pair: Pair) -> np.ndarray:
         """(cases,) how far apart they and ``pair`` are; infinitely for all but the ``CANDIDATES``."""
-        unmoved = (_units(_flips(_middle(_signature(pair)))) @ self._middles.T).max(0)
-        candidates = np.sort(np.argsort(-unmoved, kind="stable")[:CANDIDATES])
-        likeness = np.max([(views @ self._middles[candidates].T).max(0) for views in _views(pair)], axis=0)
+        whole, *halves = _offsets(pair)
+        coarse = _likeness(pair, whole, self._middles)
+        candidates = np.sort(np.argsort(-coarse, kind="stable")[:CANDIDATES])
+        fine = [_likeness(pair, offset, self._middles[candidates]) for offset in halves]
         apart = np.full(len(self), np.inf)
-        apart[candidates] = np.maximum(1.0 - likeness, 0.0)
+        apart[candidates] = np.maximum(1.0 - np.max([coarse[candidates], *fine], axis=0), 0.0)
         return apart
 
     def _relative(self, apart: np.ndarray) -> float:
         """The least of distances to cases relative to the mean of the next; as many for a case that is held out."""
-        nearest, *others = np.sort(apart)[: 1 + min(NEIGHBOURS, len(self) - 2)]
+        nearest, *others = np.sort(apart[np.isfinite(apart)])[: 1 + min(NEIGHBOURS, len(self) - 2)]
         return float(nearest / np.mean(others))
 
 
@@ -134,20 +135,21 @@ class CopyJudge:
         return {"replicas": {"training_cases": len(self._cases), "threshold": self._cases.threshold}}
 
 
-def _views(pair: Pair) -> Iterator[np.ndarray]:
-    """Every window of a pair as unit vectors (views, V), in parts: flips, and shifts by half voxels."""
+def _offsets(pair: Pair) -> list[tuple[int, ...]]:
+    """By how many of the pair's voxels a window may lie beside whole voxels of the comparison: none, then halves."""
     half = _factor(pair) // 2
-    for offset in itertools.product((0, half) if half else (0,), repeat=3):
-        whole = _signature(pair, offset)
-        shape = _middle(whole).shape
-        for flipped in _flips(whole):
-            windows = np.lib.stride_tricks.sliding_window_view(flipped, shape)
-            yield _units(windows.reshape(-1, *shape))
+    return list(itertools.product((0, half) if half else (0,), repeat=3))
 
 
-def _flips(whole: np.ndarray) -> np.ndarray:
-    """(4, 4, I, J, K): as it is, and flipped along R, A and both."""
-    return np.stack([np.flip(whole, axes) for axes in ((), (1,), (2,), (1, 2))])
+def _likeness(pair: Pair, offset: Sequence[int], middles: np.ndarray) -> np.ndarray:
+    """(cases,) the largest correlation of the ``middles`` with a window of the pair, over flips and whole shifts."""
+    whole = _signature(pair, offset)
+    shape = _middle(whole).shape
+    best = np.full(len(middles), -1.0)
+    for axes in ((), (1,), (2,), (1, 2)):
+        windows = np.lib.stride_tricks.sliding_window_view(np.flip(whole, axes), shape)
+        best = np.maximum(best, (_units(windows.reshape(-1, *shape)) @ middles.T).max(0))
+    return best
 
 
 def _signature(pair: Pair, offset: Sequence[int] = (0, 0, 0)) -> np.ndarray:

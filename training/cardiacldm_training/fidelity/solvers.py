@@ -29,7 +29,7 @@ def view_of_generator(generator: Generator) -> View:
 
 
 def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
-    """Pairs 0 to ``count`` of ``seed``, without conditions, as ``cardiacldm generate`` leaves them; those that are
+    """Pairs 0 to ``count`` of ``seed``, no condition asked for, as ``cardiacldm generate`` leaves them; those that are
     there are kept. Raises PairsError or GeneratorError."""
     record = pair_files.record(generator.package, seed, check_settings(generator.spec))
     with pair_files.opened(out, record):
