@@ -397,6 +397,11 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     ),
     "restart at noise": (set_generator(restarts=[1.0]), "generator.restarts.0"),
     "restarts without end": (set_generator(restarts=[0.5] * 17), "generator.restarts"),
+    "gains without restarts": (set_generator(restart_gains=[[1.0] * 4]), "restart_gains must be as many as restarts"),
+    "gains of some channels": (
+        set_generator(restarts=[0.5], restart_gains=[[1.0]]), "must have one number for each latent channel",
+    ),
+    "gain of nothing": (set_generator(restarts=[0.5], restart_gains=[[0.0] * 4]), "generator.restart_gains"),
     "smoothing of nothing": (set_generator(smoothing=[0.0, 1.0]), "generator.smoothing"),
     "deblocking of nothing": (set_generator(deblocking_hu=0.0), "generator.deblocking_hu"),
     "one smoothing": (set_generator(smoothing=[1.0]), "generator.smoothing"),

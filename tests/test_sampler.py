@@ -253,6 +253,19 @@ def test_a_restart_gives_what_is_expected_of_the_data_behind_noise() -> None:
     assert torch.allclose(after - MEAN, kept * (before - MEAN), atol=1e-6)
 
 
+def test_gains_make_each_channel_vary_more_after_its_restart() -> None:
+    predict, times = to_gaussian("rectified_flow"), (0.7, 0.6)
+    channels = start().shape[1]
+    gains = [[1.0 + n + 0.1 * channel for channel in range(channels)] for n in range(2)]
+    first = restarted(predict, start(), times[:1], generators(), gains=gains[:1])
+    plain = restarted(predict, start(), times[:1], generators())
+    assert torch.allclose(first, plain * torch.tensor(gains[0]).view(-1, 1, 1, 1))
+    ones = restarted(predict, start(), times, generators(), gains=[[1.0] * channels] * 2)
+    assert torch.equal(ones, restarted(predict, start(), times, generators()))
+    both = restarted(predict, start(), times, generators(), gains=gains)
+    assert not torch.allclose(both, ones)
+
+
 def test_errors_that_differ_between_noises_are_averaged_away() -> None:
     """A network that leaves a tenth of the noise it looks at in what it says of the data."""
     data = start(seed=7)

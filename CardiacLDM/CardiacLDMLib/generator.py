@@ -140,9 +140,11 @@ class Generator:
         self.shape, self.spacing_mm, self._window = network.patch, network.spacing_mm, network.window_hu
 
     def with_restarts(self, restarts: Sequence[float]) -> Generator:
-        """The same networks with other restarts than the package's."""
+        """The same networks with some of the package's restarts only."""
         other = copy.copy(self)
-        other.spec = self.spec.model_copy(update={"restarts": tuple(restarts)})
+        gains = dict(zip(self.spec.restarts, self.spec.restart_gains, strict=False))
+        kept = tuple(gains[t] for t in restarts) if gains else ()
+        other.spec = self.spec.model_copy(update={"restarts": tuple(restarts), "restart_gains": kept})
         return other
 
     def generate_batch(self, seed: int, indices: Iterable[int], *arguments: Any, **settings: Any) -> Iterator[Pair]:
@@ -212,7 +214,7 @@ class Generator:
         z = sampler.integrate(
             predict, z, solver=cast(sampler.Solver, settings.solver), schedule=self.spec.schedule,
             steps=settings.steps, shift=self.spec.time_shift, restarts=self.spec.restarts,
-            generators=[sampler.step_generator(*number)], on_step=on_step,
+            gains=self.spec.restart_gains, generators=[sampler.step_generator(*number)], on_step=on_step,
         )  # fmt: skip
         return self._unscaled(sampler.smoothed(z, self.spec.smoothing))
 

@@ -206,6 +206,14 @@ class GeneratorSpec(_Record):
         tuple[Annotated[FiniteFloat, Field(gt=0, lt=1)], ...],
         Field(max_length=16, description="Times up to which noise is added anew after the steps, and taken off again."),
     ] = ()
+    restart_gains: Annotated[
+        tuple[tuple[Annotated[FiniteFloat, Field(gt=0, le=10)], ...], ...],
+        Field(
+            max_length=16,
+            description="What each latent channel is multiplied by after each of the restarts, whose means vary too "
+            "little. Empty: nothing.",
+        ),
+    ] = ()
     smoothing: Annotated[
         tuple[SmoothingWidth, SmoothingWidth] | None,
         Field(description="How unlike latents may be to be averaged: their first channel alone, then all. Null: none."),
@@ -219,6 +227,14 @@ class GeneratorSpec(_Record):
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
     ] = {}
 
+    def _check_channels(self) -> None:
+        if len(self.latent_shift) != len(self.latent_scale):
+            raise ValueError("latent_shift and latent_scale must be equally long")
+        if self.restart_gains and len(self.restart_gains) != len(self.restarts):
+            raise ValueError("restart_gains must be as many as restarts")
+        if any(len(gains) != len(self.latent_scale) for gains in self.restart_gains):
+            raise ValueError("restart_gains must have one number for each latent channel")
+
     @model_validator(mode="after")
     def _is_sound(self) -> GeneratorSpec:
         texture.check_spectra(self.texture)
@@ -228,8 +244,7 @@ class GeneratorSpec(_Record):
             raise ValueError("a time_shift other than 1 fits the schedule rectified_flow alone")
         if self.restarts and self.schedule != "rectified_flow":
             raise ValueError("restarts fit the schedule rectified_flow alone")
-        if len(self.latent_shift) != len(self.latent_scale):
-            raise ValueError("latent_shift and latent_scale must be equally long")
+        self._check_channels()
         if set(self.choices) & set(self.numbers):
             raise ValueError("a condition cannot be both a choice and a number")
         for name, values in self.choices.items():

@@ -119,12 +119,13 @@ def signal_shares() -> np.ndarray:
 
 def integrate(
     predict: Predict, z: torch.Tensor, *, solver: Solver, schedule: Schedule, steps: int, shift: float = 1.0,
-    restarts: Sequence[float] = (), generators: Sequence[np.random.Generator] | None = None,
-    on_step: OnStep | None = None,
+    restarts: Sequence[float] = (), gains: Sequence[Sequence[float]] = (),
+    generators: Sequence[np.random.Generator] | None = None, on_step: OnStep | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Data (N, C, I, J, K) from the noise ``z`` of that shape, in ``steps`` steps (see :func:`times`).
 
-    At each of the times ``restarts``, for rectified flow alone, the data are then seen anew (see :func:`_restart`).
+    At each of the times ``restarts``, for rectified flow alone, the data are then seen anew (see :func:`restart`), with
+    the ``gains`` of that restart if there are any.
     ``generators``: one for each sample, from :func:`step_generator`; the solver ``ddpm`` and restarts alone need them,
     and move them on. Raises ValueError for a solver that is not one of the schedule's, or a number of steps it has not.
     """
@@ -137,27 +138,28 @@ def integrate(
         if on_step is not None:
             on_step(number, total, z if number == steps else data)
     for number, t in enumerate(restarts, start=steps + 1):
-        z = _restart(predict, z, t, generators or ())
+        z = restart(predict, z, t, _drawn(generators or (), z), gains[number - steps - 1] if gains else None)
         if on_step is not None:
             on_step(number, total, z)
     return z
 
 
-def _restart(
-    predict: Predict, data: torch.Tensor, t: float, generators: Sequence[np.random.Generator]
+def restart(
+    predict: Predict, data: torch.Tensor, t: float, noise: torch.Tensor, gains: Sequence[float] | None = None
 ) -> torch.Tensor:  # fmt: skip
-    """What ``data`` look like when noise is added to them up to the time ``t`` and all of it is taken off in one step:
-    the mean for a noise and for its opposite.
+    """What ``data`` (N, C, I, J, K) look like when ``noise`` of their shape is added up to the time ``t`` and all of it
+    is taken off in one step: the mean for a noise and for its opposite, each channel times its gain.
 
-    What a network that is not perfect adds differs between noises, and is averaged away; what it knows stays. (Xu et
-    al. 2023, "Restart Sampling", go back to noise and forth again by many steps.)
+    What a network that is not perfect adds differs between noises, and is averaged away; what it knows stays. But a
+    mean of all that may have been varies less than data do, and least where they are fine or bright: gains (C,) make
+    up for it. (Xu et al. 2023, "Restart Sampling", go back to noise and forth again by many steps.)
     """
-    noise = _drawn(generators, data)
     estimates = []
     for sign in (1.0, -1.0):
         z = (1 - t) * data + t * sign * noise
         estimates.append(z - t * _at(predict, z, t))
-    return (estimates[0] + estimates[1]) / 2
+    mean = (estimates[0] + estimates[1]) / 2
+    return mean if gains is None else mean * mean.new_tensor(gains).view(-1, 1, 1, 1)
 
 
 def _step(solver: Solver, schedule: Schedule, generators: Sequence[np.random.Generator] | None) -> _Step:

@@ -47,6 +47,18 @@ _CASES_A_MODE = 4
 _PANEL_STEPS = 20
 
 
+def finished(run: Path, stored: GeneratorRunConfig) -> DiffusionConfig:
+    """The settings of the run's diffusion, if it was trained on the latents of the run's autoencoder.
+
+    Raises :class:`loop.TrainingError`.
+    """
+    if stored.diffusion is None:
+        raise loop.TrainingError(f"{run} has no diffusion yet: train it first.")
+    if weights_digest(averaged_autoencoder(run)) != stored.diffusion.autoencoder:
+        raise loop.TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
+    return stored.diffusion
+
+
 @dataclass(frozen=True)
 class Latents:
     """The latents of one case on disk, the first as it is, the others varied; and its conditions as networks take them.
