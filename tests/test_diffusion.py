@@ -532,6 +532,57 @@ def test_training_without_any_condition(run: Path, prepared: store.Prepared) -> 
     assert "diffusion: conditions: none are known." in lines
 
 
+# --- gains of restarts ---------------------------------------------------------------------------------------------
+
+
+class Pale(torch.nn.Module):
+    """A denoiser that sees all data, which are ``value``, at a share of it, another one for each channel."""
+
+    def __init__(self, value: torch.Tensor, shares: tuple[float, ...]) -> None:
+        super().__init__()
+        self.seen = value * torch.tensor(shares).view(-1, 1, 1, 1)
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return (z - self.seen) / t[:, None, None, None, None]
+
+
+def test_gains_undo_half_of_how_much_paler_latents_are_after_a_restart(tmp_path: Path) -> None:
+    stage = stage_of_two(tmp_path)
+    stage.config = stage.config.model_copy(update={"restarts": (0.5, 0.25)})
+    value = noise(1, 0, 0, LATENT)
+    for case in stage.train:
+        np.save(case.files[0], 2.0 * value.numpy() + 1.0)  # shift and scale of the stage
+    gains = diffusion.measure_gains(Fabric(accelerator="cpu"), Pale(value[None], (0.5, 0.01)), stage)
+    assert np.allclose(gains, [(1.5, 2.0)] * 2)  # at most threefold is made up for
+    assert np.allclose(diffusion.measure_gains(Fabric(accelerator="cpu"), Pale(value[None], (1.0, 1.0)), stage), 1.0)
+
+
+def test_training_ends_with_the_gains_of_its_restarts(run: Path, prepared: store.Prepared) -> None:
+    path = run / "diffusion" / diffusion.GAINS_FILE
+    said = train(run, prepared, restarts=(0.6, 0.4), steps=3)
+    assert "diffusion: measuring what restarts take from the latents of 2 cases." in said
+    settings = generator_config.read_config(run).diffusion
+    assert settings is not None
+    gains = diffusion.read_gains(run, settings)
+    assert np.array(gains).shape == (2, LATENT[0])
+    assert np.all((np.array(gains) > 0.5) & (np.array(gains) <= 2.0))
+    before = path.read_bytes()
+    assert not any("measuring" in line for line in train(run, prepared, restarts=(0.6, 0.4), steps=3, resume=True))
+    path.write_text("{")
+    with pytest.raises(loop.TrainingError, match="is damaged: delete it, and resume"):
+        diffusion.read_gains(run, settings)
+    train(run, prepared, restarts=(0.6, 0.4), steps=3, resume=True)
+    assert path.read_bytes() == before
+    with pytest.raises(loop.TrainingError, match="is of other weights or restarts"):
+        diffusion.read_gains(run, settings.model_copy(update={"restarts": (0.6,)}))
+
+
+def test_without_restarts_there_are_no_gains(undisturbed: Path) -> None:
+    settings = generator_config.read_config(undisturbed).diffusion
+    assert settings is not None
+    assert diffusion.read_gains(undisturbed, settings) == ()
+
+
 # --- presets and command -------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,27 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
 
 
+def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    gains = [[1.5, 1.0, 2.0, 1.2], [1.1, 1.0, 1.3, 1.05]]
+    digest = autoencoder.weights_digest(loop.averaged_weights(run / "diffusion" / loop.BEST))
+    content = {"restarts": [0.5, 0.25], "gains": gains, "diffusion": digest}
+    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
+    plain, package = (export_generator(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
+    spec = package.manifest.generator
+    assert spec is not None
+    assert [list(each) for each in spec.restart_gains] == gains
+    assert "at the times 0.5, 0.25, each channel made to vary more again" in (package.folder / "README.md").read_text()
+    some = Generator(package, "cpu").with_restarts([0.25]).spec
+    assert (some.restarts, [list(each) for each in some.restart_gains]) == ((0.25,), gains[1:])
+    drawn = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
+    assert not np.array_equal(*drawn)
+    content["diffusion"] = "0"
+    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
+    with pytest.raises(loop.TrainingError, match="of other weights or restarts"):
+        export_generator(run, tmp_path / "other", "hearts")
+
+
 def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"licence": "CC-BY-4.0"}')
     (tmp_path / "card.md").write_text(f"# Mine\n\n{FIGURES_MARK}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +56,6 @@ class Adversaries(torch.nn.Module):
         return out, raw, mu, sigma, judged, self.critic(image)[-1], self.critic(out.detach())[-1]
 
 
-class PairLoss:
-    """L1 of the image (0..1), and ``label_weight`` times cross-entropy and Dice of the labels, or L1 of their colours
-    where ``settings`` decode such."""
-
-    def __init__(self, settings: AutoencoderConfig, label_weight: float) -> None:
-        from monai.losses import DiceCELoss
-
-        self._palette = settings.arguments.get("labels_out") == "palette"
-        self._weight = label_weight
-        self._logits_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-
-    def __call__(
-        self, image: torch.Tensor, raw: torch.Tensor, true_image: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        of_labels = (raw - palette_coded(labels)).abs().mean() if self._palette else self._logits_loss(raw, labels)
-        return (image - true_image).abs().mean() + self._weight * of_labels
-
-
 class AutoencoderStage:
     """Pairs around the heart, reconstructed; scored by the mean Dice of the decoded labels of held-out cases."""
 
@@ -83,9 +65,11 @@ class AutoencoderStage:
         self, run_config: GeneratorRunConfig, *, train: Sequence[store.PreparedCase],
         held_out: Sequence[store.PreparedCase],
     ) -> None:  # fmt: skip
+        from monai.losses import DiceCELoss
+
         self.run_config, self.config = run_config, run_config.autoencoder
         self.train, self.held_out = train, held_out[: self.config.validation_cases]
-        self._loss = PairLoss(self.config, self.config.label_weight)
+        self._label_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
     # --- training
 
@@ -102,7 +86,7 @@ class AutoencoderStage:
         """L1 of the image, cross-entropy and Dice of the labels, KL; and the adversaries' if there is a critic."""
         outputs = network(batch["image"], batch["labels"], batch["noise"])
         image, raw, mu, sigma, *opinions = (tensor.float() for tensor in outputs)
-        loss = self._loss(image, raw, batch["image"], batch["labels"])
+        loss = (image - batch["image"]).abs().mean() + self.config.label_weight * self._of_labels(raw, batch["labels"])
         loss = loss + self.config.kl_weight * divergence(mu, sigma)
         if opinions:
             judged, real, fake = opinions
@@ -110,16 +94,27 @@ class AutoencoderStage:
             loss = loss + self.config.adversarial_weight * (judged - 1).square().mean() + critic
         return loss
 
+    def _of_labels(self, raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.arguments.get("labels_out") == "palette":
+            return (raw - palette_coded(labels)).abs().mean()
+        return self._label_loss(raw, labels)
+
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
         """Dice per structure, PSNR (dB), SSIM, and third-class voxels (%): means over the held-out cases."""
-
-        def of_case(index: int) -> np.ndarray:
+        table = np.full((len(self.held_out), len(_FIGURES)), np.nan)
+        for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             image, labels = self._pair(fabric, self.held_out[index])
-            return figures(image, labels, *reconstruct(fabric, autoencoder_of(network), image, labels))
-
-        return mean_figures(fabric, len(self.held_out), of_case)
+            table[index] = figures(image, labels, *reconstruct(fabric, autoencoder_of(network), image, labels))
+        if fabric.world_size > 1:
+            gathered: Any = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-np.inf, posinf=np.inf)))
+            table = gathered.amax(0).cpu().numpy()  # each case was judged by one rank only
+            table[np.isneginf(table)] = np.nan
+        there = ~np.isnan(table)
+        means = np.where(there, table, 0).sum(0) / np.maximum(there.sum(0), 1)
+        parts = {name: float(means[i]) for i, name in enumerate(_FIGURES) if there[:, i].any()}
+        return loop.Score(float(np.mean([parts[name] for name in anatomy.NAMES if name in parts])), parts)
 
     def _pair(self, fabric: Fabric, case: store.PreparedCase) -> tuple[torch.Tensor, torch.Tensor]:
         image, labels = pairs.pair(case, self.run_config.grid, self.run_config.window_hu)
@@ -172,21 +167,6 @@ def figures(image: torch.Tensor, labels: torch.Tensor, out_image: torch.Tensor, 
     third = 100 * third_class_share(names, out_names)
     psnr = -10 * np.log10(max(error, 1e-10))
     return np.array([*finetune.dice_per_structure(out_names, names), psnr, float(ssim.mean()), third])
-
-
-def mean_figures(fabric: Fabric, count: int, of_case: Callable[[int], np.ndarray]) -> loop.Score:
-    """The means of :func:`figures` over cases 0 to ``count``, which the ranks share; scored by the mean Dice."""
-    table = np.full((count, len(_FIGURES)), np.nan)
-    for index in range(fabric.global_rank, count, fabric.world_size):
-        table[index] = of_case(index)
-    if fabric.world_size > 1:
-        gathered: Any = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-np.inf, posinf=np.inf)))
-        table = gathered.amax(0).cpu().numpy()  # each case was judged by one rank only
-        table[np.isneginf(table)] = np.nan
-    there = ~np.isnan(table)
-    means = np.where(there, table, 0).sum(0) / np.maximum(there.sum(0), 1)
-    parts = {name: float(means[i]) for i, name in enumerate(_FIGURES) if there[:, i].any()}
-    return loop.Score(float(np.mean([parts[name] for name in anatomy.NAMES if name in parts])), parts)
 
 
 def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:

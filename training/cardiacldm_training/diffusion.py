@@ -6,6 +6,7 @@ to show how it goes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from pydantic import ValidationError
 
 from CardiacLDMLib import sampler
 from CardiacLDMLib.denoiser import GaussianPrior
@@ -28,11 +30,11 @@ from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, rea
 
 NAME = "diffusion"
 ARCHITECTURE = "diffusion_unet"
-LATENTS_FOLDER = "latents"
+LATENTS_FOLDER, GAINS_FILE = "latents", "gains.json"
 #: So that the streams of the four networks differ for one seed.
 _STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
-#: Streams beside that of the examples: the variants of each case, and the noise of the validation.
-_VARIANTS, _VALIDATION = 1, 2
+#: Streams beside that of the examples: variants of each case, and the noise of the validation and of the gains.
+_VARIANTS, _VALIDATION, _GAINS = 1, 2, 3
 #: Raise when latents that are kept must be made anew.
 _FORMAT = 1
 #: Times go round by the golden section: the examples of any step, and of any run of steps, cover them evenly.
@@ -43,20 +45,11 @@ VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
 _PRIOR_LATENTS, _LEAST_REST = 4096, 0.05
 #: It has a mode for so many cases at most: modes of few cases would show those very cases, in every package.
 _CASES_A_MODE = 4
+#: Gains of restarts are measured on so many cases. Of what makes up for all that a channel lost half is taken, since
+#: errors grow with it; and none is enlarged by more than this.
+_GAIN_CASES, _GAIN_SHARE, _LARGEST_GAIN = 16, 0.5, 3.0
 #: Steps of the pair that shows how training goes.
 _PANEL_STEPS = 20
-
-
-def finished(run: Path, stored: GeneratorRunConfig) -> DiffusionConfig:
-    """The settings of the run's diffusion, if it was trained on the latents of the run's autoencoder.
-
-    Raises :class:`loop.TrainingError`.
-    """
-    if stored.diffusion is None:
-        raise loop.TrainingError(f"{run} has no diffusion yet: train it first.")
-    if weights_digest(averaged_autoencoder(run)) != stored.diffusion.autoencoder:
-        raise loop.TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
-    return stored.diffusion
 
 
 @dataclass(frozen=True)
@@ -166,13 +159,14 @@ class DiffusionStage:
         shift, scale = (np.array(v, dtype=np.float32) for v in (statistics.shift, statistics.scale))
         self._shift, self._scale = (v[:, None, None, None] for v in (shift, scale))
 
-    def _normalised(self, path: Path) -> np.ndarray:
+    def normalised(self, path: Path) -> np.ndarray:
+        """What the network sees of a file of latents."""
         return (np.load(path) - self._shift) / self._scale
 
     def all_latents(self) -> Iterator[np.ndarray]:
         """Every latent to learn from, normalised; of very many cases as many as :func:`learn_prior` needs."""
         files = [path for case in self.train for path in case.files]
-        yield from (self._normalised(path) for path in files[:: -(-len(files) // _PRIOR_LATENTS)])
+        yield from (self.normalised(path) for path in files[:: -(-len(files) // _PRIOR_LATENTS)])
 
     # --- training
 
@@ -180,7 +174,7 @@ class DiffusionStage:
         """Noisy latents ``z`` at the time ``t``, the ``target``, and the conditions that were not dropped."""
         rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, 0, n]))
         case = self.train[int(rng.integers(len(self.train)))]
-        data = self._normalised(case.files[int(rng.integers(len(case.files)))])
+        data = self.normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
         t = self._time(sampler.shifted((n + 0.5) * _GOLDEN % 1, self.config.learnt_shift))
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
@@ -224,7 +218,7 @@ class DiffusionStage:
     def _questions(self, index: int) -> Iterator[dict[str, np.ndarray]]:
         """The same for every validation: a held-out case at all times, with the noise of its number."""
         case = self.held_out[index]
-        data = self._normalised(case.files[0])
+        data = self.normalised(case.files[0])
         rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, _VALIDATION, index]))
         for part in VALIDATION_TIMES:
             question = self._question(data, self._time(part), rng)
@@ -233,7 +227,7 @@ class DiffusionStage:
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
         """In three planes: the first held-out pair as its latent is decoded, and below one drawn for its conditions."""
         case = self.held_out[0]
-        held_out = fabric.to_device(torch.from_numpy(self._normalised(case.files[0]))[None])
+        held_out = fabric.to_device(torch.from_numpy(self.normalised(case.files[0]))[None])
         noise = fabric.to_device(sampler.noise(self.run_config.seed, 0, 0, held_out.shape))
         choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (case.choices, case.numbers))
         schedule = self.config.schedule
@@ -325,9 +319,13 @@ def train_diffusion(
         learn_prior(network.prior, stage.all_latents(), modes=len(train) // _CASES_A_MODE)
     if fabric.is_global_zero:
         _introduce(network, stage, words, say)
-    return loop.train_network(
+    end = loop.train_network(
         fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
+    if fabric.is_global_zero and settings.restarts:
+        _store_gains(fabric, run, stage, say)
+    fabric.barrier()
+    return end
 
 
 def _fitted(arguments: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
@@ -357,6 +355,82 @@ def learn_prior(prior: GaussianPrior, latents: Iterator[np.ndarray], modes: int)
     prior.variances[:count].copy_(along.square().mean(0))
     rest = (values - along @ directions).square().mean(0).sqrt().clamp(min=_LEAST_REST)
     prior.rest.copy_(rest.view_as(prior.rest))
+
+
+# --- gains of restarts ---------------------------------------------------------------------------------------------
+
+
+class RestartGains(config.Frozen):
+    """What channels are multiplied by after each restart, which leaves them varying less than the data's.
+
+    ``diffusion`` names the weights (see :func:`weights_digest`), ``restarts`` the times.
+    """
+
+    restarts: tuple[float, ...]
+    gains: tuple[tuple[float, ...], ...]  # of each restart, by channel
+    diffusion: str
+
+
+def read_gains(run: Path, settings: DiffusionConfig) -> tuple[tuple[float, ...], ...]:
+    """The gains that training the diffusion left; none if it was not trained to its end.
+
+    Raises :class:`loop.TrainingError` for gains of other weights or restarts.
+    """
+    path = run / NAME / GAINS_FILE
+    if not path.is_file():
+        return ()
+    try:
+        stored = RestartGains.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise loop.TrainingError(f"{path} is damaged: delete it, and resume training the diffusion.") from error
+    digest = weights_digest(loop.averaged_weights(run / NAME / loop.BEST))
+    if (stored.diffusion, stored.restarts) != (digest, settings.restarts):
+        raise loop.TrainingError(f"{path} is of other weights or restarts: resume training the diffusion to its end.")
+    return stored.gains
+
+
+def _store_gains(fabric: Fabric, run: Path, stage: DiffusionStage, say: finetune.Say) -> None:
+    """Measure and write the gains, unless those of these weights are there."""
+    weights = loop.averaged_weights(run / NAME / loop.BEST)
+    path, digest = run / NAME / GAINS_FILE, weights_digest(weights)
+    with contextlib.suppress(loop.TrainingError):
+        if read_gains(run, stage.config):
+            return
+    say(f"{NAME}: measuring what restarts take from the latents of {min(len(stage.train), _GAIN_CASES)} cases.")
+    network: Any = build_network(ARCHITECTURE, stage.config.network_arguments)
+    network.load_state_dict(weights)
+    fabric.to_device(network.eval())
+    with torch.inference_mode():
+        gains = measure_gains(fabric, network, stage)
+    content = RestartGains(restarts=stage.config.restarts, gains=gains, diffusion=digest)
+    with written_aside(path) as part:
+        part.write_text(content.model_dump_json(indent=2) + "\n")
+
+
+def measure_gains(fabric: Fabric, network: torch.nn.Module, stage: DiffusionStage) -> tuple[tuple[float, ...], ...]:
+    """For each restart and channel how much less the latents of training cases vary after it (one restart after the
+    other), as the inverse, half of the way from 1. Conditions are left unknown."""
+    cases = stage.train[:: max(len(stage.train) // _GAIN_CASES, 1)][:_GAIN_CASES]
+    latents = [fabric.to_device(torch.from_numpy(stage.normalised(case.files[0]))[None]) for case in cases]
+    seeds = np.random.SeedSequence([stage.run_config.seed, _STREAM, _GAINS]).spawn(len(cases))
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (cases[0].choices, cases[0].numbers))
+    predict = sampler.guided(network, choices, numbers, 0.0)
+    before, found = _deviations(latents), []
+    for t in stage.config.restarts:
+        for n, (z, rng) in enumerate(zip(latents, rngs, strict=True)):
+            noise = fabric.to_device(torch.from_numpy(rng.standard_normal(z.shape, np.float32)))
+            latents[n] = sampler.restart(predict, z, t, noise)
+        lost = (before / _deviations(latents).clamp(min=1e-6)).clamp(max=_LARGEST_GAIN)
+        gains = (1.0 + _GAIN_SHARE * (lost - 1.0)).tolist()
+        found.append(tuple(round(gain, 3) for gain in gains))
+        latents = [z * z.new_tensor(found[-1]).view(-1, 1, 1, 1) for z in latents]
+    return tuple(found)
+
+
+def _deviations(latents: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(C,) over all latents, each (1, C, I/4, J/4, K/4), and their voxels."""
+    return torch.cat(list(latents)).movedim(1, 0).flatten(1).std(1)
 
 
 def _check_run(run: Path, wanted: GeneratorRunConfig, resume: bool) -> None:

@@ -21,11 +21,11 @@ from CardiacLDMLib.package import (
 )
 from CardiacLDMLib.sampler import SOLVERS
 
-from . import autoencoder, decoder, diffusion, loop
+from . import autoencoder, diffusion, loop
 from .config import CONFIG_FILE
 from .export import NO_FIGURES, About, plain_card, provenance, with_figures
 from .fidelity.report import JSON_FILE, Report, for_card, headline
-from .generator_config import NETWORKS, STAGES, DiffusionConfig, GeneratorRunConfig, read_config
+from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
 
 #: Of an autoencoder's arguments, what matters in training only.
 _TRAINING_ONLY = {"checkpointed"}
@@ -59,21 +59,18 @@ def export_generator(
     """
     about = about or GeneratorAbout()
     config = read_config(run)
-    settings = diffusion.finished(run, config)
-    drawn_for = decoder.exported(run)
+    settings = _diffusion(run, config)
     spectra = read_remedy(texture, config.spacing_mm) if texture else {}
     reports = [read_report(each / JSON_FILE, config.spacing_mm) for each in fidelity]
     weights = {
-        "autoencoder.safetensors": drawn_for[1] if drawn_for else autoencoder.averaged_autoencoder(run),
+        "autoencoder.safetensors": autoencoder.averaged_autoencoder(run),
         "diffusion.safetensors": loop.averaged_weights(run / diffusion.NAME / loop.BEST),
     }
-    trained = STAGES if drawn_for else NETWORKS
-    steps = {stage: int(loop.load_checkpoint(run / stage / loop.BEST)["state"]["step"]) for stage in trained}
+    steps = {role: int(loop.load_checkpoint(run / role / loop.BEST)["state"]["step"]) for role in NETWORKS}
     try:
         manifest = Manifest(
             name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
-            structures=this_anatomy(), networks=_networks(config, settings),
-            generator=_spec(run, settings, drawn_for[0].gains if drawn_for else (), spectra),
+            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings, spectra),
             training=provenance(config, run, about, steps), figures=_figures(reports), licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip
@@ -82,6 +79,15 @@ def export_generator(
     shown = "\n\n".join(map(for_card, reports)) or NO_FIGURES
     text = plain_card(manifest, shown, _sampling(manifest)) if card is None else with_figures(card, shown)
     return write_package(folder, manifest, weights, text, replace=replace)
+
+
+def _diffusion(run: Path, config: GeneratorRunConfig) -> DiffusionConfig:
+    """The settings of the run's diffusion, if it was trained on the latents of the run's autoencoder."""
+    if config.diffusion is None:
+        raise loop.TrainingError(f"{run} has no diffusion yet: train it first.")
+    if autoencoder.weights_digest(autoencoder.averaged_autoencoder(run)) != config.diffusion.autoencoder:
+        raise loop.TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
+    return config.diffusion
 
 
 def _networks(config: GeneratorRunConfig, settings: DiffusionConfig) -> dict[str, NetworkSpec]:
@@ -139,16 +145,14 @@ def _figures(reports: Sequence[Report]) -> list[Figure]:
     return found
 
 
-def _spec(
-    run: Path, settings: DiffusionConfig, gains: tuple[tuple[float, ...], ...], texture: dict[str, list[float]]
-) -> GeneratorSpec:
+def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]]) -> GeneratorSpec:
     latents = autoencoder.read_latents(run)
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
         chances={name: list(shares) for name, shares in settings.chances.items()},
         solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
-        restarts=settings.restarts, restart_gains=gains, smoothing=settings.smoothing,
+        restarts=settings.restarts, restart_gains=diffusion.read_gains(run, settings), smoothing=settings.smoothing,
         deblocking_hu=settings.deblocking_hu, guidance=settings.guidance, texture=texture,
     )  # fmt: skip
 

@@ -20,8 +20,6 @@ from .config import ConfigError, Frozen, Positive, Precision, Probability, Train
 PRESETS = config.PRESETS
 #: The two networks of a generator package, in the order in which they are trained.
 NETWORKS = ("autoencoder", "diffusion")
-#: After them the autoencoder's decoder may be trained on, for latents as the diffusion draws them.
-STAGES = (*NETWORKS, "decoder")
 
 
 class PairAugmentConfig(Frozen):
@@ -97,26 +95,6 @@ class DiffusionConfig(TrainingConfig):
         return {**self.arguments, "choices": sizes, "numbers": len(self.numbers)}
 
 
-# --- decoder -------------------------------------------------------------------------------------------------------
-
-
-class DecoderConfig(TrainingConfig):
-    """The autoencoder's decoder, trained on for latents that went through the diffusion's last restarts.
-
-    Those restarts are the ones at ``from_time`` or less: earlier ones leave too little of the case, whose image and
-    labels are to be decoded. ``gains`` are of all restarts, by channel (see :func:`sampler.restart`).
-    """
-
-    from_time: Probability = 0.6
-    gain_power: Probability = 0.5  # 1: channels vary after a restart as before; all of it makes noise as strong too
-    label_weight: Positive = 1.0
-    augment: PairAugmentConfig = PairAugmentConfig()
-    devices: Annotated[int, Field(ge=1)] = 1
-    nodes: Annotated[int, Field(ge=1)] = 1
-    gains: tuple[tuple[float, ...], ...] = ()
-    diffusion: str = ""  # SHA-256 of its weights
-
-
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +118,6 @@ class GeneratorRunConfig(Frozen):
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     autoencoder: AutoencoderConfig
     diffusion: DiffusionConfig | None = None
-    decoder: DecoderConfig | None = None
 
 
 def read_config(run: Path) -> GeneratorRunConfig:
@@ -151,9 +128,9 @@ def read_config(run: Path) -> GeneratorRunConfig:
 def check_autoencoder(stored: GeneratorRunConfig, wanted: GeneratorRunConfig) -> None:
     """Raises :class:`ConfigError` naming the first field in which an autoencoder to resume differs from what was asked.
 
-    The later stages may have begun already: they are left out.
+    The diffusion may have begun already: it is left out.
     """
-    config.check_same(*(each.model_copy(update={"diffusion": None, "decoder": None}) for each in (stored, wanted)))
+    config.check_same(*(each.model_copy(update={"diffusion": None}) for each in (stored, wanted)))
 
 
 # --- presets -------------------------------------------------------------------------------------------------------
@@ -255,22 +232,6 @@ def diffusion_config(
         changes |= {"learnt_shift": 1.0, "time_shift": 1.0, "restarts": (), "smoothing": None, "deblocking_hu": None}
         changes["arguments"] = {**settings.arguments, "prior_modes": None}
     return settings.model_copy(update=changes)
-
-
-def decoder_config(
-    preset: str, *, steps: int | None = None, batch: int | None = None, devices: int = 1, nodes: int = 1
-) -> DecoderConfig:  # fmt: skip
-    """The last stage of ``preset``, as :func:`diffusion_config`; gains and denoiser left open."""
-    grid_of(preset)
-    autoencoder = _AUTOENCODERS[preset](batch)
-    settings = DecoderConfig(
-        batch=autoencoder.batch, steps=autoencoder.steps, validate_every=autoencoder.validate_every,
-        patience=autoencoder.patience, validation_cases=autoencoder.validation_cases,
-        learning_rate=autoencoder.learning_rate / 4, warmup_steps=autoencoder.warmup_steps,
-        ema_decay=autoencoder.ema_decay, label_weight=autoencoder.label_weight, augment=autoencoder.augment,
-        devices=devices, nodes=nodes,
-    )  # fmt: skip
-    return settings if steps is None else config.scaled(settings, steps / settings.steps)
 
 
 def preset_config(

@@ -182,47 +182,6 @@ def diffusion(
     _say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
 
 
-@app.command("decoder")
-def decoder(
-    *,
-    data: Annotated[list[Path], typer.Option(help="Folder of the cases that the run was trained on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, which holds a trained autoencoder and diffusion.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make training pairs.")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="Where prepared cases are; DATA/.prepared if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the decoder from its last checkpoint.")] = False,
-) -> None:
-    """Train the autoencoder's decoder on, for latents as the diffusion draws them: the last stage, which may be left
-    out.
-
-    Preset, seed and precision are the autoencoder's.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.volume import VolumeError
-
-    from .. import config, generator_config, pairs
-    from ..conditions import read_conditions
-    from ..datasets.folders import DatasetError
-    from ..decoder import train_decoder
-    from ..loop import TrainingError
-
-    try:
-        stored = generator_config.read_config(out)
-        settings = generator_config.decoder_config(
-            stored.preset, steps=steps, batch=batch, devices=devices, nodes=nodes
-        )
-        known = read_conditions(data)
-        prepared = pairs.prepare_pairs(data, cache, stored.spacing_mm, max(workers, 1), _say)
-        end = train_decoder(out, settings, prepared, known, resume=resume, workers=workers, say=_say)
-    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
-        _fail(str(error))
-    _say(f"decoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
-
-
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
