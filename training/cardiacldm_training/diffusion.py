@@ -47,7 +47,7 @@ _PRIOR_LATENTS, _LEAST_REST = 4096, 0.05
 _CASES_A_MODE = 4
 #: Gains of restarts are measured on so many cases. Of what makes up for all that a channel lost half is taken, since
 #: errors grow with it; and none is enlarged by more than this.
-_GAIN_CASES, _GAIN_SHARE, _LARGEST_GAIN = 16, 0.5, 3.0
+_GAIN_CASES, _GAIN_SHARE, _LARGEST_GAIN = 32, 0.5, 3.0
 #: Steps of the pair that shows how training goes.
 _PANEL_STEPS = 20
 
