@@ -391,25 +391,25 @@ def read_gains(run: Path, settings: DiffusionConfig) -> tuple[tuple[float, ...],
 
 def _store_gains(fabric: Fabric, run: Path, stage: DiffusionStage, say: finetune.Say) -> None:
     """Measure and write the gains, unless those of these weights are there."""
-    weights = loop.averaged_weights(run / NAME / loop.BEST)
-    path, digest = run / NAME / GAINS_FILE, weights_digest(weights)
     with contextlib.suppress(loop.TrainingError):
         if read_gains(run, stage.config):
             return
+    weights = loop.averaged_weights(run / NAME / loop.BEST)
     say(f"{NAME}: measuring what restarts take from the latents of {min(len(stage.train), _GAIN_CASES)} cases.")
     network: Any = build_network(ARCHITECTURE, stage.config.network_arguments)
     network.load_state_dict(weights)
     fabric.to_device(network.eval())
     with torch.inference_mode():
         gains = measure_gains(fabric, network, stage)
-    content = RestartGains(restarts=stage.config.restarts, gains=gains, diffusion=digest)
-    with written_aside(path) as part:
+    content = RestartGains(restarts=stage.config.restarts, gains=gains, diffusion=weights_digest(weights))
+    with written_aside(run / NAME / GAINS_FILE) as part:
         part.write_text(content.model_dump_json(indent=2) + "\n")
 
 
 def measure_gains(fabric: Fabric, network: torch.nn.Module, stage: DiffusionStage) -> tuple[tuple[float, ...], ...]:
-    """For each restart and channel how much less the latents of training cases vary after it (one restart after the
-    other), as the inverse, half of the way from 1. Conditions are left unknown."""
+    """What each channel (C,) is to be multiplied by after each restart: half of what its standard deviation over the
+    latents of training cases loses in it. The cases go through one restart after the other, conditions left unknown.
+    """
     cases = stage.train[:: max(len(stage.train) // _GAIN_CASES, 1)][:_GAIN_CASES]
     latents = [fabric.to_device(torch.from_numpy(stage.normalised(case.files[0]))[None]) for case in cases]
     seeds = np.random.SeedSequence([stage.run_config.seed, _STREAM, _GAINS]).spawn(len(cases))
