@@ -26,7 +26,7 @@ from CardiacLDMLib.generator import Generator
 from CardiacLDMLib.volume import Volume
 from helpers_generator_package import GRID, write_tiny_generator
 from helpers_phantom_package import write_phantom_package
-from host import Heartbeat, Host, close_module, open_module, pump, start_host
+from host import Host, close_module, held_ms, open_module, pump, start_host
 
 STANDSTILL_MS = 100.0
 
@@ -599,18 +599,21 @@ def test_the_window_is_never_held_by_a_large_pair(user: User, record_property: A
     image, labels = (np.zeros(shape, kind, order="F") for kind in (np.int16, np.uint8))
     labels[60:180, 60:180, 40:120] = (np.arange(80) % 9).astype(np.uint8)
     pair = PairReply(Volume(image, np.eye(4)), Volume(labels, np.eye(4)), expected(0).provenance, "cpu", 1.0)
-    worker = Worker(pair)
     none = lambda *_: None  # noqa: E731
     listener = PairListener(none, none, lambda pair: user.panel._arrived(pair, True), none, none, none)
     show_side_by_side()  # Slicer makes the views itself
-    with Heartbeat(clock=time.thread_time) as held:
+
+    def run() -> None:
+        worker = Worker(pair)
         job = worker.job = PairsJob(worker, PairSettings("tiny"), listener)
         user.wait(lambda: not job.running)
         pump(0.2)
-    record_property("held_cpu_ms", held.longest_ms)
-    print(f"held: {held.longest_ms:.0f} ms of computing")
-    assert len(user.pairs()) == 1
-    assert held.longest_ms < STANDSTILL_MS
+
+    held = held_ms(run, STANDSTILL_MS)
+    record_property("held_cpu_ms", held)
+    print(f"held: {held:.0f} ms of computing")
+    assert user.pairs()
+    assert held < STANDSTILL_MS
 
 
 def test_every_control_has_a_tooltip_and_is_reached_by_the_keyboard(user: User) -> None:

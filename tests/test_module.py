@@ -25,7 +25,7 @@ from CardiacLDMLib import anatomy, dependencies, package
 from CardiacLDMLib.volume import Grid, Volume, write_volume
 from helpers_phantom import phantom
 from helpers_phantom_package import write_phantom_package
-from host import Heartbeat, Host, close_module, open_module, pump, reload_module, start_host
+from host import Heartbeat, Host, close_module, held_ms, open_module, pump, reload_module, start_host
 
 #: Longest that our code may hold the window, in milliseconds.
 STANDSTILL_MS = 100.0
@@ -475,14 +475,19 @@ def test_the_name_of_the_default_package_is_the_packages() -> None:
 def test_the_window_is_never_held(user: User, record_property: Any) -> None:
     """A scan of 47 million voxels: its way to the worker, the labels' way back, figures and surfaces."""
     user.prepare("fast", finer=6)
-    with Heartbeat() as beat, Heartbeat(clock=time.thread_time) as held:
+
+    def run() -> None:
+        known = user.segmentations()
         user.apply()
-        user.wait(lambda: _has_surfaces(user.segmentations()[0]), 20)
+        user.wait(lambda: any(_has_surfaces(node) for node in user.segmentations() if node not in known), 20)
         pump(0.3)
-    record_property("held_cpu_ms", held.longest_ms)
+
+    with Heartbeat() as beat:
+        held = held_ms(run, STANDSTILL_MS)
+    record_property("held_cpu_ms", held)
     record_property("beat_wall_ms", beat.longest_ms)
-    print(f"held: {held.longest_ms:.0f} ms of computing, {beat.longest_ms:.0f} ms between beats")
-    assert held.longest_ms < STANDSTILL_MS
+    print(f"held: {held:.0f} ms of computing, {beat.longest_ms:.0f} ms between beats")
+    assert held < STANDSTILL_MS
 
 
 # --- reloading -----------------------------------------------------------------------------------------------------

