@@ -124,9 +124,9 @@ def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Pat
     assert (tmp_path / "hearts" / "README.md").read_text() == "# Mine\n\nNone measured yet.\n"
 
 
-def test_the_remedy_of_a_report_becomes_the_packages_texture(finished: Path, tmp_path: Path) -> None:
+def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: Path, tmp_path: Path) -> None:
     remedy = {"soft": (400.0004,) * BINS, "fat": (0.0,) * BINS}
-    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy)
+    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy, tone=((-800.0, -850.0), (200.0, 300.0)))
     report = tmp_path / "report.json"
     report.write_text(content.model_dump_json())
     result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts", "--texture", report)
@@ -134,8 +134,12 @@ def test_the_remedy_of_a_report_becomes_the_packages_texture(finished: Path, tmp
     package = open_package(tmp_path / "hearts")
     assert package.manifest.generator is not None
     assert package.manifest.generator.texture == {"soft": [400.0] * BINS}
-    assert "decoded images lack is added to soft." in (package.folder / "README.md").read_text()
-    for changes, message in (({"textured": True}, "had texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm")):
+    assert package.manifest.generator.tone == ((-800.0, -850.0), (200.0, 300.0))
+    card = (package.folder / "README.md").read_text()
+    assert "decoded images lack is added to soft." in card
+    assert "Away from the labels HU follow a curve" in card
+    refused = (({"textured": True}, "had tone or texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
+    for changes, message in refused:
         report.write_text(content.model_copy(update=changes).model_dump_json())
         result = command(finished, "--out", tmp_path / "other", "--name", "other", "--texture", report)
         assert result.exit_code == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from CardiacLDMLib import texture
+from CardiacLDMLib import texture, tone
 from CardiacLDMLib.cleanup import clean
 from CardiacLDMLib.exchange import STAGES, Cancelled, Progress
 from CardiacLDMLib.generator import Generator, GeneratorError, Pair, check_settings, scaled
@@ -109,6 +109,17 @@ def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator,
     assert not added[tissues == 0].any()
     other = noisy.generate(1, 0, attempt=1).image.array - generator.generate(1, 0, attempt=1).image.array
     assert not np.array_equal(other, added)
+
+
+def test_a_package_with_a_tone_brightens_what_lies_away_from_the_labels(generator: Generator, tmp_path: Path) -> None:
+    curve = [[-1000.0, -1000.0], [0.0, 0.0], [100.0, 200.0]]
+    bright = Generator(open_package(write_tiny_generator(tmp_path / "bright", tone=curve)), "cpu")
+    plain, pair = generator.generate(1, 0), bright.generate(1, 0)
+    assert (plain.provenance["tone"], pair.provenance["tone"]) == (False, True)
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+    wanted = tone.toned(plain.image.array, plain.labels.array, SPACING_MM, [(a, b) for a, b in curve])
+    assert np.abs(pair.image.array - np.clip(wanted, -1000, 1000)).max() <= 2  # from HU before they were rounded
+    assert (pair.image.array != plain.image.array).any()
 
 
 def test_conditions_left_out_are_drawn_as_often_as_cases_had_them(generator: Generator, tmp_path: Path) -> None:

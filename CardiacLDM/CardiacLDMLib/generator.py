@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from . import anatomy, sampler, texture
+from . import anatomy, sampler, texture, tone
 from .bilateral import bilateral
 from .cleanup import clean
 from .exchange import Cancelled, Progress
@@ -292,12 +292,14 @@ class Generator:
     def _volumes(
         self, number: tuple[int, int, int], image: np.ndarray, scores: np.ndarray
     ) -> tuple[Volume, Volume, Volume]:
-        """Image with the package's texture, labels, and labels before clean-up."""
+        """Image with the package's tone and texture, labels, and labels before clean-up."""
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -self.spacing_mm * (np.array(self.shape) - 1) / 2
         raw = largest(scores)
         labels = clean(raw, self.spacing_mm**3 / 1000.0)
         hu = self._hu(np.clip(image, 0.0, 1.0))
+        if self.spec.tone:
+            hu = tone.toned(hu, labels, self.spacing_mm, self.spec.tone)
         if self.spec.texture:
             tissues = texture.tissue_map(hu, labels)
             hu = texture.add_noise(hu, tissues, self.spec.texture, sampler.texture_generator(*number))
@@ -318,6 +320,7 @@ class Generator:
             **asdict(settings),
             "device": self.device.partition(":")[0],
             "decoded": decoded,
+            "tone": bool(self.spec.tone),
             "texture": bool(self.spec.texture),
             "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in anatomy.STRUCTURES},
         }

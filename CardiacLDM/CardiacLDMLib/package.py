@@ -41,7 +41,7 @@ from pydantic import (
     model_validator,
 )
 
-from . import anatomy, texture
+from . import anatomy, texture, tone
 from .sampler import SOLVERS, Schedule, Solver
 from .volume import VolumeError, written_aside
 
@@ -222,6 +222,10 @@ class GeneratorSpec(_Record):
         FiniteFloat | None,
         Field(ge=1, le=1000, description="How unlike voxels of the decoded image may be to be averaged. Null: none."),
     ] = None
+    tone: Annotated[
+        tuple[tuple[FiniteFloat, FiniteFloat], ...],
+        Field(description="Curve that HU follow away from the labels: as drawn, and as they should be. Empty: none."),
+    ] = ()
     texture: Annotated[
         dict[TissueName, list[FiniteFloat]],
         Field(description="Noise added to decoded images, by tissue: power in HU^2 by ring of frequency. Empty: none."),
@@ -238,6 +242,7 @@ class GeneratorSpec(_Record):
     @model_validator(mode="after")
     def _is_sound(self) -> GeneratorSpec:
         texture.check_spectra(self.texture)
+        tone.check_curve(self.tone)
         if self.solver not in SOLVERS[self.schedule]:
             raise ValueError(f"the solver {self.solver} does not fit the schedule {self.schedule}")
         if self.time_shift != 1 and self.schedule != "rectified_flow":

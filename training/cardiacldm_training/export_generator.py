@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -54,13 +55,13 @@ def export_generator(
     """Write the run's networks as the package ``name`` to ``folder`` and verify it.
 
     ``card`` as in :func:`export.export_run`; ``texture``: the report.json of a fidelity report on pairs of this run,
-    whose remedy the package adds to its images; ``fidelity``: folders of reports whose figures go along. Raises
-    ConfigError, TrainingError or PackageError.
+    whose remedy, tone and texture, the package puts on its images; ``fidelity``: folders of reports whose figures go
+    along. Raises ConfigError, TrainingError or PackageError.
     """
     about = about or GeneratorAbout()
     config = read_config(run)
     settings = _diffusion(run, config)
-    spectra = read_remedy(texture, config.spacing_mm) if texture else {}
+    remedy = read_remedy(texture, config.spacing_mm) if texture else Remedy((), {})
     reports = [read_report(each / JSON_FILE, config.spacing_mm) for each in fidelity]
     weights = {
         "autoencoder.safetensors": autoencoder.averaged_autoencoder(run),
@@ -70,7 +71,7 @@ def export_generator(
     try:
         manifest = Manifest(
             name=name, version=about.version, kind="generator", title=about.title, summary=about.summary,
-            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings, spectra),
+            structures=this_anatomy(), networks=_networks(config, settings), generator=_spec(run, settings, remedy),
             training=provenance(config, run, about, steps), figures=_figures(reports), licence=about.licence,
             intended_use=about.intended_use, attribution=list(about.attribution),
         )  # fmt: skip
@@ -105,15 +106,23 @@ def _networks(config: GeneratorRunConfig, settings: DiffusionConfig) -> dict[str
     }  # fmt: skip
 
 
-def read_remedy(path: Path, spacing_mm: float) -> dict[str, list[float]]:
-    """Spectra (HU^2 by ring) that pairs lack, by tissue, from a report.json of fidelity.
+class Remedy(NamedTuple):
+    """What a package does to images after decoding: see :mod:`CardiacLDMLib.tone`, :mod:`CardiacLDMLib.texture`."""
 
-    Raises PackageError as :func:`read_report`, and for a report of pairs with texture already.
+    tone: tuple[tuple[float, float], ...]
+    texture: dict[str, list[float]]  # HU^2 by ring
+
+
+def read_remedy(path: Path, spacing_mm: float) -> Remedy:
+    """What pairs lack, from a report.json of fidelity.
+
+    Raises PackageError as :func:`read_report`, and for a report of pairs with tone or texture already.
     """
     report = read_report(path, spacing_mm)
     if report.textured:
-        raise PackageError(f"The pairs of {path} had texture already: take the report on pairs without.")
-    return {name: [round(value, 3) for value in values] for name, values in report.remedy.items() if any(values)}
+        raise PackageError(f"The pairs of {path} had tone or texture already: take the report on pairs without.")
+    spectra = {name: [round(value, 3) for value in values] for name, values in report.remedy.items() if any(values)}
+    return Remedy(report.tone, spectra)
 
 
 def read_report(path: Path, spacing_mm: float) -> Report:
@@ -133,7 +142,7 @@ def _figures(reports: Sequence[Report]) -> list[Figure]:
     """What the reports measured on generated pairs, each followed by what held-out cases reach."""
     found: list[Figure] = []
     for report in reports:
-        kind = "pairs with texture" if report.textured else "pairs"
+        kind = "pairs with tone and texture" if report.textured else "pairs"
         for measured in headline(report):
             for name, value, on, cases in (
                 (measured.name, measured.generated, f"generated {kind}", measured.cases),
@@ -145,7 +154,7 @@ def _figures(reports: Sequence[Report]) -> list[Figure]:
     return found
 
 
-def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]]) -> GeneratorSpec:
+def _spec(run: Path, settings: DiffusionConfig, remedy: Remedy) -> GeneratorSpec:
     latents = autoencoder.read_latents(run)
     return GeneratorSpec(
         schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
@@ -153,7 +162,7 @@ def _spec(run: Path, settings: DiffusionConfig, texture: dict[str, list[float]])
         chances={name: list(shares) for name, shares in settings.chances.items()},
         solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
         restarts=settings.restarts, restart_gains=diffusion.read_gains(run, settings), smoothing=settings.smoothing,
-        deblocking_hu=settings.deblocking_hu, guidance=settings.guidance, texture=texture,
+        deblocking_hu=settings.deblocking_hu, guidance=settings.guidance, tone=remedy.tone, texture=remedy.texture,
     )  # fmt: skip
 
 
@@ -191,5 +200,7 @@ def _afterwards(spec: GeneratorSpec) -> Iterator[str]:
         yield "Neighbouring latents that are alike are averaged."
     if spec.deblocking_hu is not None:
         yield f"The decoded image is averaged over a latent voxel, but not across edges of {spec.deblocking_hu:g} HU."
+    if spec.tone:
+        yield "Away from the labels HU follow a curve that gives them the distribution of held-out cases."
     if spec.texture:
         yield f"Noise that decoded images lack is added to {', '.join(spec.texture)}."

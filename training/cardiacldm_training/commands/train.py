@@ -195,7 +195,7 @@ def export(
         typer.Option(help="Folder of an evaluation (a generator's: of fidelity) whose figures go along; repeatable."),
     ] = None,
     texture: Annotated[
-        Path | None, typer.Option(help="Report of fidelity whose remedy a generator adds to its images.")
+        Path | None, typer.Option(help="Report of fidelity whose tone and texture a generator puts on its images.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:

@@ -105,10 +105,11 @@ def open_source(
 
 
 def textured(folder: Path) -> bool:
-    """Whether noise was added to pairs of ``folder`` when they were drawn, as far as their provenance says."""
+    """Whether tone or texture was put on pairs of ``folder`` when they were drawn, as far as provenance says."""
     for path in folder.glob("*/provenance.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            if json.loads(path.read_text(encoding="utf-8")).get("texture"):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record.get("tone") or record.get("texture"):
                 return True
     return False
 

@@ -19,6 +19,7 @@ from CardiacLDMLib.segmenter import Segmenter
 from .. import ablation
 from . import compare, diversity, features, labels, replicas
 from . import texture as noise
+from . import tone as brightness
 from .cases import FidelityError, Pair, Source
 from .compare import Measured
 from .report import CaseRecord, Report, SpectrumRow
@@ -36,6 +37,7 @@ class Findings:
     name: str
     labels: labels.LabelFindings
     texture: noise.Texture
+    tone: np.ndarray  # see tone.measure
     features: np.ndarray  # (F,)
     dice: dict[str, float] | None
     faults: frozenset[str]  # rules by which the pair would be drawn again
@@ -78,7 +80,7 @@ class Examiner:
         if dice:
             faults += disagreement(float(np.mean(list(dice.values()))))
         return Findings(
-            pair.name, found, noise.measure(pair), self.features(pair.image_volume), dice,
+            pair.name, found, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume), dice,
             frozenset(fault.rule for fault in faults),
         )  # fmt: skip
 
@@ -100,7 +102,7 @@ def judge(
     """The report without its curve, and the findings in the references.
 
     ``plan``: budget of the networks trained on generated pairs and on training cases; None leaves them out. ``out`` is
-    where their scratch files may lie. ``textured``: noise was added to the pairs when they were drawn. Raises
+    where their scratch files may lie. ``textured``: tone or texture was put on the pairs when they were drawn. Raises
     :class:`FidelityError` for too few cases.
     """
     if len(reference) < FEWEST_REFERENCES or len(generated) < FEWEST_PAIRS:
@@ -142,7 +144,8 @@ def _report(
         measured=_measured(generated, reference, ours, theirs),
         volumes=labels.volume_rows(*sets),
         rules={rule: (count, rules[1][rule]) for rule, count in rules[0].items()},
-        spectra=_spectra(*textures), remedy=dict(noise.remedy(*textures)), repair=None,
+        spectra=_spectra(*textures), remedy=dict(noise.remedy(*textures)),
+        tone=brightness.remedy(*([f.tone for f in side] for side in (ours, theirs))), repair=None,
         replicas=copies, utility=utility, curve=[], left_out=_left_out(train, utility),
         pairs=[f.record() for f in ours], references=[f.record() for f in theirs],
     )  # fmt: skip
@@ -170,6 +173,7 @@ def _measured(
         "features": feature_distances(ours, theirs),
         "diversity": [compare.means("MS-SSIM", diversity.ms_ssim(generated), diversity.ms_ssim(reference))],
         "anatomy": _anatomy(ours, theirs),
+        "surroundings": _surroundings(ours, theirs),
         "texture": _texture(ours, theirs),
     }
     return {name: [m for m in rows if m is not None] for name, rows in sections.items()}
@@ -212,6 +216,17 @@ def _anatomy(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measu
         counts = [[float(rule in f.labels.broken) for f in side] for side in (ours, theirs)]
         rows.append(compare.means(f"rule: {rule}", *counts, kind="rate"))
     return [*rows, compare.means("labelled voxels that the clean-up changes", *speckle, unit="%")]
+
+
+def _surroundings(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measured | None]:
+    rows = [np.array([f.tone for f in side if np.isfinite(f.tone).all()]) for side in (ours, theirs)]
+    if not all(map(len, rows)):
+        return []
+    bright = f"voxels above {brightness.BRIGHT_HU:g} HU"
+    return [
+        compare.means(bright, *(side[:, -1] for side in rows), unit="%"),
+        compare.distances("HU", brightness.distance_hu, *rows, unit="HU"),
+    ]
 
 
 def _texture(ours: Sequence[Findings], theirs: Sequence[Findings]) -> list[Measured | None]:

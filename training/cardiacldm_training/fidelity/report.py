@@ -77,7 +77,8 @@ class Repair(Record):
 class Report(Record):
     """Everything that was measured. ``skipped``: cases of each set that could not be used, with the reason.
 
-    ``textured``: noise was added to the pairs when they were drawn, so that ``remedy`` is what they lack beside it.
+    ``textured``: tone or texture was put on the pairs when they were drawn, so that ``remedy`` (noise by tissue) and
+    ``tone`` (a curve of HU around the heart) are what they lack beside it.
     """
 
     generated: str
@@ -97,6 +98,7 @@ class Report(Record):
     rules: dict[str, tuple[int, int]]
     spectra: list[SpectrumRow]
     remedy: dict[str, tuple[float, ...]]
+    tone: tuple[tuple[float, float], ...] = ()
     repair: Repair | None
     replicas: Replicas | None
     utility: Utility | None
@@ -181,15 +183,16 @@ _SECTIONS = {
     "features": "## Images as the segmenter sees them",
     "diversity": "## Diversity (MS-SSIM between images, low is varied)",
     "anatomy": "## Soundness of the labels",
+    "surroundings": "## Around the heart, away from the labels: bone, lungs, soft tissue",
     "texture": "## Texture: noise inside tissues",
 }
 
 
 _NOISE = {
-    False: "The entry `remedy` of report.json is the noise that the pairs lack, by tissue: `train export --texture` "
-    "has a package add it.",
-    True: "The package added noise to these pairs when they were drawn: what it lacked itself, a report on pairs "
-    "without says. The entry `remedy` of report.json is what they lack beside it.",
+    False: "The entry `remedy` of report.json is the noise that the pairs lack, by tissue, and `tone` the curve that "
+    "their HU around the heart should follow: `train export --texture` has a package do both.",
+    True: "The package put tone or texture on these pairs when they were drawn: what it lacked itself, a report on "
+    "pairs without says. The entries `remedy` and `tone` of report.json are what they lack beside it.",
 }
 
 
