@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from CardiacLDMLib.tone import away
 
@@ -38,7 +39,7 @@ def measure(pair: Pair) -> np.ndarray:
 def distance_hu(first: np.ndarray, second: np.ndarray) -> float:
     """Mean difference (HU) of two sets' typical distributions, each of the rows of :func:`measure`."""
     one, two = (rows[:, :-1].mean(0) for rows in (first, second))
-    return float(np.trapezoid(np.abs(one - two), PERCENTILES) / np.ptp(PERCENTILES))
+    return float(trapezoid(np.abs(one - two), PERCENTILES) / np.ptp(PERCENTILES))
 
 
 def remedy(generated: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> tuple[tuple[float, float], ...]:
