@@ -14,7 +14,7 @@ import numpy as np
 from .anatomy import BACKGROUND
 from .volume import AIR_HU
 
-#: The curve has its full effect at this distance from all labels, mm, and none within a voxel of them, where voxels
+#: The curve has its full effect further than this from all labels, mm, and none within a voxel of them, where voxels
 #: hold blood in part.
 REACH_MM = 9.0
 #: Knots of a curve, and HU of any: more is no scan's.
@@ -34,9 +34,9 @@ def check_curve(curve: Curve) -> None:
 
 
 def away(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(I, J, K) float32: 0 on labels (uint8, cubes of ``spacing_mm``) and beside them, up to 1 from ``REACH_MM`` on.
+    """(I, J, K) float32: 0 on labels (uint8, cubes of ``spacing_mm``) and a voxel around, up to 1 beyond ``REACH_MM``.
 
-    Distances are the largest of those along the three axes.
+    Distances are the largest of those along the three axes; of wide voxels at least two are the ramp.
     """
     import torch
 
@@ -51,7 +51,7 @@ def away(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
 
 
 def toned(hu: np.ndarray, labels: np.ndarray, spacing_mm: float, curve: Curve) -> np.ndarray:
-    """``hu`` (I, J, K) with the ``curve`` applied away from ``labels``, float32; air stays what it is.
+    """``hu`` (I, J, K) with the ``curve`` applied away from ``labels``, float32; nothing gets darker than air.
 
     Beyond the curve's ends HU move as at them. Raises ValueError as :func:`check_curve`.
     """
