@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -24,9 +25,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(_ONE_THREAD)  # read by the libraries of a process when it starts
     try:
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread
-        ) as processes:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin) as processes:
             yield processes
     finally:
         for name, value in before.items():
@@ -47,6 +46,19 @@ def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -
         return
     with pool(workers) as processes:
         yield from processes.map(job, items)
+
+
+def _begin() -> None:
+    _use_one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent leaves its workers waiting for ever: each holds an end of the pipe that its jobs come through."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _use_one_thread() -> None:
