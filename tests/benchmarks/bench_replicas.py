@@ -2,7 +2,8 @@
 
 Copies are planted: training cases through the generator's autoencoder, and on through its restarts from some time on.
 Whether pairs (of ``generate`` or ``fidelity``) are drawn to training cases is asked with as many cases that no
-training saw: without any pull half of the pairs are nearer to one of those.
+training saw: without any pull half of the pairs are nearer to one of those, if both are scans of one kind; the same
+share of unseen cases stands beside it.
 """
 
 from __future__ import annotations
