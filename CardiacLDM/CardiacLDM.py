@@ -5,7 +5,6 @@ import sys
 import unittest
 from pathlib import Path
 
-import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -16,18 +15,18 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from CardiacLDMLib import dependencies
-from CardiacLDMLib.client import ClientError
-from CardiacLDMLib.panels.batch import BatchPanel
-from CardiacLDMLib.panels.generate import MAX_SEED, GeneratePanel
-from CardiacLDMLib.panels.models import ModelsPanel
-from CardiacLDMLib.panels.pair_jobs import PairListener, PairSettings, PairsJob
-from CardiacLDMLib.panels.pair_views import start_marks, stop_marks
-from CardiacLDMLib.panels.parameters import CardiacLDMParameterNode
-from CardiacLDMLib.panels.process import Dispatcher, later
-from CardiacLDMLib.panels.scene_jobs import Listener, SceneJob, Settings
-from CardiacLDMLib.panels.segment import SegmentPanel
-from CardiacLDMLib.volume import VolumeError
+import slicer
+from CardiacLDMLib.errors import ClientError, VolumeError
+from CardiacLDMLib.slicer import dependencies
+from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
+from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
+from CardiacLDMLib.slicer.panels.generate.views import start_marks, stop_marks
+from CardiacLDMLib.slicer.panels.models.panel import ModelsPanel
+from CardiacLDMLib.slicer.panels.parameters import CardiacLDMParameterNode
+from CardiacLDMLib.slicer.panels.process import Dispatcher, later
+from CardiacLDMLib.slicer.panels.scene_jobs import Listener, SceneJob, Settings
+from CardiacLDMLib.slicer.panels.segment.batch import BatchPanel
+from CardiacLDMLib.slicer.panels.segment.panel import SegmentPanel
 
 #: Slicer's own contrast CT of the heart, offered under this module's name too.
 SAMPLE_SHA256 = "3b0d4eb1a7d8ebb0c5a89cc0504640f76a030b4e869e33ff34c564c3d3b88ad2"
@@ -276,7 +275,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
 
     @property
     def client(self):
-        """Talks to the worker; see CardiacLDMLib.client."""
+        """Talks to the worker; see CardiacLDMLib.worker.client."""
         return self._dispatcher.client
 
     @property

@@ -29,7 +29,7 @@ COLUMNS = {
 
 def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int, digest: str) -> Any:
     """The preset, changed in fusion, output and what the command line asks for."""
-    from cardiacldm_training import generator_config
+    from cardiacldm_training.stages import generator_config
 
     whole = generator_config.preset_config(
         options.preset, cases=cases, cases_digest=digest, seed=options.seed, steps=options.steps, batch=options.batch
@@ -48,7 +48,8 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     import torch
     from lightning.fabric import Fabric
 
-    from cardiacldm_training import autoencoder, finetune, generator_config, pairs
+    from cardiacldm_training.cases import pairs, split
+    from cardiacldm_training.stages import autoencoder, generator_config
 
     spacing = options.spacing if options.grid else generator_config.grid_of(options.preset)[1]
     prepared = pairs.prepare_pairs(options.data, options.cache, spacing, 1, lambda line: None)
@@ -58,7 +59,7 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     say = lambda line: print(f"[{fusion}, {output}] {line}", flush=True)  # noqa: E731
     end = autoencoder.train_autoencoder(run, settings, prepared, resume=True, workers=options.workers, say=say)
     seconds = time.perf_counter() - began
-    train, held_out = finetune.split(prepared.cases, settings.validation_part)
+    train, held_out = split.split(prepared.cases, settings.validation_part)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     network: Any = fabric.to_device(autoencoder.load_autoencoder(run, settings.autoencoder))
     with torch.inference_mode():

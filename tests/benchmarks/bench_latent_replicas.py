@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cardiacldm_training import autoencoder, diffusion, finetune, pairs
-from cardiacldm_training.fidelity.replicas import threshold
-from cardiacldm_training.generator_config import read_config
-from CardiacLDMLib import sampler
-from CardiacLDMLib.generator import Generator
-from CardiacLDMLib.package import find_package
+from cardiacldm_training.cases import pairs, split
+from cardiacldm_training.evaluation.fidelity.replicas import threshold
+from cardiacldm_training.stages import autoencoder, diffusion
+from cardiacldm_training.stages.generator_config import read_config
+from CardiacLDMLib.generation import sampler
+from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.packages.store import find_package
 
 
 def coordinates(prior: Any, latents: np.ndarray) -> np.ndarray:
@@ -38,7 +39,7 @@ def known(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.nd
     prepared = pairs.prepare_pairs(folders, None, settings.spacing_mm, 1, lambda line: None)
     rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
     cases = []
-    train, held_out = finetune.split(prepared.cases, settings.validation_part)
+    train, held_out = split.split(prepared.cases, settings.validation_part)
     for number, case in enumerate([*train, *held_out]):
         learnt = number < len(train)
         for n in range(settings.diffusion.variants if learnt else 1):

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cardiacldm_training.augment import to_window
-from cardiacldm_training.fidelity import replicas
-from cardiacldm_training.fidelity.cases import Pair, Source, open_source
-from cardiacldm_training.fidelity.solvers import view_of_generator
-from CardiacLDMLib import sampler
-from CardiacLDMLib.generator import Generator, same_bits
-from CardiacLDMLib.package import find_package
+from cardiacldm_training.cases.augment import to_window
+from cardiacldm_training.evaluation.fidelity import replicas
+from cardiacldm_training.evaluation.fidelity.cases import Pair, Source, open_source
+from cardiacldm_training.evaluation.fidelity.solvers import view_of_generator
+from CardiacLDMLib.generation import sampler
+from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.packages.store import find_package
+from CardiacLDMLib.torch_device import same_bits
 
 
 def planted(generator: Generator, case: Pair, number: int, first: float) -> Pair:

@@ -21,7 +21,8 @@ def compare_resampling() -> str:
     import torch
     from torch.nn.functional import interpolate as torch_interpolate
 
-    from CardiacLDMLib.volume import Grid, interpolate, largest
+    from CardiacLDMLib.image.grid import Grid
+    from CardiacLDMLib.image.resample import interpolate, largest
 
     coarse = torch.randn(1, CLASSES, 12, 12, 10, generator=torch.Generator().manual_seed(0))
     logits = torch_interpolate(coarse, size=SOURCE, mode="trilinear")[0].contiguous().numpy()

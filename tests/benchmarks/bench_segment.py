@@ -37,7 +37,9 @@ def make_scan(path: Path, slices: int) -> None:
     import numpy as np
 
     from cardiacldm_training.virtual import CohortSettings, make_case
-    from CardiacLDMLib.volume import Grid, Volume, resample, write_volume
+    from CardiacLDMLib.image.files import write_volume
+    from CardiacLDMLib.image.grid import Grid, Volume
+    from CardiacLDMLib.image.resample import resample
 
     case = make_case(CohortSettings(seed=2024), 0)
     centre = case.image.grid.bounds_ras().mean(axis=0)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from CardiacLDMLib.volume import Grid, Volume, resample
-from helpers_worker import Bench, Outcome
+from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.image.resample import resample
+from tests.support.worker import Bench, Outcome
 
 SIDE, SPACING_MM = 160, 2.0
 RUNS = 5

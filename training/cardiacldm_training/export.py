@@ -11,22 +11,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from CardiacLDMLib import __version__
-from CardiacLDMLib.package import (
-    Figure,
-    Manifest,
-    ModelPackage,
-    NetworkSpec,
-    PackageError,
-    Provenance,
-    first_problem,
-    this_anatomy,
-    write_package,
-)
+from CardiacLDMLib.errors import PackageError
+from CardiacLDMLib.packages.manifest import Figure, Manifest, NetworkSpec, Provenance, this_anatomy
+from CardiacLDMLib.packages.store import ModelPackage
+from CardiacLDMLib.packages.write import write_package
+from CardiacLDMLib.text import first_problem
 
-from . import loop
-from .config import NETWORKS, RunConfig, read_config
-from .evaluate import METRICS, Evaluation, table
-from .generator_config import GeneratorRunConfig
+from .evaluation.segmenter import METRICS, Evaluation, table
+from .stages import loop
+from .stages.config import NETWORKS, RunConfig, read_config
+from .stages.generator_config import GeneratorRunConfig
 
 #: Where a card given by the user is to hold the tables of figures.
 FIGURES_MARK = "<!-- figures -->"

@@ -9,24 +9,19 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from CardiacLDMLib.package import (
-    Figure,
-    GeneratorSpec,
-    Manifest,
-    ModelPackage,
-    NetworkSpec,
-    PackageError,
-    first_problem,
-    this_anatomy,
-    write_package,
-)
-from CardiacLDMLib.sampler import SOLVERS
+from CardiacLDMLib.errors import PackageError
+from CardiacLDMLib.generation.sampler import SOLVERS
+from CardiacLDMLib.packages.manifest import Figure, GeneratorSpec, Manifest, NetworkSpec, this_anatomy
+from CardiacLDMLib.packages.store import ModelPackage
+from CardiacLDMLib.packages.write import write_package
+from CardiacLDMLib.text import first_problem
 
-from . import autoencoder, diffusion, loop
-from .config import CONFIG_FILE
+from .errors import TrainingError
+from .evaluation.fidelity.report import JSON_FILE, Report, for_card, headline
 from .export import NO_FIGURES, About, plain_card, provenance, with_figures
-from .fidelity.report import JSON_FILE, Report, for_card, headline
-from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
+from .stages import autoencoder, diffusion, loop
+from .stages.config import CONFIG_FILE
+from .stages.generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
 
 #: Of an autoencoder's arguments, what matters in training only.
 _TRAINING_ONLY = {"checkpointed"}
@@ -85,9 +80,9 @@ def export_generator(
 def _diffusion(run: Path, config: GeneratorRunConfig) -> DiffusionConfig:
     """The settings of the run's diffusion, if it was trained on the latents of the run's autoencoder."""
     if config.diffusion is None:
-        raise loop.TrainingError(f"{run} has no diffusion yet: train it first.")
+        raise TrainingError(f"{run} has no diffusion yet: train it first.")
     if autoencoder.weights_digest(autoencoder.averaged_autoencoder(run)) != config.diffusion.autoencoder:
-        raise loop.TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
+        raise TrainingError(f"The autoencoder of {run} was trained on after its diffusion: train that anew.")
     return config.diffusion
 
 

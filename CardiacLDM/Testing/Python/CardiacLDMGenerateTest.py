@@ -8,8 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import slicer
 import slicer.util
+
+import slicer
 from slicer import ScriptedLoadableModule
 
 SEED, STEPS = 42, 8
@@ -23,8 +24,8 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         slicer.util.selectModule("CardiacLDM")
         self.widget = slicer.util.getModuleWidget("CardiacLDM")
         self.ui, self.panel = self.widget.generateUi, self.widget.generate
-        from CardiacLDMLib import dependencies
-        from CardiacLDMLib.panels.pair_facts import installed_generators
+        from CardiacLDMLib.slicer import dependencies
+        from CardiacLDMLib.slicer.panels.generate.facts import installed_generators
 
         if dependencies.missing():
             self.skipTest("Libraries are missing: press Apply once, so that they are installed.")
@@ -37,7 +38,7 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def test_pairs_arrive_side_by_side(self):
-        from CardiacLDMLib.panels.pair_views import IMAGE_VIEW, LABELS_VIEW, LAYOUT
+        from CardiacLDMLib.slicer.panels.generate.views import IMAGE_VIEW, LABELS_VIEW, LAYOUT
 
         self.start(count=2)
         self.assertEqual(self.ui.apply.text, "Cancel")
@@ -83,7 +84,7 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 8)
 
     def test_pairs_are_saved_as_files(self):
-        from CardiacLDMLib.panels.pair_jobs import SaveJob, SaveListener
+        from CardiacLDMLib.slicer.panels.generate.jobs import SaveJob, SaveListener
 
         self.widget.logic.generate(self.package, seed=SEED, steps=STEPS, check=False)
         ends = []
@@ -106,9 +107,9 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.ui.apply.click()
 
     def pairs(self):
-        from CardiacLDMLib import scene
+        from CardiacLDMLib.slicer import pairs
 
-        return scene.synthetic_pairs(slicer.mrmlScene)
+        return pairs.synthetic_pairs(slicer.mrmlScene)
 
     def marked(self):
         """Names of the slice views in whose corner it says Synthetic."""

@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 import qt
-import slicer
 import slicer.util
 import vtk
+
+import slicer
 from slicer import ScriptedLoadableModule
 
 STRUCTURES = ["LA", "LV", "RA", "RV", "MYO", "AO", "PA", "LAA"]
@@ -39,7 +40,7 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         slicer.util.selectModule("CardiacLDM")
         self.widget = slicer.util.getModuleWidget("CardiacLDM")
         self.ui = self.widget.segmentUi
-        from CardiacLDMLib import dependencies
+        from CardiacLDMLib.slicer import dependencies
 
         if dependencies.missing():
             self.skipTest("Libraries are missing: press Apply once, so that they are installed.")

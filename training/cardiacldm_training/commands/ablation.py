@@ -18,13 +18,10 @@ def ablation(
     PLAN names "anatomies" (label maps to bend) and, if there are any, "real" (labelled scans to test on); cases,
     steps, seeds and arms have defaults. A call that was stopped is continued by the same call.
     """
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import VolumeError
 
-    from ..ablation import AblationError, read_plan, run_ablation, table
-    from ..datasets.folders import DatasetError
-    from ..loop import TrainingError
-    from ..virtual.cohort import CohortError
-    from ..virtual.templates import AnatomyError
+    from ..errors import AblationError, AnatomyError, CohortError, DatasetError, TrainingError
+    from ..evaluation.ablation import read_plan, run_ablation, table
 
     try:
         results = run_ablation(read_plan(plan), out, workers, lambda line: typer.echo(line, err=True))

@@ -53,7 +53,7 @@ def cohort(
     """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. No patient is in it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import VolumeError
 
     from ..virtual import PRESETS, AnatomyError, CohortError, CohortSettings, write_cohort
 

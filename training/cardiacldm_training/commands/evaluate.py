@@ -22,12 +22,13 @@ def evaluate(
 
     A case that fails does not stop the others; it is listed, and the exit code is 1.
     """
-    from CardiacLDMLib.package import PackageError, find_package
-    from CardiacLDMLib.segmenter import Segmenter, SegmenterError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
+    from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from ..datasets.folders import DatasetError, find_cases
-    from ..evaluate import evaluate_cases, table, write_evaluation
+    from ..cases.readers.folders import find_cases
+    from ..errors import DatasetError
+    from ..evaluation.segmenter import evaluate_cases, table, write_evaluation
 
     try:
         segmenter = Segmenter(find_package(package), device)

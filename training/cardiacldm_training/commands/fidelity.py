@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from CardiacLDMLib.generator import Generator
+    from CardiacLDMLib.generation.generator import Generator
 
-    from ..fidelity.cases import View
+    from ..evaluation.fidelity.cases import View
 
 #: Where pairs that are drawn for the report are kept, within its folder.
 PAIRS = "pairs"
@@ -50,15 +50,9 @@ def fidelity(
     all are brought to that of the pairs. Writes report.json, report.md and pictures. With --train also copies of
     training cases, and what a small network learns from pairs instead of training cases.
     """
-    from CardiacLDMLib.generator import GeneratorError
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.segmenter import SegmenterError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import GeneratorError, PackageError, SegmenterError, VolumeError
 
-    from ..datasets.folders import DatasetError
-    from ..fidelity.cases import FidelityError
-    from ..loop import TrainingError
-    from ..pair_files import PairsError
+    from ..errors import DatasetError, FidelityError, PairsError, TrainingError
 
     refusals = (DatasetError, FidelityError, GeneratorError, PackageError, PairsError, SegmenterError, TrainingError)
     try:
@@ -76,14 +70,14 @@ def _fidelity(
     data: Path, out: Path, generated: Path | None, package: str | None, count: int, seed: int, segmenter: str | None,
     train: list[Path] | None, train_steps: int, curve_count: int, device: str, cache: Path | None,
 ) -> None:  # fmt: skip
-    from CardiacLDMLib.generator import Generator
-    from CardiacLDMLib.package import find_package
+    from CardiacLDMLib.generation.generator import Generator
+    from CardiacLDMLib.packages.store import find_package
 
-    from ..ablation import Plan
-    from ..fidelity import solvers
-    from ..fidelity.cases import open_source, textured
-    from ..fidelity.judge import Examiner, described, judge
-    from ..fidelity.report import REPAIR_FILE, write_report
+    from ..evaluation.ablation import Plan
+    from ..evaluation.fidelity import solvers
+    from ..evaluation.fidelity.cases import open_source, textured
+    from ..evaluation.fidelity.judge import Examiner, described, judge
+    from ..evaluation.fidelity.report import REPAIR_FILE, write_report
 
     examiner = Examiner(find_package(segmenter), device)
     generator = Generator(find_package(package), device) if package else None
@@ -109,9 +103,9 @@ def _fidelity(
 
 
 def _view(generated: Path, generator: Generator | None) -> View:
-    from ..datasets.folders import find_cases
-    from ..fidelity.cases import view_of
-    from ..fidelity.solvers import view_of_generator
+    from ..cases.readers.folders import find_cases
+    from ..evaluation.fidelity.cases import view_of
+    from ..evaluation.fidelity.solvers import view_of_generator
 
     return view_of_generator(generator) if generator else view_of(find_cases(generated))
 

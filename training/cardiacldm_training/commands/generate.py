@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 
-from CardiacLDMLib.exchange import STAGES, Cancelled, Progress
+from CardiacLDMLib.progress import STAGES, Cancelled, Progress
 
 from .segment import FAILED, STOPPED, UNUSABLE, stop_when_asked
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from rich.console import Console
 
-    from CardiacLDMLib.acceptance import Judge
-    from CardiacLDMLib.generator import Generator, Settings
-    from CardiacLDMLib.package import ModelPackage
+    from CardiacLDMLib.generation.acceptance import Judge
+    from CardiacLDMLib.generation.generator import Generator
+    from CardiacLDMLib.generation.settings import Settings
+    from CardiacLDMLib.packages.store import ModelPackage
 
-    from ..pair_files import Rates
+    from ..results.pair_files import Rates
 
 #: More than this is drawn only by someone who said --yes.
 LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
@@ -83,12 +84,11 @@ def generate(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rich.console import Console
 
-    from CardiacLDMLib.generator import GeneratorError, check_settings
-    from CardiacLDMLib.package import DEFAULT_GENERATOR, PackageError, find_package, require_kind
+    from CardiacLDMLib.errors import GeneratorError, PackageError
+    from CardiacLDMLib.generation.settings import check_settings
+    from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, find_package, require_kind
 
-    from ..datasets.folders import DatasetError
-    from ..fidelity.cases import FidelityError
-    from ..pair_files import PairsError
+    from ..errors import DatasetError, FidelityError, PairsError
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
@@ -120,7 +120,7 @@ def _give_up(error: Exception) -> NoReturn:
 
 def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
     """Conditions as typed. Raises :class:`GeneratorError` for what is no name=value, or comes twice."""
-    from CardiacLDMLib.generator import GeneratorError
+    from CardiacLDMLib.errors import GeneratorError
 
     found: dict[str, str | float] = {}
     for text in texts:
@@ -138,8 +138,8 @@ def _launched(device: str, devices: int, nodes: int) -> Fabric:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    from CardiacLDMLib.generator import GeneratorError
-    from CardiacLDMLib.segmenter import SegmenterError, resolve_device
+    from CardiacLDMLib.errors import GeneratorError, SegmenterError
+    from CardiacLDMLib.torch_device import resolve_device
 
     try:
         kind, _, number = resolve_device(device).partition(":")
@@ -158,7 +158,7 @@ def _launched(device: str, devices: int, nodes: int) -> Fabric:
 
 
 def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
-    from CardiacLDMLib.generator import Generator
+    from CardiacLDMLib.generation.generator import Generator
 
     return Generator(model, str(fabric.device))
 
@@ -168,12 +168,12 @@ def _judge(
     console: Console,
 ) -> Judge:  # fmt: skip
     """Who accepts pairs. Raises FidelityError or DatasetError for training cases that cannot be used."""
-    from CardiacLDMLib.acceptance import Judge
-    from CardiacLDMLib.segmenter import Segmenter
+    from CardiacLDMLib.generation.acceptance import Judge
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from ..fidelity.cases import open_source
-    from ..fidelity.replicas import CopyJudge, TrainingCases
-    from ..fidelity.solvers import view_of_generator
+    from ..evaluation.fidelity.cases import open_source
+    from ..evaluation.fidelity.replicas import CopyJudge, TrainingCases
+    from ..evaluation.fidelity.solvers import view_of_generator
 
     segmenter = Segmenter(checker, str(fabric.device))
     if not train:
@@ -227,7 +227,7 @@ class _Run:
 
     def all(self, yes: bool) -> int:
         """Draw what is missing; returns the exit code."""
-        from ..pair_files import finished, opened, rates, record, rejected
+        from ..results.pair_files import finished, opened, rates, record, rejected
 
         with contextlib.ExitStack() as held:
             wanted = record(self.generator.package, self.seed, self.settings, self.judge)
@@ -278,9 +278,9 @@ class _Run:
 
     def _share(self, done: set[int]) -> int:
         """Draw every pair that falls to this process; returns its exit code."""
-        from CardiacLDMLib.generator import GeneratorError
+        from CardiacLDMLib.errors import GeneratorError
 
-        from ..pair_files import PairsError
+        from ..errors import PairsError
 
         rank, world = self.fabric.global_rank, self.fabric.world_size
         try:
@@ -295,9 +295,10 @@ class _Run:
 
     def _draw(self, index: int, number: int) -> tuple[float, int]:
         """One pair, drawn and written, or noted as never accepted; its seconds and bytes."""
-        from CardiacLDMLib.acceptance import NoAcceptablePair, draw
+        from CardiacLDMLib.errors import NoAcceptablePair
+        from CardiacLDMLib.generation.acceptance import draw
 
-        from ..pair_files import pair_folder, write_pair, write_rejected
+        from ..results.pair_files import pair_folder, write_pair, write_rejected
 
         began = time.perf_counter()
         title, settings = f"{pair_folder(self.out, index).name} ({number} of {self.count})", self.settings
@@ -319,7 +320,7 @@ class _Run:
 
     def _summary(self) -> int:
         """Contact sheets, and how many pairs were rejected; the exit code."""
-        from ..pair_files import rates, write_rates, write_sheets
+        from ..results.pair_files import rates, write_rates, write_sheets
 
         write_sheets(self.out, self.count)
         found = rates(self.out, self.count)
@@ -330,7 +331,7 @@ class _Run:
 
 def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
     """Raises :class:`PairsError` if the disk will not do, or nobody has agreed to so long a run."""
-    from ..pair_files import PairsError
+    from ..errors import PairsError
 
     free = shutil.disk_usage(out).free
     takes = f"{pairs:,} more would take about {_duration(seconds)} and {_size(size)}"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from CardiacLDMLib.package import Manifest, ModelPackage
+    from CardiacLDMLib.packages.manifest import Manifest
+    from CardiacLDMLib.packages.store import ModelPackage
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check, install and pass on model packages.")
 
@@ -33,7 +34,7 @@ def show(package: PackageArgument = None) -> None:
 @app.command()
 def verify(package: PackageArgument = None) -> None:
     """Check all of a package: manifest, hashes, and every tensor of every network."""
-    from CardiacLDMLib.networks import load_networks
+    from CardiacLDMLib.packages.weights import load_networks
 
     with _refusals(), _opened(package) as opened:
         with _console(stderr=True).status("Checking every tensor"):
@@ -51,7 +52,8 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Replace an installed package of that name.")] = False,
 ) -> None:
     """Install a package after checking all of it; nothing is installed when anything is wrong."""
-    from CardiacLDMLib.package import import_package, user_packages_dir
+    from CardiacLDMLib.packages.archive import import_package
+    from CardiacLDMLib.packages.store import user_packages_dir
 
     with _refusals(), _console(stderr=True).status("Checking every tensor"):
         opened = import_package(source, models or user_packages_dir(), replace)
@@ -68,7 +70,8 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite a file of that name.")] = False,
 ) -> None:
     """Write a package as a zip, to be imported elsewhere."""
-    from CardiacLDMLib.package import export_package, find_package
+    from CardiacLDMLib.packages.archive import export_package
+    from CardiacLDMLib.packages.store import find_package
 
     with _refusals():
         path = export_package(find_package(package), out, overwrite)
@@ -78,7 +81,7 @@ def export(
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """End with exit code 1 and the sentence of what was refused."""
-    from CardiacLDMLib.package import PackageError
+    from CardiacLDMLib.errors import PackageError
 
     try:
         yield
@@ -90,7 +93,8 @@ def _refusals() -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(package: str | None) -> Iterator[ModelPackage]:
     """A package by name or folder, or out of a zip that stays a zip."""
-    from CardiacLDMLib.package import find_package, open_package, unpacked
+    from CardiacLDMLib.packages.archive import unpacked
+    from CardiacLDMLib.packages.store import find_package, open_package
 
     if package is not None and os.path.isfile(package):
         with unpacked(Path(package)) as content:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from CardiacLDMLib.exchange import STAGES, Cancelled, Progress, Quality
+from CardiacLDMLib.progress import STAGES, Cancelled, Progress, Quality
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from CardiacLDMLib.inputs import Case, Refused, Series
-    from CardiacLDMLib.package import ModelPackage
-    from CardiacLDMLib.report import CaseReport
-    from CardiacLDMLib.segmenter import Segmenter
+    from CardiacLDMLib.image.cases import Case, Refused
+    from CardiacLDMLib.image.dicom import Series
+    from CardiacLDMLib.packages.store import ModelPackage
+    from CardiacLDMLib.results.report import CaseReport
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
 #: Exit codes: some cases failed; nothing could be started (as for wrong options); stopped by the user.
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
@@ -63,7 +64,8 @@ def segment(
     """
     from rich.console import Console
 
-    from CardiacLDMLib.package import PackageError, find_package
+    from CardiacLDMLib.errors import PackageError
+    from CardiacLDMLib.packages.store import find_package
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     if fast and tta:
@@ -100,10 +102,10 @@ def segment_case(
     ``progress`` is told of every step, reading and writing included; ``cancelled`` is asked between steps.
     Raises ``VolumeError``, ``SegmenterError`` or ``OutputError`` with one sentence, ``Cancelled`` when asked to stop.
     """
-    from CardiacLDMLib.inputs import read_case
-    from CardiacLDMLib.report import CaseReport, PackageRecord, grid_record, software_versions
+    from CardiacLDMLib.image.cases import read_case
+    from CardiacLDMLib.results.report import CaseReport, PackageRecord, grid_record, software_versions
 
-    from ..outputs import write_results
+    from ..results.outputs import write_results
 
     def step(share: int, stage: str) -> None:
         if cancelled is not None and cancelled():
@@ -144,7 +146,8 @@ def _give_up(error: Exception) -> NoReturn:
 
 def _make_folder(out: Path) -> None:
     """The folder for the results, before hours of work depend on it."""
-    from ..outputs import OutputError, check_folder
+    from ..errors import OutputError
+    from ..results.outputs import check_folder
 
     try:
         check_folder(out)
@@ -153,8 +156,8 @@ def _make_folder(out: Path) -> None:
 
 
 def _segmenter(model: ModelPackage, device: str) -> Segmenter:
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.segmenter import Segmenter, SegmenterError
+    from CardiacLDMLib.errors import PackageError, SegmenterError
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     try:
         return Segmenter(model, device)
@@ -166,10 +169,10 @@ def _cases(
     inputs: Sequence[Path], out: Path, *, series: str | None, overwrite: bool, console: Console
 ) -> tuple[list[Case], list[Refused]]:
     """What there is to do, and what cannot be done, existing results included. Shows the choice of DICOM series."""
-    from CardiacLDMLib.inputs import Refused, find_cases
-    from CardiacLDMLib.report import existing_results
+    from CardiacLDMLib.image.cases import Refused, find_cases
+    from CardiacLDMLib.results.report import existing_results
 
-    from ..outputs import ENDINGS
+    from ..results.outputs import ENDINGS
 
     ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
     cases: list[Case] = []
@@ -214,7 +217,7 @@ class _Run:
 
     def all(self, cases: Sequence[Case]) -> tuple[int, list[Refused], bool]:
         """How many cases were done, those that failed, and whether the user stopped the run."""
-        from CardiacLDMLib.inputs import Refused
+        from CardiacLDMLib.image.cases import Refused
 
         done = 0
         failed: list[Refused] = []
@@ -242,11 +245,9 @@ class _Run:
 
 def _sentence(error: Exception) -> str:
     """What went wrong, for the user: our own errors are sentences already."""
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.segmenter import SegmenterError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
 
-    from ..outputs import OutputError
+    from ..errors import OutputError
 
     if isinstance(error, (VolumeError, SegmenterError, PackageError, OutputError)):
         return str(error)

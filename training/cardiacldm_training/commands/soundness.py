@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from CardiacLDMLib.volume import Volume
+    from CardiacLDMLib.image.grid import Volume
 
 #: Exit codes: a rule is broken; nothing could be started.
 UNSOUND, UNUSABLE = 1, 2
@@ -38,12 +38,13 @@ def soundness(
     """
     from rich.progress import Progress
 
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import VolumeError
 
-    from ..datasets.folders import DatasetError, find_cases
-    from ..virtual.anatomy import Anatomies
-    from ..virtual.soundness_report import report_on_drawn, report_on_files, write_report
-    from ..virtual.templates import AnatomyError, template_files
+    from ..cases.readers.folders import find_cases
+    from ..errors import AnatomyError, DatasetError
+    from ..virtual.heart.anatomy import Anatomies
+    from ..virtual.heart.templates import template_files
+    from ..virtual.report.plausibility import report_on_drawn, report_on_files, write_report
 
     if (data is None) == (draw is None):
         typer.echo("Error: Give either a folder of labelled cases or --draw with a number of hearts.", err=True)
@@ -89,12 +90,11 @@ def contact_sheet(
     One picture has numbers only, to guess which scans are real; the other says it. The hearts of real scans are found
     by the segmenter that ships.
     """
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.segmenter import SegmenterError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
 
-    from ..datasets.folders import DatasetError, find_cases
-    from ..virtual.contact_sheet import real_tile, virtual_tile, write_sheets
+    from ..cases.readers.folders import find_cases
+    from ..errors import DatasetError
+    from ..virtual.report.contact_sheet import real_tile, virtual_tile, write_sheets
 
     try:
         tiles = [virtual_tile(files) for files in find_cases(data)[:cases]]
@@ -108,8 +108,8 @@ def contact_sheet(
 
 
 def _heart_finder() -> Callable[[Volume], Volume]:
-    from CardiacLDMLib.package import find_package
-    from CardiacLDMLib.segmenter import Segmenter
+    from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     segmenter = Segmenter(find_package(None), "auto")
     return lambda scan: segmenter.segment(scan).labels

@@ -58,19 +58,19 @@ def segmenter(
     # Threads that wait asleep, not spinning: with patches being made on the same cores a step takes a third of the CPU
     # time (read when torch is first imported).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.package import PackageError, find_package
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.packages.store import find_package
 
-    from .. import config, finetune
-    from ..datasets.folders import DatasetError
-    from ..loop import TrainingError
+    from ..cases import store
+    from ..errors import ConfigError, DatasetError, TrainingError
+    from ..stages import config, segmenter
 
     names = config.NETWORKS if network == "both" else (network,)
     try:
         if not set(names) <= set(config.NETWORKS):
-            raise config.ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
+            raise ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
         package = find_package(start) if start else None
-        prepared, skipped = finetune.prepare_all(finetune.gather(data, cache), preset, max(workers, 1), _say)
+        prepared, skipped = segmenter.prepare_all(store.gather(data, cache), preset, max(workers, 1), _say)
         for name, why in skipped:
             _say(f"Skipped {name}: {why}")
         cases = prepared["segmenter"]
@@ -80,10 +80,10 @@ def segmenter(
             augmentation=augmentation,
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
-        ends = finetune.train_segmenter(
+        ends = segmenter.train_segmenter(
             out, run_config, prepared, names, resume=resume, workers=workers, start=package, say=_say
         )
-    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     for name, end in ends.items():
         _say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
@@ -113,13 +113,13 @@ def autoencoder(
 ) -> None:
     """Train the joint autoencoder of a generator package: the first of its two stages."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.package import PackageError, find_package
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.packages.store import find_package
 
-    from .. import config, generator_config, pairs
-    from ..autoencoder import train_autoencoder
-    from ..datasets.folders import DatasetError
-    from ..loop import TrainingError
+    from ..cases import pairs
+    from ..errors import ConfigError, DatasetError, TrainingError
+    from ..stages import config, generator_config
+    from ..stages.autoencoder import train_autoencoder
 
     try:
         package = find_package(start) if start else None
@@ -131,7 +131,7 @@ def autoencoder(
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
         end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=_say)
-    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     _say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     if prepared.skipped:
@@ -160,14 +160,13 @@ def diffusion(
     Seed and precision are the autoencoder's. Conditions come from each case's case.json, or from DATA/conditions.csv.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, VolumeError
 
-    from .. import config, generator_config, pairs
-    from ..conditions import read_conditions
-    from ..datasets.folders import DatasetError
-    from ..diffusion import train_diffusion
-    from ..loop import TrainingError
+    from ..cases import pairs
+    from ..cases.conditions import read_conditions
+    from ..errors import ConfigError, DatasetError, TrainingError
+    from ..stages import generator_config
+    from ..stages.diffusion import train_diffusion
 
     try:
         stored = generator_config.read_config(out)
@@ -177,7 +176,7 @@ def diffusion(
         known = read_conditions(data)
         prepared = pairs.prepare_pairs(data, cache, stored.spacing_mm, max(workers, 1), _say)
         end = train_diffusion(out, settings, prepared, known, resume=resume, workers=workers, preset=preset, say=_say)
-    except (config.ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
         _fail(str(error))
     _say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
 
@@ -200,14 +199,12 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:
     """Write the networks of a run, a segmenter's or a generator's, as a model package."""
-    from CardiacLDMLib.package import PackageError
-    from CardiacLDMLib.volume import VolumeError
+    from CardiacLDMLib.errors import PackageError, VolumeError
 
-    from ..config import ConfigError
-    from ..evaluate import EvaluationError, read_evaluation
+    from ..errors import ConfigError, EvaluationError, TrainingError
+    from ..evaluation.segmenter import read_evaluation
     from ..export import About, export_run, read_about
     from ..export_generator import GeneratorAbout, export_generator, is_generator_run
-    from ..loop import TrainingError
 
     generator = is_generator_run(run)
     try:

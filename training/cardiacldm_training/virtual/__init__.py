@@ -1,7 +1,7 @@
 """The virtual cohort: synthetic anatomy (``anatomy``, ``body``) and a virtual scanner (``scanner``)."""
 
-from .cohort import PRESETS, Case, CohortError, CohortSettings, make_case, write_case, write_cohort
-from .templates import AnatomyError
+from ..errors import AnatomyError, CohortError
+from .cohort import PRESETS, Case, CohortSettings, make_case, write_case, write_cohort
 
 __all__ = [
     "PRESETS", "AnatomyError", "Case", "CohortError", "CohortSettings", "make_case", "write_case", "write_cohort",

@@ -19,26 +19,25 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
-from CardiacLDMLib.volume import Volume, write_volume, written_aside
+from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.image.files import write_volume
+from CardiacLDMLib.image.grid import Volume
 
-from ..workers import spread
-from .anatomy import Anatomies, Heart, draw_heart
-from .body import draw_frame, paint_body, with_aorta
-from .implants import draw_implant
+from ..cases.workers import spread
+from ..errors import AnatomyError, CohortError
+from .body.body import draw_frame, paint_body, with_aorta
+from .body.implants import draw_implant
+from .heart.anatomy import Anatomies, Heart, draw_heart
+from .heart.templates import read_template, template_files
 from .protocol import Appearance, Scan, draw_scan
-from .scanner import draw_view, scan
+from .scanner.scanner import draw_view, scan
 from .shapes import Lattice
-from .templates import AnatomyError, read_template, template_files
 
 #: Raised whenever the same seed would give other bytes than before. 1 let large hearts reach into the spine; 2 had
 #: one kind of scanner and none of the structures that confuse a network; 3 named implants that the scan did not hold.
 FORMAT = 6
 #: What a case of 1.5 mm takes on disk, about, MB.
 CASE_MB = 9.0
-
-
-class CohortError(ValueError):
-    """A cohort that cannot be written where it should; one sentence."""
 
 
 @dataclass(frozen=True)

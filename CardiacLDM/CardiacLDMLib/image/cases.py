@@ -1,0 +1,180 @@
+"""Finding the cases among what the user names, and reading each as a :class:`~.volume.Volume`.
+
+A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices. Of DICOM only what says where the voxels lie
+and what they mean is read: no name, number or description of a patient is taken from a header. Cases are named after
+their file or folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .dicom import Ask, Series, _choose, _dicom_files, _read_series, _stacks, _study, is_dicom
+from .files import read_volume
+from .grid import Volume
+
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+#: Results of this program and labels of cohorts, left out when a folder is searched.
+LABEL_ENDINGS = (".seg.nrrd", ".labels.nii.gz", ".labels.nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to be segmented: a file, or the slices of ``series`` in the folder ``path``."""
+
+    name: str
+    path: Path = field(repr=False)
+    series: Series | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An input that is no case, with the reason in one sentence."""
+
+    name: str
+    reason: str
+
+
+def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | None = None) -> list[Case | Refused]:
+    """The cases that the ``inputs`` hold, in their order, each with a name of its own; what is none says why.
+
+    A file is a case. A folder with DICOM slices is a case, as is one whose sub-folders hold series of one study; of
+    any other folder each volume file and each sub-folder is a case. ``series`` picks one of several by its number or
+    UID; without it ``ask`` is asked where several could be meant, and without ``ask`` the largest is taken.
+    """
+    found: list[Case | Refused] = []
+    seen: set[Path] = set()
+    names: set[str] = set()
+    for path in inputs:
+        for name, place, slices in _expand(path):
+            if place.resolve() in seen:
+                continue
+            seen.add(place.resolve())
+            unique = _unique(name, names)
+            try:
+                found.append(_case(unique, place, slices, series, ask))
+            except InputError as error:
+                found.append(Refused(unique, str(error)))
+    return found
+
+
+def read_case(case: Case) -> Volume:
+    """The voxels of a case in Hounsfield units, as int16 where that holds them, otherwise float32.
+
+    Raises :class:`VolumeError` when they cannot be read.
+    """
+    return _compact(read_volume(case.path) if case.series is None else _read_series(case.series))
+
+
+def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, ask: Ask | None) -> Case:
+    if slices is None:
+        _check_file(path)
+        return Case(name, path)
+    stacks, unread = _stacks(slices)
+    if not stacks:
+        raise InputError(f"{path.resolve().name} holds no DICOM images that can be read.")
+    chosen, notes = _choose(name, stacks, series, ask)
+    if unread:
+        notes = [*notes, f"{unread} DICOM file{'s' if unread > 1 else ''} without a readable image left out."]
+    return Case(name, path, chosen, tuple(notes))
+
+
+# --- files and folders ---------------------------------------------------------------------------------------------
+
+_Found = tuple[str, Path, list[Path] | None]  # name, file or folder, its DICOM files
+
+
+def _expand(path: Path) -> Iterator[_Found]:
+    """What is to be looked at under ``path``: volume files, and folders with their DICOM files."""
+    if not path.is_dir():
+        yield _stem(path), path, None
+        return
+    folders = [(p, _dicom_files(p)) for p in _entries(path) if p.is_dir()]
+    with_slices = [(p, files) for p, files in folders if files]
+    own = [p for p in _entries(path) if p.is_file() and is_dicom(p)]
+    volumes = _volumes(path)
+    if own or (not volumes and len(with_slices) > 1 and len({_study(files[0]) for _, files in with_slices}) == 1):
+        yield _stem(path), path, own + [file for _, files in with_slices for file in files]
+        with_slices = []
+    yield from ((_stem(p), p, None) for p in volumes)
+    for folder, files in folders:
+        inner = _volumes(folder)
+        yield from ((_stem(folder) if len(inner) == 1 else f"{_stem(folder)}-{_stem(p)}", p, None) for p in inner)
+        if (folder, files) in with_slices:
+            yield _stem(folder), folder, files
+    if not (own or volumes or any(files or _volumes(p) for p, files in folders)):
+        yield _stem(path), path, None
+
+
+def _check_file(path: Path) -> None:
+    name = path.resolve().name
+    if path.is_dir():
+        raise InputError(f"{name} holds no NIfTI, NRRD or MHA volume and no DICOM slices.")
+    if not path.exists():
+        raise InputError(f"There is no file or folder {name}.")
+    if not path.is_file():
+        raise InputError(f"{name} is not a file.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{name} may not be read: check its permissions.")
+    if is_dicom(path):
+        raise InputError(f"{name} is a single DICOM slice: name the folder that holds the series.")
+    if path.stat().st_size and not path.name.lower().endswith(VOLUME_ENDINGS):
+        raise InputError(f"{name} is not a NIfTI, NRRD or MHA volume (by its ending).")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _volumes(folder: Path) -> list[Path]:
+    """The volume files directly in ``folder``, without those that hold labels."""
+    return [
+        p
+        for p in _entries(folder)
+        if p.name.lower().endswith(VOLUME_ENDINGS)
+        and not p.name.lower().endswith(LABEL_ENDINGS)
+        and _stem(p).lower() != "labels"
+        and p.is_file()
+    ]
+
+
+def _stem(path: Path) -> str:
+    """The name of a case: of the file without its ending, or of the folder."""
+    path = path.resolve()
+    name = path.name
+    if not path.is_dir():
+        ending = next((e for e in VOLUME_ENDINGS if name.lower().endswith(e)), path.suffix)
+        name = name[: len(name) - len(ending)]
+    return name.strip(" .") or "case"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """``name``, or ``name-2``, ``name-3``, ... if taken; case is ignored, as some file systems do."""
+    unique, count = name, 1
+    while unique.casefold() in taken:
+        count += 1
+        unique = f"{name}-{count}"
+    taken.add(unique.casefold())
+    return unique
+
+
+def _compact(volume: Volume) -> Volume:
+    """The same values in fewer bytes: readers return 64-bit floats for any slope, 32-bit integers for 16-bit data."""
+    array = volume.array
+    if array.dtype == np.float64:
+        return Volume(array.astype(np.float32), volume.affine)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.dtype != np.int16:
+        limits = np.iinfo(np.int16)
+        fits = limits.min <= array.min() and array.max() <= limits.max
+        return Volume(array.astype(np.int16 if fits else np.float32), volume.affine)
+    return volume

@@ -1,0 +1,121 @@
+"""Volumes in patient space: geometry, resampling, reading and writing.
+
+A :class:`Volume` is an array in IJK order with the affine that takes voxel indices to RAS millimetres (nibabel's
+convention). Networks work on axis-aligned RAS grids (:func:`ras_grid`); :func:`interpolate` is the one place that moves
+values between grids, in either direction. torch and SimpleITK are imported where they are used, since Slicer imports
+this file at start-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import VolumeError
+
+#: Hounsfield units of air: what lies outside a scan.
+AIR_HU = -1024.0
+#: Cosine between two axes above which a grid counts as sheared.
+MAX_SHEAR = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie: ``shape`` (i, j, k) and ``affine`` (4x4, IJK -> RAS mm). Refuses sheared or empty grids."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if len(self.shape) != 3:
+            raise VolumeError(f"A 3D volume is needed, this one has {len(self.shape)} dimensions.")
+        if min(self.shape) < 1:
+            raise VolumeError("The volume is empty.")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise VolumeError("The volume's geometry holds values that are not numbers.")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if spacing.min() < 1e-4:
+            raise VolumeError("The volume's voxel spacing is zero.")
+        axes = affine[:3, :3] / spacing
+        if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:
+            raise VolumeError("The volume's axes are sheared (a tilted gantry?): resample it to right angles first.")
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Voxel size in mm along i, j, k."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def size_mm(self) -> np.ndarray:
+        """Extent in mm along i, j, k, outer voxel faces included."""
+        return self.spacing * np.array(self.shape)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def bounds_ras(self) -> np.ndarray:
+        """(2, 3): the axis-aligned box in RAS mm around the outer voxel faces, lower and upper corner."""
+        low, high = np.full(3, -0.5), np.array(self.shape) - 0.5
+        corners = np.array([[(low, high)[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+        world = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.stack([world.min(0), world.max(0)])
+
+    def crop(self, start: np.ndarray, stop: np.ndarray) -> Grid:
+        """The part of the grid from index ``start`` (inclusive) to ``stop`` (exclusive)."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=np.float64)
+        return Grid(tuple(np.asarray(stop) - np.asarray(start)), affine)
+
+    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether both grids have the same voxels at the same places."""
+        if self.shape != other.shape:
+            return False
+        corner = np.append(np.array(self.shape) - 1.0, 1.0)
+        difference = self.affine - other.affine
+        return bool(np.abs(difference[:, 3]).max() < tolerance_mm and np.abs(difference @ corner).max() < tolerance_mm)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """``array`` in IJK order on the grid given by ``affine`` (4x4, IJK -> RAS mm). No patient identity, ever."""
+
+    array: np.ndarray = field(repr=False)
+    affine: np.ndarray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.array.dtype.kind not in "iufb":
+            raise VolumeError(f"Voxels must be numbers, these are {self.array.dtype}.")
+        object.__setattr__(self, "affine", self.grid.affine)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.array.shape, self.affine)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        return self.grid.spacing
+
+
+def ras_grid(bounds: np.ndarray, spacing_mm: float) -> Grid:
+    """The axis-aligned RAS grid of isotropic ``spacing_mm`` that covers ``bounds`` (2, 3) in RAS mm, centred on it."""
+    low, high = np.asarray(bounds, dtype=np.float64)
+    shape = np.maximum(np.ceil((high - low) / spacing_mm - 1e-6), 1).astype(int)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = (low + high) / 2 - spacing_mm * (shape - 1) / 2
+    return Grid(tuple(shape), affine)
+
+
+def index_bounds(grid: Grid, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and stop index of the voxels of ``grid`` that the RAS box ``bounds`` (2, 3) touches; may be empty."""
+    inverse = np.linalg.inv(grid.affine)
+    corners = np.array([[bounds[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+    index = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    start = np.clip(np.floor(index.min(0) + 0.5), 0, grid.shape).astype(int)
+    stop = np.clip(np.ceil(index.max(0) + 0.5), start, grid.shape).astype(int)
+    return start, stop

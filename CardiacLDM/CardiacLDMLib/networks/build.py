@@ -1,0 +1,140 @@
+"""From an architecture's name and arguments to a torch module; torch and MONAI are imported where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from .architectures import (
+    ARCHITECTURES,
+    IN_CHANNELS,
+    LATENT_STRIDE,
+    OUT_CHANNELS,
+    DenoiserArguments,
+    DynUNetArguments,
+    JointAutoencoderArguments,
+    Norm,
+    SegResNetArguments,
+    Shape,
+    UNetArguments,
+    check_arguments,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
+    """As MONAI takes it; instance norm with a learned scale and shift, as batch norm always has."""
+    return norm, {"affine": True}
+
+
+def _unet(arguments: UNetArguments) -> torch.nn.Module:
+    from monai.networks.blocks import Convolution
+    from monai.networks.nets import UNet
+
+    network = UNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, channels=arguments.channels,
+        strides=arguments.strides, num_res_units=arguments.num_res_units, norm=_norm(arguments.norm),
+    )  # fmt: skip
+    if arguments.light_top:
+        width, below = arguments.channels[:2]
+        joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level keeps its own width
+        network.model[-1] = Convolution(
+            3, joined, OUT_CHANNELS, strides=arguments.strides[0], is_transposed=True, conv_only=True
+        )
+    return network
+
+
+def _dynunet(arguments: DynUNetArguments) -> torch.nn.Module:
+    from monai.networks.nets import DynUNet
+
+    return DynUNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, kernel_size=[3] * len(arguments.strides),
+        strides=arguments.strides, upsample_kernel_size=arguments.strides[1:], filters=arguments.filters,
+        norm_name=_norm(arguments.norm), res_block=arguments.res_block,
+    )  # fmt: skip
+
+
+def _segresnet(arguments: SegResNetArguments) -> torch.nn.Module:
+    from monai.networks.nets import SegResNet
+
+    return SegResNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, init_filters=arguments.init_filters,
+        blocks_down=arguments.blocks_down, blocks_up=arguments.blocks_up,
+    )  # fmt: skip
+
+
+def _joint_autoencoder(arguments: JointAutoencoderArguments) -> torch.nn.Module:
+    from .joint_autoencoder import JointAutoencoder
+
+    return JointAutoencoder(arguments)
+
+
+def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
+    from .denoiser import Denoiser
+
+    return Denoiser(arguments)
+
+
+def _labels_patch(module: torch.nn.Module, patch: Shape) -> bool:
+    """Whether a patch becomes logits of the same size."""
+    import torch
+
+    return module(torch.empty(1, IN_CHANNELS, *patch)).shape == (1, OUT_CHANNELS, *patch)
+
+
+def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
+    """Whether a pair becomes a latent of a quarter of each side, and the latent a pair of the same size."""
+    import torch
+
+    mu, sigma = module.encode(torch.empty(1, 1, *patch), torch.empty(1, *patch, dtype=torch.uint8))
+    latent = (1, module.latent_channels, *(side // LATENT_STRIDE for side in patch))
+    if not mu.shape == sigma.shape == latent or any(side % LATENT_STRIDE for side in patch):
+        return False
+    image, scores = module.decode(mu)
+    return image.shape == (1, 1, *patch) and scores.shape == (1, OUT_CHANNELS, *patch)
+
+
+def _denoises(module: Any, patch: Shape) -> bool:
+    """Whether latents of a quarter of the patch's sides keep their shape."""
+    import torch
+
+    if any(side % LATENT_STRIDE for side in patch):
+        return False
+    latent = torch.empty(1, module.latent_channels, *(side // LATENT_STRIDE for side in patch))
+    if module.prior is not None and module.prior.mean.shape != latent.shape[1:]:
+        return False
+    choices = torch.zeros(1, len(module.choices), dtype=torch.int64)
+    return module(latent, torch.empty(1), choices, torch.empty(1, len(module.numbers))).shape == latent.shape
+
+
+_BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
+    "unet": _unet,
+    "dynunet": _dynunet,
+    "segresnet": _segresnet,
+    "joint_autoencoder": _joint_autoencoder,
+    "diffusion_unet": _denoiser,
+}
+_FITS: dict[str, Callable[[Any, Shape], bool]] = {
+    "segmentation": _labels_patch,
+    "autoencoder": _encodes_and_decodes,
+    "denoising": _denoises,
+}
+
+
+def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torch.nn.Module:
+    """A freshly initialised network in training mode.
+
+    Those for segmentation take (N, 1, I, J, K) to (N, 9, I, J, K) logits. Raises :class:`PackageError` for an unknown
+    architecture or arguments out of bounds.
+    """
+    checked = check_arguments(architecture, arguments)
+    return _BUILDERS[architecture](checked)
+
+
+def fits(architecture: str, module: torch.nn.Module, patch: Shape) -> bool:
+    """Whether ``module``, on the meta device, does the task of its architecture on a patch of that many voxels."""
+    return _FITS[ARCHITECTURES[architecture].task](module, patch)

@@ -1,0 +1,179 @@
+"""The joint autoencoder: a scan and its labels to one latent and back (Hu et al. 2024, z = E(e_i(x) + e_m(m))).
+
+Imported by :mod:`networks` when a package names it, for it needs torch and MONAI at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from monai.networks.blocks import SubpixelUpsample
+from monai.networks.nets import AutoencoderKL
+from monai.networks.utils import pixelshuffle, pixelunshuffle
+
+from .. import anatomy
+from .architectures import LATENT_STRIDE
+
+if TYPE_CHECKING:
+    from .architectures import JointAutoencoderArguments
+
+#: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
+_GREY = 0.5
+#: Logarithm of the latent's variance before training: a standard deviation of 0.14, where means have one of 1.
+_FIRST_LOG_VARIANCE = -4.0
+#: What the layers add to the coarse image is small: steps of the size that labels need would shake it.
+_FINE = 0.1
+#: Logits begin as so many times the nearness of colours, their negative squared distances.
+_CONFIDENCE = 8.0
+#: The least standard deviation of a latent: a decoder that knows no noise makes blocks of a diffusion's small errors.
+_LEAST_SIGMA = 0.1
+
+
+class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typed
+    """MONAI's ``AutoencoderKL`` without attention, between two stems and two kinds of output.
+
+    Image and palette-coded labels each pass a convolution with an activation of their own (without one, two stems
+    summed would equal a single convolution over both); their sum or concatenation enters the encoder. The decoder's
+    first channel is the image, the others are nine logits, or the three colours of the palette.
+
+    With two levels in place of three the stems halve each side, and the decoder's last convolution gives eight voxels
+    at once: convolutions of few channels over the whole grid are what costs a CPU most.
+
+    Beside encoder and decoder run linear maps of blocks of 4 x 4 x 4 voxels (residual autoencoding, Chen et al. 2025,
+    "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training lets them begin as
+    principal components (:meth:`begin_linear`): a coarse picture that layers behind group normalisation take a thousand
+    steps for.
+    """
+
+    def __init__(self, arguments: JointAutoencoderArguments) -> None:
+        in_channels = (2 if arguments.fusion == "concatenation" else 1) * arguments.stem_channels
+        out_channels = 1 + (anatomy.NUM_CLASSES if arguments.labels_out == "logits" else 3)
+        stem_stride = LATENT_STRIDE // 2 ** (len(arguments.channels) - 1)
+        levels = len(arguments.channels)
+        super().__init__(
+            spatial_dims=3, in_channels=in_channels, channels=arguments.channels,
+            out_channels=out_channels * stem_stride**3, num_res_blocks=[arguments.num_res_blocks] * levels,
+            attention_levels=[False] * levels, latent_channels=arguments.latent_channels,
+            norm_num_groups=arguments.norm_num_groups, with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
+        )  # fmt: skip
+        self.image_stem, self.label_stem = (_stem(inputs, arguments.stem_channels, stem_stride) for inputs in (1, 3))
+        self.block_encoder = torch.nn.Conv3d(1 + 3, arguments.latent_channels, LATENT_STRIDE, stride=LATENT_STRIDE)
+        self.block_decoder = SubpixelUpsample(
+            3, arguments.latent_channels, out_channels, LATENT_STRIDE, apply_pad_pool=False
+        )
+        self.stem_stride = stem_stride
+        self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
+        # Noise as strong as what the latent says would hide it, and little be learnt.
+        torch.nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
+        torch.nn.init.constant_(self.quant_conv_log_sigma.conv.bias, _FIRST_LOG_VARIANCE)
+
+    def encode(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latent, each (N, C, I/4, J/4, K/4).
+
+        ``image`` (N, 1, I, J, K) in 0..1; ``labels`` (N, I, J, K) or (N, 1, I, J, K), values of :mod:`anatomy`.
+        """
+        colours = palette_coded(labels).to(image.dtype) - _GREY
+        stems = self.image_stem(image), self.label_stem(colours)
+        joined = torch.cat(stems, dim=1) if self.fusion == "concatenation" else stems[0] + stems[1]
+        mu, sigma = super().encode(joined)
+        sigma = (sigma.square() + _LEAST_SIGMA**2).sqrt()
+        return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
+
+    def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(N, B, I/4, J/4, K/4): what the linear maps see, B values a block: of the image, then of each colour."""
+        colours = palette_coded(labels).to(image.dtype) - _GREY
+        return cast("torch.Tensor", pixelunshuffle(torch.cat([image, colours], dim=1), 3, LATENT_STRIDE))
+
+    @torch.no_grad()
+    def begin_linear(self, mean: torch.Tensor, analysis: torch.Tensor, synthesis: torch.Tensor) -> None:
+        """Let the latent of a block ``x`` (B,) be ``analysis (x - mean)``, and ``mean + synthesis z`` what is decoded.
+
+        The layers beside these maps add nothing yet, and the maps are not trained.
+
+        ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits begin as the nearness of the colours.
+        """
+        weight, bias = self.block_encoder.parameters()
+        weight.copy_(analysis.reshape(weight.shape))
+        bias.copy_(-analysis @ mean)
+        maps = self.block_decoder.conv_block
+        for layer in (maps, self.quant_conv_mu, self.decoder.blocks[-1]):
+            for parameter in layer.parameters():
+                parameter.zero_()
+        if self.labels_out == "logits":
+            mean, synthesis = _as_logits(mean, constant=True), _as_logits(synthesis, constant=False)
+        maps.weight[:, :, 1, 1, 1] = synthesis
+        maps.bias.copy_(mean)
+        self.keep_linear()
+
+    def keep_linear(self) -> None:
+        """Leave the linear maps of blocks as they are when training goes on."""
+        for layer in (self.block_decoder, self.block_encoder):
+            layer.requires_grad_(False)
+
+    def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image (N, 1, I, J, K), and what the network says of labels: logits (N, 9, ...) or colours (N, 3, ...).
+
+        Both are what a convolution gives, not clipped to 0..1.
+        """
+        out = pixelshuffle(super().decode(z), 3, self.stem_stride), self.block_decoder(z)
+        (image, labels), (coarse, coarse_labels) = (each.split([1, each.shape[1] - 1], dim=1) for each in out)
+        labels = labels + coarse_labels
+        return coarse + _FINE * image, labels + _GREY if self.labels_out == "palette" else labels
+
+    def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K), the best the largest."""
+        image, raw = self.decode_raw(z)
+        return image, self.scores(raw)
+
+    def scores(self, raw: torch.Tensor) -> torch.Tensor:
+        """What :meth:`decode_raw` gives for labels as scores (N, 9, ...): logits stay, colours by their nearness."""
+        return -_squared_distances(raw) if self.labels_out == "palette" else raw
+
+    def forward(
+        self, image: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Image, raw labels (see :meth:`decode_raw`), mean and standard deviation of the latent they were decoded from.
+
+        ``noise`` (N, C, I/4, J/4, K/4), standard normal, draws the latent; without it the mean is decoded.
+        """
+        mu, sigma = self.encode(image, labels)
+        out, raw = self.decode_raw(mu if noise is None else mu + sigma * noise)
+        return out, raw, mu, sigma
+
+
+def _stem(inputs: int, outputs: int, stride: int) -> torch.nn.Module:
+    convolution = torch.nn.Conv3d(inputs, outputs, kernel_size=2 + stride, stride=stride, padding=1)
+    return torch.nn.Sequential(convolution, torch.nn.SiLU())
+
+
+def palette_coded(labels: torch.Tensor) -> torch.Tensor:
+    """(N, I, J, K) or (N, 1, I, J, K) labels as colours (N, 3, I, J, K) of ``anatomy.PALETTE``, float32 in 0..1."""
+    names = labels[:, 0] if labels.ndim == 5 else labels
+    return torch.nn.functional.embedding(names.int(), _palette(labels.device)).movedim(-1, 1)
+
+
+def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
+    """(N, 9, ...) from each colour (N, 3, ...) to those of the palette; one class at a time, to save memory."""
+    palette = _palette(colours.device).to(colours.dtype)
+    return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
+
+
+def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
+    """(B, ...) of image and three colours a voxel, grey being 0, as image and nine logits: the nearest colour wins.
+
+    A logit is the negative squared distance to a colour of the palette, less what all nine have in common, and so a
+    linear map of the voxel's colour and a ``constant``, which has no part in differences of blocks.
+    """
+    image, colours = blocks[: LATENT_STRIDE**3], blocks[LATENT_STRIDE**3 :]
+    palette = _palette(blocks.device) - _GREY
+    logits = 2 * torch.tensordot(palette, colours.reshape(3, LATENT_STRIDE**3, *colours.shape[1:]), dims=1)
+    if constant:
+        logits = logits - palette.square().sum(1).view(-1, *[1] * colours.ndim)
+    return torch.cat([image, _CONFIDENCE * logits.flatten(0, 1)])
+
+
+def _palette(device: torch.device) -> torch.Tensor:
+    """(9, 3). Not a buffer: it belongs to the program, not to a package's weights."""
+    return torch.tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)], device=device)

@@ -1,0 +1,89 @@
+"""Whether a scan can be segmented, and its voxels as the networks take them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import SegmenterError
+from ..image.grid import AIR_HU, Volume
+
+if TYPE_CHECKING:
+    from ..packages.manifest import NetworkSpec
+
+
+MIN_SLICES = 4
+MIN_EXTENT_MM = 20.0
+#: Longer than any patient: the header's spacing is in other units, and the grids made from it would not fit in memory.
+MAX_EXTENT_MM = 2500.0
+THICK_MM = 5.0
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+def check(volume: Volume, warnings: list[str]) -> Volume:
+    """The volume with every voxel a number; appends gentle ``warnings``.
+
+    Raises :class:`SegmenterError` when it is too thin or too long, blank, or does not look like CT in Hounsfield units.
+    """
+    grid = volume.grid
+    thinnest = int(grid.size_mm.argmin())
+    if min(grid.shape) < MIN_SLICES:
+        raise SegmenterError(f"The scan has only {min(grid.shape)} slices: a whole heart is needed.")
+    if grid.size_mm[thinnest] < MIN_EXTENT_MM:
+        raise SegmenterError(f"The scan is only {grid.size_mm[thinnest]:.0f} mm thick: a whole heart is needed.")
+    if grid.size_mm.max() > MAX_EXTENT_MM:
+        raise SegmenterError(
+            f"The scan would be {grid.size_mm.max() / 1000:.1f} m long: its voxel spacing cannot be in millimetres."
+        )
+    if grid.spacing.max() > THICK_MM:
+        warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
+    _check_values(volume.array)
+    return _finite(volume, warnings)
+
+
+def _check_values(array: np.ndarray) -> None:
+    """Whether a sample of the voxels looks like CT: numbers, not constant, some air, lung or fat, and some tissue."""
+    step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        raise SegmenterError("The scan holds no numbers at all.")
+    if sample.min() == sample.max():
+        raise SegmenterError("Every voxel of the scan has the same value.")
+    low, high = np.percentile(sample, [0.5, 99.5])
+    thin = np.mean((sample > -1100.0) & (sample < -200.0))  # any crop of a chest holds lung, air or both
+    tissue = np.mean((sample > -150.0) & (sample < 1500.0))
+    if thin < 0.002 or tissue < 0.01:
+        raise SegmenterError(
+            f"The values (mostly {low:.5g} to {high:.5g}) are not Hounsfield units of a chest: is this a CT?"
+        )
+
+
+def _finite(volume: Volume, warnings: list[str]) -> Volume:
+    """The volume itself, or a float32 copy with air where it holds no number."""
+    array = volume.array
+    if array.dtype.kind != "f":
+        return volume
+    slowest = int(np.argmax(np.abs(array.strides)))
+    slabs = np.moveaxis(array, slowest, 0)
+    if all(np.isfinite(slab).all() for slab in slabs):
+        return volume
+    copy = np.empty_like(array, dtype=np.float32)
+    bad = 0
+    for source, target in zip(slabs, np.moveaxis(copy, slowest, 0), strict=True):
+        good = np.isfinite(source)
+        bad += good.size - np.count_nonzero(good)
+        np.copyto(target, np.where(good, source, AIR_HU))
+    share = 100.0 * bad / array.size
+    warnings.append(f"{bad} voxels ({share:.2g} %) hold no number: they were taken for air.")
+    return Volume(copy, volume.affine)
+
+
+def windowed(image: np.ndarray, spec: NetworkSpec) -> np.ndarray:
+    """HU clipped to the network's window and mapped to 0..1, float32."""
+    low, high = spec.window_hu
+    out = (np.ascontiguousarray(image, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(out, 0.0, 1.0, out=out)

@@ -1,0 +1,438 @@
+"""The Generate panel: a package, a seed and conditions in, synthetic pairs of CT and labels in the scene."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qt
+import vtk
+from slicer.i18n import tr as _
+
+import slicer
+
+from .... import anatomy
+from ....errors import ClientError
+from ....progress import Preview, Progress
+from ....worker.client import Device, Failure
+from ...pairs import SyntheticPair, synthetic_pairs
+from ..install import ensure_dependencies
+from ..parts import ATTENTION, Choice, ErrorBox, device_labels, show_progress
+from ..process import Dispatcher
+from . import views
+from .conditions import Conditions
+from .facts import DEFAULT_GENERATOR, Effort, Facts, facts_of, installed_generators
+from .jobs import PairListener, PairSettings, PairsJob, SaveJob, SaveListener
+
+if TYPE_CHECKING:
+    from ..parameters import CardiacLDMParameterNode
+
+#: The largest number that a spin box takes.
+MAX_SEED = 2**31 - 1
+PREVIEW_PIXELS = 192
+PAIR, HEART, AGREEMENT, DRAWN = range(4)
+
+
+class GeneratePanel:
+    """Ties Generate.ui to the worker, to the settings in the scene and to the views. ``ui``: the form's children."""
+
+    def __init__(self, ui: Any, dispatcher: Dispatcher) -> None:
+        self.ui, self._dispatcher = ui, dispatcher
+        self._parameters: CardiacLDMParameterNode | None = None
+        self._job: PairsJob | SaveJob | None = None
+        self._showing = False
+        self._facts = Facts()
+        self._pace: dict[tuple[Any, ...], float] = {}  # seconds of a pair, by what it depends on
+        self._pairs: list[SyntheticPair] = []  # the rows of the table
+        self._observers = slicer.util.VTKObservationMixin()
+        self._errors = ErrorBox(ui)
+        self.package = Choice(ui.package, lambda value: self._remember("package", value))
+        self.device = Choice(ui.device, lambda value: self._remember("device", value))
+        self.conditions = Conditions(ui.conditions, self._conditions_changed)
+        self.show_devices([])
+        self._connect()
+        self.show_packages()
+        self._show_pairs()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        for name in ("count", "seed", "steps"):
+            getattr(ui, name).connect("valueChanged(int)", lambda value, name=name: self._remember(name, value))
+        ui.check.connect("toggled(bool)", lambda on: self._remember("check", on))
+        for button, slot in (
+            (ui.packageFolder, self._choose_folder), (ui.dice, self._roll), (ui.apply, self._apply_or_cancel),
+            (ui.saveAll, self._save_all),
+        ):  # fmt: skip
+            button.connect("clicked()", slot)
+        ui.warningsLabel.styleSheet = f"color: {ATTENTION}"
+        header = ui.pairs.horizontalHeader()
+        header.setSectionResizeMode(PAIR, qt.QHeaderView.Stretch)
+        for column in (HEART, AGREEMENT, DRAWN):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        ui.pairs.connect("cellClicked(int,int)", self._show_row)
+        ui.pairs.connect("cellActivated(int,int)", self._show_row)
+
+    # --- what the module calls ---
+
+    @property
+    def running(self) -> bool:
+        """Whether a job of this panel runs."""
+        return self._job is not None
+
+    def settings(self) -> PairSettings:
+        """What would be drawn now."""
+        ui = self.ui
+        return PairSettings(
+            self.package.value or None, ui.count.value, ui.seed.value, ui.steps.value or None, self.conditions.values,
+            self.device.value, ui.check.checked,
+        )  # fmt: skip
+
+    def set_parameters(self, parameters: CardiacLDMParameterNode | None) -> None:
+        """Show and keep the choices in this parameter node; ``None`` while there is no scene."""
+        self._observers.removeObservers()
+        self._parameters = parameters
+        if parameters is not None:
+            node = parameters.parameterNode  # type: ignore[attr-defined]  # made by the decorator
+            self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+            self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
+        self._parameters_changed()
+        self._show_pairs()
+
+    def show_devices(self, devices: list[Device]) -> None:
+        """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
+        self.device.offer(device_labels(devices))
+
+    def show_packages(self) -> None:
+        """Offer the generator packages that are installed now."""
+        names = installed_generators()
+        self.package.offer({name: name for name in names} or {"": _("none installed")})
+        self._choose(self.package.value)
+
+    def cancel(self) -> None:
+        """Stop the job, if one runs; what is finished stays."""
+        if self._job is not None:
+            self.ui.progressLabel.text = _("Cancelling")
+            self._job.cancel()
+
+    def cleanup(self) -> None:
+        """Before the widgets go: nothing may call them any more."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        self._observers.removeObservers()
+
+    # --- settings ---
+
+    def _remember(self, name: str, value: Any) -> None:
+        """Keep a choice in the scene, but not what widgets show while a scene is loaded or closed."""
+        if self._parameters is not None and not self._showing and not slicer.mrmlScene.IsBatchProcessing():
+            setattr(self._parameters.generate, name, value)
+        if name == "package":
+            self._package_changed()
+        self.refresh()
+
+    def _conditions_changed(self) -> None:
+        self._remember("conditions", json.dumps(self.conditions.values))
+
+    def _parameters_changed(self, *_unused: Any) -> None:
+        if self._showing or self._parameters is None:
+            return
+        self._showing = True
+        try:
+            self._show_choices()
+        finally:
+            self._showing = False
+        self.refresh()
+
+    def _show_choices(self) -> None:
+        assert self._parameters is not None
+        kept, ui = self._parameters.generate, self.ui
+        installed = installed_generators()
+        chosen = kept.package or (installed[0] if installed else "")
+        if chosen != self.package.value:
+            self._choose(chosen)
+        ui.count.value, ui.seed.value, ui.steps.value = kept.count, kept.seed, kept.steps
+        ui.check.checked = kept.check
+        self.device.set(kept.device)
+        self.conditions.set(_conditions(kept.conditions))
+
+    def _package_changed(self) -> None:
+        """Show what the chosen package knows."""
+        self._facts = facts_of(self.package.value)
+        self.conditions.offer(self._facts.choices, self._facts.numbers)
+        usual = _("as the model: {n}").format(n=self._facts.steps) if self._facts.steps else _("as the model")
+        self.ui.steps.specialValueText = usual
+        self.refresh()
+
+    def _choose_folder(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Draw with a generator package in a folder"))
+        if folder:
+            self._choose(str(folder))
+            self._remember("package", str(folder))
+
+    def _choose(self, package: str) -> None:
+        """Show a package as chosen, without telling; one in a folder is offered from then on."""
+        if os.path.isabs(package) and os.path.isdir(package):
+            self.package.also(package, Path(package).name)
+        else:
+            self.package.set(package)
+        self._package_changed()
+
+    def _roll(self) -> None:
+        self.ui.seed.value = random.SystemRandom().randint(0, MAX_SEED)
+
+    # --- what can be done now ---
+
+    def refresh(self) -> None:
+        """Enable what can be done now, and say what is needed where something cannot, or what it will take."""
+        ui, running = self.ui, self.running
+        hint = self._hint()
+        ui.hint.text = hint
+        ui.hint.visible = bool(hint) and not running
+        ui.effort.text = "" if hint or not self._facts.shape else self._effort_in_words()
+        ui.effort.visible = bool(ui.effort.text) and not running
+        ui.apply.text = _("Cancel") if running else _("Generate")
+        ui.apply.toolTip = _("Stop; the pairs that are finished stay") if running else _("Draw the pairs")
+        ui.apply.enabled = running or not hint
+        for name in ("package", "packageFolder", "count", "seed", "dice", "steps", "check", "device"):
+            getattr(ui, name).enabled = not running
+        self.conditions.enable(not running)
+        ui.saveAll.enabled = bool(self._pairs) and not running and not self._dispatcher.busy
+        ui.progressBox.visible = running
+
+    def _hint(self) -> str:
+        """What is needed before pairs can be drawn, empty if nothing is."""
+        if self._facts.problem:
+            return self._facts.problem
+        if self.conditions.problem:
+            return self.conditions.problem
+        if not self.running and self._dispatcher.busy:
+            return _("The worker is busy: wait for the other job, or cancel it.")
+        return ""
+
+    def _effort(self) -> Effort:
+        count, pace = self.ui.count.value, self._pace.get(_kind(self.settings()))
+        return Effort(count, None if pace is None else pace * count, self._facts.pair_bytes * count)
+
+    def _effort_in_words(self) -> str:
+        size = " x ".join(str(side) for side in self._facts.shape)
+        grid = _("{size} voxels of {mm:g} mm").format(size=size, mm=self._facts.spacing_mm)
+        return f"{self._effort().in_words()}. {grid}."
+
+    # --- drawing ---
+
+    def _apply_or_cancel(self) -> None:
+        if self.running:
+            self.cancel()
+        elif ensure_dependencies() and self._agreed():  # may install, meanwhile more is known of the package
+            self._apply()
+
+    def _agreed(self) -> bool:
+        self._package_changed()
+        if self._hint():
+            return False
+        effort = self._effort()
+        question = _("{effort}. Go on?").format(effort=effort.in_words())
+        return not effort.is_large or bool(slicer.util.confirmOkCancelDisplay(question))
+
+    def _apply(self) -> None:
+        self._remember("package", self.package.value)  # so far maybe the first one that is installed
+        settings, began, came = self.settings(), time.monotonic(), list[SyntheticPair]()
+
+        def arrived(pair: SyntheticPair) -> None:
+            came.append(pair)
+            self._pace[_kind(settings)] = (time.monotonic() - began) / len(came)
+            self._arrived(pair, first=len(came) == 1)
+
+        def ended(what: str = "", rejected: tuple[str, ...] | list[str] = ()) -> None:
+            self._tell(_summary(settings, came, time.monotonic() - began, what), rejected)
+            self._ended()
+
+        def failed(failure: Failure) -> None:
+            ended(_("stopped by an error"))
+            self._errors.show(failure)
+
+        self._begin(_("Starting"))
+        listener = PairListener(
+            progress=lambda index, progress: self._progress(index, settings.count, progress),
+            preview=self._preview,
+            pair=self._guarded(arrived),
+            done=self._guarded(lambda rejected: ended(rejected=rejected)),
+            failed=self._guarded(failed),
+            cancelled=self._guarded(lambda: ended(_("cancelled"))),
+        )
+        try:
+            self._job = PairsJob(self._dispatcher, settings, listener)
+        except ClientError as error:
+            self._errors.show(Failure(str(error), "", "input"))
+        self.refresh()
+
+    def _guarded(self, call: Any) -> Any:
+        """``call``, as long as the panel is there and its job runs."""
+        return lambda *told: call(*told) if self._job is not None else None
+
+    def _begin(self, words: str) -> None:
+        self._errors.hide()
+        self._tell("", ())
+        self.ui.preview.visible = self.ui.previewCaption.visible = False
+        show_progress(self.ui.progressBar, self.ui.progressLabel, Progress(0, 100, "start", 0.0))
+        self.ui.progressLabel.text = words
+
+    def _progress(self, index: int, count: int, progress: Progress) -> None:
+        if self._job is None:
+            return
+        ui = self.ui
+        show_progress(ui.progressBar, ui.progressLabel, progress, steps=False)
+        words = ui.progressLabel.text
+        number = _("Pair {n} of {count}").format(n=index + 1, count=count)
+        ui.progressLabel.text = f"{number}: {words[:1].lower()}{words[1:]}"
+
+    def _preview(self, preview: Preview) -> None:
+        """Show how the pair looks by now. The file goes with the job, so it is read at once."""
+        if self._job is None:
+            return
+        picture = qt.QPixmap(preview.file)
+        size = qt.QSize(PREVIEW_PIXELS, PREVIEW_PIXELS)
+        self.ui.preview.setPixmap(picture.scaled(size, qt.Qt.KeepAspectRatio, qt.Qt.SmoothTransformation))
+        words = _("Synthetic. Middle slice after step {step} of {total}")
+        self.ui.previewCaption.text = words.format(step=preview.step, total=preview.total)
+        self.ui.preview.visible = self.ui.previewCaption.visible = True
+
+    def _arrived(self, pair: SyntheticPair, first: bool) -> None:
+        if first:  # whoever goes to another layout meanwhile is left there
+            views.show_side_by_side()
+        views.show_pair(pair)
+        self._show_pairs()
+        self.ui.pairs.selectRow(len(self._pairs) - 1)
+
+    def _ended(self) -> None:
+        self._job = None
+        self._show_pairs()
+        self.refresh()
+
+    # --- what there is ---
+
+    def _tell(self, text: str, warnings: tuple[str, ...] | list[str]) -> None:
+        self.ui.resultLabel.text = text
+        self.ui.resultLabel.visible = bool(text)
+        self.ui.warningsLabel.text = "\n".join(warnings)
+        self.ui.warningsLabel.visible = bool(warnings)
+
+    def _node_removed(self, *_unused: Any) -> None:
+        self._show_pairs()
+
+    def _show_pairs(self) -> None:
+        """Fill the table with the synthetic pairs of the scene; rows that are there already stay."""
+        pairs = synthetic_pairs(slicer.mrmlScene) if self._parameters is not None else []
+        table, same = self.ui.pairs, 0
+        while same < min(len(pairs), len(self._pairs)) and pairs[same] == self._pairs[same]:
+            same += 1
+        table.rowCount = len(pairs)
+        for row in range(same, len(pairs)):
+            for column, item in enumerate(_items(pairs[row])):
+                table.setItem(row, column, item)
+        self._pairs = pairs
+        self.ui.pairsBox.visible = bool(pairs)
+        self.ui.saveAll.enabled = bool(pairs) and not self.running and not self._dispatcher.busy
+
+    def _show_row(self, row: int, _column: int) -> None:
+        if row < len(self._pairs):
+            views.show_side_by_side()
+            views.show_pair(self._pairs[row])
+
+    # --- saving ---
+
+    def _save_all(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Save all synthetic pairs in a folder"))
+        if not folder or not ensure_dependencies():
+            return
+        out, pairs = Path(str(folder)), list(self._pairs)
+        self._begin(_("Writing"))
+        lacking = _lacking_room(pairs, out)
+        if lacking:
+            self._errors.show(Failure(lacking, "", "input"))
+            return
+        listener = SaveListener(
+            progress=lambda progress: show_progress(self.ui.progressBar, self.ui.progressLabel, progress),
+            done=self._guarded(lambda written: self._saved(written, out, "")),
+            failed=self._guarded(lambda written, why: self._saved(written, out, why)),
+        )
+        try:
+            self._job = SaveJob(self._dispatcher, pairs, out, listener)
+        except ClientError as error:
+            self._errors.show(Failure(str(error), "", "input"))
+        self.refresh()
+
+    def _saved(self, written: int, out: Path, why: str) -> None:
+        pairs = _("1 pair") if written == 1 else _("{n} pairs").format(n=written)
+        self._tell(_("{pairs} saved in {folder}.").format(pairs=pairs, folder=out.name), ())
+        if why:
+            self._errors.show(Failure(why, "", "input"))
+        self._ended()
+
+
+def _conditions(text: str) -> dict[str, str | float]:
+    """What the scene remembers of conditions; nothing if somebody has spoilt it."""
+    try:
+        kept = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _kind(settings: PairSettings) -> tuple[Any, ...]:
+    """What the time of a pair depends on."""
+    return (settings.package, settings.steps, settings.device, settings.check)
+
+
+def _lacking_room(pairs: list[SyntheticPair], out: Path) -> str:
+    """A sentence if the pairs may not fit on the disk."""
+    from ....packages.cards import size_text
+    from .facts import BYTES_PER_VOXEL
+
+    voxels = sum(pair.volume.GetImageData().GetNumberOfPoints() for pair in pairs if pair.volume.GetImageData())
+    try:
+        free = shutil.disk_usage(out).free
+    except OSError as error:
+        return _("{folder} cannot be written to: {why}.").format(folder=out.name, why=error.strerror or error)
+    if BYTES_PER_VOXEL * voxels <= free:
+        return ""
+    text = _("The pairs may take {size}, but {folder} has {free} free: make room, or choose another folder.")
+    return text.format(size=size_text(BYTES_PER_VOXEL * voxels), folder=out.name, free=size_text(free))
+
+
+def _summary(settings: PairSettings, came: list[SyntheticPair], seconds: float, what: str) -> str:
+    """``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v1, checked, 1 drawn again.``"""
+    again = sum(pair.provenance.get("acceptance", {}).get("attempts", 1) - 1 for pair in came)
+    words = _("{n} of {count} pairs of seed {seed} in {seconds:.0f} s with {package}").format(
+        n=len(came), count=settings.count, seed=settings.seed, seconds=seconds,
+        package=Path(settings.package or DEFAULT_GENERATOR).name,
+    )  # fmt: skip
+    checked = _("checked, {n} drawn again").format(n=again) if settings.check else _("not checked")
+    return ", ".join([words, *([checked] if came else []), *([what] if what else [])]) + "."
+
+
+def _items(pair: SyntheticPair) -> list[Any]:
+    """The four cells of a pair."""
+    record = pair.provenance
+    volumes, acceptance = record.get("volumes_ml", {}), record.get("acceptance", {})
+    heart = sum(volumes.get(name, 0.0) for name in anatomy.HEART)
+    agreement = acceptance.get("agreement")
+    texts = (
+        pair.volume.GetName().removesuffix(" CT"),
+        f"{heart:.0f}",
+        "" if agreement is None else f"{agreement:.2f}",
+        _("{n}x").format(n=acceptance.get("attempts", 1)),
+    )
+    items = [qt.QTableWidgetItem(text) for text in texts]
+    conditions = ", ".join(f"{name}: {value}" for name, value in record.get("conditions", {}).items())
+    for item in items:
+        item.setToolTip(conditions or _("no conditions"))
+    for item in items[1:]:
+        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+    return items

@@ -1,0 +1,327 @@
+"""The Models & device panel: the installed model packages and their cards, and a check of this computer.
+
+Listing reads packages in this process, a slice at a time. Whatever loads torch runs in the worker: importing, verifying
+and the device check. In a Slicer that lacks Python packages the panel opens all the same, and offers to install them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qt
+from slicer.i18n import tr as _
+
+import slicer
+
+from ....errors import ClientError
+from ....files import RESOURCES
+from ... import dependencies
+from ..install import ensure_dependencies
+from ..process import Dispatcher, Sliced
+
+if TYPE_CHECKING:
+    from ....packages.cards import Row
+    from ....worker.client import DeviceReply, Failure, VerifyReply, WorkerClient
+
+_UI = RESOURCES / "UI" / "Models.ui"
+_NAME, _SIZE, _STATE = range(3)
+#: Readable on light and dark.
+_RED = "#e04848"
+
+
+class ModelsPanel:
+    """Puts itself into ``parent``; ``packagesChanged`` holds what is called after an import or a removal.
+
+    ``logic`` is a ``CardiacLDMLogic``, whose worker does the work. :meth:`cleanup` ends what still runs.
+    """
+
+    def __init__(self, parent: Any, logic: Any) -> None:
+        self.packagesChanged: list[Callable[[], None]] = []
+        self._dispatcher: Dispatcher = logic.dispatcher
+        self._widget = slicer.util.loadUI(str(_UI))
+        parent.layout().addWidget(self._widget)
+        self.ui = slicer.util.childWidgetVariables(self._widget)
+        self._rows: list[Row] = []
+        self._listing: Sliced | None = None
+        self._running = False
+        self._device_text = ""
+        self._connect()
+        self._say("")
+        self._show_running(False)
+        self.refresh()
+
+    def cleanup(self) -> None:
+        """The module goes: stop the job of this panel, and touch no widget any more."""
+        if self._listing is not None:
+            self._listing.stop()
+        if self._running:
+            self._running = False
+            self._dispatcher.cancel()
+
+    def refresh(self, chosen: str = "") -> None:
+        """Read the packages again, without holding the window, and choose the one named ``chosen``."""
+        if self._listing is not None:
+            self._listing.stop()
+        chosen = chosen or self._chosen_name()
+        lacking = dependencies.missing()
+        self.ui.installBox.visible = bool(lacking)
+        self.ui.installLabel.text = _lacking_text([requirement.name for requirement in lacking])
+        self._rows = []
+        self.ui.packageTable.rowCount = 0
+        self._listing = Sliced(self._read_rows(), lambda error: self._listed(chosen, error))
+
+    # --- the list ---
+
+    def _connect(self) -> None:
+        ui = self.ui
+        header = ui.packageTable.horizontalHeader()
+        header.setSectionResizeMode(_NAME, qt.QHeaderView.Stretch)
+        for column in (_SIZE, _STATE):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        ui.packageTable.connect("itemSelectionChanged()", self._show_chosen)
+        for button, slot in (
+            (ui.installButton, self._install),
+            (ui.importZipButton, self._import_zip),
+            (ui.importFolderButton, self._import_folder),
+            (ui.verifyButton, self._verify),
+            (ui.removeButton, self._remove),
+            (ui.openFolderButton, self._open_folder),
+            (ui.deviceButton, self._check_device),
+            (ui.copyButton, self._copy),
+            (ui.cancelButton, self._cancel),
+        ):
+            button.connect("clicked()", slot)
+
+    def _read_rows(self) -> Iterator[None]:
+        from ....packages.cards import rows  # pydantic may be missing: then this says so
+
+        for row in rows():
+            self._rows.append(row)
+            self._add(row)
+            yield
+
+    def _add(self, row: Row) -> None:
+        from ....packages.cards import size_text
+
+        table, line = self.ui.packageTable, len(self._rows) - 1
+        table.rowCount = len(self._rows)
+        for column, text in ((_NAME, row.title), (_SIZE, size_text(row.size_bytes)), (_STATE, _state(row))):
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(row.problem or row.title)
+            if row.problem:
+                item.setForeground(qt.QBrush(qt.QColor(_RED)))
+            table.setItem(line, column, item)
+
+    def _listed(self, chosen: str, error: Exception | None) -> None:
+        self._listing = None
+        if isinstance(error, ImportError):
+            self.ui.cardBrowser.setHtml(_("<p>The packages are listed once the Python packages are installed.</p>"))
+        elif error is not None:
+            self._say(_("The packages could not be listed: {why}").format(why=error), bad=True)
+        names = [row.name for row in self._rows]
+        if names:
+            self.ui.packageTable.selectRow(names.index(chosen) if chosen in names else 0)
+        self._show_chosen()
+
+    def _chosen(self) -> Row | None:
+        line = self.ui.packageTable.currentRow()
+        return self._rows[line] if 0 <= line < len(self._rows) else None
+
+    def _chosen_name(self) -> str:
+        row = self._chosen()
+        return row.name if row else ""
+
+    def _show_chosen(self) -> None:
+        row = self._chosen()
+        self._enable()
+        if row is not None:
+            from ....packages.cards import card
+
+            self.ui.cardBrowser.setHtml(card(row))
+
+    def _enable(self) -> None:
+        """Only what makes sense now can be pressed."""
+        row, free = self._chosen(), not self._running
+        self.ui.installButton.enabled = free
+        self.ui.importZipButton.enabled = self.ui.importFolderButton.enabled = free
+        self.ui.verifyButton.enabled = free and row is not None
+        self.ui.removeButton.enabled = free and row is not None and not row.shipped
+        self.ui.openFolderButton.enabled = row is not None
+        self.ui.deviceButton.enabled = free
+
+    # --- what the buttons do ---
+
+    def _install(self) -> None:
+        if ensure_dependencies():
+            self._say(_("Everything that is needed is installed."))
+        self.refresh()
+        self._tell_others()
+
+    def _import_zip(self) -> None:
+        title = _("Import a model package")
+        path = qt.QFileDialog.getOpenFileName(self._widget, title, "", _("Model packages (*.zip)"))
+        if path:
+            self._import(path)
+
+    def _import_folder(self) -> None:
+        path = qt.QFileDialog.getExistingDirectory(self._widget, _("Import a model package from its folder"))
+        if path:
+            self._import(path)
+
+    def _import(self, source: str, replace: bool = False) -> None:
+        def imported(package: VerifyReply) -> None:
+            self._say(_("{name} was checked and installed.").format(name=package.name))
+            self.refresh(package.name)
+            self._tell_others()
+
+        def failed(failure: Failure) -> None:
+            question = _("A package of this name is installed already. Replace it?")
+            if failure.kind == "exists" and slicer.util.confirmOkCancelDisplay(question, windowTitle=_title()):
+                self._import(source, True)
+            elif failure.kind != "exists":
+                self._failed(failure)
+
+        what = _("Importing {name}: checking every file and number.").format(name=Path(source).name)
+        self._start(what, lambda client, ends: client.import_package(source, replace=replace, **ends), imported, failed)
+
+    def _verify(self) -> None:
+        row = self._chosen()
+        if row is None:
+            return
+
+        def verified(_package: VerifyReply) -> None:
+            self._say(_("{name} is whole: every file and every number was checked.").format(name=row.name))
+
+        what = _("Checking every file and number of {name}.").format(name=row.name)
+        self._start(what, lambda client, ends: client.verify(str(row.folder), **ends), verified, self._failed)
+
+    def _remove(self) -> None:
+        row = self._chosen()
+        if row is None or row.shipped:
+            return
+        question = _("Delete the package {name} from this computer? It can be imported again.").format(name=row.name)
+        if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_title()):
+            return
+        from ....errors import PackageError
+        from ....packages.cards import remove
+
+        try:
+            remove(row)
+        except PackageError as error:
+            self._say(str(error), bad=True)
+        else:
+            self._say(_("{name} was removed.").format(name=row.name))
+        self.refresh()
+        self._tell_others()
+
+    def _open_folder(self) -> None:
+        row = self._chosen()
+        if row is not None:
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(row.folder)))
+
+    def _check_device(self) -> None:
+        def checked(reply: DeviceReply) -> None:
+            self._show_device(reply.text)
+
+        def failed(failure: Failure) -> None:
+            self._show_device(f"{failure.message}\n{failure.details}".strip())
+
+        what = _("Checking this computer.")
+        self._start(what, lambda client, ends: client.check_device(**ends), checked, failed, packages=False)
+
+    def _show_device(self, text: str) -> None:
+        self._device_text = without_folders(f"Slicer: {slicer.app.applicationVersion}\n{text}")
+        self.ui.deviceText.plainText = self._device_text
+        self.ui.copyButton.enabled = True
+
+    def _copy(self) -> None:
+        qt.QApplication.clipboard().setText(self._device_text)
+
+    def _cancel(self) -> None:
+        if self._running and not self._dispatcher.cancel():  # it had not begun: nobody else will say so
+            self._ended(self._cancelled)()
+
+    # --- jobs ---
+
+    def _start(
+        self,
+        what: str,
+        begin: Callable[[WorkerClient, dict[str, Any]], Any],
+        on_done: Callable[[Any], None],
+        on_failed: Callable[[Failure], None],
+        packages: bool = True,
+    ) -> None:
+        """Have the worker do a job; one of the two is called when it has ended, unless it was cancelled.
+
+        Without ``packages`` the job does without the Python packages that a fresh Slicer lacks.
+        """
+        if packages and not ensure_dependencies():
+            return
+        failed = self._ended(on_failed)
+        ends = {"on_done": self._ended(on_done), "on_failed": failed, "on_cancelled": self._ended(self._cancelled)}
+        try:
+            self._dispatcher.submit(lambda client: begin(client, ends), failed)
+        except ClientError as error:
+            self._say(str(error), bad=True)
+            return
+        self._say(what)
+        self._show_running(True)
+
+    def _cancelled(self) -> None:
+        self._say(_("Cancelled."))
+        self.refresh()
+
+    def _ended(self, then: Callable[..., None]) -> Callable[..., None]:
+        """``then``, but only if the panel is still there; the panel is ready for the next job before."""
+
+        def call(*result: Any) -> None:
+            if self._running:
+                self._show_running(False)
+                self._say("")
+                self._dispatcher.ended()
+                then(*result)
+
+        return call
+
+    def _show_running(self, running: bool) -> None:
+        self._running = running
+        self.ui.workBar.visible = self.ui.cancelButton.visible = running
+        self._enable()
+
+    def _failed(self, failure: Failure) -> None:
+        self._say(failure.message, bad=True)
+
+    def _say(self, text: str, bad: bool = False) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.styleSheet = f"color: {_RED}" if bad else ""
+        self.ui.messageLabel.visible = bool(text)
+
+    def _tell_others(self) -> None:
+        for call in self.packagesChanged:
+            call()
+
+
+def _title() -> str:
+    return _("CardiacLDM - Model packages")
+
+
+def _state(row: Row) -> str:
+    return {"shipped": _("shipped"), "imported": _("imported"), "unusable": _("unusable")}[row.origin]
+
+
+def _lacking_text(names: list[str]) -> str:
+    return _("This Slicer lacks Python packages that CardiacLDM needs: {names}.").format(names=", ".join(names))
+
+
+def without_folders(text: str) -> str:
+    """The text without the names of this user's and the program's folders, which traces of errors hold."""
+    for folder, name in (
+        (str(RESOURCES.parent.parent), "..."),
+        (sys.prefix, "..."),
+        (str(Path.home()), "~"),
+    ):
+        text = text.replace(folder, name)
+    return text

@@ -1,0 +1,137 @@
+"""Pieces that panels share: bound combo boxes, the box that says what went wrong, words for time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _
+
+import slicer
+
+from ...progress import STAGES, Progress, remaining
+from ...worker.client import Device, Failure
+
+#: Texts that ask for attention, readable on light and on dark windows: to be looked at; gone wrong.
+ATTENTION, TROUBLE = "#c77700", "#d9363e"
+
+
+class Choice:
+    """A combo box for a text of the parameter node. What the scene remembers but nobody offers is shown as such."""
+
+    def __init__(self, combo: Any, chosen: Callable[[str], None]) -> None:
+        self._combo, self._chosen = combo, chosen
+        self._offered: dict[str, str] = {}
+        combo.connect("currentIndexChanged(int)", self._changed)
+
+    @property
+    def value(self) -> str:
+        """What is chosen, empty as long as nothing was ever offered."""
+        return self._combo.currentData or ""
+
+    @property
+    def offered(self) -> bool:
+        """Whether what is chosen is among what is offered."""
+        return self.value in self._offered
+
+    def offer(self, labels: dict[str, str]) -> None:
+        """Offer these values under these labels; what is chosen stays chosen."""
+        value = self.value or next(iter(labels), "")
+        self._offered = dict(labels)
+        self._show(value)
+
+    def also(self, value: str, label: str) -> None:
+        """Offer one more value, and choose it without telling."""
+        self._offered[value] = label
+        self._show(value)
+
+    def set(self, value: str) -> None:
+        """Choose ``value``, without telling."""
+        if value != self.value:
+            self._show(value)
+
+    def _show(self, value: str) -> None:
+        missing = {} if value in self._offered else {value: _("{name} (not found)").format(name=value)}
+        labels = {**self._offered, **missing}
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        for each, label in labels.items():
+            self._combo.addItem(label, each)
+        self._combo.currentIndex = list(labels).index(value)
+        self._combo.blockSignals(False)
+
+    def _changed(self) -> None:
+        self._chosen(self.value)
+
+
+class ErrorBox:
+    """One sentence, and under "Details" the end of what the worker wrote. ``ui``: the children of a form with a box."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        ui.errorLabel.styleSheet = f"color: {TROUBLE}"
+        ui.copyDetails.connect("clicked()", self._copy)
+
+    def show(self, failure: Failure) -> None:
+        """Show a failure."""
+        self._ui.errorLabel.text = failure.message
+        self._ui.detailsText.setPlainText(failure.details)
+        self._ui.details.collapsed = True
+        self._ui.details.visible = bool(failure.details)
+        self._ui.errorBox.visible = True
+
+    def hide(self) -> None:
+        """Nothing is wrong (any more)."""
+        self._ui.errorBox.visible = False
+
+    def _copy(self) -> None:
+        slicer.app.clipboard().setText(f"{self._ui.errorLabel.text}\n\n{self._ui.detailsText.plainText}")
+
+
+def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) -> None:
+    """Stage, step and time left. Before the first step nobody knows how long it takes: then the bar only moves.
+
+    Without ``steps`` their number is left to the bar.
+    """
+    stage = _(STAGES.get(progress.stage, progress.stage))
+    words = [stage[:1].upper() + stage[1:]]
+    begun = progress.step > 0
+    if begun and steps:
+        words.append(_("step {step} of {total}").format(step=progress.step, total=progress.total))
+    elif not begun and progress.stage in ("start", "load"):
+        words.append(_("which takes a while the first time"))
+    left = remaining(progress)
+    if left is not None:
+        words.append(_("{time} left").format(time=duration(left)))
+    bar.maximum = progress.total if begun else 0
+    bar.value = progress.step
+    label.text = ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """In words, no more exactly than it can be known."""
+    if seconds < 1.0:
+        return _("less than 1 s")
+    if seconds < 120.0:
+        return _("about {n} s").format(n=round(seconds))
+    if seconds < 7200.0:
+        return _("about {n} min").format(n=round(seconds / 60.0))
+    return _("about {n} h").format(n=round(seconds / 3600.0))
+
+
+# --- devices ---
+
+
+def device_labels(devices: list[Device]) -> dict[str, str]:
+    """What a combo box offers: automatic choice, the CPU, and the GPUs among ``devices``."""
+    gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
+    return {"auto": _("Automatic"), "cpu": _("CPU")} | gpus
+
+
+def _gpu_label(gpu: Device) -> str:
+    """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
+    label = _("GPU {number}: {name}").format(number=gpu.device.partition(":")[2], name=gpu.name)
+    if gpu.free_bytes is None or gpu.total_bytes is None:
+        return label
+    free, total = gpu.free_bytes / 1024**3, gpu.total_bytes / 1024**3
+    return label + _(", {free:.1f} of {total:.1f} GB free").format(free=free, total=total)

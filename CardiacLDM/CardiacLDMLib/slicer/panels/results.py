@@ -1,0 +1,124 @@
+"""What came out: volumes to click on, how it was made, and what to look at before the figures are used.
+
+Everything shown is read from the scene, so that a scene opened next year shows the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import qt
+from slicer.i18n import tr as _
+
+import slicer
+
+from ... import anatomy
+from .. import segmentations, volumes
+from .parts import ATTENTION
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLSegmentationNode
+
+STRUCTURE, ML, FLAG = range(3)
+#: Flags as a narrow column holds them; the tooltip has all of it.
+SHORT = {
+    "not found": _("none"),
+    "cut off by the scan's edge": _("cut off"),
+    "unusually small": _("small"),
+    "unusually large": _("large"),
+}
+
+
+class ResultBox:
+    """The lower part of Segment.ui: summary, warnings, table of volumes."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._node: vtkMRMLSegmentationNode | None = None
+        ui.warningsLabel.styleSheet = f"color: {ATTENTION}"
+        header = ui.volumes.horizontalHeader()
+        header.setSectionResizeMode(STRUCTURE, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(ML, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(FLAG, qt.QHeaderView.ResizeToContents)
+        ui.volumes.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # long names wrap
+        ui.volumes.connect("cellClicked(int,int)", self._jump)
+        ui.volumes.connect("cellActivated(int,int)", self._jump)
+
+    def show(self, node: vtkMRMLSegmentationNode | None) -> None:
+        """Show the result in ``node``; nothing for ``None`` or a segmentation that was not made here."""
+        if node is None and self._node is None:
+            return
+        self._node = node
+        record = volumes.provenance(node) if node is not None else {}
+        self._ui.resultBox.visible = bool(record)
+        if node is None or not record:
+            return
+        self._ui.resultLabel.text = _summary(node.GetName(), record)
+        self._ui.warningsLabel.text = record.get("warnings", "")
+        self._ui.warningsLabel.visible = bool(record.get("warnings"))
+        self._fill(segmentations.volumes_of(node))
+
+    def hide(self) -> None:
+        """Show no result."""
+        self.show(None)
+
+    def _fill(self, rows: list[tuple[str, float, str]]) -> None:
+        table = self._ui.volumes
+        table.sortingEnabled = False  # rows would move while they are filled
+        table.rowCount = len(rows)
+        for row, (name, volume_ml, flag) in enumerate(rows):
+            for column, item in enumerate(_items(name, volume_ml, flag)):
+                table.setItem(row, column, item)
+        table.horizontalHeader().setSortIndicator(-1, qt.Qt.AscendingOrder)  # the anatomy's order, until one is chosen
+        table.sortingEnabled = True
+
+    def _jump(self, row: int, _column: int) -> None:
+        item = self._ui.volumes.item(row, STRUCTURE)
+        if self._node is None or item is None:
+            return
+        place = segmentations.structure_centre(self._node, str(item.data(qt.Qt.UserRole)))
+        if place is not None:
+            volumes.jump_slices(slicer.mrmlScene, place)
+
+
+def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
+    """The three cells of a structure; the number stays a number, so that the column sorts by it."""
+    structure = anatomy.STRUCTURES[anatomy.NAMES.index(name)]
+    title = qt.QTableWidgetItem(structure.title)
+    title.setData(qt.Qt.UserRole, name)
+    title.setData(qt.Qt.DecorationRole, qt.QColor(*structure.colour))
+    number = qt.QTableWidgetItem()
+    number.setData(qt.Qt.DisplayRole, float(round(volume_ml) if volume_ml >= 10.0 else round(volume_ml, 1)))
+    number.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+    mark = qt.QTableWidgetItem(SHORT.get(flag, flag))
+    mark.setForeground(qt.QBrush(qt.QColor(ATTENTION)))
+    for item in (title, number, mark):
+        item.setToolTip(_tip(structure, volume_ml, flag))
+    return [title, number, mark]
+
+
+def _tip(structure: anatomy.Structure, volume_ml: float, flag: str) -> str:
+    words = [f"{structure.title} ({structure.name}): {volume_ml:.1f} mL"]
+    if structure.volume_limits_ml:
+        low, high = structure.volume_limits_ml
+        words.append(_("usual in adults: {low:.0f} to {high:.0f} mL").format(low=low, high=high))
+    return "\n".join([*words, flag] if flag else words)
+
+
+def _summary(name: str, record: dict[str, str]) -> str:
+    """``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.``"""
+    device = record.get("device", "")
+    return _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(
+        name=name,
+        time=_time(float(record.get("seconds", 0.0))),
+        device=_("the CPU") if device == "cpu" else device,
+        package=record.get("package", ""),
+        version=record.get("version", ""),
+        quality=record.get("quality", ""),
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 10.0:
+        return _("{n:.1f} s").format(n=seconds)
+    return _("{n:.0f} s").format(n=seconds) if seconds < 120.0 else _("{n:.1f} min").format(n=seconds / 60.0)

@@ -1,0 +1,206 @@
+"""One segmentation of a volume of the scene: voxels to the worker, labels back, and the window lives on."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import vtk
+from slicer.i18n import tr as _
+
+from ... import __version__, anatomy
+from ...image.grid import Volume
+from ...progress import Progress, Quality
+from ...worker.client import Failure, SegmentationReply, WorkerClient
+from .. import segmentations, volumes
+from .process import Dispatcher, Sliced
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+
+#: Slices of labels that are looked through in one step: some milliseconds.
+SLICES_PER_STEP = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to segment: package name or folder (None: the one shipped), device, and ``fast``, ``full`` or ``flips``."""
+
+    package: str | None = None
+    device: str = "auto"
+    quality: Quality = "full"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told. Exactly one of the last three is called, once, when the job has ended."""
+
+    progress: Callable[[Progress], None]
+    done: Callable[[vtkMRMLSegmentationNode], None]
+    failed: Callable[[Failure], None]
+    cancelled: Callable[[], None]
+
+
+class SceneJob:
+    """Segments ``volume`` into ``target``, or into a new segmentation node without one.
+
+    The job is cancelled when its volume or target is removed, or the scene is closed. Raises :class:`VolumeError` for a
+    volume that cannot be segmented, and :class:`ClientError` while another job runs.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        volume: vtkMRMLScalarVolumeNode,
+        target: vtkMRMLSegmentationNode | None,
+        settings: Settings,
+        listener: Listener,
+    ) -> None:
+        self._dispatcher, self._volume, self._target = dispatcher, volume, target
+        self._settings, self._listener = settings, listener
+        self._import: Sliced | None = None
+        self._ended = False
+        self._scene = volume.GetScene()
+        voxels = volumes.volume_from_node(volume)
+        dispatcher.submit(lambda client: self._begin(client, voxels), self._failed)
+        self._tags = [
+            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
+            self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._node_goes()),
+        ]
+
+    @property
+    def running(self) -> bool:
+        """Whether the job has not ended yet."""
+        return not self._ended
+
+    def cancel(self) -> None:
+        """Stop the job; the listener's ``cancelled`` is called, now or when the worker has stopped."""
+        if self._ended:
+            return
+        if self._import is not None:
+            self._import.stop()
+            self._cancelled()
+        elif not self._dispatcher.cancel():
+            self._cancelled()
+
+    # --- the worker's part ---
+
+    def _begin(self, client: WorkerClient, voxels: Volume) -> None:
+        client.segment(
+            voxels,
+            package=self._settings.package,
+            device=self._settings.device,
+            quality=self._settings.quality,
+            on_progress=self._progress,
+            on_done=self._labelled,
+            on_failed=self._failed,
+            on_cancelled=self._cancelled,
+        )
+
+    def _progress(self, progress: Progress) -> None:
+        if not self._ended:
+            self._listener.progress(progress)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._end():
+            self._listener.failed(failure)
+
+    def _cancelled(self) -> None:
+        if self._end():
+            self._listener.cancelled()
+
+    def _node_goes(self) -> Callable[..., None]:
+        """An observer that cancels the job when one of its nodes is removed."""
+
+        @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+        def removed(_scene: Any, _event: str, node: Any) -> None:
+            if node is not None and (node is self._volume or node is self._target):
+                self.cancel()
+
+        return removed
+
+    def _end(self) -> bool:
+        """The job is over; false if it was already."""
+        if self._ended:
+            return False
+        self._ended = True
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._dispatcher.ended()
+        return True
+
+    # --- the scene's part ---
+
+    def _labelled(self, reply: SegmentationReply) -> None:
+        if not self._ended:
+            self._import = Sliced(self._bring_in(reply), self._brought_in)
+
+    def _bring_in(self, reply: SegmentationReply) -> Iterator[None]:
+        """Put the labels into the scene. Nothing is there before the last step, all of it after."""
+        box, at_edge = yield from looked_through(reply.labels.array)
+        part = part_of(reply.labels, box)
+        self._scene.SaveStateForUndo()
+        if self._target is None:
+            name = f"{self._volume.GetName()} heart"
+            self._target = segmentations.segmentation_from_labels(self._scene, part, name, self._volume)
+        else:
+            segmentations.replace_labels(self._target, part, self._volume)
+        volumes.set_provenance(self._target, _record(reply))
+        flags = segmentations.flags_for(reply.volumes_ml, at_edge)
+        segmentations.volumes_table(self._scene, self._target, reply.volumes_ml, flags)
+
+    def _brought_in(self, error: Exception | None) -> None:
+        if error is not None:
+            self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
+        elif self._end():
+            self._listener.done(self._target)
+
+
+def looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
+    """The box of the voxels that are not 0, and the structures that reach an edge of the scan; a few slices a step.
+
+    The labels lie in a mapped file in slices: any other way through them would read it from one end to the other.
+    """
+    found = [np.zeros(size, dtype=bool) for size in labels.shape]
+    at_edge = np.zeros(256, dtype=bool)
+    for k in range(0, labels.shape[2], SLICES_PER_STEP):
+        slab = labels[:, :, k : k + SLICES_PER_STEP]
+        inside = slab != 0
+        plane = inside.any(axis=2)
+        found[0] |= plane.any(axis=1)
+        found[1] |= plane.any(axis=0)
+        found[2][k : k + SLICES_PER_STEP] = inside.any(axis=(0, 1))
+        for face in (slab[0], slab[-1], slab[:, 0], slab[:, -1]):
+            at_edge[face] = True
+        yield
+    for face in (labels[:, :, 0], labels[:, :, -1]):
+        at_edge[face] = True
+    names = {structure.name for structure in anatomy.STRUCTURES if at_edge[structure.value]}
+    if not found[2].any():
+        return (slice(0, 1),) * 3, names
+    places = [np.flatnonzero(axis) for axis in found]
+    return tuple(slice(place[0], place[-1] + 1) for place in places), names
+
+
+def part_of(labels: Volume, box: tuple[slice, ...]) -> Volume:
+    """The voxels in ``box``, where they lie."""
+    start, stop = ([getattr(each, end) for each in box] for end in ("start", "stop"))
+    return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
+
+
+def _record(reply: SegmentationReply) -> dict[str, str]:
+    """What the segmentation node says of its origin."""
+    return {
+        "program": f"CardiacLDM {__version__}",
+        "package": reply.package["name"],
+        "version": reply.package["version"],
+        "sha256": reply.package["sha256"],
+        "device": reply.device,
+        "quality": reply.quality,
+        "seconds": f"{reply.seconds:.1f}",
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "warnings": "\n".join(reply.warnings),
+    }

@@ -1,0 +1,223 @@
+"""A folder of scans, one after the other; a bad one is said and left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from .... import anatomy
+from ....errors import ClientError
+from ....progress import Progress
+from ....worker.client import Failure, FileReply, FoundCases, WorkerClient
+from ..install import ensure_dependencies
+from ..parts import TROUBLE, duration
+from ..process import Dispatcher
+from ..scene_jobs import Settings
+
+SCAN, STATE, HEART, NOTES = range(4)
+
+
+@dataclass
+class _Run:
+    """One pass over a folder. ``waiting``: row, name and source of the cases that are not done yet."""
+
+    out: Path
+    settings: Settings
+    waiting: list[tuple[int, str, Path]]
+    done: int = 0
+    failed: int = 0
+    cancelled: bool = False
+    began: float = 0.0
+
+
+class BatchPanel:
+    """Ties the batch part of Segment.ui to the worker; ``settings`` gives package, device and quality."""
+
+    def __init__(self, ui: Any, dispatcher: Dispatcher, settings: Callable[[], Settings]) -> None:
+        self._ui, self._dispatcher, self._settings = ui, dispatcher, settings
+        self._run: _Run | None = None
+        header = ui.batchTable.horizontalHeader()
+        for column in (SCAN, STATE, HEART):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        ui.batchTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # reasons wrap
+        ui.batchTable.horizontalHeaderItem(HEART).setToolTip(_("Volume of the heart without its great vessels"))
+        ui.batchApply.connect("clicked()", self._run_or_cancel)
+        for edit in (ui.batchInput, ui.batchOutput):
+            edit.connect("currentPathChanged(QString)", self.refresh)
+        self.refresh()
+
+    @property
+    def running(self) -> bool:
+        """Whether a batch runs."""
+        return self._run is not None
+
+    def refresh(self, *_unused: Any) -> None:
+        """Enable what can be done now."""
+        ui = self._ui
+        ready = Path(ui.batchInput.currentPath or "?").is_dir() and bool(ui.batchOutput.currentPath)
+        ui.batchApply.text = _("Cancel batch") if self.running else _("Run batch")
+        ui.batchApply.enabled = self.running or (ready and not self._dispatcher.busy)
+        for widget in (ui.batchInput, ui.batchOutput):
+            widget.enabled = not self.running
+
+    def cleanup(self) -> None:
+        """Before the widgets go: nothing may call them any more."""
+        run, self._run = self._run, None
+        if run is not None:
+            self._dispatcher.cancel()
+
+    # --- a run ---
+
+    def _run_or_cancel(self) -> None:
+        if self._run is not None:
+            self._cancel(self._run)
+        elif ensure_dependencies():
+            self._start()
+
+    def _cancel(self, run: _Run) -> None:
+        run.cancelled = True
+        self._ui.batchLabel.text = _("Cancelling")
+        if not self._dispatcher.cancel():  # a case that had not begun will not be heard of
+            self._next(run)
+
+    def _start(self) -> None:
+        self._ui.batchTable.rowCount = 0
+        self._ui.batchTable.visible = True
+        for edit in (self._ui.batchInput, self._ui.batchOutput):
+            edit.addCurrentPathToHistory()
+        self._ui.batchLabel.text = _("Looking for scans")
+        run = _Run(Path(self._ui.batchOutput.currentPath), self._settings(), [], began=time.monotonic())
+        self._run = run
+        self._submit(
+            run,
+            lambda client: client.find_cases(
+                Path(self._ui.batchInput.currentPath),
+                on_done=lambda found: self._found(run, found),
+                on_failed=lambda failure: self._stop(run, failure.message),
+                on_cancelled=lambda: self._stop(run, _("Cancelled.")),
+            ),
+            lambda failure: self._stop(run, failure.message),
+        )
+        self.refresh()
+
+    def _submit(self, run: _Run, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]) -> None:
+        try:
+            self._dispatcher.submit(begin, failed)
+        except ClientError as error:
+            self._stop(run, str(error))
+
+    def _found(self, run: _Run, found: FoundCases) -> None:
+        from ....results.report import REPORT  # needs what was installed before the run
+
+        if run is not self._run:
+            return
+        for name, reason in found.refused:
+            self._bad(self._row(name), reason)
+            run.failed += 1
+        for name, source in found.cases:
+            row = self._row(name)
+            there = (run.out / f"{name}{REPORT}").exists()
+            self._write(row, _("there already") if there else _("waiting"))
+            if not there:
+                run.waiting.append((row, name, source))
+        self._next(run)
+
+    def _next(self, run: _Run) -> None:
+        """Begin with the next case, or end."""
+        if run is not self._run:
+            return
+        if run.cancelled or not run.waiting:
+            self._stop(run, self._so_far(run))
+            return
+        self._ui.batchLabel.text = self._so_far(run)
+        row, name, source = run.waiting.pop(0)
+        self._write(row, _("starting"))
+        self._ui.batchTable.scrollToItem(self._ui.batchTable.item(row, SCAN))
+
+        def failed(failure: Failure) -> None:
+            self._failed(run, row, failure)
+
+        def begin(client: WorkerClient) -> None:
+            client.segment_file(
+                source, run.out, name=name,
+                package=run.settings.package, device=run.settings.device, quality=run.settings.quality,
+                on_progress=lambda progress: self._progress(run, row, progress),
+                on_done=lambda reply: self._done(run, row, reply),
+                on_failed=failed,
+                on_cancelled=lambda: self._cancelled(run, row),
+            )  # fmt: skip
+
+        self._submit(run, begin, failed)
+
+    def _progress(self, run: _Run, row: int, progress: Progress) -> None:
+        if run is self._run:
+            self._write(row, _("{percent} %").format(percent=round(100 * progress.step / progress.total)))
+
+    def _done(self, run: _Run, row: int, reply: FileReply) -> None:
+        if run is self._run:
+            run.done += 1
+            heart_ml = sum(reply.volumes_ml[name] for name in anatomy.HEART)
+            self._write(row, _("done"), heart_ml if reply.heart_found else None, " ".join(reply.warnings))
+            self._next(run)
+
+    def _failed(self, run: _Run, row: int, failure: Failure) -> None:
+        if run is self._run:
+            run.failed += 1
+            self._bad(row, failure.message)
+            self._next(run)
+
+    def _cancelled(self, run: _Run, row: int) -> None:
+        if run is self._run:
+            for each in (row, *(waiting for waiting, _name, _source in run.waiting)):
+                self._write(each, _("cancelled"))
+            run.cancelled = True
+            self._next(run)
+
+    def _stop(self, run: _Run, text: str) -> None:
+        if run is self._run:
+            self._run = None
+            self._ui.batchLabel.text = text
+            self._dispatcher.ended()
+
+    def _so_far(self, run: _Run) -> str:
+        words = [_("{n} done").format(n=run.done)]
+        if run.failed:
+            words.append(_("{n} failed").format(n=run.failed))
+        if run.cancelled:
+            words.append(_("cancelled"))
+        elif run.waiting:
+            words.append(_("{n} to go").format(n=len(run.waiting) + 1))
+            if run.done:
+                seconds = (time.monotonic() - run.began) / (run.done + run.failed) * (len(run.waiting) + 1)
+                words.append(_("{time} left").format(time=duration(seconds)))
+        return ", ".join(words) + "."
+
+    # --- the table ---
+
+    def _row(self, name: str) -> int:
+        table = self._ui.batchTable
+        row = table.rowCount
+        table.rowCount = row + 1
+        for column in range(4):
+            table.setItem(row, column, qt.QTableWidgetItem(name if column == SCAN else ""))
+        table.item(row, HEART).setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+        return row
+
+    def _write(self, row: int, state: str, heart_ml: float | None = None, notes: str = "") -> None:
+        table = self._ui.batchTable
+        table.item(row, STATE).setText(state)
+        table.item(row, HEART).setText("" if heart_ml is None else str(round(heart_ml)))
+        table.item(row, NOTES).setText(notes)
+        table.item(row, NOTES).setToolTip(notes)
+
+    def _bad(self, row: int, reason: str) -> None:
+        self._write(row, _("failed"), None, reason)
+        red = qt.QBrush(qt.QColor(TROUBLE))
+        for column in range(4):
+            self._ui.batchTable.item(row, column).setForeground(red)

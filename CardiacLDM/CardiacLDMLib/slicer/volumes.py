@@ -1,0 +1,189 @@
+"""Between Slicer's volume nodes and :class:`~CardiacLDMLib.image.grid.Volume`.
+
+MRML keeps voxels in KJI order with an IJK -> RAS matrix on the node and possibly a transform above it; a ``Volume`` is
+IJK with one affine to the world. Slicer is imported where it is used, so importing this file needs no Slicer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import VolumeError
+from ..image.grid import Volume
+
+if TYPE_CHECKING:
+    from vtkmodules.vtkCommonDataModel import vtkImageData
+
+    from slicer import (
+        vtkMRMLScalarVolumeNode,
+        vtkMRMLScene,
+    )
+
+
+#: What our node attributes and references are called begins with it.
+PREFIX = "CardiacLDM."
+#: Window and level in HU at which contrast-filled chambers and myocardium are told apart.
+WINDOW_HU, LEVEL_HU = 800.0, 200.0
+#: As much is copied between two turns of the window.
+STEP_BYTES = 2_000_000
+
+
+# --- volumes -------------------------------------------------------------------------------------------------------
+
+
+def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
+    """The node's voxels (shared, not copied) where they lie in the world, parent transforms applied.
+
+    Raises :class:`VolumeError` for a node without image data, with several values per voxel, under a transform that
+    is not linear, or sheared by one.
+    """
+    image = node.GetImageData()
+    scalars = image.GetPointData().GetScalars() if image else None
+    if scalars is None or scalars.GetNumberOfTuples() == 0:
+        raise VolumeError(f"The volume '{node.GetName()}' holds no image.")
+    if scalars.GetNumberOfComponents() != 1:
+        raise VolumeError(f"The volume '{node.GetName()}' is a colour image: one number per voxel is needed.")
+    return Volume(_kji(image).transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
+
+
+def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
+    """A new scalar volume node with a display node; the voxels are copied."""
+    from vtkmodules.vtkCommonDataModel import vtkImageData
+
+    image = vtkImageData()
+    _set_voxels(image, volume.array)
+    return _volume_node(scene, image, volume.affine, name)
+
+
+def _volume_node(
+    scene: vtkMRMLScene, image: vtkImageData, affine: np.ndarray, name: str, heart_window: bool = False
+) -> vtkMRMLScalarVolumeNode:
+    """With ``heart_window`` Slicer need not look for fitting grey levels: a tenth of a second on ten million voxels."""
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    node.SetIJKToRASMatrix(_vtk_matrix(affine))
+    if heart_window:
+        set_heart_window(node)
+    node.SetAndObserveImageData(image)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def set_provenance(node: Any, record: dict[str, str]) -> None:
+    """Keep how ``node`` was made (package, device, time, ...) as its attributes, in place of an earlier record."""
+    for name in provenance(node):
+        node.RemoveAttribute(PREFIX + name)
+    for name, value in record.items():
+        node.SetAttribute(PREFIX + name, str(value))
+
+
+def provenance(node: Any) -> dict[str, str]:
+    """The record that :func:`set_provenance` kept; empty for a node that was not made here."""
+    names = [name for name in node.GetAttributeNames() if name.startswith(PREFIX)]
+    return {name.removeprefix(PREFIX): node.GetAttribute(name) for name in names}
+
+
+def _place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
+    """Put ``node`` in the patient, study or folder that holds ``reference``."""
+    from slicer import vtkMRMLSubjectHierarchyNode
+
+    hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    beside = hierarchy.GetItemByDataNode(reference)
+    if not beside:  # nothing lists the scene's nodes: Slicer's Data module is not running
+        return
+    parent, item = hierarchy.GetItemParent(beside), hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, parent)
+    else:
+        hierarchy.CreateItem(parent, node)
+
+
+# --- views ---------------------------------------------------------------------------------------------------------
+
+
+def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
+    """Show the scan in grey levels that tell contrast-filled chambers from myocardium."""
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(WINDOW_HU, LEVEL_HU)
+
+
+def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
+    """Centre every slice view on a place (world RAS mm)."""
+    from slicer import vtkMRMLSliceNode
+
+    vtkMRMLSliceNode.JumpAllSlices(scene, *(float(x) for x in ras), vtkMRMLSliceNode.CenteredJumpSlice)
+
+
+# --- matrices and voxels -------------------------------------------------------------------------------------------
+
+
+def _to_world(node: Any) -> np.ndarray:
+    """(4, 4) from the node's own RAS to the world's, identity without a transform above it."""
+    import vtk
+
+    transform = node.GetParentTransformNode()
+    if transform is None:
+        return np.eye(4)
+    if not transform.IsTransformToWorldLinear():
+        raise VolumeError(
+            f"'{node.GetName()}' is under a transform that is not linear: "
+            "harden it first (right-click the node in the Data module, Harden transform)."
+        )
+    matrix = vtk.vtkMatrix4x4()
+    transform.GetMatrixTransformToWorld(matrix)
+    return _numpy_matrix(matrix)
+
+
+def _ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return _numpy_matrix(matrix)
+
+
+def _kji(image: vtkImageData) -> np.ndarray:
+    """The image's voxels (shared, not copied) in k, j, i order."""
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+
+
+def _set_voxels(image: vtkImageData, array: np.ndarray) -> None:
+    """Give ``image`` a copy of ``array`` (i, j, k)."""
+    for _ in _set_voxels_in_steps(image, array):
+        pass
+
+
+def _set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[None]:
+    """:func:`_set_voxels` a few slices at a time: twenty megabytes of fresh memory take a tenth of a second."""
+    from vtkmodules.util.numpy_support import get_vtk_array_type, vtk_to_numpy
+    from vtkmodules.vtkCommonCore import vtkDataArray
+
+    kji = (array.view(np.uint8) if array.dtype == bool else array).transpose(2, 1, 0)
+    scalars = vtkDataArray.CreateDataArray(get_vtk_array_type(kji.dtype))
+    scalars.SetNumberOfTuples(kji.size)
+    voxels = vtk_to_numpy(scalars).reshape(kji.shape)
+    at_once = max(STEP_BYTES // max(kji[:1].nbytes, 1), 1)
+    for k in range(0, len(kji), at_once):
+        voxels[k : k + at_once] = kji[k : k + at_once]
+        yield
+    image.SetDimensions(array.shape)
+    image.GetPointData().SetScalars(scalars)
+
+
+def _numpy_matrix(matrix: Any) -> np.ndarray:
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def _vtk_matrix(matrix: np.ndarray) -> Any:
+    import vtk
+
+    out = vtk.vtkMatrix4x4()
+    for row, column in np.ndindex(4, 4):
+        out.SetElement(row, column, float(matrix[row, column]))
+    return out

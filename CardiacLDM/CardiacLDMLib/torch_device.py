@@ -1,0 +1,48 @@
+"""Devices that torch computes on, and settings that make its sums repeatable."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import SegmenterError
+
+if TYPE_CHECKING:
+    pass
+
+
+def resolve_device(device: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the device to use; :class:`SegmenterError` if it cannot be."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise SegmenterError(f"The device must be auto, cpu, cuda or cuda:N, not {device!r}.")
+    if not torch.cuda.is_available():
+        raise SegmenterError("There is no CUDA GPU that can be used here: choose the device cpu.")
+    number = int(match[1] or 0)
+    if number >= torch.cuda.device_count():
+        raise SegmenterError(f"There is no GPU {number}: this computer has {torch.cuda.device_count()}.")
+    return f"cuda:{number}"
+
+
+#: Threads that draw a pair on the CPU, however many cores it has: with another number some voxels differ by 1 HU.
+THREADS = 2
+
+
+@contextlib.contextmanager
+def same_bits() -> Iterator[None]:
+    """Let torch add up in the same order every time, and leave its settings as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,82 @@
+"""A private temporary folder for the arrays of one job. Only the standard library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+#: Folders beside results in which these are made before they are moved into place.
+ASIDE = ".part-"
+_PREFIX, _OWNER = "cardiacldm-job-", "owner"
+#: A folder without an owner's file is being made, or was left by a process that died while making it.
+_UNOWNED_SECONDS = 3600.0
+
+
+# --- private folders -----------------------------------------------------------------------------------------------
+
+
+class JobFolder:
+    """A folder that only this user can open, for the arrays of one job. Its process holds a lock as long as it lives.
+
+    It goes with :meth:`remove`, with the object or with the process; after a crash :func:`sweep` finds it.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)  # mode 0700
+        self.path = Path(self._folder.name)
+        self._owner = (self.path / _OWNER).open("wb")
+        if not _locked(self._owner.fileno()):
+            raise OSError("the temporary folder cannot be locked")
+
+    def remove(self) -> bool:
+        """Remove the folder; whether it is gone. Windows keeps what is still mapped: call again later."""
+        self._owner.close()
+        self._folder.cleanup()
+        return not self.path.exists()
+
+
+def sweep() -> None:
+    """Remove the private folders of processes that are no more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_job_folder(folder: Path) -> None:
+    """Remove a folder that a :class:`JobFolder` of another process made; nothing else is ever touched."""
+    if folder.name.startswith(_PREFIX) and (folder / _OWNER).is_file() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            return False
+        if sys.platform != "win32" and folder.stat().st_uid != os.getuid():
+            return False
+        if not (folder / _OWNER).exists():
+            return time.time() - folder.stat().st_mtime > _UNOWNED_SECONDS
+        if sys.platform == "win32":
+            (folder / _OWNER).unlink()  # fails as long as its process holds it open
+            return True
+        with (folder / _OWNER).open("rb+") as owner:
+            return _locked(owner.fileno())
+    except OSError:
+        return False
+
+
+def _locked(file: int) -> bool:
+    """Take the lock on an open file, if nobody else has it. On Windows being open is lock enough."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,248 @@
+"""Pairs that are judged and drawn again; agreement between two label maps; noise put back by tissue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cardiacldm_training.stages.segmenter import dice_per_structure
+from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.errors import NoAcceptablePair
+from CardiacLDMLib.generation import acceptance, plausibility
+from CardiacLDMLib.generation.acceptance import Judge, draw
+from CardiacLDMLib.generation.generator import Generator, Pair
+from CardiacLDMLib.generation.plausibility import Finding
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.image.overlap import agreement, mean_agreement
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.postprocess import texture
+from CardiacLDMLib.progress import STAGES, Cancelled, Progress
+from CardiacLDMLib.segmentation.segmenter import Segmenter
+from tests.support.box_heart import box_heart, box_pair
+from tests.support.generator_package import write_tiny_generator
+from tests.support.phantom_package import write_phantom_package
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    return Segmenter(open_package(write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom")), "cpu")
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return Generator(open_package(write_tiny_generator(tmp_path_factory.mktemp("packages") / "tiny")), "cpu")
+
+
+class Suspicious:
+    def __call__(self, pair: Pair) -> list[Finding]:
+        return [Finding("replica", "of a case")]
+
+    def record(self) -> dict[str, Any]:
+        return {"replicas": 3}
+
+
+class FromThe(Judge):
+    """Accepts attempts from ``number`` on; attempts before are ``unfit``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(None)
+        self.number = number
+
+    def verdict(self, pair: Pair, *rest: Any) -> acceptance.Verdict:
+        attempt = pair.provenance["attempt"]
+        return acceptance.Verdict([Finding("unfit", f"attempt {attempt}")] if attempt < self.number else [], None)
+
+
+# --- judging -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_pair_is_accepted_with_its_agreement(segmenter: Segmenter) -> None:
+    verdict = Judge(segmenter).verdict(box_pair())
+    assert verdict.faults == []
+    assert verdict.agreement is not None
+    assert 0.8 < verdict.agreement < 1.0
+    assert Judge(None).verdict(box_pair()) == acceptance.Verdict([], None)
+    assert Judge(segmenter).record()["segmenter"]["sha256"] == segmenter.package.sha256
+
+
+def without(name: str, keep: int = 0) -> np.ndarray:
+    """A heart of which only some voxels of one structure are left."""
+    labels = box_heart()
+    labels[tuple(np.argwhere(labels == VALUE[name])[keep:].T)] = 0
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        (without("LAA"), "missing: no LAA"),
+        (without("LV"), "missing: no LV"),
+        (without("LA", keep=40), "too small: LA of 1.1 mL"),
+        (box_heart()[::-1], "order: RA not right of LV"),
+        (box_heart() * 0, "missing: no label at all"),
+        (np.pad(without("LV"), ((0, 0), (0, 0), (0, 4)))[:, :, 4:], "missing: no LV"),  # PA and AO cut: no excuse
+    ],
+)
+def test_unsound_labels_are_faults(labels: np.ndarray, fault: str) -> None:
+    assert fault in Judge(None).faults(box_pair(labels))
+
+
+def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
+    """A septum thinner than a voxel, and a descending aorta."""
+    labels = box_heart()
+    labels[25:32, 36:40, 14:18] = VALUE["RV"]
+    labels[20:24, 2:6, :] = VALUE["AO"]
+    broken = {f.of for f in plausibility.check(plausibility.as_labels(box_pair(labels).labels))}
+    assert broken == {("LV", "RV"), ("AO",)}
+    assert Judge(None).faults(box_pair(labels)) == []
+
+
+def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -> None:
+    moved = box_pair(np.roll(box_heart(), 4, axis=1))
+    (fault,) = Judge(segmenter).faults(moved)
+    assert re.fullmatch(r"agreement: Dice 0\.\d\d, below 0\.75", fault)
+    assert Judge(segmenter, least_agreement=0.0).faults(moved) == []
+    blank = Pair(Volume(np.zeros(moved.image.array.shape, np.int16), moved.image.affine), box_pair().labels, {})
+    assert Judge(segmenter).verdict(blank).agreement == 0.0  # no CT at all: the segmenter refuses it
+
+
+def test_further_judges_are_asked_too() -> None:
+    judge = Judge(None, further=[Suspicious()])
+    assert judge.faults(box_pair()) == ["replica: of a case"]
+    assert judge.record() == {"segmenter": None, "replicas": 3}
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+
+
+def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator) -> None:
+    pair = draw(generator, FromThe(2), 4, 1, {"sex": "male"}, steps=2)
+    plain = generator.generate(4, 1, {"sex": "male"}, steps=2, attempt=2)
+    assert np.array_equal(pair.image.array, plain.image.array)
+    assert pair.provenance == plain.provenance | {
+        "acceptance": {
+            "attempts": 3, "agreement": None, "segmenter": None,
+            "rejected": [["unfit: attempt 0"], ["unfit: attempt 1"]],
+        }
+    }  # fmt: skip
+
+
+def test_after_the_last_attempt_it_gives_up_with_the_reasons(generator: Generator) -> None:
+    with pytest.raises(
+        NoAcceptablePair, match="Pair 7 was drawn 5 times and never accepted; the last time: unfit"
+    ) as e:
+        draw(generator, FromThe(9), 0, 7, steps=1)
+    assert e.value.rejected == [[f"unfit: attempt {n}"] for n in range(acceptance.MAX_ATTEMPTS)]
+
+
+def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:
+    pair, plain = draw(generator, None, 3, 2, steps=1), generator.generate(3, 2, steps=1)
+    assert pair.provenance == plain.provenance
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+
+
+def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segmenter: Segmenter) -> None:
+    told: list[Progress] = []
+    with pytest.raises(NoAcceptablePair):
+        draw(generator, Judge(segmenter), 0, 0, steps=2, progress=told.append)
+    steps = [step.step for step in told]
+    assert steps == sorted(steps)
+    assert {step.total for step in told} == {100, 200, 300, 400, 500}
+    assert steps[-1] <= 500
+    assert {step.stage for step in told} >= {"sample", "decode"}
+    assert {step.stage for step in told} <= {*STAGES, "check"}
+    seen: Iterator[bool] = iter([False] * 3 + [True] * 9)
+    with pytest.raises(Cancelled):
+        draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
+
+
+# --- agreement and texture -----------------------------------------------------------------------------------------
+
+
+def test_agreement_is_dice_of_what_either_has() -> None:
+    labels, others = np.zeros((2, 6, 5, 4), np.uint8)
+    labels[:2], others[1:3] = VALUE["LA"], VALUE["LA"]
+    labels[3], others[4] = VALUE["MYO"], VALUE["AO"]
+    assert agreement(labels, others) == {"LA": 0.5, "MYO": 0.0, "AO": 0.0}
+    assert mean_agreement(labels, others) == pytest.approx(0.5 / 3)
+    assert agreement(labels, labels) == {"LA": 1.0, "MYO": 1.0}
+    assert agreement(others * 0, others * 0) == {}
+    assert mean_agreement(others * 0, others * 0) == 0.0
+    with pytest.raises(ValueError, match="cannot be compared"):
+        agreement(labels, others[1:])
+
+
+def test_agreement_is_that_of_training_whatever_the_layout() -> None:
+    rng = np.random.default_rng(0)
+    labels, others = rng.integers(0, 9, (2, 7, 6, 5)).astype(np.uint8)
+    expected = dice_per_structure(labels, others)
+    found = agreement(np.asfortranarray(labels), others)
+    assert [found[name] for name in NAMES] == pytest.approx(expected.tolist())
+
+
+def test_tissues_are_told_by_label_and_averaged_hu() -> None:
+    rng = np.random.default_rng(1)
+    hu, labels = np.full((12, 12, 12), -900.0), np.zeros((12, 12, 12), np.uint8)
+    hu[:, :, :4], hu[:, :, 4:8] = 50.0, -90.0
+    hu[:, :, 4:8] += rng.normal(0, 30, (12, 12, 4))
+    labels[:4, :, :2], labels[4:8, :, :2] = VALUE["LV"], VALUE["MYO"]
+    tissues = texture.tissue_map(hu, labels)
+    assert (tissues[:4, :, :2] == 1).all()
+    assert (tissues[4:8, :, :2] == 2).all()
+    assert (tissues[8:, :, 1:3] == 3).all()
+    assert (tissues[:, :, 5:7] == 4).mean() > 0.95
+    assert not tissues[:, :, 9:].any()
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 18), (17, 16, 15)])
+def test_noise_has_the_spectrum_that_was_asked_for(shape: tuple[int, int, int]) -> None:
+    """Restored SD within 2 %; power by ring within 10 %, over several draws."""
+    tissues = np.ones(shape, np.uint8)
+    wanted = 100.0 * np.exp(-np.linspace(0, 3, texture.BINS))
+    rings = np.minimum((texture.radii(shape) * texture.BINS).astype(int), texture.BINS - 1)
+    power, variance = np.zeros(rings.shape), []
+    for seed in range(30):
+        noise = texture.add_noise(np.zeros(shape), tissues, {"blood": wanted}, np.random.default_rng(seed))
+        power += np.abs(np.fft.rfftn(noise)) ** 2 / noise.size / 30
+        variance.append(noise.var())
+    middles = (np.arange(texture.BINS) + 0.5) / texture.BINS
+    by_mode = np.interp(texture.radii(shape), middles, wanted)
+    for ring in range(2, texture.BINS - 2):
+        here = rings == ring
+        assert power[here].mean() == pytest.approx(by_mode[here].mean(), rel=0.1)
+    twice = np.full(rings.shape, 2.0)
+    twice[..., 0] = 1.0
+    if shape[2] % 2 == 0:
+        twice[..., -1] = 1.0
+    assert np.sqrt(np.mean(variance)) == pytest.approx(np.sqrt((by_mode * twice).sum() / twice.sum()), rel=0.02)
+
+
+def test_noise_goes_where_it_is_lacking_and_nowhere_else() -> None:
+    hu, tissues = np.full((16, 16, 16), 40, np.int16), np.zeros((16, 16, 16), np.uint8)
+    tissues[:8], tissues[8:12] = 3, 4
+    flat = {"soft": [400.0] * texture.BINS, "fat": [0.0] * texture.BINS, "wall": [9.0] * texture.BINS}
+    first, again, other = (texture.add_noise(hu, tissues, flat, np.random.default_rng(n)) for n in (5, 5, 6))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first[8:] == 40).all()
+    assert first[:8].std() == pytest.approx(20.0, rel=0.1)
+    assert (hu == 40).all()
+
+
+def test_what_is_lacking_is_never_negative() -> None:
+    reference = {"blood": (9.0, 4.0), "wall": (1.0, 1.0), "fat": (2.0, 2.0)}
+    assert texture.lacking(reference, {"blood": (4.0, 6.0), "wall": (1.0, 0.5)}) == {
+        "blood": (5.0, 0.0), "wall": (0.0, 0.5),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spectra", [{"bone": [1.0] * 14}, {"fat": [1.0] * 13}, {"fat": [-1.0] * 14}, {"fat": [np.nan] * 14}]
+)
+def test_unsound_spectra_are_refused(spectra: dict[str, list[float]]) -> None:
+    with pytest.raises(ValueError, match="must be 14 numbers from 0 to 1e"):
+        texture.add_noise(np.zeros((4, 4, 4)), np.ones((4, 4, 4), np.uint8), spectra, np.random.default_rng(0))

@@ -1,0 +1,309 @@
+"""Drawing pairs: what comes out, the same bits for the same numbers, conditions, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from CardiacLDMLib.errors import GeneratorError, PackageError
+from CardiacLDMLib.generation.generator import Generator, Pair
+from CardiacLDMLib.generation.settings import check_settings, scaled
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.postprocess import texture, tone
+from CardiacLDMLib.progress import STAGES, Cancelled, Progress
+from CardiacLDMLib.segmentation.cleanup import clean
+from tests.support.generator_package import GRID, SPACING_MM, tiny_generator_spec, write_tiny_generator
+from tests.support.package import write_tiny_package
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_generator(tmp_path_factory.mktemp("packages") / "tiny-generator")
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Generator:
+    return Generator(open_package(folder), "cpu")
+
+
+@pytest.fixture
+def generator(shared: Generator, monkeypatch: pytest.MonkeyPatch) -> Generator:
+    """With parts that a test may replace."""
+    for name in ("_denoiser", "_autoencoder"):
+        monkeypatch.setattr(shared, name, getattr(shared, name))
+    return shared
+
+
+def same(one: Pair, other: Pair) -> bool:
+    arrays = zip((one.image, one.labels), (other.image, other.labels), strict=True)
+    return one.provenance == other.provenance and all(np.array_equal(a.array, b.array) for a, b in arrays)
+
+
+# --- what comes out ------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_a_ct_and_labels_on_one_centred_grid(generator: Generator) -> None:
+    pair = generator.generate(7, 2, {"sex": "female", "spacing_mm": "2"})
+    assert pair.image.array.shape == pair.labels.array.shape == GRID
+    assert pair.image.array.dtype == np.int16
+    assert pair.labels.array.dtype == np.uint8
+    assert -1000 <= pair.image.array.min() < pair.image.array.max() <= 1000
+    assert pair.labels.array.max() <= 8
+    for volume in (pair.image, pair.labels):
+        np.testing.assert_allclose(volume.spacing, SPACING_MM)
+        np.testing.assert_allclose(volume.grid.bounds_ras().sum(axis=0), 0.0, atol=1e-9)
+    record = pair.provenance
+    assert record["synthetic"] is True
+    assert record["package"]["sha256"] == generator.package.sha256
+    assert (record["seed"], record["index"], record["attempt"]) == (7, 2, 0)
+    assert record["conditions"] == {"sex": "female", "spacing_mm": 2.0}
+    assert (record["steps"], record["solver"], record["guidance"]) == (3, "euler", 1.5)
+    counted = np.bincount(pair.labels.array.ravel(), minlength=9)[2] * SPACING_MM**3 / 1000
+    assert record["volumes_ml"]["LV"] == pytest.approx(counted, abs=0.01)
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_latents_are_put_back_on_the_autoencoders_scale(generator: Generator) -> None:
+    decoded: list[torch.Tensor] = []
+    real = generator._autoencoder
+
+    class Listening:
+        def decode(self, z: torch.Tensor) -> Any:
+            decoded.append(z)
+            return real.decode(z)
+
+    generator._autoencoder = Listening()
+    generator._denoiser = lambda z, *_: torch.zeros_like(z)  # nothing moves: the noise is the result
+    generator.generate(1, 0)
+    from CardiacLDMLib.generation.sampler import noise
+
+    z = noise(1, 0, 0, (1, 4, 4, 4, 4))
+    for channel, (shift, scale) in enumerate(
+        zip(generator.spec.latent_shift, generator.spec.latent_scale, strict=True)
+    ):
+        np.testing.assert_allclose(decoded[0][0, channel], z[0, channel] * scale + shift, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_before_and_after_clean_up_are_at_hand(generator: Generator) -> None:
+    pair = generator.generate(7, 2)
+    assert pair.raw_labels is not None
+    assert np.array_equal(clean(pair.raw_labels.array, SPACING_MM**3 / 1000), pair.labels.array)
+    changed = int((pair.raw_labels.array != pair.labels.array).sum())
+    assert pair.provenance["repaired_voxels"] == changed > 0
+
+
+def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator, tmp_path: Path) -> None:
+    spectra = {"soft": [400.0] * texture.BINS, "blood": [100.0] * texture.BINS}
+    noisy = Generator(open_package(write_tiny_generator(tmp_path / "noisy", texture=spectra)), "cpu")
+    plain, pair, again = generator.generate(1, 0), noisy.generate(1, 0), noisy.generate(1, 0)
+    assert (plain.provenance["texture"], pair.provenance["texture"]) == (False, True)
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+    assert same(pair, again)
+    tissues = texture.tissue_map(plain.image.array, plain.labels.array)
+    added = pair.image.array.astype(float) - plain.image.array
+    inside = (np.abs(plain.image.array) < 900) & (tissues == 1)  # clear of the window's ends
+    assert added[inside].std() == pytest.approx(10.0, rel=0.1)
+    assert not added[tissues == 0].any()
+    other = noisy.generate(1, 0, attempt=1).image.array - generator.generate(1, 0, attempt=1).image.array
+    assert not np.array_equal(other, added)
+
+
+def test_a_package_with_a_tone_brightens_what_lies_away_from_the_labels(generator: Generator, tmp_path: Path) -> None:
+    curve = [[-1000.0, -1000.0], [0.0, 0.0], [100.0, 200.0]]
+    bright = Generator(open_package(write_tiny_generator(tmp_path / "bright", tone=curve)), "cpu")
+    plain, pair = generator.generate(1, 0), bright.generate(1, 0)
+    assert (plain.provenance["tone"], pair.provenance["tone"]) == (False, True)
+    assert np.array_equal(pair.labels.array, plain.labels.array)
+    wanted = tone.toned(plain.image.array, plain.labels.array, SPACING_MM, [(a, b) for a, b in curve])
+    assert np.abs(pair.image.array - np.clip(wanted, -1000, 1000)).max() <= 2  # from HU before they were rounded
+    assert (pair.image.array != plain.image.array).any()
+
+
+def test_conditions_left_out_are_drawn_as_often_as_cases_had_them(generator: Generator, tmp_path: Path) -> None:
+    chances = {"sex": [0.75, 0.25]}
+    chancy = Generator(open_package(write_tiny_generator(tmp_path / "chancy", chances=chances)), "cpu")
+    left, settings = [], check_settings(chancy.spec)
+    for index in range(400):
+        drawn = chancy.with_chance(settings, 5, index, 0).conditions
+        assert list(drawn) == ["sex"]  # what has no chances stays unknown
+        left.append(drawn["sex"])
+    assert left.count("female") / 400 == pytest.approx(0.75, abs=0.06)
+    asked = check_settings(chancy.spec, {"sex": "male"})
+    assert chancy.with_chance(asked, 5, left.index("female"), 0) == asked
+    by_chance, by_wish = chancy.generate(5, 0), generator.generate(5, 0, {"sex": left[0]})
+    assert np.array_equal(by_chance.image.array, by_wish.image.array)
+    assert by_chance.provenance["conditions"] == {}
+    assert by_chance.provenance["drawn_conditions"] == {"sex": left[0]}
+    assert by_wish.provenance["drawn_conditions"] == {}
+
+
+def test_a_package_may_smooth_latents(generator: Generator, tmp_path: Path) -> None:
+    smooth = Generator(open_package(write_tiny_generator(tmp_path / "smooth", smoothing=(2.0, 2.0))), "cpu")
+    assert not np.array_equal(smooth.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)
+
+
+def test_a_package_may_smooth_the_image_within_edges(generator: Generator, tmp_path: Path) -> None:
+    soft = Generator(open_package(write_tiny_generator(tmp_path / "soft", deblocking_hu=60.0)), "cpu")
+    assert np.array_equal(soft.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)
+    decoded = torch.rand(1, 10, 16, 12, 8) * 0.02
+    decoded[:, :1, 8:] += 0.5  # 1000 HU
+    out = soft._deblocked(decoded)
+    assert torch.equal(out[:, 1:], decoded[:, 1:])
+    for half in (slice(0, 8), slice(8, None)):
+        assert float(out[:, 0, half].std()) < 0.4 * float(decoded[:, 0, half].std())
+    assert torch.equal(generator._deblocked(decoded), decoded)
+
+
+# --- the same bits -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_numbers_give_the_same_pair_whatever_is_drawn_beside_it(generator: Generator) -> None:
+    alone = generator.generate(3, 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if before > 1 else 2)
+    try:
+        several = list(generator.generate_batch(3, [0, 2, 1]))
+    finally:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(before)
+    assert same(several[1], alone)
+    assert threads != before  # it left the setting as it was
+    others = [several[0], several[2], generator.generate(4, 2), generator.generate(3, 2, attempt=1)]
+    assert not any(np.array_equal(other.image.array, alone.image.array) for other in others)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_other_schedules_repeat_too(tmp_path: Path, solver: str) -> None:
+    package = open_package(write_tiny_generator(tmp_path / "ddpm", schedule="ddpm", solver="ddim"))
+    generator = Generator(package, "cpu")
+    assert same(generator.generate(1, 1, solver=solver), generator.generate(1, 1, solver=solver))
+
+
+def test_conditions_steps_guidance_and_solver_matter(generator: Generator) -> None:
+    free = generator.generate(5, 0).image.array
+    others = [
+        generator.generate(5, 0, {"sex": "female"}), generator.generate(5, 0, {"sex": "male"}),
+        generator.generate(5, 0, {"spacing_mm": 1.0}), generator.generate(5, 0, {"spacing_mm": 3.0}),
+        generator.generate(5, 0, {"sex": "female"}, guidance=4.0), generator.generate(5, 0, steps=5),
+        generator.generate(5, 0, solver="heun"),
+    ]  # fmt: skip
+    images = [free, *(pair.image.array for pair in others)]
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_conditions_reach_the_network_as_it_was_trained(generator: Generator) -> None:
+    assert (scaled(1.0, 1.0, 3.0), scaled(2.5, 1.0, 3.0), scaled(70.0, 70.0, 70.0)) == (-1.0, 0.5, 0.0)
+    choices, numbers = generator._inputs({"implant": "leads", "spacing_mm": 3.0})
+    assert choices.tolist() == [[-1, 1]]
+    assert numbers[0, 0] == 1.0
+    assert numbers[0, 1].isnan()
+
+
+# --- on the way ----------------------------------------------------------------------------------------------------
+
+
+def test_progress_and_previews(generator: Generator) -> None:
+    steps: list[Progress] = []
+    previews: list[tuple[int, int, np.ndarray]] = []
+    pair = generator.generate(1, 0, steps=9, progress=steps.append, preview=lambda *told: previews.append(told))
+    shares = [step.step for step in steps]
+    assert shares == sorted(shares)
+    assert shares[-1] == steps[-1].total == 100
+    assert {step.stage for step in steps} <= set(STAGES)
+    assert [(number, total) for number, total, _ in previews] == [(4, 9), (8, 9)]
+    assert all(picture.shape == GRID[:2] and picture.dtype == np.int16 for _, _, picture in previews)
+    assert same(pair, generator.generate(1, 0, steps=9))
+
+
+def test_it_stops_between_two_steps(generator: Generator) -> None:
+    steps: list[Progress] = []
+    with pytest.raises(Cancelled):
+        generator.generate(1, 0, steps=50, progress=steps.append, cancelled=lambda: len(steps) == 3)
+    assert len(steps) == 3
+
+
+# --- memory and bad weights ----------------------------------------------------------------------------------------
+
+
+class Small:
+    """An autoencoder on a GPU whose memory holds only half a side of the latents."""
+
+    def __init__(self, real: Any, side: int) -> None:
+        self.real, self.side = real, side
+
+    def decode(self, z: torch.Tensor) -> Any:
+        if max(z.shape[2:]) > self.side:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.real.decode(z)
+
+
+def test_a_full_gpu_decodes_in_tiles(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("CardiacLDMLib.generation.generator.TILE", 2)
+    whole = generator.generate(2, 0)
+    generator._autoencoder = Small(generator._autoencoder, 2)
+    tiles = generator.generate(2, 0)
+    assert (whole.provenance["decoded"], tiles.provenance["decoded"]) == ("whole", "tiles")
+    assert tiles.image.array.shape == GRID
+    generator._autoencoder.side = 1
+    with pytest.raises(GeneratorError, match="choose the device cpu"):
+        generator.generate(2, 0)
+
+
+def test_no_memory_at_all_is_a_sentence(generator: Generator) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    generator._denoiser = full
+    with pytest.raises(GeneratorError, match="not enough memory"):
+        generator.generate(1, 0)
+
+
+def test_weights_that_draw_no_numbers_are_named(generator: Generator) -> None:
+    generator._denoiser = lambda z, *_: z * torch.nan
+    with pytest.raises(GeneratorError, match=r"tiny-generator drew values that are no numbers"):
+        generator.generate(1, 0)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+def test_a_segmenter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"tiny is a segmenter package, which labels scans"):
+        Generator(open_package(write_tiny_package(tmp_path / "tiny")), "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(GeneratorError, match="The device must be"):
+        Generator(open_package(folder), "tpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"conditions": {"age": "40"}}, "no condition 'age': this package knows sex, implant, spacing_mm, weight_kg"),
+        ({"conditions": {"sex": "other"}}, "sex cannot be 'other': this package knows female, male"),
+        ({"conditions": {"sex": 1.0}}, "sex cannot be '1.0'"),
+        ({"conditions": {"spacing_mm": 3.5}}, "spacing_mm must be a number from 1 to 3, not '3.5'"),
+        ({"conditions": {"spacing_mm": "fine"}}, "not 'fine'"),
+        ({"conditions": {"spacing_mm": "nan"}}, "not 'nan'"),
+        ({"steps": 0}, "steps must be from 1 to 1000, not 0"),
+        ({"steps": 1001}, "not 1001"),
+        ({"guidance": -1.0}, "guidance must be from 0 to 20, not -1"),
+        ({"guidance": float("nan")}, "not nan"),
+        ({"solver": "ddim"}, "'ddim' does not fit this package: choose euler or heun"),
+    ],
+)
+def test_what_the_package_does_not_know_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(GeneratorError, match=message.replace("(", r"\(")):
+        check_settings(tiny_generator_spec(), **asked)
+
+
+@pytest.mark.parametrize("numbers", [(-1, 0, 0), (2**32, 0, 0), (0, -1, 0), (0, 0, 2**32)])
+def test_numbers_beyond_the_seeding_are_refused(generator: Generator, numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(GeneratorError, match="must be from 0 to 4294967295"):
+        generator.generate(numbers[0], numbers[1], attempt=numbers[2])

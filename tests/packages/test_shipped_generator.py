@@ -1,0 +1,60 @@
+"""The generator that ships: whole, small, and what it draws is sound, believed by the segmenter, and as asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cardiacldm_training.cli import app
+from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.generation.acceptance import Judge, draw
+from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, find_package
+from CardiacLDMLib.packages.weights import verify_package
+from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return Generator(find_package(DEFAULT_GENERATOR), "cpu")
+
+
+def test_it_is_whole_and_small() -> None:
+    package = verify_package(find_package(DEFAULT_GENERATOR).folder)
+    assert package.size_bytes < 30e6
+    assert "not a medical device" in package.manifest.intended_use.lower()
+    assert package.manifest.figures
+    assert package.manifest.generator is not None
+    assert {"sex", "contrast_phase", "scan_location", "implant"} <= set(package.manifest.generator.choices)
+
+
+def test_a_pair_is_accepted_and_looks_like_a_chest(generator: Generator) -> None:
+    pair = draw(generator, Judge(Segmenter(find_package(), "cpu")), seed=1, index=0)
+    assert pair.provenance["acceptance"]["agreement"] >= 0.75
+    assert pair.image.array.shape == (64, 64, 48)
+    assert set(np.unique(pair.labels.array)) == {0, *(VALUE[name] for name in NAMES)}
+    air, soft = pair.image.array < -600, np.abs(pair.image.array) < 300
+    assert 0.05 < air.mean() < 0.7  # lungs
+    assert soft.mean() > 0.25
+
+
+def test_generate_takes_it_without_being_told(tmp_path: Path) -> None:
+    options = ("--count", 1, "--seed", 3, "--steps", 2, "--no-check", "--device", "cpu", "--out", tmp_path / "pairs")
+    done = CliRunner().invoke(app, ["generate", *map(str, options)])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "pairs" / "pair_0000" / "provenance.json").read_text())
+    assert record["package"]["name"] == DEFAULT_GENERATOR
+    assert record["synthetic"]
+
+
+def test_contrast_is_there_when_it_is_asked_for(generator: Generator) -> None:
+    """The same noise with and without contrast: blood of the left ventricle is brighter."""
+    hu = {}
+    for phase in ("arterial", "none"):
+        pair = generator.generate(1, 0, {"contrast_phase": phase}, steps=8)
+        hu[phase] = float(np.median(pair.image.array[pair.labels.array == VALUE["LV"]]))
+    assert hu["arterial"] > hu["none"] + 100

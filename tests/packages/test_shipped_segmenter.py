@@ -1,0 +1,67 @@
+"""The package that ships: whole, small, and as good as it says on scans it has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cardiacldm_training.virtual import CohortSettings, make_case
+from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.image.grid import AIR_HU, Grid, Volume
+from CardiacLDMLib.image.resample import resample
+from CardiacLDMLib.packages.store import find_package
+from CardiacLDMLib.packages.weights import verify_package
+from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+UNSEEN = CohortSettings(seed=987, spacing_mm=2.0)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(find_package(None), "cpu")
+
+
+def test_it_is_whole_and_small() -> None:
+    package = verify_package(find_package(None).folder)
+    assert package.size_bytes < 20e6
+    assert "not a medical device" in package.manifest.intended_use.lower()
+    figures = {figure.name for figure in package.manifest.figures}
+    assert {f"Dice {name}" for name in (*NAMES, "mean")} <= figures
+
+
+def test_it_labels_an_unseen_virtual_scan(segmenter: Segmenter) -> None:
+    """Far below the measured mean, so that other rounding passes, and far above what chance or a mix-up would give."""
+    case = make_case(UNSEEN, 0)
+    result = segmenter.segment(case.image)
+    assert result.heart_found
+    dice = []
+    for name in NAMES:
+        found, wanted = result.labels.array == VALUE[name], case.labels.array == VALUE[name]
+        dice.append(2.0 * (found & wanted).sum() / (found.sum() + wanted.sum()))
+    assert np.mean(dice) > 0.7
+    assert result.volumes_ml["LV"] == pytest.approx(case.record["volumes_ml"]["LV"], rel=0.3)
+
+
+def test_it_invents_no_heart(segmenter: Segmenter) -> None:
+    """Nothing is labelled in noise, in a bare block of tissue, or in a scan that ends above the heart."""
+    case = make_case(CohortSettings(seed=987, spacing_mm=3.0), 1)
+    heart = np.argwhere(case.labels.array > 0)
+    rng = np.random.default_rng(0)
+    noise = Volume(rng.normal(-200, 300, (60, 60, 60)).astype(np.int16), np.diag([3.0, 3.0, 3.0, 1.0]))
+    air = np.full((60, 60, 60), AIR_HU, np.int16)
+    air[20:40, 20:40] = 50
+    column = Volume(air, noise.affine)
+    shoulder = resample(case.image, Grid((70, 70, 40), _shifted(case.image, heart.max(0)[2] + 60)), AIR_HU)
+    for volume in (noise, column, shoulder):
+        try:
+            result = segmenter.segment(volume)
+        except ValueError:
+            continue  # refused as no chest CT at all: no heart either
+        assert not result.heart_found
+        assert not result.labels.array.any()
+
+
+def _shifted(volume: Volume, k: int) -> np.ndarray:
+    affine = volume.affine.copy()
+    affine[:3, 3] = volume.affine[:3, :3] @ np.array([0, 0, k]) + volume.affine[:3, 3]
+    return affine

@@ -1,0 +1,545 @@
+"""The whole way from a scan to its labels, with networks that tell a phantom's structures by their HU."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
+from scipy.spatial.transform import Rotation
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.errors import SegmenterError
+from CardiacLDMLib.image.grid import Grid, Volume, ras_grid
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.progress import Cancelled, Progress
+from CardiacLDMLib.segmentation import run, segmenter
+from CardiacLDMLib.segmentation.findings import cut_off, findings
+from CardiacLDMLib.segmentation.heart import lung_share
+from CardiacLDMLib.segmentation.scan import check
+from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter, window_count
+from CardiacLDMLib.torch_device import resolve_device
+from tests.support.package import write_tiny_package
+from tests.support.phantom import CENTRES, RADIUS_MM, STRUCTURE_HU, ByIntensity, phantom, phantom_package
+
+HEART = np.array([5.0, -8.0, 11.0])
+AXIS_ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The phantom is so small that threads waiting for each other would take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> dict[str, ByIntensity]:
+    """What the next Segmenter loads."""
+    both = {"locator": ByIntensity(), "segmenter": ByIntensity()}
+    monkeypatch.setattr(segmenter, "load_networks", lambda package: dict(both))
+    return both
+
+
+@pytest.fixture
+def by_intensity(networks: dict[str, ByIntensity]) -> Segmenter:
+    return Segmenter(phantom_package(), "cpu")
+
+
+def scan_grid(
+    order: Any = ((0, 1, 2), (1, 1, 1)),
+    spacing: tuple[float, ...] = (1.9, 2.3, 2.6),
+    turn_deg: tuple[float, ...] = (0.0, 0.0, 0.0),
+    box: tuple[tuple[float, ...], tuple[float, ...]] = ((-70.0,) * 3, (70.0,) * 3),
+) -> Grid:
+    """A grid over ``box`` (mm from the heart's centre) with its axes in any order and direction, turned."""
+    permutation, signs = order
+    linear = np.zeros((3, 3))
+    linear[list(permutation), range(3)] = signs
+    turned = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix() @ linear
+    size = (np.array(box[1]) - np.array(box[0]))[list(permutation)]
+    shape = np.round(size / spacing).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = turned @ np.diag(spacing)
+    affine[:3, 3] = HEART + np.mean(box, axis=0) - affine[:3, :3] @ ((shape - 1) / 2)
+    return Grid(tuple(shape), affine)
+
+
+def centroid(labels: Volume, value: int) -> np.ndarray:
+    return np.argwhere(labels.array == value).mean(0) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2.0 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def assert_labelled(result: Segmentation, truth: Volume) -> None:
+    assert result.heart_found
+    assert result.labels.array.dtype == np.uint8
+    assert result.labels.grid.same_as(truth.grid)
+    off = {value: centroid(result.labels, value) - centroid(truth, value) for value in anatomy.BY_VALUE}
+    # What all have in common is misplacement: a fifth of a voxel, in mm.
+    assert np.abs(np.mean(list(off.values()), axis=0)).max() < 0.4
+    for structure in anatomy.STRUCTURES:
+        value = structure.value
+        assert dice(result.labels.array == value, truth.array == value) > 0.8, structure.name
+        assert np.abs(off[value]).max() < 1.0, structure.name
+        measured = np.count_nonzero(result.labels.array == value) * truth.grid.voxel_ml
+        assert result.volumes_ml[structure.name] == pytest.approx(measured)
+
+
+# --- geometry ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", AXIS_ORDERS)
+def test_all_48_axis_orders_get_the_same_labels_at_the_same_places(by_intensity: Segmenter, order: Any) -> None:
+    ct, truth = phantom(scan_grid(order))
+    assert_labelled(by_intensity.segment(ct), truth)
+
+
+@pytest.mark.parametrize("turn", [(20.0, 0.0, 0.0), (-12.0, 25.0, 45.0)])
+def test_oblique_scans(by_intensity: Segmenter, turn: tuple[float, ...]) -> None:
+    ct, truth = phantom(scan_grid(AXIS_ORDERS[21], turn_deg=turn))
+    assert_labelled(by_intensity.segment(ct), truth)
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 0.9, 4.0), (3.0, 0.8, 1.6)])
+def test_anisotropic_scans(by_intensity: Segmenter, spacing: tuple[float, ...]) -> None:
+    ct, truth = phantom(scan_grid(spacing=spacing))
+    assert_labelled(by_intensity.segment(ct), truth)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda a: a.astype(np.float32),
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(">i2"),
+        np.asfortranarray,
+        lambda a: np.ascontiguousarray(a[::-1, :, ::-1])[::-1, :, ::-1],
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    ],
+    ids=["float32", "float64", "big-endian", "fortran", "negative strides", "gaps"],
+)
+def test_any_type_and_memory_order(by_intensity: Segmenter, changed: Callable[[np.ndarray], np.ndarray]) -> None:
+    ct, _ = phantom(scan_grid())
+    array = changed(ct.array)
+    array.flags.writeable = False
+    before = array.copy()
+    result = by_intensity.segment(Volume(array, ct.affine))
+    np.testing.assert_array_equal(array, before)
+    np.testing.assert_array_equal(result.labels.array, by_intensity.segment(ct).labels.array)
+
+
+# --- hearts that are not there, or not whole -----------------------------------------------------------------------
+
+
+def test_no_heart_is_said_and_none_invented(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid())
+    result = by_intensity.segment(Volume(np.minimum(ct.array, np.int16(0)), ct.affine))
+    assert not result.heart_found
+    assert not result.labels.array.any()
+    assert result.labels.array.shape == ct.array.shape
+    assert set(result.volumes_ml.values()) == {0.0}
+    assert result.warnings == ["No heart was found in the scan: nothing was labelled."]
+
+
+def test_too_little_to_be_a_heart_is_none(by_intensity: Segmenter) -> None:
+    ct, truth = phantom(scan_grid())
+    corner = ct.array.copy()
+    corner[truth.array != anatomy.VALUE["LA"]] = np.minimum(corner[truth.array != anatomy.VALUE["LA"]], 0)
+    corner[: np.argwhere(truth.array == anatomy.VALUE["LA"]).mean(0).astype(int)[0]] = 0  # half of 74 mL
+    corner[:5] = -900
+    result = by_intensity.segment(Volume(corner, ct.affine))
+    assert not result.heart_found
+    assert not result.labels.array.any()
+
+
+def test_what_is_not_between_lungs_is_no_heart(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid())
+    lung = ct.array < -200
+    lung[:4] = False  # far away there is air
+    result = by_intensity.segment(Volume(np.where(lung, np.int16(-60), ct.array), ct.affine))
+    assert not result.heart_found
+    assert not result.labels.array.any()
+    assert result.warnings == ["No heart was found in the scan: nothing was labelled."]
+
+
+def test_lung_share_counts_the_lung_around_and_not_what_lies_outside_the_scan() -> None:
+    image = np.full((40, 40, 40), 40.0, dtype=np.float32)
+    heart = np.zeros((40, 40, 40), dtype=bool)
+    heart[16:24, 16:24, 16:24] = True
+    image[heart] = -800.0  # not around it
+    assert lung_share(image, heart, 3.0) == 0.0
+    image[:20] = -800.0
+    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
+    image[:, :20] = -1024.0
+    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
+    assert lung_share(image, np.zeros_like(heart), 3.0) == 0.0
+
+
+def test_a_scan_with_too_little_of_a_heart_says_so(by_intensity: Segmenter) -> None:
+    ct, truth = phantom(scan_grid(box=((-70.0, -70.0, -20.0), (70.0, 70.0, 70.0))))
+    for name in ("LV", "MYO"):
+        ct.array[truth.array == anatomy.VALUE[name]] = 0
+    result = by_intensity.segment(ct)
+    assert not result.heart_found
+    assert result.warnings == ["Too little of a heart was found in the scan: nothing was labelled."]
+
+
+def test_a_heart_that_only_the_coarse_pass_sees_is_none(networks: dict[str, Any]) -> None:
+    class Blind(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            background = torch.zeros(len(windows), anatomy.NUM_CLASSES, *windows.shape[2:])
+            background[:, 0] = 1.0
+            return background
+
+    networks["segmenter"] = Blind()
+    result = Segmenter(phantom_package(), "cpu").segment(phantom(scan_grid())[0])
+    assert not result.heart_found
+    assert not result.labels.array.any()
+
+
+@pytest.mark.parametrize("order", [AXIS_ORDERS[0], AXIS_ORDERS[29], AXIS_ORDERS[46]])
+@pytest.mark.parametrize(
+    ("axis", "upper", "side"),
+    [(0, 0, "left"), (0, 1, "right"), (1, 0, "posterior"), (1, 1, "anterior"), (2, 0, "inferior"), (2, 1, "superior")],
+)
+def test_a_heart_that_the_scan_cuts_is_said_with_its_side(
+    by_intensity: Segmenter, order: Any, axis: int, upper: int, side: str
+) -> None:
+    box = np.array([[-70.0] * 3, [70.0] * 3])
+    box[upper, axis] = (-20.0, 20.0)[upper]
+    result = by_intensity.segment(phantom(scan_grid(order, box=tuple(map(tuple, box))))[0])
+    assert result.heart_found
+    cut = [name for name, value in anatomy.VALUE.items()
+           if name in anatomy.HEART and (CENTRES[value][axis] > 0) == bool(upper)]  # fmt: skip
+    (sentence,) = [s for s in result.warnings if "inside the heart" in s]
+    assert f"({side} edge)" in sentence
+    assert all(name in sentence for name in cut)
+    assert not any("usual" in s for s in result.warnings)
+
+
+def test_a_slightly_padded_heart_is_whole(by_intensity: Segmenter) -> None:
+    result = by_intensity.segment(phantom(scan_grid(box=((-52.0,) * 3, (52.0,) * 3)))[0])
+    assert not any("inside the heart" in s for s in result.warnings)
+
+
+def test_vessels_may_leave_the_scan() -> None:
+    labels = np.zeros((40, 40, 40), dtype=np.uint8)
+    labels[5:30, 5:30, 20:] = anatomy.VALUE["AO"]
+    labels[5:30, 5:30, :20] = anatomy.VALUE["LV"]
+    labels[:, :, :3] = 0
+    assert cut_off(Volume(labels, np.eye(4))) == {}
+    assert cut_off(Volume(labels[:, :, 3:], np.eye(4))) == {"inferior": ["LV"]}
+
+
+def test_unusual_volumes_and_missing_structures_are_named() -> None:
+    labels = np.zeros((90, 90, 90), dtype=np.uint8)
+    labels[5:80, 5:80, 5:80] = anatomy.VALUE["LV"]
+    volumes = {name: 0.0 for name in anatomy.NAMES} | {"LV": 421.9, "MYO": 120.0, "LA": 80.0}
+    sentences = findings(Volume(labels, np.eye(4)), volumes)
+    assert sentences == [
+        "RA, RV, AO, PA and LAA were not found.",
+        "LV measures 422 mL, outside the usual 40 to 350 mL: check it.",
+    ]
+
+
+# --- what is refused, what is mentioned ----------------------------------------------------------------------------
+
+
+def _ct(shape: tuple[int, ...] = (40, 40, 40), spacing: float | tuple[float, ...] = 3.0) -> Volume:
+    array = np.full(shape, -800, dtype=np.float32)
+    array[10:] = 40.0
+    return Volume(array, np.diag([*np.broadcast_to(spacing, 3), 1.0]))
+
+
+def _with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
+    ct = _ct()
+    return Volume(change(ct.array), ct.affine)
+
+
+@pytest.mark.parametrize(
+    ("volume", "sentence"),
+    [
+        (_ct((40, 40, 3)), "only 3 slices"),
+        (_ct((40, 40, 30), (1.0, 1.0, 0.5)), "only 15 mm thick"),
+        (_ct((40, 40, 40), 700.0), "28.0 m long"),
+        (_with_values(lambda a: np.full_like(a, np.nan)), "no numbers at all"),
+        (_with_values(lambda a: np.full_like(a, 7.0)), "the same value"),
+        (_with_values(lambda a: a + 1024.0), "not Hounsfield units"),
+        (_with_values(lambda a: (a - a.min()) / np.ptp(a)), "not Hounsfield units"),
+        (_with_values(lambda a: a / 1000.0), "not Hounsfield units"),
+        (_with_values(lambda a: np.abs(np.random.default_rng(0).normal(300, 200, a.shape))), "is this a CT"),
+        (_with_values(lambda a: np.where(a < 0, -32768, 500 + a)), "is this a CT"),
+        (_with_values(lambda a: np.random.default_rng(0).uniform(-1000, -700, a.shape)), "is this a CT"),
+        (_with_values(lambda a: a > 0), "is this a CT"),
+        (_with_values(lambda a: (a > 0).astype(np.uint8)), "is this a CT"),
+        (_with_values(lambda a: (a + 1024.0).astype(np.uint16)), "is this a CT"),
+    ],
+    ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "",
+)
+def test_unusable_scans_are_one_sentence(by_intensity: Segmenter, volume: Volume, sentence: str) -> None:
+    with pytest.raises(SegmenterError, match=sentence) as refused:
+        by_intensity.segment(volume)
+    assert str(refused.value).endswith((".", "?"))
+
+
+def test_missing_numbers_become_air_and_are_counted() -> None:
+    ct = _ct()
+    ct.array[20, 20, :2] = np.nan
+    ct.array[20, 21, 0] = np.inf
+    ct.array[20, 21, 1] = -np.inf
+    warnings: list[str] = []
+    out = check(ct, warnings)
+    assert warnings == ["4 voxels (0.0063 %) hold no number: they were taken for air."]
+    assert (out.array[20, 20:22, :2] == -1024.0).all()
+    assert np.isnan(ct.array[20, 20, 0])
+    rest = np.isfinite(ct.array)
+    np.testing.assert_array_equal(out.array[rest], ct.array[rest])
+
+
+def test_thick_slices_are_mentioned() -> None:
+    warnings: list[str] = []
+    check(_ct((40, 40, 20), (1.0, 1.0, 7.5)), warnings)
+    assert warnings == ["The slices are 7.5 mm apart: small structures may be wrong."]
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("gpu", "must be auto, cpu, cuda or cuda:N"),
+        ("cuda:x", "must be auto"),
+        ("cuda:99", "GPU"),
+        ("", "must be auto"),
+    ],
+)
+def test_devices_that_are_not_there(device: str, sentence: str) -> None:
+    with pytest.raises(SegmenterError, match=sentence):
+        resolve_device(device)
+
+
+def test_auto_takes_what_is_there() -> None:
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+# --- progress, cancellation, memory --------------------------------------------------------------------------------
+
+
+def test_progress_rises_to_the_end_through_all_stages(by_intensity: Segmenter) -> None:
+    seen: list[Progress] = []
+    result = by_intensity.segment(phantom(scan_grid())[0], progress=seen.append)
+    steps = [p.step for p in seen]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0, 100)
+    assert {p.total for p in seen} == {100}
+    assert list(dict.fromkeys(p.stage for p in seen)) == ["prepare", "locate", "segment", "resample", "clean"]
+    assert list(result.seconds) == ["prepare", "locate", "segment", "resample", "clean"]
+    assert all(s >= 0 for s in result.seconds.values())
+    assert seen[-1].seconds >= sum(result.seconds.values()) - 0.05
+    assert sum(p.stage == "segment" for p in seen) > 8  # every window says so
+
+
+def test_a_scan_without_heart_reaches_the_end_of_the_bar_too(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid())
+    seen: list[Progress] = []
+    by_intensity.segment(Volume(np.minimum(ct.array, np.int16(0)), ct.affine), progress=seen.append)
+    assert seen[-1].step == 100
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 12])
+def test_cancellation_stops_before_the_next_window(
+    by_intensity: Segmenter, networks: dict[str, ByIntensity], after: int
+) -> None:
+    asked = 0
+    calls_then = -1
+
+    def calls() -> int:
+        return sum(network.calls for network in networks.values())
+
+    def cancelled() -> bool:
+        nonlocal asked, calls_then
+        asked += 1
+        if asked > after:
+            calls_then = calls()
+        return asked > after
+
+    with pytest.raises(Cancelled):
+        by_intensity.segment(phantom(scan_grid())[0], cancelled=cancelled)
+    assert calls() == calls_then
+    assert asked == after + 1
+
+
+class _Greedy(ByIntensity):
+    """Runs out of GPU memory with more than ``fits`` windows at once."""
+
+    fits = 2
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        if len(windows) > self.fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().forward(windows)
+
+
+def test_out_of_memory_takes_fewer_windows(monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any]) -> None:
+    ct, _ = phantom(scan_grid())
+    expected = Segmenter(phantom_package(), "cpu").segment(ct)
+    networks["segmenter"] = _Greedy()
+    monkeypatch.setitem(run.WINDOWS_PER_BATCH, "cpu", 8)
+    result = Segmenter(phantom_package(), "cpu").segment(ct)
+    np.testing.assert_array_equal(result.labels.array, expected.labels.array)
+    assert result.warnings[0] == "The GPU's memory was short: fewer windows at a time were used."
+
+
+def test_out_of_memory_to_the_end_takes_the_cpu(monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter) -> None:
+    real = Segmenter._windows
+    batches = []
+
+    def windows(self: Segmenter, name: str, source: Any, patch: Any, job: Any) -> torch.Tensor:
+        batches.append((job.device, job.batch))
+        if job.device != "cpu":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(self, name, source, patch, job)
+
+    ct, truth = phantom(scan_grid())
+    monkeypatch.setattr(Segmenter, "_windows", windows)
+    by_intensity.device = "cuda:0"
+    result = by_intensity.segment(ct)
+    assert batches == [("cuda:0", 8), ("cuda:0", 4), ("cuda:0", 2), ("cuda:0", 1), ("cpu", 1), ("cpu", 1)]
+    assert result.device == "cpu"
+    assert "The GPU's memory was not enough: the CPU was used instead." in result.warnings
+    assert_labelled(result, truth)
+
+
+def test_other_errors_of_the_gpu_are_not_taken_for_full_memory(by_intensity: Segmenter) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("illegal memory access")
+
+    by_intensity._networks["segmenter"] = Broken()
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        by_intensity.segment(phantom(scan_grid())[0])
+
+
+# --- windows -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.integers(3, 40)] * 3),
+    st.tuples(*[st.integers(4, 17)] * 3),
+    st.integers(1, 5),
+    st.sampled_from(list(segmenter.OVERLAP.values())),
+)
+def test_window_count_is_what_monai_does(
+    shape: tuple[int, ...], patch: tuple[int, ...], batch: int, overlap: float
+) -> None:
+    windows = 0
+
+    def predict(part: torch.Tensor) -> torch.Tensor:
+        nonlocal windows
+        windows += len(part)
+        return part
+
+    sliding_window_inference(torch.zeros(1, 1, *shape), patch, batch, predict, overlap=overlap)
+    assert windows == window_count(shape, patch, overlap)
+
+
+def test_flips_weigh_the_plain_prediction_three_quarters() -> None:
+    class ByPlace(torch.nn.Module):
+        """Adds a ramp along every axis: differs when mirrored."""
+
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            i, j, k = (torch.arange(float(n)) for n in windows.shape[2:])
+            return windows + i[:, None, None] + 10 * j[:, None] + 100 * k
+
+    network, windows = ByPlace(), torch.rand(2, 1, 3, 4, 5)
+    plain = network(windows)
+    mirrored = [network(windows.flip(axis)).flip(axis) for axis in (2, 3, 4)]
+    out = segmenter._flip_mean(network, windows, lambda: None)
+    torch.testing.assert_close(out, plain * 0.75 + sum(mirrored) / 12)
+
+
+def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
+    by_intensity: Segmenter, networks: dict[str, ByIntensity]
+) -> None:
+    ct, _ = phantom(scan_grid())
+    plain = by_intensity.segment(ct)
+    calls = {name: network.calls for name, network in networks.items()}
+    flipped = by_intensity.segment(ct, quality="flips")
+    np.testing.assert_array_equal(flipped.labels.array, plain.labels.array)
+    assert networks["locator"].calls == 2 * calls["locator"]
+    assert networks["segmenter"].calls == 5 * calls["segmenter"]
+
+
+def test_fast_looks_at_fewer_windows_and_agrees_but_for_edges(
+    by_intensity: Segmenter,
+) -> None:
+    ct, truth = phantom(scan_grid(spacing=(1.0, 1.0, 1.5)))
+    full = by_intensity.segment(ct)
+    fast = by_intensity.segment(ct, quality="fast")
+    assert_labelled(fast, truth)
+    heart = ((100, 100, 120), (64, 64, 64))
+    assert window_count(*heart, segmenter.OVERLAP["fast"]) < window_count(*heart, segmenter.OVERLAP["full"])
+    assert 0.97 < (fast.labels.array == full.labels.array).mean() < 1.0
+    assert 0.0 < fast.network_seconds < sum(fast.seconds.values())
+
+
+def test_an_unknown_quality_is_refused(by_intensity: Segmenter) -> None:
+    with pytest.raises(SegmenterError, match="fast, full or flips"):
+        by_intensity.segment(_ct(), quality="best")  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_full_beside_the_networks_is_left_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter
+) -> None:
+    real = Segmenter._label
+    devices = []
+
+    def label(self: Segmenter, volume: Volume, job: Any) -> Any:
+        devices.append(job.device)
+        if job.device != "cpu":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(self, volume, job)
+
+    ct, truth = phantom(scan_grid())
+    monkeypatch.setattr(Segmenter, "_label", label)
+    by_intensity.device = "cuda:0"
+    result = by_intensity.segment(ct)
+    assert devices == ["cuda:0", "cpu"]
+    assert "The GPU's memory was not enough: the CPU was used instead." in result.warnings
+    assert_labelled(result, truth)
+
+
+# --- with a real package -------------------------------------------------------------------------------------------
+
+
+def test_a_package_with_random_weights_runs_and_invents_nothing_off_the_grid(tmp_path: Path) -> None:
+    package = open_package(write_tiny_package(tmp_path / "tiny"))
+    ct, _ = phantom(scan_grid(AXIS_ORDERS[30]))
+    result = Segmenter(package, "cpu").segment(ct, quality="flips")
+    assert result.labels.grid.same_as(ct.grid)
+    assert result.labels.array.max() < anatomy.NUM_CLASSES
+    assert result.heart_found == bool(result.labels.array.any())
+    assert dataclasses.asdict(result).keys() == {
+        "labels", "warnings", "seconds", "network_seconds", "device", "heart_found", "volumes_ml",
+    }  # fmt: skip
+
+
+def test_the_phantom_is_what_the_tests_take_it_for() -> None:
+    ct, truth = phantom(ras_grid(np.stack([HEART - 70, HEART + 70]), 2.0))
+    for value, hu in STRUCTURE_HU.items():
+        assert (ct.array[truth.array == value] == hu).all()
+        volume_ml = np.count_nonzero(truth.array == value) * truth.grid.voxel_ml
+        assert volume_ml == pytest.approx(4 / 3 * np.pi * RADIUS_MM**3 / 1000, rel=0.02)

@@ -1,0 +1,68 @@
+"""A tiny, valid generator package with random weights, for tests that need pairs but not good ones."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import torch
+
+from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.manifest import GeneratorSpec, Manifest, NetworkSpec, Provenance
+from CardiacLDMLib.packages.write import write_package
+
+_DATE = datetime.date(2026, 1, 2)
+_CARD = "# Tiny generator\n\nRandom weights, for tests.\n"
+GRID, SPACING_MM = (16, 16, 16), 8.0
+#: As a manifest lists them; ``weight_kg`` has a range of one value.
+CHOICES = {"sex": ["female", "male"], "implant": ["none", "leads"]}
+NUMBERS = {"spacing_mm": (1.0, 3.0), "weight_kg": (70.0, 70.0)}
+
+
+def tiny_generator_spec(**changes: object) -> GeneratorSpec:
+    values = {
+        "schedule": "rectified_flow", "latent_shift": (0.1, -0.2, 0.0, 0.3), "latent_scale": (1.5, 0.5, 1.0, 2.0),
+        "choices": CHOICES, "numbers": NUMBERS, "steps": 3,
+    }  # fmt: skip
+    return GeneratorSpec.model_validate({**values, **changes})
+
+
+def tiny_generator_manifest(name: str = "tiny-generator", **changes: object) -> Manifest:
+    """The manifest of :func:`write_tiny_generator`, without hashes; ``changes`` are of its GeneratorSpec."""
+    autoencoder = NetworkSpec(
+        architecture="joint_autoencoder", weights="autoencoder.safetensors", spacing_mm=SPACING_MM, patch=GRID,
+        arguments={"channels": [8, 8, 16], "num_res_blocks": 1, "norm_num_groups": 4, "stem_channels": 4},
+        window_hu=(-1000.0, 1000.0),
+    )  # fmt: skip
+    arguments = {
+        "channels": [8, 16], "num_res_blocks": 1, "attention_levels": [False, True], "num_head_channels": 8,
+        "norm_num_groups": 4, "choices": [2, 2], "numbers": 2, "context_dim": 8,
+    }  # fmt: skip
+    diffusion = autoencoder.model_copy(
+        update={"architecture": "diffusion_unet", "arguments": arguments, "weights": "diffusion.safetensors"}
+    )
+    return Manifest(
+        name=name, version="1.0", kind="generator", title="Tiny generator", summary="Draws noise: random weights.",
+        networks={"autoencoder": autoencoder, "diffusion": diffusion}, generator=tiny_generator_spec(**changes),
+        training=Provenance(data="Nothing", cases=0, seed=0, steps={"autoencoder": 0, "diffusion": 0},
+                            code_version="0", date=_DATE),
+        figures=[], licence="CC0-1.0", intended_use="Tests.",
+    )  # fmt: skip
+
+
+def write_tiny_generator(folder: Path, **changes: object) -> Path:
+    """Write a generator package with random weights to ``folder``, which gives its name; return ``folder``.
+
+    All weights are drawn anew, since a fresh denoiser's last layer is zero: then conditions would not matter.
+    """
+    manifest = tiny_generator_manifest(folder.name, **changes)
+    weights = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for spec in manifest.networks.values():
+            network = build_network(spec.architecture, spec.arguments)
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.2)
+            weights[spec.weights] = network.state_dict()
+    write_package(folder, manifest, weights, _CARD)
+    return folder

@@ -1,0 +1,269 @@
+"""``cardiacldm segment`` as users run it: good scans, bad ones, and being stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cardiacldm_training.cli import app
+from cardiacldm_training.results.outputs import ENDINGS
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.results.report import CaseReport
+from tests.support.bad_inputs import write_bad_inputs
+from tests.support.dicom import DESCRIPTION, PATIENT_ID, PATIENT_NAME, write_series
+from tests.support.phantom import phantom
+from tests.support.phantom_package import write_phantom_package
+
+#: A left-handed grid, its slices stored from the head down.
+AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -95], [0, 0, -5, 100], [0, 0, 0, 1]])
+GRID = Grid((44, 44, 36), AFFINE)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom")
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[Volume, Volume]:
+    return phantom(GRID)
+
+
+@pytest.fixture
+def scan(tmp_path: Path, truth: tuple[Volume, Volume]) -> Path:
+    write_volume(truth[0], tmp_path / "in" / "chest.nrrd")
+    return tmp_path / "in" / "chest.nrrd"
+
+
+def run(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, ["segment", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+# --- good scans ----------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_becomes_four_files_with_the_right_labels(
+    tmp_path: Path, scan: Path, package: Path, truth: tuple[Volume, Volume]
+) -> None:
+    result = run(scan, "--out", tmp_path / "out", "--package", package, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert files(tmp_path / "out") == sorted(f"chest{ending}" for ending in ENDINGS)
+    labels = read_volume(tmp_path / "out" / "chest.labels.nii.gz")
+    assert labels.grid.same_as(GRID)
+    for value in anatomy.BY_VALUE:
+        assert dice(labels.array == value, truth[1].array == value) > 0.6, value
+    report = CaseReport.model_validate_json((tmp_path / "out" / "chest.report.json").read_text(encoding="utf-8"))
+    assert report.heart_found
+    assert report.device == "cpu"
+    assert report.source == "chest.nrrd"
+    assert report.package.name == "phantom"
+    assert {"read", "locate", "segment", "write"} <= set(report.seconds)
+    assert report.volumes_ml["LV"] == pytest.approx((labels.array == 2).sum() * 0.08, abs=0.01)
+    assert str(tmp_path) not in (tmp_path / "out" / "chest.report.json").read_text(encoding="utf-8")
+    assert "chest: done" in result.stdout
+    assert "chest: segmenting" in result.stderr
+
+
+def test_a_dicom_series_gives_the_same_labels_and_names_no_one(
+    tmp_path: Path, scan: Path, package: Path, truth: tuple[Volume, Volume]
+) -> None:
+    lps = np.diag([-1.0, -1.0, 1.0]) @ AFFINE[:3, :3]  # the first slice is the lowest: against the axis of the volume
+    origin = np.diag([-1.0, -1.0, 1.0]) @ (AFFINE @ [0, 43, 35, 1])[:3]
+    axes = (tuple(lps[:, 0] / 4), tuple(-lps[:, 1] / 4))
+    folder = tmp_path / "in" / "study"
+    array = truth[0].array[:, ::-1, ::-1]
+    write_series(folder, array, spacing=(4.0, 4.0, 5.0), origin=tuple(origin), axes=axes, number=4)
+    write_series(folder, array[:, :, :8], spacing=(4.0, 4.0, 5.0), number=2, prefix="B", modality="MR")
+    write_series(folder, array[:, :, :1], number=1, prefix="C", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    result = run(folder, scan, "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 0, result.output
+    assert "series 4 (36 slices, CT, axial, 5 mm apart) was taken, not series 1 (1 slice, scout)" in result.stderr
+    of_dicom = read_volume(tmp_path / "out" / "study.labels.nii.gz").array[:, ::-1, ::-1]
+    of_file = read_volume(tmp_path / "out" / "chest.labels.nii.gz").array
+    assert np.array_equal(of_dicom, of_file)
+    everything = result.output.encode() + b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    for secret in (PATIENT_NAME, PATIENT_ID, DESCRIPTION, "Mustermann", "19701224", "Musterstadt"):
+        assert secret.encode() not in everything
+
+
+def test_a_scan_without_a_heart_says_so(tmp_path: Path, package: Path, truth: tuple[Volume, Volume]) -> None:
+    array = np.where(truth[1].array > 0, 0, truth[0].array).astype(np.int16)
+    write_volume(Volume(array, AFFINE), tmp_path / "legs.nii.gz")
+    result = run(tmp_path / "legs.nii.gz", "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 0, result.output
+    assert "no heart found" in result.stdout
+    report = json.loads((tmp_path / "out" / "legs.report.json").read_text(encoding="utf-8"))
+    assert not report["heart_found"]
+    assert not read_volume(tmp_path / "out" / "legs.labels.nii.gz").array.any()
+
+
+def test_results_are_only_replaced_when_asked(tmp_path: Path, scan: Path, package: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "chest.png").write_bytes(b"mine")
+    refused = run(scan, "--out", out, "--package", package)
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith("  chest: chest.png exists already")
+    assert "reading" not in refused.stderr
+    assert files(out) == ["chest.png"]
+    assert (out / "chest.png").read_bytes() == b"mine"
+    assert run(scan, "--out", out, "--package", package, "--overwrite", "--tta").exit_code == 0
+    assert len(files(out)) == 4
+    assert json.loads((out / "chest.report.json").read_text(encoding="utf-8"))["quality"] == "flips"
+
+
+# --- bad scans -----------------------------------------------------------------------------------------------------
+
+
+def test_bad_inputs_of_every_kind_are_named_and_do_not_stop_the_good_one(
+    tmp_path: Path, package: Path, truth: tuple[Volume, Volume]
+) -> None:
+    expected = write_bad_inputs(tmp_path / "in", truth[0])
+    write_volume(truth[0], tmp_path / "in" / "good.nii.gz")
+    names = list(expected)
+    paths = [tmp_path / "in" / name for name in (*names[:10], "good.nii.gz", *names[10:])]
+    result = run(*paths, "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    lines = result.stderr.splitlines()[-len(names) - 1 :]
+    assert lines[0] == f"{len(names)} of {len(names) + 1} cases failed:"
+    said = dict(line.strip().split(": ", 1) for line in lines[1:])
+    assert len(said) == len(names)
+    counts: dict[str, int] = {}
+    for name, part in expected.items():
+        stem = name.removesuffix(".gz").rsplit(".", 1)[0] if "." in name else name
+        counts[stem] = counts.get(stem, 0) + 1
+        reason = said[stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"]
+        assert part in reason, (name, reason)
+        assert reason.endswith((".", "?"))
+        assert "unforeseen" not in reason, (name, reason)
+        assert str(tmp_path) not in reason
+    assert files(tmp_path / "out") == sorted(f"good{ending}" for ending in ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--package", "no-such-package"), "no-such-package"),
+        (("--device", "tpu"), "The device must be auto, cpu, cuda or cuda:N, not 'tpu'."),
+        (("--device", "cuda:77"), "GPU"),
+    ],
+)
+def test_what_cannot_be_started_is_said_in_one_sentence(
+    tmp_path: Path, scan: Path, package: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    result = run(scan, "--out", tmp_path / "out", "--package", package, *options)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path, scan: Path, package: Path) -> None:
+    result = run(scan, "--out", tmp_path / "out", "--package", package, "--device", "cuda")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "There is no CUDA GPU" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"), [("file", "but file is a file"), ("file/out", "cannot be written to out")]
+)
+def test_out_folders_that_cannot_be(tmp_path: Path, scan: Path, package: Path, out: str, sentence: str) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(scan, "--out", tmp_path / out, "--package", package)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert sentence in result.stderr
+
+
+def test_an_unforeseen_error_stops_only_its_case(
+    tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    segment = Segmenter.segment
+
+    def sometimes(self: Segmenter, volume: Volume, **options: object) -> object:
+        if volume.array.shape[2] == 20:
+            raise RuntimeError("the moon\nis full")
+        return segment(self, volume, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Segmenter, "segment", sometimes)
+    write_volume(Volume(np.zeros((20, 20, 20), dtype=np.int16), np.eye(4)), tmp_path / "odd.nii.gz")
+    result = run(tmp_path / "odd.nii.gz", scan, "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "  odd: An unforeseen error, please report it: RuntimeError: the moon"
+    )
+    assert "chest.report.json" in files(tmp_path / "out")
+
+
+# --- being stopped -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_run(tmp_path: Path, scan: Path, package: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """The command in a process of its own, in the middle of the first of three scans."""
+    for name in ("b.nrrd", "c.nrrd"):
+        shutil.copy(scan, scan.with_name(name))
+    out = tmp_path / "out"
+    arguments = [scan, scan.parent, "--out", out, "--package", package, "--tta"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cardiacldm_training.cli", "segment", *map(str, arguments)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "finding the heart" in line:
+            break
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_leaves_nothing_half_written(
+    long_run: tuple[subprocess.Popen[str], Path], number: signal.Signals
+) -> None:
+    process, out = long_run
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("Stopped. Cases done: ")
+    done = int(last.split(": ")[1][0])
+    assert done < 3
+    assert len(files(out)) == done * len(ENDINGS)
+
+
+def test_fast_and_mirrored_exclude_each_other(tmp_path: Path, scan: Path, package: Path) -> None:
+    result = run(scan, "--out", tmp_path / "out", "--package", package, "--fast", "--tta")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.output
+    assert run(scan, "--out", tmp_path / "out", "--package", package, "--fast").exit_code == 0
+    assert json.loads((tmp_path / "out" / "chest.report.json").read_text(encoding="utf-8"))["quality"] == "fast"

@@ -1,0 +1,461 @@
+"""Figures of generated pairs: each measure by itself, then whole reports on sets whose answer is known.
+
+Cases are phantoms of varied size, place and brightness with correlated noise; a hand-made network labels them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from typer.testing import CliRunner
+
+from cardiacldm_training.cli import app
+from cardiacldm_training.errors import FidelityError
+from cardiacldm_training.evaluation import ablation
+from cardiacldm_training.evaluation.fidelity import (
+    compare,
+    diversity,
+    features,
+    judge,
+    labels,
+    replicas,
+    report,
+    solvers,
+    utility,
+)
+from cardiacldm_training.evaluation.fidelity import texture as noise
+from cardiacldm_training.evaluation.fidelity.cases import Pair, Source, View, open_source, view_of
+from CardiacLDMLib.anatomy import VALUE
+from CardiacLDMLib.generation.generator import Pair as Drawn
+from CardiacLDMLib.image.files import write_volume
+from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.postprocess import texture
+from tests.support.generator_package import write_tiny_generator
+from tests.support.phantom import phantom
+from tests.support.phantom_package import write_phantom_package
+
+VIEW = View((36, 36, 36), 3.0)
+
+
+# --- sets whose answer is known ------------------------------------------------------------------------------------
+
+
+def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A phantom on the view's grid, stretched up to 6 %, moved and noisy: int16 HU and labels."""
+    rng = np.random.default_rng(seed)
+    affine = VIEW.affine.copy()
+    affine[:3] *= rng.uniform(0.94, 1.06, (3, 1))
+    image, names = phantom(Grid(VIEW.grid, affine), heart=tuple(rng.uniform(-5.0, 5.0, 3)))
+    grain = ndimage.gaussian_filter(rng.normal(size=VIEW.grid), 0.5)
+    hu = image.array + rng.uniform(-6, 6) + grain * rng.uniform(5.0, 9.0) / grain.std()
+    return hu.astype(np.int16), names.array
+
+
+def write_pair(folder: Path, hu: np.ndarray, names: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    write_volume(Volume(hu.astype(np.int16), VIEW.affine), folder / "ct.nii.gz")
+    write_volume(Volume(names, VIEW.affine), folder / "labels.nii.gz")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_comparisons() -> Iterator[None]:
+    """For speed: MS-SSIM of a few pairs only, and each case is looked at once, however many reports it is in."""
+    look, seen = judge.Examiner.examine, dict[tuple[object, ...], judge.Findings]()
+
+    def once(self: judge.Examiner, pair: Pair, segment: bool = True) -> judge.Findings:
+        key = (self.package.sha256, pair.hu.tobytes(), pair.labels.tobytes(), segment)
+        if key not in seen:
+            seen[key] = look(self, pair, segment)
+        return replace(seen[key], name=pair.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diversity, "MOST_PAIRS", 5)
+        patch.setattr(judge.Examiner, "examine", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders held-out, train, other, smooth, copies and shuffled."""
+    root = tmp_path_factory.mktemp("sets")
+    cases = {name: [scan(first + n) for n in range(6)] for name, first in (("held", 0), ("train", 20), ("other", 40))}
+    others = cases["other"]
+    cases["smooth"] = [(ndimage.gaussian_filter(hu.astype(float), 0.7), names) for hu, names in others]
+    cases["shuffled"] = [(hu, others[n - 1][1][::-1]) for n, (hu, _) in enumerate(others)]
+    cases["copies"] = [(np.roll(hu, 1, 0) + 5, np.roll(names, 1, 0)) for hu, names in cases["train"][:3]]
+    cases["copies"] += [(hu[:, ::-1], names[:, ::-1]) for hu, names in cases["train"][3:]]
+    for name, pairs in cases.items():
+        for n, (hu, names) in enumerate(pairs):
+            write_pair(root / name / f"pair_{n:04d}", hu, names)
+    return root
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom")
+
+
+@pytest.fixture(scope="module")
+def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
+    out = tmp_path_factory.mktemp("out")
+    examiner = judge.Examiner(open_package(package), "cpu")
+    held, train = (open_source([sets / name], VIEW, None) for name in ("held", "train"))
+    return {
+        name: judge.judge(open_source([sets / name], VIEW, None), held, source, examiner, plan=None, out=out)[0]
+        for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
+    }
+
+
+def figure(found: report.Report, section: str, name: str, kind: str = "") -> compare.Measured:
+    return next(m for m in found.measured[section] if m.name == name and kind in m.kind)
+
+
+def excess(measured: compare.Measured) -> float:
+    """How many standard deviations of the reference's own distance a distance lies above it."""
+    return (measured.generated.mean - measured.reference.mean) / max(measured.reference.sd, 1e-9)
+
+
+def test_other_cases_are_as_near_as_references(judged: dict[str, report.Report]) -> None:
+    found = judged["other"]
+    for m in (*found.measured["features"], *(m for m in found.measured["texture"] if m.kind == "distance")):
+        assert excess(m) < 3.0, m
+    assert figure(found, "agreement", "mean").generated.mean > 0.7
+    diverse = found.measured["diversity"][0]
+    assert diverse.generated.mean == pytest.approx(diverse.reference.mean, abs=0.1)
+    assert found.replicas is not None
+    assert found.replicas.rate.generated.mean <= 0.25
+    assert all(row.whole == (6, 6) for row in found.volumes)
+    for row in found.volumes:
+        assert row.distance is not None
+        assert excess(row.distance) < 4.0
+
+
+def test_smoothed_copies_are_told_by_their_texture(judged: dict[str, report.Report]) -> None:
+    found, usual = judged["smooth"], judged["other"]
+    for section, name, kind in (("texture", "noise spectrum, blood", "dist"), ("texture", "SD, AO", "dist")):
+        assert excess(figure(found, section, name, kind)) > 3.0
+        assert excess(figure(usual, section, name, kind)) < 3.0
+    sd = figure(found, "texture", "SD, blood", "mean")
+    assert sd.generated.mean < 0.6 * sd.reference.mean
+    assert sum(found.remedy["blood"]) > 2 * sum(usual.remedy["blood"])
+
+
+def test_copies_of_training_cases_are_found(judged: dict[str, report.Report]) -> None:
+    found = judged["copies"].replicas
+    assert found is not None
+    assert found.rate.generated.mean == 1.0
+    assert [(r.pair, r.case) for r in found.found] == [(f"pair_{n:04d}", f"pair_{n:04d}") for n in range(6)]
+    assert found.rate.reference.mean < 0.3
+    assert found.training_cases == 6
+
+
+def test_a_model_card_names_no_case(judged: dict[str, report.Report]) -> None:
+    found = judged["copies"]
+    assert found.replicas is not None
+    named = found.model_copy(update={"skipped": {"train": {"Doe, Jane": "it is MR"}}})
+    for name in (found.replicas.found[0].case, "Doe, Jane"):
+        assert name in report.markdown(named)
+        assert name not in report.for_card(named)
+    assert "Replicas of training cases" in report.for_card(named)
+
+
+def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
+    train, copies, other = (open_source([sets / name], VIEW, None) for name in ("train", "copies", "other"))
+    cases = replicas.TrainingCases(train)
+    judge = replicas.CopyJudge(cases)
+    assert judge.record() == {"replicas": {"training_cases": 6, "threshold": cases.threshold}}
+    for source, is_copy in ((copies, True), (other, False)):
+        pair = source[0]
+        faults = judge(Drawn(pair.image_volume, pair.labels_volume, {}))
+        assert [fault.rule for fault in faults] == (["replica"] if is_copy else [])
+        assert not any("pair_" in fault.what for fault in faults)  # no name of a training case gets out
+    twice = Source("twice", [train.cases[0]] * 6, {}, VIEW)
+    with pytest.raises(FidelityError, match="twice holds too few cases to tell copies: 4 different ones"):
+        replicas.TrainingCases(twice)
+
+
+def test_few_candidates_find_the_same_copies(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, copies = (open_source([sets / name], VIEW, None) for name in ("train", "copies"))
+    monkeypatch.setattr(replicas, "NEIGHBOURS", 2)
+    every = replicas.TrainingCases(train)
+    monkeypatch.setattr(replicas, "CANDIDATES", 4)
+    few = replicas.TrainingCases(train)
+    near, again = every.nearest_of_each(copies), few.nearest_of_each(copies)
+    assert again.case.tolist() == near.case.tolist() == list(range(6))
+    assert again.distance.max() < few.threshold
+    assert np.isfinite(few.threshold)
+
+
+def test_what_is_as_near_to_many_is_no_copy(sets: Path) -> None:
+    cases = replicas.TrainingCases(open_source([sets / "train"], VIEW, None))
+    assert cases._relative(np.array([0.1, 0.1, 0.1, 0.1, 0.1, np.inf])) == pytest.approx(1.0)
+    assert cases._relative(np.array([0.3, 0.01, 0.2, 0.4, 0.3, np.inf])) == pytest.approx(0.01 / 0.3)
+
+
+def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Report]) -> None:
+    found = figure(judged["shuffled"], "agreement", "mean")
+    assert found.generated.mean < 0.3
+    assert found.reference.mean > 0.7
+    assert found.cases == found.reference_cases == 6
+    unsound = figure(judged["shuffled"], "anatomy", "label maps with a broken rule")
+    assert unsound.kind == "rate"
+    rejected = figure(judged["shuffled"], "acceptance", "rejected: agreement")
+    assert rejected.generated.mean == 1.0
+    assert rejected.reference.mean < 0.5
+
+
+def test_the_remedy_brings_the_texture_back(sets: Path, judged: dict[str, report.Report]) -> None:
+    """Noise by the report's own spectra on the smoothed images: SD within 15 %, spectrum nearly as the reference's."""
+    smooth, held = (open_source([sets / name], VIEW, None) for name in ("smooth", "held"))
+    spectra = judged["smooth"].remedy
+    mended, reference = [], [noise.measure(held[n]) for n in range(len(held))]
+    for n in range(len(smooth)):
+        pair = smooth[n]
+        hu = texture.add_noise(
+            pair.hu, texture.tissue_map(pair.hu, pair.labels), spectra, np.random.default_rng([3, n])
+        )
+        mended.append(noise.measure(Pair(pair.name, hu.round().astype(np.int16), pair.labels, VIEW)))
+    sd = [np.mean([t.sd_hu["blood"] for t in side]) for side in (mended, reference)]
+    assert sd[0] == pytest.approx(sd[1], rel=0.15)
+    tables = [np.array([t.spectra["blood"] for t in side]) for side in (mended, reference)]
+    assert noise.spectrum_distance_db(*tables) < 1.0
+
+
+# --- one by one ----------------------------------------------------------------------------------------------------
+
+
+def test_distances_compare_sets_of_one_size() -> None:
+    rng = np.random.default_rng(0)
+    sizes = []
+
+    def distance(first: np.ndarray, second: np.ndarray) -> float:
+        sizes.append((len(first), len(second)))
+        return abs(float(first.mean() - second.mean()))
+
+    found = compare.distances("x", distance, rng.normal(5, 1, 9), rng.normal(0, 1, 40))
+    assert found is not None
+    assert set(sizes) == {(9, 9)}
+    assert found.cases == 9
+    assert found.generated.mean == pytest.approx(5, abs=0.6)
+    assert found.reference.mean < 1
+    assert compare.distances("x", distance, rng.normal(size=1), rng.normal(size=40)) is None
+    assert compare.distances("x", distance, rng.normal(size=9), rng.normal(size=3)) is None
+
+
+def test_frechet_distance_is_monais() -> None:
+    from monai.metrics import FIDMetric
+
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(60, 5)), rng.normal(1.0, 2.0, (50, 5)) @ rng.normal(size=(5, 5))
+    expected = float(FIDMetric()(torch.from_numpy(first), torch.from_numpy(second)))
+    assert features.frechet_of_normals(first, second) == pytest.approx(expected, rel=1e-6)
+    assert features.frechet_of_normals(first, first) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_frechet_and_mmd_see_shifts_in_many_dimensions_with_few_cases() -> None:
+    rng = np.random.default_rng(0)
+    one, two, other = rng.normal(size=(3, 20, 300))
+    other[:, :30] += 1.5
+    assert features.frechet(one, other) > 2 * features.frechet(one, two)
+    kernel = features.mmd(features.usual_distance(two))
+    assert kernel(one, other) > 0.02 > abs(kernel(one, two))
+
+
+def test_features_come_from_the_deepest_level(package: Path) -> None:
+    network = build_network("unet", {"channels": [4, 8, 12], "strides": [2, 2], "norm": "instance"})
+    values = []
+    features.deepest(network, torch.zeros(1, 1, 16, 16, 16)).register_forward_hook(lambda m, i, o: values.append(o))
+    network(torch.zeros(1, 1, 16, 16, 16))
+    assert values[0].shape[2:] == (4, 4, 4)
+    reader = features.Features(open_package(package))
+    hu, _ = scan(1)
+    bright = reader(Volume(hu + np.int16(100), VIEW.affine))
+    assert bright.shape == reader(Volume(hu, VIEW.affine)).shape
+    assert not np.allclose(bright, reader(Volume(hu, VIEW.affine)))
+
+
+def test_white_noise_has_a_flat_spectrum_and_a_trend_is_taken_off() -> None:
+    rng = np.random.default_rng(0)
+    view = View((40, 40, 40), 2.0)
+    names = np.zeros(view.grid, np.uint8)
+    names[4:36, 4:36, 4:36] = VALUE["LV"]
+    ramp = np.arange(40.0)[:, None, None] * 4
+    hu = (300 + ramp + rng.normal(0, 20, view.grid)).round().astype(np.int16)
+    found = noise.measure(Pair("x", hu, names, view))
+    assert set(found.sd_hu) == {"LV", "blood"}
+    assert found.sd_hu["LV"] == pytest.approx(20, rel=0.05)
+    assert found.spectra["blood"][2:] == pytest.approx(np.full(texture.BINS - 2, 400.0), rel=0.25)
+    white = noise.mean_spectra([found, found])
+    assert set(white) == {"blood"}
+
+
+def test_volumes_of_cut_structures_are_told_apart() -> None:
+    hu, names = scan(3)
+    whole = labels.examine(Pair("a", hu, names, VIEW))
+    rolled = np.zeros_like(names)
+    rolled[:, :, :-10] = names[:, :, 10:]
+    cut = labels.examine(Pair("b", hu, rolled, VIEW))
+    assert not whole.cut
+    assert cut.cut
+    rows = {row.structure: row for row in labels.volume_rows([whole, cut], [whole] * 4)}
+    for name in cut.cut:
+        assert rows[name].whole == (1, 4)
+        assert rows[name].cut == (1, 0)
+        assert rows[name].distance is None
+    untouched = next(name for name in cut.volumes_ml if name not in cut.cut)
+    assert rows[untouched].distance is not None
+    assert rows[untouched].distance.generated.mean == pytest.approx(0.0)
+
+
+def test_speckle_is_what_the_clean_up_changes() -> None:
+    hu, names = scan(3)
+    assert labels.examine(Pair("a", hu, names, VIEW)).speckle == 0.0
+    speckled = names.copy()
+    speckled[1, 1, 1] = VALUE["PA"]
+    assert labels.examine(Pair("a", hu, speckled, VIEW)).speckle == pytest.approx(1 / (speckled > 0).sum())
+
+
+def test_ms_ssim_is_one_between_copies(sets: Path) -> None:
+    held = open_source([sets / "held"], VIEW, None)
+    alike = Source("alike", [held.cases[0]] * 3, {}, VIEW)
+    assert diversity.ms_ssim(alike) == pytest.approx(np.ones(3), abs=1e-4)
+    assert diversity.ms_ssim(held).max() < 0.999
+    assert [diversity.scales((n, n, n)) for n in (8, 16, 48, 64, 256)] == [1, 2, 4, 4, 5]
+
+
+def test_a_threshold_lies_below_what_unseen_cases_reach() -> None:
+    near = np.exp(np.random.default_rng(0).normal(-1.0, 0.2, 2000))
+    assert (near < replicas.threshold(near)).mean() == pytest.approx(0.01, abs=0.006)
+
+
+def test_a_network_is_trained_on_pairs_and_on_cases(sets: Path, tmp_path: Path) -> None:
+    other, held = (open_source([sets / name], VIEW, None) for name in ("other", "held"))
+    train = open_source([sets / "train", sets / "held"], VIEW, None)  # names have their folder in them then
+    plan = ablation.Plan(anatomies=Path(), steps=2, patch=16, channels=(4, 8))
+    found = utility.compare_training(
+        other, train, Source("held", held.cases[:2], {}, VIEW), plan, tmp_path, lambda s: None
+    )
+    assert found.dice.cases == 6
+    assert found.held_out == 2
+    assert 0 <= found.dice.generated.mean <= 1
+    assert not list(tmp_path.iterdir())
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["fidelity", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+def test_the_command_judges_a_folder(sets: Path, package: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    code, said = run("--generated", sets / "other", "--data", sets / "held", "--segmenter", package, "--out", out)
+    assert code == 0, said
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "volumes.png", "spectra.png"}
+    found = report.Report.model_validate_json((out / report.JSON_FILE).read_text())
+    assert found.grid == VIEW.grid
+    assert found.sizes == {"generated": 6, "data": 6}
+    assert found.replicas is None
+    text = (out / report.MARKDOWN_FILE).read_text()
+    assert "no training cases were given" in text
+    assert str(tmp_path) not in text + (out / report.JSON_FILE).read_text()
+
+
+def test_the_command_draws_pairs_and_a_curve(
+    sets: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solvers, "BUDGETS", (2, 4))
+    generator, out = write_tiny_generator(tmp_path / "tiny-generator"), tmp_path / "report"
+    arguments = ("--package", generator, "--count", 2, "--data", sets / "held", "--segmenter", package, "--curve", 2)
+    code, said = run(*arguments, "--out", out, "--cache", tmp_path / "cache")
+    assert code == 0, said
+    assert (out / "pairs" / "pair_0001" / "provenance.json").is_file()
+    records = [json.loads(path.read_text()) for path in out.glob("pairs/*/provenance.json")]
+    changed = {f"pair_{r['index']:04d}": r["repaired_voxels"] for r in records}
+    found = json.loads((out / report.JSON_FILE).read_text())
+    assert [(p["solver"], p["evaluations"], p["steps"]) for p in found["curve"]] == [
+        ("euler", 2, 2), ("euler", 4, 4), ("heun", 2, 1), ("heun", 4, 2),
+    ]  # fmt: skip
+    assert all(p["seconds"] > 0 for p in found["curve"])
+    assert found["package"].startswith("tiny-generator 1.0")
+    assert found["repair"]["pair"] == max(changed, key=lambda name: changed[name])
+    assert found["repair"]["voxels"] == max(changed.values()) > 0
+    assert (out / report.REPAIR_FILE).is_file()
+    assert found["textured"] is False
+    assert (out / report.QUALITY_FILE).is_file()
+    assert "euler" in (out / report.MARKDOWN_FILE).read_text()
+
+
+def test_few_evaluations_leave_out_restarts() -> None:
+    restarts = (0.8, 0.7, 0.6, 0.5, 0.4)
+    assert solvers.spent(5, "euler", restarts) == (3, (0.8,))
+    assert solvers.spent(10, "euler", restarts) == (6, (0.8, 0.4))
+    assert solvers.spent(20, "euler", restarts) == (10, restarts)
+    assert solvers.spent(20, "heun", restarts) == (5, restarts)
+    assert solvers.spent(5, "heun", ()) == (2, ())
+    assert solvers.spent(1, "heun", restarts) == (1, ())  # a step is taken at least
+
+
+def test_unusable_pairs_are_listed(sets: Path, package: Path, tmp_path: Path) -> None:
+    for n in range(2):
+        write_pair(tmp_path / "some" / f"pair_{n:04d}", *scan(60 + n))
+    write_pair(tmp_path / "some" / "pair_0002", *(array * 0 for array in scan(1)))
+    arguments = ("--data", sets / "held", "--segmenter", package, "--out", tmp_path / "out")
+    code, said = run("--generated", tmp_path / "some", *arguments)
+    assert code == 0, said
+    assert "1 pairs could not be used: pair_0002" in said
+    assert "generated/pair_0002: Its labels are empty." in (tmp_path / "out" / report.MARKDOWN_FILE).read_text()
+
+
+def test_bad_requests_get_their_sentence(sets: Path, package: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    write_pair(few / "pair_0000", *scan(1))
+    common = ("--data", sets / "held", "--segmenter", package, "--out", tmp_path / "out")
+    generator = write_tiny_generator(tmp_path / "tiny-generator")
+    for arguments, expected in (
+        (common, "Name a generator --package"),
+        (("--generated", few, "--curve", 2, *common), "needs a generator --package"),
+        (("--generated", few, *common), "At least 2 generated pairs and 4 held-out cases are needed"),
+        (("--generated", tmp_path / "none", *common), "There is no folder"),
+        (("--package", package, *common), "is a segmenter package"),
+        (("--generated", few, *common, "--segmenter", generator), "is a generator package"),
+    ):
+        code, said = run(*arguments)
+        assert code == 2, said
+        assert expected in said
+        assert "Traceback" not in said
+
+
+def test_training_cases_may_lie_in_several_folders(sets: Path) -> None:
+    folders = [sets / "train", sets / "other"]
+    apart = [open_source([folder], VIEW, None) for folder in folders]
+    both = open_source(folders, VIEW, None)
+    assert both.names == [f"{source.name}/{name}" for source in apart for name in source.names]
+    np.testing.assert_array_equal(both[len(apart[0])].hu, apart[1][0].hu)
+
+
+def test_pairs_of_one_grid_are_judged_on_it(sets: Path, tmp_path: Path) -> None:
+    from cardiacldm_training.cases.readers.folders import find_cases
+    from cardiacldm_training.evaluation.fidelity.cases import USUAL_VIEW
+
+    assert view_of(find_cases(sets / "other")) == VIEW
+    hu, names = scan(1)
+    write_pair(tmp_path / "a", hu, names)
+    write_pair(tmp_path / "b", hu[:20], names[:20])
+    assert view_of(find_cases(tmp_path)) == USUAL_VIEW
+    source = open_source([tmp_path], VIEW, None)
+    assert source[1].hu.shape == VIEW.grid
+    write_pair(tmp_path / "empty" / "a", hu, names * 0)
+    with pytest.raises(FidelityError, match="No case of"):
+        open_source([tmp_path / "empty"], VIEW, None)

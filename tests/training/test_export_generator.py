@@ -1,0 +1,212 @@
+"""From a generator's run to its package: weights, the scale of latents, conditions, card, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cardiacldm_training.cli import app
+from cardiacldm_training.errors import TrainingError
+from cardiacldm_training.evaluation.fidelity.compare import Measured, Spread
+from cardiacldm_training.evaluation.fidelity.report import Report
+from cardiacldm_training.export import FIGURES_MARK
+from cardiacldm_training.export_generator import export_generator
+from cardiacldm_training.stages import autoencoder, diffusion, loop
+from cardiacldm_training.stages.config import write_config
+from cardiacldm_training.stages.generator_config import GeneratorRunConfig
+from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.packages.weights import load_networks
+from CardiacLDMLib.postprocess.texture import BINS
+from tests.support.generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
+
+TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
+
+
+def write_run(run: Path) -> Path:
+    """A finished run as training leaves it, with random weights."""
+    networks = tiny_generator_manifest().networks
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for role, spec in networks.items():
+        torch.manual_seed(len(role))
+        states[role] = build_network(spec.architecture, spec.arguments).state_dict()
+        (run / role).mkdir(parents=True)
+        averaged = {f"module.{name}": value for name, value in states[role].items()} | {"n_averaged": torch.tensor(1)}
+        torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / loop.BEST)
+    digest = autoencoder.weights_digest(states["autoencoder"])
+    latents = {
+        "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest,
+    }  # fmt: skip
+    (run / "autoencoder" / autoencoder.LATENTS_FILE).write_text(json.dumps(latents))
+    arguments = dict(networks["diffusion"].arguments)
+    del arguments["choices"], arguments["numbers"]
+    write_config(GeneratorRunConfig.model_validate({
+        "preset": "test", "seed": 3, "cases": 6, "cases_digest": "0", "grid": GRID, "spacing_mm": SPACING_MM,
+        "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
+        "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
+                      "autoencoder": digest, "time_shift": 3.0, "restarts": (0.5, 0.25),
+                      "smoothing": (1.2, 0.7), "deblocking_hu": 60.0, "guidance": 2.0},
+    }), run)  # fmt: skip
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def command(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, ["train", "export", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> None:
+    result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts")
+    assert result.exit_code == 0, result.output
+    package = open_package(tmp_path / "hearts")
+    spec, manifest = package.manifest.generator, package.manifest
+    assert spec is not None
+    assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
+    assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
+    assert (spec.schedule, spec.solver, spec.steps, spec.time_shift) == ("rectified_flow", "euler", 20, 3.0)
+    assert (spec.restarts, spec.guidance) == ((0.5, 0.25), 2.0)
+    assert (spec.smoothing, spec.deblocking_hu) == ((1.2, 0.7), 60.0)
+    assert "taken off again at the times 0.5, 0.25." in (tmp_path / "hearts" / "README.md").read_text()
+    assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
+    assert manifest.training.cases == 6
+    assert manifest.title == "Synthetic cardiac CT with labels"
+    assert "checkpointed" not in manifest.networks["autoencoder"].arguments
+    card = (tmp_path / "hearts" / "README.md").read_text()
+    for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "noise by 3;",
+                  "None measured yet."):  # fmt: skip
+        assert words in card
+    weights = autoencoder.averaged_autoencoder(finished)
+    for name, value in load_networks(package)["autoencoder"].state_dict().items():
+        np.testing.assert_allclose(value, weights[name], atol=1e-3)
+    assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
+
+
+def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    gains = [[1.5, 1.0, 2.0, 1.2], [1.1, 1.0, 1.3, 1.05]]
+    digest = autoencoder.weights_digest(loop.averaged_weights(run / "diffusion" / loop.BEST))
+    content = {"restarts": [0.5, 0.25], "gains": gains, "diffusion": digest}
+    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
+    plain, package = (export_generator(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
+    spec = package.manifest.generator
+    assert spec is not None
+    assert [list(each) for each in spec.restart_gains] == gains
+    assert "at the times 0.5, 0.25, each channel made to vary more again" in (package.folder / "README.md").read_text()
+    some = Generator(package, "cpu").with_restarts([0.25]).spec
+    assert (some.restarts, [list(each) for each in some.restart_gains]) == ((0.25,), gains[1:])
+    drawn = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
+    assert not np.array_equal(*drawn)
+    content["diffusion"] = "0"
+    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
+    with pytest.raises(TrainingError, match="of other weights or restarts"):
+        export_generator(run, tmp_path / "other", "hearts")
+
+
+def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text('{"licence": "CC-BY-4.0"}')
+    (tmp_path / "card.md").write_text(f"# Mine\n\n{FIGURES_MARK}\n")
+    options = ("--about", tmp_path / "about.json", "--card", tmp_path / "card.md")
+    assert command(finished, "--out", tmp_path / "hearts", "--name", "hearts", *options).exit_code == 0
+    manifest = open_package(tmp_path / "hearts").manifest
+    assert (manifest.licence, manifest.title) == ("CC-BY-4.0", "Synthetic cardiac CT with labels")
+    assert (tmp_path / "hearts" / "README.md").read_text() == "# Mine\n\nNone measured yet.\n"
+
+
+def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: Path, tmp_path: Path) -> None:
+    remedy = {"soft": (400.0004,) * BINS, "fat": (0.0,) * BINS}
+    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy, tone=((-800.0, -850.0), (200.0, 300.0)))
+    report = tmp_path / "report.json"
+    report.write_text(content.model_dump_json())
+    result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts", "--texture", report)
+    assert result.exit_code == 0, result.output
+    package = open_package(tmp_path / "hearts")
+    assert package.manifest.generator is not None
+    assert package.manifest.generator.texture == {"soft": [400.0] * BINS}
+    assert package.manifest.generator.tone == ((-800.0, -850.0), (200.0, 300.0))
+    card = (package.folder / "README.md").read_text()
+    assert "decoded images lack is added to soft." in card
+    assert "Away from the labels HU follow a curve" in card
+    refused = (({"textured": True}, "had tone or texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
+    for changes, message in refused:
+        report.write_text(content.model_copy(update=changes).model_dump_json())
+        result = command(finished, "--out", tmp_path / "other", "--name", "other", "--texture", report)
+        assert result.exit_code == 1
+        assert message in result.output
+    report.write_text("{}")
+    assert "is no report of fidelity" in command(
+        finished, "--out", tmp_path / "other", "--name", "other", "--texture", report
+    ).output.replace("\n", " ")
+    assert not (tmp_path / "other").exists()
+
+
+def empty_report(**changes: Any) -> Report:
+    """A report of fidelity in which nothing was measured."""
+    fields = {
+        "generated": "a", "data": "b", "train": None, "package": None, "segmenter": "s", "textured": False,
+        "grid": GRID, "date": "2026-01-02", "code_version": "0", "sizes": {}, "skipped": {}, "measured": {},
+        "volumes": [], "rules": {}, "spectra": [], "repair": None, "replicas": None, "utility": None, "curve": [],
+        "left_out": [], "pairs": [], "references": [],
+    }  # fmt: skip
+    return Report.model_validate(fields | changes)
+
+
+def test_figures_of_a_report_go_along_beside_their_reference(finished: Path, tmp_path: Path) -> None:
+    dice = Measured(
+        name="Dice, mean", kind="mean", generated=Spread(mean=0.8, sd=0.1), reference=Spread(mean=0.9, sd=0.05),
+        cases=50, reference_cases=40,
+    )  # fmt: skip
+    (tmp_path / "fidelity").mkdir()
+    report = empty_report(
+        spacing_mm=SPACING_MM, remedy={}, measured={"agreement": [dice]}, sizes={"generated": 50, "data": 40}
+    )
+    (tmp_path / "fidelity" / "report.json").write_text(report.model_dump_json())
+    options = ("--name", "hearts", "--evaluation", tmp_path / "fidelity")
+    result = command(finished, "--out", tmp_path / "hearts", *options)
+    assert result.exit_code == 0, result.output
+    found = [(f.name, f.value, f.on, f.cases) for f in open_package(tmp_path / "hearts").manifest.figures]
+    assert found == [
+        ("Dice, mean", 0.8, "generated pairs", 50), ("Dice, mean: reference", 0.9, "held-out cases", 40),
+    ]  # fmt: skip
+    card = (tmp_path / "hearts" / "README.md").read_text()
+    assert "50 generated pairs against 40 held-out cases of b" in card
+    assert "| Dice, mean | 0.8 (0.1) | 0.9 (0.05) |  | 50 / 40 |" in card
+    assert "![" not in card  # the pictures stay with the report
+    assert [line for line in card.splitlines() if line.startswith("## ")][-2:] == [
+        "## Figures",
+        "## Licence and attribution",
+    ]
+
+
+def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    result = command(run, "--out", tmp_path / "out", "--name", "hearts", "--evaluation", tmp_path)
+    assert "report.json cannot be read" in result.output.replace("\n", " ")
+    content = json.loads((run / "config.json").read_text())
+    for changes, message in (
+        ({"diffusion": {**content["diffusion"], "autoencoder": "0"}}, "was trained on after its diffusion"),
+        ({"diffusion": None}, "has no diffusion yet"),
+    ):
+        (run / "config.json").write_text(json.dumps({**content, **changes}))
+        with pytest.raises(TrainingError, match=message):
+            export_generator(run, tmp_path / "out", "hearts")
+    (run / "config.json").write_text(json.dumps(content))
+    (run / diffusion.NAME / loop.BEST).unlink()
+    result = command(run, "--out", tmp_path / "out", "--name", "hearts")
+    assert result.exit_code == 1
+    assert "There is no checkpoint" in result.output
+    assert not (tmp_path / "out").exists()

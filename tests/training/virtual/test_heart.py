@@ -1,0 +1,330 @@
+"""Virtual hearts: sound, of published size, varied, the same for the same seed; bad templates get their sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cc3d
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from cardiacldm_training.errors import AnatomyError
+from cardiacldm_training.virtual.heart.anatomy import Anatomies, Heart, draw_heart
+from cardiacldm_training.virtual.heart.appendage import APPENDAGES, draw_appendage, with_appendage
+from cardiacldm_training.virtual.heart.deform import (
+    COARSE,
+    Deformation,
+    compose,
+    draw_deformation,
+    exponential,
+    potential_flow,
+    smallest_jacobian,
+)
+from cardiacldm_training.virtual.heart.measures import PUBLISHED, draw_measures
+from cardiacldm_training.virtual.heart.parametric import parametric_model
+from cardiacldm_training.virtual.heart.templates import read_template, template_files
+from cardiacldm_training.virtual.heart.topology import faults, repair
+from cardiacldm_training.virtual.shapes import Lattice, smooth_field, smooth_path
+from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, REQUIRED_CONTACTS, VALUE
+from CardiacLDMLib.generation.plausibility import SMALLEST_ML
+
+
+@pytest.fixture(scope="module")
+def heart() -> Heart:
+    return draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
+
+
+@pytest.fixture(scope="module")
+def template_folder(tmp_path_factory: pytest.TempPathFactory, heart: Heart) -> Path:
+    """A folder with one template: a built-in heart saved as a label map."""
+    folder = tmp_path_factory.mktemp("templates")
+    nib.save(nib.Nifti1Image(heart.labels, affine_of(heart)), folder / "one.nii.gz")
+    return folder
+
+
+def affine_of(heart: Heart) -> np.ndarray:
+    affine = np.diag([heart.lattice.spacing] * 3 + [1.0])
+    affine[:3, 3] = heart.lattice.origin + [40.0, -20.0, 300.0]
+    return affine
+
+
+def distance(labels: np.ndarray, first: str, second: str, spacing: float) -> float:
+    """Millimetres between the nearest voxels of two structures."""
+    from_first = ndimage.distance_transform_edt(labels != VALUE[first], sampling=spacing)
+    return float(from_first[labels == VALUE[second]].min())
+
+
+def check(labels: np.ndarray, spacing: float) -> None:
+    """The rules of a sound heart, written apart from the code that draws them."""
+    centre = {n: np.argwhere(labels == VALUE[n]).mean(0) for n in NAMES}
+    for name in NAMES:
+        mask = labels == VALUE[name]
+        assert mask.sum() * spacing**3 / 1000 >= SMALLEST_ML[name], name
+        assert cc3d.connected_components(mask, connectivity=26).max() == 1, name
+        assert (ndimage.binary_fill_holes(mask) == mask).all(), name
+    for first, second in REQUIRED_CONTACTS:
+        assert distance(labels, first, second, spacing) <= max(2.0, spacing) + 0.1, (first, second)
+    for first, second in FORBIDDEN_CONTACTS:
+        assert distance(labels, first, second, spacing) > max(2.0, spacing), (first, second)
+    around = ndimage.binary_dilation(labels == VALUE["LV"]) & (labels != VALUE["LV"])
+    assert (labels[around] == 0).mean() < 0.03
+    assert centre["LV"][0] < centre["RA"][0]  # in RAS the first axis runs from left to right
+    assert centre["LAA"][0] < centre["RA"][0]
+    assert centre["RV"][1] > max(centre["LA"][1], centre["LV"][1])
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), strength=st.floats(0.0, 1.5))
+def test_every_built_in_heart_is_sound(seed: int, strength: float) -> None:
+    check(draw_heart(np.random.default_rng(seed), 3.0, Anatomies(deformation=strength)).labels, 3.0)
+
+
+def test_hearts_bent_from_a_template_are_sound_and_none_is_a_copy(template_folder: Path) -> None:
+    anatomies = Anatomies(template_files(template_folder), template_share=1.0)
+    drawn = [draw_heart(np.random.default_rng(seed), 3.0, anatomies) for seed in range(2)]
+    for h in drawn:
+        check(h.labels, 3.0)
+        assert h.source == "one"
+    assert len({h.measures["LV_ml"] for h in drawn}) == 2
+
+
+def test_the_share_of_templates_may_be_none(template_folder: Path) -> None:
+    none = Anatomies(template_files(template_folder), template_share=0.0)
+    assert draw_heart(np.random.default_rng(0), 4.0, none).source == "parametric"
+
+
+def test_the_same_draws_give_the_same_heart(heart: Heart) -> None:
+    again = draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
+    assert np.array_equal(heart.labels, again.labels)
+    assert heart.measures == again.measures
+
+
+def test_a_heart_measures_what_was_asked(heart: Heart) -> None:
+    """Chambers within a tenth of what was drawn for this person and phase, the wall as thick as walls are."""
+    m = heart.measures
+    rest = m["LV_diastole_ml"]
+    assert 0.25 * rest < m["LV_ml"] < 1.1 * rest
+    assert m["LA_ml"] == pytest.approx(m["LA_systole_ml"] * (0.62 + 0.38 * m["systole"]), rel=0.1)
+    assert 5.0 < m["wall_mm"] < 16.0
+    assert heart.sex in ("female", "male")
+
+
+def test_measures_follow_the_published_distributions() -> None:
+    drawn = [draw_measures(np.random.default_rng(seed)) for seed in range(1500)]
+    for sex, column in (("male", 0), ("female", 1)):
+        healthy = [m for m in drawn if m.sex == sex and not set(m.findings) - {"systole"}]
+        for name in ("LV", "RV", "MYO"):
+            mean, sd = PUBLISHED[name][column]
+            values = [m.at_rest[name] for m in healthy]
+            assert np.mean(values) == pytest.approx(mean, rel=0.05), (sex, name)
+            assert np.std(values) == pytest.approx(sd, rel=0.15), (sex, name)
+        assert np.mean([m.at_rest["LA"] / m.body_surface for m in healthy]) == pytest.approx(50.6, rel=0.05)
+    assert {f for m in drawn for f in m.findings} >= {
+        "enlarged LA", "enlarged RA", "hypertrophy", "septal hypertrophy", "dilated LV", "dilated aorta", "systole"
+    }  # fmt: skip
+
+
+def test_appendages_come_as_often_as_published() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_appendage(rng) for _ in range(3000)]
+    for kind, share in APPENDAGES.items():
+        assert drawn.count(kind) / 3000 == pytest.approx(share, abs=0.03)
+
+
+def test_appendages_differ_in_shape() -> None:
+    """A windsock reaches furthest from its neck, a cauliflower least; all are one piece."""
+    model = parametric_model(np.random.default_rng(1))
+    reach = {}
+    for kind in APPENDAGES:
+        far = []
+        for seed in range(4):
+            drawn = with_appendage(model, kind, np.random.default_rng(seed))
+            points = drawn.points("LAA")
+            far.append(np.quantile(np.linalg.norm(points - model.neck[0], axis=1), 0.99))
+        reach[kind] = np.mean(far)
+    assert reach["windsock"] > reach["chicken wing"] > reach["cauliflower"]
+    assert reach["windsock"] > reach["cactus"] > reach["cauliflower"]
+
+
+def test_faults_are_seen(heart: Heart) -> None:
+    labels = heart.labels
+    assert faults(labels, 2.5) == []
+
+    def where(name: str) -> np.ndarray:
+        return labels == VALUE[name]
+
+    def changed(mask: np.ndarray, value: int) -> list[str]:
+        new = labels.copy()
+        new[mask] = value
+        return faults(new, 2.5)
+
+    corner = np.zeros_like(labels, dtype=bool)
+    corner[:2, :2, :2] = True
+    assert "LAA too small" in changed(where("LAA"), 0)
+    assert "LV in pieces" in changed(corner, VALUE["LV"])
+    inner = np.argwhere(ndimage.binary_erosion(where("RV"), iterations=3))[0]
+    hole = np.zeros_like(corner)
+    hole[tuple(inner)] = True
+    assert "RV with holes" in changed(hole, 0)
+    septum = np.argwhere(where("MYO") & ndimage.binary_dilation(where("RV")))
+    middle = septum[np.linalg.norm(septum - septum.mean(0), axis=1).argmin()]
+    window = np.linalg.norm(np.moveaxis(np.indices(labels.shape), 0, -1) - middle, axis=-1) < 8
+    assert "LV and RV touch" in changed(where("MYO") & window, VALUE["RV"])
+    left = np.argwhere(ndimage.binary_dilation(where("LV")) & where("MYO"))
+    window = np.zeros_like(corner)
+    window[tuple(left[left[:, 0] < np.quantile(left[:, 0], 0.15)].T)] = True
+    assert "LV bare" in changed(window, 0)
+    mirrored = faults(labels[::-1].copy(), 2.5)
+    assert {"RA not right of LV", "RA not right of LAA"} <= set(mirrored)
+    assert "RV not before LA" in faults(labels[:, ::-1].copy(), 2.5)
+    split = labels.copy()
+    split[corner] = VALUE["LV"]
+    split[hole] = 0
+    assert faults(repair(split, 2.5), 2.5) == []
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), strength=st.floats(1.0, 8.0))
+def test_deformations_never_fold_space(seed: int, strength: float) -> None:
+    rng = np.random.default_rng(seed)
+    lattice = Lattice(np.zeros(3), 8.0, (24, 24, 24))
+    velocity = np.stack([strength * smooth_field(rng, lattice.shape, 4.0) for _ in range(3)])
+    assert smallest_jacobian(exponential(velocity, lattice), 8.0) > 0
+
+
+def test_even_the_strongest_heart_map_does_not_fold() -> None:
+    for seed in range(3):
+        drawn = draw_deformation(np.random.default_rng(seed), 3.0, 1.0, -50.0)
+        assert smallest_jacobian(drawn.displacement) > 0
+
+
+def test_no_strength_leaves_the_shape_alone() -> None:
+    drawn = draw_deformation(np.random.default_rng(0), 0.0, 1.0, -50.0)
+    points = Lattice(np.full(3, -40.0), 10.0, (9, 9, 9)).points()
+    assert np.allclose(drawn(points), points, atol=1e-3)
+
+
+def test_deformation_follows_its_velocity() -> None:
+    """A constant velocity moves everything by itself in unit time, whatever the number of steps."""
+    lattice = Lattice(np.zeros(3), 4.0, (10, 10, 10))
+    velocity = np.broadcast_to(np.array([3.0, -2.0, 1.0], np.float32).reshape(3, 1, 1, 1), (3, 10, 10, 10)).copy()
+    assert np.allclose(exponential(velocity, lattice), velocity, atol=1e-4)
+    assert np.allclose(compose(velocity, velocity, lattice), 2 * velocity, atol=1e-4)
+
+
+def test_growth_is_where_the_source_is() -> None:
+    """A ball that is told to grow by a tenth does, and what lies beside it keeps its volume."""
+    points = COARSE.points()
+    ball = (np.linalg.norm(points, axis=-1) < 30).astype(np.float32)
+    beside = (np.linalg.norm(points - np.array([60, 0, 0], np.float32), axis=-1) < 22).astype(np.float32)
+    step = Deformation(np.zeros((3, *COARSE.shape), np.float32), np.eye(3)).after(potential_flow(0.1 * ball))
+    places = step.coarse()
+    grown = (np.linalg.norm(places, axis=-1) < 30).sum() / ball.sum()
+    kept = (np.linalg.norm(places - np.array([60, 0, 0], np.float32), axis=-1) < 22).sum() / beside.sum()
+    assert np.log(grown) == pytest.approx(0.1, abs=0.03)
+    assert kept == pytest.approx(1.0, abs=0.02)
+
+
+# --- template folders ----------------------------------------------------------------------------------------------
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def bad_template(kind: str, path: Path, heart: Heart) -> None:
+    """Write one unusable template."""
+    labels, affine = heart.labels, affine_of(heart)
+    sheared = affine.copy()
+    sheared[0, 2] += 0.8
+    speck = np.where(labels == VALUE["LAA"], 0, labels)
+    speck[2, 2, 2] = VALUE["LAA"]
+    files = {"text": b"this is no image", "nothing": b""}
+    images = {
+        "damaged": (labels, affine),
+        "missing": (np.where(labels > 3, 0, labels), affine),
+        "values": (np.where(labels == 8, 420, labels).astype(np.int16), affine),
+        "fractions": (labels * np.float32(0.5), affine),
+        "blank": (np.zeros_like(labels), affine),
+        "4D": (np.stack([labels, labels], axis=-1), affine),
+        "sheared": (labels, sheared),
+        "metres": (labels, np.diag([0.1, 0.1, 0.1, 1.0])),
+        "giant": (labels, np.diag([12.0, 12.0, 12.0, 1.0])),
+        "mirrored": (labels[::-1].copy(), affine),
+        "speck": (speck, affine),
+    }
+    if kind in files:
+        path.write_bytes(files[kind])
+        return
+    save(path, *images[kind])
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("damaged", "cannot be read"),
+        ("text", "x.nii.gz is not a NIfTI"),
+        ("nothing", "x.nii.gz is an empty file"),
+        ("missing", "RV, MYO, AO, PA, LAA missing"),
+        ("values", "values other than 0 to 8"),
+        ("fractions", "values other than 0 to 8"),
+        ("blank", "missing"),
+        ("4D", "4 dimensions"),
+        ("sheared", "sheared"),
+        ("metres", "no human heart in millimetres"),
+        ("giant", "no human heart in millimetres"),
+        ("mirrored", "wrong way round"),
+        ("speck", "LAA too small"),
+    ],
+)
+def test_bad_templates_get_their_sentence(tmp_path: Path, heart: Heart, kind: str, sentence: str) -> None:
+    path = tmp_path / "x.nii.gz"
+    bad_template(kind, path, heart)
+    with pytest.raises(AnatomyError) as caught:
+        read_template(path)
+    said = str(caught.value)
+    assert "x.nii.gz" in said
+    assert sentence in said
+    assert said.endswith(".")
+    assert "\n" not in said
+    assert str(tmp_path) not in said
+
+
+def test_an_oblique_template_is_taken_as_it_lies(tmp_path: Path, heart: Heart) -> None:
+    """Turned by ten degrees about z, in other axes, it is the same heart."""
+    turn = np.eye(4)
+    c, s = np.cos(np.deg2rad(10)), np.sin(np.deg2rad(10))
+    turn[:2, :2] = [[c, -s], [s, c]]
+    flip = np.diag([1.0, 1.0, -1.0, 1.0])
+    flip[2, 3] = heart.labels.shape[2] - 1
+    save(tmp_path / "turned.nii.gz", heart.labels[:, :, ::-1].copy(), turn @ affine_of(heart) @ flip)
+    model = read_template(tmp_path / "turned.nii.gz")
+    for name in ("LV", "RA", "AO"):
+        assert model.volumes_ml[VALUE[name]] == pytest.approx(
+            (heart.labels == VALUE[name]).sum() * 2.5**3 / 1000, rel=0.03
+        )
+
+
+def test_folders_without_templates(tmp_path: Path) -> None:
+    with pytest.raises(AnatomyError, match="There is no folder"):
+        template_files(tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".hidden.nii.gz").write_bytes(b"")
+    with pytest.raises(AnatomyError, match="no NIfTI label map"):
+        template_files(tmp_path)
+
+
+def test_a_path_bears_points_that_repeat() -> None:
+    once = smooth_path([[0, 0, 0], [5, 0, 0], [9, 2, 0], [12, 5, 1]], [2, 2, 1, 1])
+    twice = smooth_path([[0, 0, 0], [5, 0, 0], [5, 0, 0], [9, 2, 0], [12, 5, 1]], [2, 2, 2, 1, 1])
+    np.testing.assert_allclose(once, twice)
+    assert np.isfinite(smooth_path([[1, 2, 3]] * 4, [1] * 4)).all()

@@ -1,0 +1,583 @@
+"""Real worker processes: good jobs, bad ones, and ends of every kind. Nothing may stay behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cardiacldm_training.results.pair_files import read_pair
+from CardiacLDMLib.errors import JobError, VolumeError
+from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, DEFAULT_PACKAGE, open_package, shipped_packages_dir
+from CardiacLDMLib.progress import STAGES
+from CardiacLDMLib.results import pairs
+from CardiacLDMLib.results.report import CaseReport
+from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.worker.client import CANCEL_SECONDS
+from CardiacLDMLib.worker.jobs import Jobs, explain
+from CardiacLDMLib.worker.wire import decode
+from tests.support.dicom import write_series
+from tests.support.generator_package import GRID, write_tiny_generator
+from tests.support.phantom import phantom
+from tests.support.phantom_package import write_phantom_package
+from tests.support.worker import Bench, Outcome, bad_worker
+
+AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -95], [0, 0, -5, 100], [0, 0, 0, 1]])
+CT, _ = phantom(Grid((44, 44, 36), AFFINE))
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.timeout(600),  # torch is imported by processes of their own, on whatever else runs here
+]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_phantom_package(tmp_path_factory.mktemp("packages") / "phantom"))
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_generator(tmp_path_factory.mktemp("packages") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where private folders are made; nothing is left there at the end."""
+    folder = tmp_path_factory.mktemp("temporary")
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    yield folder
+    tempfile.tempdir = before
+    assert not folders(folder)
+
+
+@pytest.fixture(scope="module")
+def warm(temporary: Path) -> Iterator[Bench]:
+    """A worker that goes from test to test, as long as none needs to end it."""
+    bench = Bench(environment=ENVIRONMENT)
+    yield bench
+    bench.client.shutdown()
+    assert_gone(bench.process.pid)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def assert_gone(pid: int, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not gone(pid):
+        assert time.monotonic() < end, "the process is still there"
+        time.sleep(0.02)
+
+
+def folders(temporary: Path) -> list[Path]:
+    return list(temporary.glob("cardiacldm-*"))
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_is_labelled_as_by_the_segmenter_itself(warm: Bench, package: str, temporary: Path) -> None:
+    expected = Segmenter(open_package(package), "cpu").segment(CT)
+    outcome = Outcome()
+    warm.client.segment(CT, package=package, device="cpu", **outcome.watched())
+    reply = warm.wait(outcome).done
+    np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
+    assert reply.labels.grid.same_as(CT.grid)
+    assert reply.heart_found
+    assert reply.volumes_ml == expected.volumes_ml
+    assert (reply.device, reply.quality, reply.package["name"]) == ("cpu", "full", "phantom")
+    assert 0 < reply.network_seconds <= sum(reply.stage_seconds.values()) <= reply.seconds
+    steps = [progress.step for progress in outcome.progress]
+    assert steps == sorted(steps)
+    assert steps[-1] == 100
+    assert {progress.stage for progress in outcome.progress} <= set(STAGES)
+    assert not folders(temporary)
+
+
+def test_qualities_differ_and_the_process_stays(warm: Bench, package: str) -> None:
+    labels = {}
+    before = len(warm.transports)
+    for quality in ("fast", "full"):
+        outcome = Outcome()
+        warm.client.segment(CT, package=package, device="cpu", quality=quality, **outcome.watched())
+        reply = warm.wait(outcome).done
+        labels[quality] = reply.labels.array
+        assert reply.quality == quality
+    assert len(warm.transports) == max(before, 1)
+    assert (labels["fast"] != labels["full"]).any()
+
+
+def test_a_scan_that_is_none_is_refused_in_one_sentence(warm: Bench, package: str) -> None:
+    outcome = Outcome()
+    warm.client.segment(Volume(np.zeros((20, 20, 20)), AFFINE), package=package, device="cpu", **outcome.watched())
+    failure = warm.wait(outcome).failure
+    assert (failure.kind, failure.message) == ("input", "Every voxel of the scan has the same value.")
+    assert "Traceback" not in failure.details
+
+
+def test_unknown_packages_and_devices(warm: Bench, package: str) -> None:
+    for options, kind, words in (
+        ({"package": "none-such"}, "package", "There is no package 'none-such'"),
+        ({"package": package, "device": "tpu"}, "input", "The device must be"),
+    ):
+        outcome = Outcome()
+        warm.client.segment(CT, **options, **outcome.watched())
+        failure = warm.wait(outcome).failure
+        assert failure.kind == kind
+        assert words in failure.message
+
+
+def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "in" / "chest.nrrd")
+    lps, _ = phantom(Grid((44, 44, 36), np.diag([-4.0, -4.0, 5.0, 1.0]) + np.outer([90, 85, -80, 0], [0, 0, 0, 1])))
+    write_series(tmp_path / "in" / "dicom", lps.array, spacing=(4.0, 4.0, 5.0), origin=(-90.0, -85.0, -80.0))
+    (tmp_path / "in" / "text.nii.gz").write_text("Dear colleague")
+    found = Outcome()
+    warm.client.find_cases(tmp_path / "in", **found.callbacks())
+    cases = dict(warm.wait(found).done.cases)
+    assert set(cases) == {"chest", "dicom", "text"}
+    for name, ct in (("chest", CT), ("dicom", lps)):
+        outcome = Outcome()
+        warm.client.segment_file(
+            cases[name], tmp_path / "out", package=package, device="cpu", quality="fast", **outcome.watched()
+        )
+        reply = warm.wait(outcome).done
+        assert [file.name for file in reply.files] == [f"{name}.labels.nii.gz", f"{name}.report.json"]
+        report = CaseReport.model_validate_json(reply.files[1].read_text(encoding="utf-8"))
+        assert (report.quality, report.heart_found) == ("fast", True)
+        assert read_volume(reply.files[0]).grid.same_as(ct.grid, tolerance_mm=0.01)
+    bad, again = Outcome(), Outcome()
+    warm.client.segment_file(cases["text"], tmp_path / "out", package=package, **bad.watched())
+    assert "text.nii.gz" in warm.wait(bad).failure.message
+    warm.client.segment_file(cases["chest"], tmp_path / "out", package=package, **again.watched())
+    assert "exists already" in warm.wait(again).failure.message
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_folder_that_cannot_be_written_to(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "chest.nrrd")
+    (tmp_path / "out").write_text("a file")
+    outcome = Outcome()
+    warm.client.segment_file(tmp_path / "chest.nrrd", tmp_path / "out", package=package, device="cpu",
+                             **outcome.watched())  # fmt: skip
+    failure = warm.wait(outcome).failure
+    assert failure.kind == "input"
+    assert failure.message.startswith("The results cannot be written to out")
+
+
+def test_packages_are_verified_and_reloaded_when_they_change(warm: Bench, package: str, tmp_path: Path) -> None:
+    copy = tmp_path / "phantom"
+    shutil.copytree(package, copy)
+    for expected in ("done", "failure"):
+        segmented, verified = Outcome(), Outcome()
+        warm.client.segment(CT, package=str(copy), device="cpu", **segmented.watched())
+        assert getattr(warm.wait(segmented), expected)
+        warm.client.verify(str(copy), **verified.callbacks())
+        assert getattr(warm.wait(verified), expected)
+        weights = copy / "segmenter.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x77")
+    assert verified.failure.kind == "package"
+
+
+def test_devices_and_their_check(warm: Bench) -> None:
+    devices, check, none = Outcome(), Outcome(), Outcome()
+    warm.client.devices(**devices.callbacks())
+    assert warm.wait(devices).done[-1].device == "cpu"
+    warm.client.check_device("cpu", **check.callbacks())
+    reply = warm.wait(check).done
+    assert reply.ok
+    assert reply.seconds > 0
+    for words in ("torch: ", "Check on cpu: passed", "Device cpu: "):
+        assert words in reply.text
+    assert str(Path.home()) not in reply.text
+    warm.client.check_device("cuda:77", **none.callbacks())
+    reply = warm.wait(none).done
+    assert not reply.ok
+    assert reply.problem in reply.text
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def draw(bench: Bench, package: str | None, **options: object) -> tuple[Outcome, list[bytes]]:
+    """Ask for a pair; the pictures are read when they come, as a panel does."""
+    outcome, pictures = Outcome(), []
+    options = {"seed": 7, "index": 1, "device": "cpu", "check": False, **options}
+    bench.client.generate(
+        package=package, on_preview=lambda preview: pictures.append(Path(preview.file).read_bytes()),
+        **options, **outcome.watched(),
+    )  # fmt: skip
+    return outcome, pictures
+
+
+def test_a_pair_is_drawn_as_by_the_generator_itself(warm: Bench, generator: str, temporary: Path) -> None:
+    settings = {"conditions": {"sex": "female", "spacing_mm": 2.0}, "steps": 9}
+    expected = Generator(open_package(generator), "cpu").generate(7, 1, **settings)
+    outcome, pictures = draw(warm, generator, **settings)
+    reply = warm.wait(outcome).done
+    np.testing.assert_array_equal(reply.image.array, expected.image.array)
+    np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
+    assert (reply.image.array.dtype, reply.labels.array.dtype) == (np.int16, np.uint8)
+    assert reply.image.grid.same_as(expected.image.grid)
+    assert {name: reply.provenance[name] for name in ("seed", "index", "conditions", "steps")} == {
+        "seed": 7, "index": 1, **settings
+    }  # fmt: skip
+    assert [picture[:12] for picture in pictures] == [b"P5 16 16 255"] * 2  # after steps 4 and 8
+    assert {len(picture) for picture in pictures} == {13 + GRID[0] * GRID[1]}
+    assert [p.step for p in outcome.progress] == sorted(p.step for p in outcome.progress)
+    assert not folders(temporary)
+
+
+def test_what_no_pair_can_be_drawn_with_is_said(warm: Bench, package: str, generator: str) -> None:
+    for name, options, kind, words in (
+        (package, {}, "package", "phantom is a segmenter package, which labels scans: choose one that generates"),
+        (generator, {"conditions": {"colour": "red"}}, "input", "There is no condition 'colour': this package knows"),
+        (generator, {"conditions": {"sex": "x"}}, "input", "sex cannot be 'x': this package knows female, male."),
+        (generator, {"steps": 0}, "input", "The steps must be from 1 to 1000, not 0."),
+        (generator, {"seed": -1}, "input", "The seed must be from 0 to 4294967295, not -1."),
+        (generator, {"device": "cuda:77"}, "input", "GPU"),
+    ):
+        failure = warm.wait(draw(warm, name, **options)[0]).failure
+        assert (failure.kind, failure.message.count("Traceback")) == (kind, 0)
+        assert words in failure.message
+
+
+@pytest.mark.skipif((shipped_packages_dir() / DEFAULT_GENERATOR).is_dir(), reason="a generator ships")
+def test_without_a_generator_that_ships_it_is_said_what_to_do(warm: Bench) -> None:
+    failure = warm.wait(draw(warm, None)[0]).failure
+    assert failure.message == "No generator package comes with this version: import one under Models & device."
+
+
+def test_a_pair_that_is_never_accepted_is_a_failure_of_its_own(warm: Bench, generator: str) -> None:
+    outcome, _ = draw(warm, generator, check=True)
+    failure = warm.wait(outcome).failure
+    assert failure.kind == "rejected"
+    assert failure.message.startswith("Pair 1 was drawn 5 times and never accepted; the last time: ")
+    assert {progress.total for progress in outcome.progress} == {100, 200, 300, 400, 500}
+
+
+def test_drawing_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Bench, generator: str) -> None:
+    outcome, pictures = draw(warm, generator, steps=1000)
+    warm.loop.run(lambda: outcome or pictures)
+    process, began = warm.process, time.monotonic()
+    warm.client.cancel()
+    assert warm.wait(outcome).cancelled
+    assert time.monotonic() - began < 1.0
+    assert process is warm.process
+
+
+def test_a_disk_that_is_full_is_said(generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    jobs = Jobs()
+    jobs._loaded.set()
+    request = {"job": "generate", "folder": str(tmp_path), "package": generator, "seed": 1, "index": 0, "check": False,
+               "device": "cpu"}  # fmt: skip
+    with pytest.raises(JobError, match="The disk that holds temporary files is full: free some space"):
+        jobs.do(request, lambda _: None, lambda: False)
+
+
+def test_a_pair_is_saved_as_training_reads_it_and_never_over_another(
+    warm: Bench, generator: str, tmp_path: Path
+) -> None:
+    pair = warm.wait(draw(warm, generator)[0]).done
+    out = tmp_path / "pairs" / "pair_0001"
+    for labels, expected in ((pair.labels.array, "done"), (np.zeros(GRID, np.uint8), "failure")):
+        outcome = Outcome()
+        warm.client.save_pair(
+            pair.image, Volume(labels, pair.image.affine), pair.provenance, out, **outcome.callbacks()
+        )
+        assert getattr(warm.wait(outcome), expected), outcome.failure
+    assert outcome.failure.message == "pair_0001 exists already: choose another folder."
+    assert sorted(path.name for path in out.parent.iterdir()) == ["pair_0001"]
+    assert sorted(path.name for path in out.iterdir()) == ["ct.nii.gz", "labels.nii.gz", "provenance.json"]
+    saved = read_pair(out.parent, 1)
+    np.testing.assert_array_equal(saved.image.array, pair.image.array)
+    np.testing.assert_array_equal(saved.labels.array, pair.labels.array)
+    assert (saved.image.array.dtype, saved.labels.array.dtype) == (np.int16, np.uint8)
+    assert saved.image.grid.same_as(pair.image.grid)
+    assert saved.provenance == pair.provenance
+
+
+def test_edited_labels_are_said_to_be_edited_and_a_half_written_pair_goes(
+    generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Generator(open_package(generator), "cpu").generate(7, 1)
+    edited = pair.labels.array.copy()
+    edited[:2] = 1
+    labels, aside = Volume(edited, pair.labels.affine), tmp_path / ".part-x"
+    pairs.write_pair(tmp_path / "pair_0001", aside, pair.image, labels, pair.provenance)
+    assert read_pair(tmp_path, 1).provenance == {**pair.provenance, "edited": True}
+
+    def full(volume: Volume, path: Path) -> None:
+        if path.name == "labels.nii.gz":
+            raise VolumeError(f"{path.name} could not be written: is the disk full or read-only?")
+        write_volume(volume, path)
+
+    monkeypatch.setattr(pairs, "write_volume", full)
+    with pytest.raises(VolumeError, match="disk full"):
+        pairs.write_pair(tmp_path / "pair_0002", aside, pair.image, labels, pair.provenance)
+    assert [path.name for path in tmp_path.iterdir()] == ["pair_0001"]
+
+
+# --- protocol ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Bench]:
+    """A worker of the kind in the test's parameter, or a good one, gone after the test."""
+    kind = getattr(request, "param", None)
+    bench = Bench(bad_worker(kind) if kind else None, ENVIRONMENT)
+    yield bench
+    bench.client.shutdown()
+    for transport in bench.transports:
+        if transport.process is not None:
+            assert_gone(transport.process.pid)
+
+
+def ask(bench: Bench) -> Outcome:
+    """A job that needs no library, which most misbehaving workers misbehave at."""
+    outcome = Outcome()
+    bench.client.find_cases(Path(), **outcome.callbacks())
+    return outcome
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+@pytest.mark.parametrize("bench", ["noisy"], indirect=True)
+def test_what_libraries_print_goes_to_the_details_only(bench: Bench, chunk: int) -> None:
+    bench.chunk = chunk
+    assert bench.wait(ask(bench)).done.cases == []
+    bench.loop.run(lambda: "from a child" in bench.output)
+
+
+@pytest.mark.parametrize(
+    ("bench", "kind", "sentence", "details"),
+    [
+        ("memory", "memory", "There is not enough memory", "MemoryError"),
+        ("cuda", "device", "The GPU failed (CUDA error: an illegal memory access was encountered): try", "Traceback"),
+        ("import", "missing", "The Python library torch cannot be loaded", "DLL load failed"),
+        ("unforeseen", "internal", "An unforeseen error, please report it: KeyError: 'no such thing'", "Traceback"),
+        ("crash", "crash", "The worker ended unexpectedly (signal 11)", "Segmentation fault"),
+        ("garbage", "internal", "The worker's answer cannot be read", ""),
+        ("newer", "internal", "restart Slicer", ""),
+        ("leaving", "crash", "could not be started (exit code 3)", ""),
+    ],
+    indirect=["bench"],
+)
+def test_every_way_to_fail_is_one_sentence_and_details(bench: Bench, kind: str, sentence: str, details: str) -> None:
+    failure = bench.wait(ask(bench)).failure
+    assert failure.kind == kind
+    assert sentence in failure.message
+    assert "\n" not in failure.message
+    assert details in failure.details
+    bench.client._program = bad_worker("good")
+    if bench.client._process is None:
+        assert bench.wait(ask(bench)).done is not None
+        assert len(bench.transports) == 2
+
+
+def test_a_full_gpu_is_said_and_ends_the_worker() -> None:
+    full = explain(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert (full.kind, full.expected) == ("memory", False)
+    assert "GPU's memory is full" in full.message
+    ram = explain(RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"))
+    assert ram.kind == "memory"
+
+
+@pytest.mark.parametrize("bench", ["without torch"], indirect=True)
+def test_a_missing_library_is_named(bench: Bench, package: str) -> None:
+    check, outcome = Outcome(), Outcome()
+    bench.client.check_device(**check.callbacks())
+    assert bench.wait(check).done.problem == "The Python library torch is missing."
+    assert "Check on auto: failed. The Python library torch is missing." in check.done.text
+    bench.client.segment(CT, package=package, **outcome.watched())
+    failure = bench.wait(outcome).failure
+    assert failure.kind == "missing"
+    assert "torch" in failure.message
+
+
+# --- being stopped -------------------------------------------------------------------------------------------------
+
+
+def demo_scan() -> Volume:
+    """A scan large enough that the shipped package has a second or more to do, without a heart to find."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(-900, 300, (192, 192, 192)).astype(np.int16)
+    return Volume(array, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_cancel_while_the_shipped_package_works_takes_less_than_two_seconds(warm: Bench) -> None:
+    outcome = Outcome()
+    shipped = str(shipped_packages_dir() / DEFAULT_PACKAGE)
+    warm.client.segment(demo_scan(), package=shipped, device="cpu", **outcome.watched())
+    warm.loop.run(lambda: outcome or any(p.stage == "locate" and p.step > 2 for p in outcome.progress))
+    process = warm.process
+    began = time.monotonic()
+    warm.client.cancel()
+    warm.wait(outcome)
+    assert outcome.cancelled
+    assert time.monotonic() - began < CANCEL_SECONDS + 0.2
+    assert process is warm.process
+
+
+@pytest.mark.parametrize("bench", ["slow"], indirect=True)
+def test_cancel_leaves_the_worker_warm(bench: Bench) -> None:
+    for _ in range(2):
+        outcome = ask(bench)
+        bench.loop.run(lambda: "begun" in bench.output)
+        bench.client.cancel()
+        assert bench.wait(outcome).cancelled
+    assert len(bench.transports) == 1
+
+
+@pytest.mark.parametrize("bench", ["endless"], indirect=True)
+def test_cancel_ends_a_worker_that_does_not_listen(bench: Bench) -> None:
+    outcome = ask(bench)
+    bench.loop.run(lambda: "begun" in bench.output)
+    began = time.monotonic()
+    bench.client.cancel()
+    assert bench.wait(outcome).cancelled
+    assert CANCEL_SECONDS - 0.1 < time.monotonic() - began < CANCEL_SECONDS + 1
+    assert_gone(bench.process.pid)
+
+
+@pytest.mark.parametrize("bench", ["slow"], indirect=True)
+def test_cancel_ends_a_worker_that_is_halted(bench: Bench, temporary: Path) -> None:
+    outcome = Outcome()
+    bench.client.segment(CT, **outcome.watched())
+    bench.loop.run(lambda: "begun" in bench.output)
+    assert folders(temporary)
+    os.kill(bench.process.pid, signal.SIGSTOP)
+    bench.client.cancel()
+    assert bench.wait(outcome).cancelled
+    assert_gone(bench.process.pid)
+    assert not folders(temporary)
+
+
+def test_a_worker_killed_half_way_is_told_and_the_next_job_works(warm: Bench, package: str, temporary: Path) -> None:
+    outcome, again = Outcome(), Outcome()
+    warm.client.segment(demo_scan(), device="cpu", **outcome.watched())
+    warm.loop.run(lambda: outcome or any(p.stage == "locate" for p in outcome.progress))
+    assert folders(temporary)
+    os.kill(warm.process.pid, signal.SIGKILL)
+    failure = warm.wait(outcome, 5.0).failure
+    assert failure.kind == "crash"
+    assert failure.message.startswith("The worker ended unexpectedly (signal 9)")
+    assert not folders(temporary)
+    processes = len(warm.transports)
+    warm.client.segment(CT, package=package, device="cpu", **again.watched())
+    assert warm.wait(again).done.heart_found
+    assert len(warm.transports) == processes + 1
+
+
+# --- ends ----------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [*bad_worker("good"), *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT)
+
+
+def hello(process: subprocess.Popen[bytes]) -> dict[str, object]:
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).strip():
+        assert process.poll() is None
+    message = decode(line)
+    assert message is not None
+    return message
+
+
+def test_ends_when_idle_when_told_and_with_its_input() -> None:
+    workers = [start("--idle-seconds", "0.2"), start(), start()]
+    for process in workers:
+        assert hello(process)["event"] == "hello"
+        assert process.stdin is not None
+    began = time.monotonic()
+    assert workers[1].stdin is not None
+    workers[1].stdin.write(b'{"job": "quit"}\n')
+    workers[1].stdin.flush()
+    assert workers[2].stdin is not None
+    workers[2].stdin.close()
+    assert [process.wait(20) for process in workers] == [0, 0, 0]
+    assert time.monotonic() - began < 15
+
+
+PARENT = """
+import subprocess, sys, os
+read, write = os.pipe()
+os.set_inheritable(write, True)
+worker = subprocess.Popen(sys.argv[1:], stdin=read, stdout=subprocess.PIPE, pass_fds=[write])
+line = b""
+while b"hello" not in line:
+    line = worker.stdout.readline()
+print(worker.pid, flush=True)
+import time; time.sleep(1000)
+"""
+
+
+def test_ends_when_its_parent_is_killed_though_its_input_stays_open() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *bad_worker("good")], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert not gone(pid)
+    parent.kill()
+    parent.wait()
+    assert_gone(pid, 15.0)
+
+
+CLIENT = """
+import sys; sys.path.insert(0, sys.argv[1])
+import tempfile; tempfile.tempdir = sys.argv[2]
+import numpy as np
+from CardiacLDMLib.image.grid import Volume
+from tests.support.worker import *
+bench = Bench(bad_worker("slow"))
+outcome = Outcome()
+bench.client.segment(Volume(np.zeros((9, 9, 9)), np.eye(4)), **outcome.watched())
+bench.loop.run(lambda: "begun" in bench.output)
+print(bench.process.pid, flush=True)
+bench.loop.run(lambda: False, 1000)
+"""
+
+
+def test_a_worker_whose_slicer_is_killed_half_way_ends_and_takes_the_arrays_with_it(temporary: Path) -> None:
+    command = [sys.executable, "-c", CLIENT, str(Path(__file__).parents[2]), str(temporary)]
+    slicer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert slicer.stdout is not None
+    pid = int(slicer.stdout.readline())
+    assert folders(temporary)
+    slicer.kill()
+    slicer.wait()
+    assert_gone(pid, 15.0)
+    assert not folders(temporary)
+
+
+def test_the_module_is_light_until_a_job_comes() -> None:
+    code = (
+        "import sys, CardiacLDMLib.worker.client, CardiacLDMLib.worker.worker;"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"torch", "monai", "SimpleITK", "pydantic", "cc3d"}

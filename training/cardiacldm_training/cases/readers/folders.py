@@ -1,0 +1,58 @@
+"""Cases as plain folders of files: the virtual cohort's layout, or ``images/`` beside ``labels/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DatasetError
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case on disk. ``name`` is unique within its folder and carries no patient identity."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+def find_cases(folder: Path) -> list[CaseFiles]:
+    """The cases of ``folder``, ordered by name.
+
+    Two layouts are known: ``NAME/{ct,labels}.nii.gz`` (what ``cardiacldm cohort`` writes) and
+    ``{images,labels}/NAME.nii.gz`` (also .nii, .nrrd, .mha). Raises :class:`DatasetError` when there is neither, or an
+    image has no labels.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}.")
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        cases = _paired_folders(folder)
+    else:
+        cases = [
+            CaseFiles(image.parent.name, image, image.parent / "labels.nii.gz")
+            for image in sorted(folder.glob("*/ct.nii.gz"))
+        ]
+    if not cases:
+        raise DatasetError(
+            f"{folder} holds no cases: it needs NAME/ct.nii.gz with NAME/labels.nii.gz, or images/ and labels/ folders."
+        )
+    alone = [case.name for case in cases if not case.labels.is_file()]
+    if alone:
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        raise DatasetError(f"These cases of {folder} have no labels: {', '.join(alone[:3])}{more}.")
+    return cases
+
+
+def _paired_folders(folder: Path) -> list[CaseFiles]:
+    labels = {_stem(path): path for path in (folder / "labels").iterdir() if _stem(path)}
+    images = {_stem(path): path for path in sorted((folder / "images").iterdir()) if _stem(path)}
+    return [CaseFiles(name, image, labels.get(name, folder / "labels" / name)) for name, image in images.items()]
+
+
+def _stem(path: Path) -> str:
+    """The file's name without a known ending; empty for other files."""
+    ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+    return path.name.removesuffix(ending) if ending and not path.name.startswith(".") else ""

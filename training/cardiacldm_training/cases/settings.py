@@ -1,0 +1,79 @@
+"""How training patches and pairs are sampled and varied: the records that augmentation reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """What configurations are made of: values that are neither changed nor more than declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AugmentConfig(Frozen):
+    """How far training patches are varied. Lengths in mm, intensities in HU, angles in degrees."""
+
+    rotation_deg: float = 15.0
+    scale: tuple[Positive, Positive] = (0.8, 1.25)
+    flip: Probability = 0.1
+    warp_mm: float = 5.0  # standard deviation of the warp's control points
+    warp_spacing_mm: Positive = 35.0  # distance between control points
+    contrast: Probability = 0.4
+    left_shift_hu: float = 150.0
+    right_shift_hu: float = 200.0
+    wall_shift_hu: float = 40.0
+    mixing: Probability = 0.25
+    mixing_hu: float = 250.0
+    bias: Probability = 0.3
+    bias_hu: float = 60.0
+    blur: Probability = 0.25
+    blur_mm: float = 2.5
+    thick_slices: Probability = 0.25
+    thick_slices_mm: float = 8.0
+    noise: Probability = 0.5
+    noise_hu: float = 70.0
+    noise_length_mm: float = 4.0
+    scale_hu: float = 0.1
+    shift_hu: float = 30.0
+    gamma: Probability = 0.3
+    gamma_log: float = 0.3
+    view: Probability = 0.15  # chance, per axis, that the field of view ends inside the patch
+    view_smallest: Probability = 0.5  # the smallest part of the patch that is left along such an axis
+
+    def gentler(self, factor: float) -> AugmentConfig:
+        """The same variations, each with ``factor`` (0 to 1) of its chance."""
+        chances = ("flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view")
+        return self.model_copy(update={name: getattr(self, name) * factor for name in chances})
+
+
+class SamplingConfig(Frozen):
+    """Where training patches lie: around a random voxel of a random structure, or anywhere in the scan."""
+
+    anywhere: Probability = 0.1
+    jitter: Probability = 0.25  # largest shift of the centre, as a part of the patch
+
+
+class PairAugmentConfig(Frozen):
+    """How far training pairs are varied: the paper's four ways, and the place of the grid's box.
+
+    Flips make hearts on the wrong side, and a generator trained with them draws such hearts: they are in the paper's
+    preset only.
+    """
+
+    jitter: Probability = 0.06  # largest shift of the box along each axis, as a part of its side
+    crop: Probability = 0.5  # chance that a random part of the axial plane is stretched to all of it
+    crop_smallest: Annotated[float, Field(gt=0, le=1)] = 0.85  # smallest part of the sides that is left
+    horizontal_flip: Probability = 0.0  # right for left
+    vertical_flip: Probability = 0.0  # front for back
+    boost: Probability = 0.05
+    boost_hu: float = 50.0
+
+
+#: Hu et al. 2024; how small a crop may be is not stated.
+PAPER_AUGMENT = PairAugmentConfig(crop=1.0, crop_smallest=0.8, horizontal_flip=0.2, vertical_flip=0.2)

@@ -1,0 +1,327 @@
+"""What matters in a virtual cohort: small networks on one budget, trained on cohorts that differ in one thing each.
+
+Every arm makes its cohort and trains the same small segmenter on it with the same number of steps; each is judged on
+held-out virtual cases (realistic, everything in them, another seed) and on real labelled scans, which no network has
+seen. The heart's box is known from the reference for all alike, so no locator has a part in it. Patches are turned and
+scaled, and not varied otherwise: what a network meets is what its cohort has.
+
+``OUT/results.json`` grows by one entry a run and ``OUT/results.md`` is its table; a run that is in it is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.networks.build import build_network
+
+from ..cases import store
+from ..cases.settings import AugmentConfig, SamplingConfig
+from ..cases.workers import pool
+from ..errors import AblationError
+from ..stages import config, loop, segmenter
+from ..virtual.cohort import CohortSettings, write_cohort
+
+RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
+COHORTS, PREPARED, RUNS = "cohorts", "prepared", "runs"
+#: Added to the plan's seed for the held-out cohort.
+_HELD_OUT_SEED = 1_000_003
+
+Say = Callable[[str], None]
+Result = TypeVar("Result")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arm(_Frozen):
+    """One kind of cohort. Without changes: templates and built-in shapes, both appearances, everything in it."""
+
+    name: str
+    hearts: Literal["parametric", "templates", "both"] = "both"
+    appearance: Literal["realistic", "randomised", "both"] = "both"
+    surroundings: bool = True
+    deformation: Annotated[float, Field(ge=0, le=2)] = 1.0
+
+
+ARMS = (
+    Arm(name="everything"),
+    Arm(name="parametric hearts only", hearts="parametric"),
+    Arm(name="template hearts only", hearts="templates"),
+    Arm(name="realistic only", appearance="realistic"),
+    Arm(name="randomised only", appearance="randomised"),
+    Arm(name="no surroundings", surroundings=False),
+    Arm(name="deformation 0", deformation=0.0),
+    Arm(name="deformation 0.5", deformation=0.5),
+    Arm(name="deformation 1.5", deformation=1.5),
+)
+
+
+class Plan(_Frozen):
+    """What to compare and on what budget. ``real`` is a folder of labelled scans, in a layout that training takes."""
+
+    anatomies: Path
+    real: Path | None = None
+    cases: Annotated[int, Field(ge=2)] = 80
+    held_out: Annotated[int, Field(ge=1)] = 12
+    spacing_mm: Annotated[float, Field(ge=0.7, le=4)] = 4.0
+    patch: Annotated[int, Field(ge=16, multiple_of=8)] = 40
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    batch: Annotated[int, Field(ge=1)] = 2
+    steps: Annotated[int, Field(ge=1)] = 600
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    cohort_seed: int = 0
+    seeds: tuple[int, ...] = (0, 1)
+    arms: tuple[Arm, ...] = ARMS
+
+    @property
+    def budget(self) -> dict[str, object]:
+        """What all runs of a table must share; arms and seeds may be added later."""
+        return json.loads(self.model_dump_json(exclude={"arms", "seeds", "anatomies", "real"}))
+
+
+class Scores(_Frozen):
+    """Dice by structure, and over the structures."""
+
+    mean: float
+    structures: dict[str, float]
+
+
+class Run(_Frozen):
+    """One trained network: its arm and seed, its Dice, and how long it took."""
+
+    arm: Arm
+    seed: int
+    virtual: Scores
+    real: Scores | None
+    cases: int
+    seconds: float
+
+
+class Results(_Frozen):
+    budget: dict[str, object]
+    runs: tuple[Run, ...] = ()
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from JSON; fields that it lacks have their defaults. Raises :class:`AblationError`."""
+    try:
+        plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AblationError(f"{path} could not be read: {error.strerror or error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "text"
+        raise AblationError(f"{path.name} is no plan: its {where} is wrong ({first['msg']}).") from error
+    if len({arm.name for arm in plan.arms}) < len(plan.arms):
+        raise AblationError(f"{path.name} has two arms of the same name.")
+    return plan
+
+
+# --- all runs ------------------------------------------------------------------------------------------------------
+
+
+def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> Results:
+    """Make the cohorts, train what is missing, seed after seed so that a first table is there early.
+
+    Raises :class:`AblationError`, ``AnatomyError``, ``TrainingError``, ``DatasetError`` or ``VolumeError``.
+    """
+    results = _begun(plan, out)
+    missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _done(results, arm, seed)]
+    if not missing:
+        return results
+    say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plan.steps} steps each.")
+    for done in _each(_make_cohort, _wanted_cohorts(plan, [arm for arm, _ in missing], out), workers):
+        say(done)
+    for run in _each(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
+        results = Results(budget=results.budget, runs=(*results.runs, run))
+        _write(results, out)
+        real = f", real {run.real.mean:.3f}" if run.real else ""
+        say(f"{run.arm.name}, seed {run.seed}: virtual {run.virtual.mean:.3f}{real} ({run.seconds:.0f} s)")
+    return results
+
+
+def _begun(plan: Plan, out: Path) -> Results:
+    path = out / RESULTS_FILE
+    if not path.is_file():
+        return Results(budget=plan.budget)
+    try:
+        results = Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AblationError(f"{path} is not readable: choose another folder.") from error
+    arms = {arm.name: arm for arm in plan.arms}
+    if results.budget != plan.budget or any(arms.get(run.arm.name, run.arm) != run.arm for run in results.runs):
+        raise AblationError(f"{out} holds results of another plan: choose another folder.")
+    return results
+
+
+def _done(results: Results, arm: Arm, seed: int) -> bool:
+    return any(run.arm == arm and run.seed == seed for run in results.runs)
+
+
+def _each(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
+    """``job`` of each of ``items`` in ``workers`` processes, as they end."""
+    if workers <= 1:
+        for item in items:
+            yield job(*item)
+        return
+    with pool(workers) as processes:
+        futures = [processes.submit(job, *item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            processes.shutdown(wait=False, cancel_futures=True)  # after an error nothing new begins
+
+
+# --- cohorts -------------------------------------------------------------------------------------------------------
+
+
+def cohorts_of(plan: Plan, arm: Arm) -> dict[str, tuple[CohortSettings, int]]:
+    """The cohorts that an arm draws from, by folder name, and how many cases of each; arms share what they can."""
+    kinds: tuple[Literal["realistic", "randomised"], ...] = ("realistic", "randomised")
+    chosen = [kind for kind in kinds if arm.appearance in (kind, "both")]
+    parts: dict[str, tuple[CohortSettings, int]] = {}
+    for index, kind in enumerate(chosen):
+        count = plan.cases // len(chosen) + (index < plan.cases % len(chosen))
+        around = "" if arm.surroundings else "-bare"
+        parts[f"{arm.hearts}-{kind}-{arm.deformation:g}{around}"] = (
+            _settings(plan, arm, kind, plan.cohort_seed),
+            count,
+        )
+    return parts
+
+
+def _settings(plan: Plan, arm: Arm, appearance: Literal["realistic", "randomised"], seed: int) -> CohortSettings:
+    share = {"parametric": 0.0, "templates": 1.0, "both": 0.5}[arm.hearts]
+    return CohortSettings(
+        seed=seed, spacing_mm=plan.spacing_mm, anatomies=plan.anatomies, template_share=share, appearance=appearance,
+        surroundings=arm.surroundings, deformation=arm.deformation,
+    )  # fmt: skip
+
+
+def _held_out_settings(plan: Plan) -> CohortSettings:
+    return _settings(plan, Arm(name="held out"), "realistic", plan.cohort_seed + _HELD_OUT_SEED)
+
+
+def _wanted_cohorts(plan: Plan, arms: Sequence[Arm], out: Path) -> list[tuple[CohortSettings, int, Path]]:
+    wanted = {"held-out": (_held_out_settings(plan), plan.held_out)}
+    for arm in arms:
+        for name, (settings, count) in cohorts_of(plan, arm).items():
+            wanted[name] = (settings, max(count, wanted.get(name, (settings, 0))[1]))
+    return [(settings, count, out / COHORTS / name) for name, (settings, count) in wanted.items()]
+
+
+def _make_cohort(settings: CohortSettings, count: int, folder: Path) -> str:
+    started = time.monotonic()
+    failed = write_cohort(settings, count, folder)
+    if failed:
+        raise AblationError(f"The cohort {folder.name} lacks {len(failed)} cases: {failed[0]}")
+    return f"Cohort {folder.name}: {count} cases, {time.monotonic() - started:.0f} s."
+
+
+def _prepared(folder: Path, plan: Plan, out: Path, count: int | None = None) -> list[store.PreparedCase]:
+    """The first ``count`` cases of a folder (all without it) on the plan's grid."""
+    prepared = store.prepare(store.gather([folder], out / PREPARED)[:count], plan.spacing_mm)
+    if prepared.skipped:
+        raise AblationError(f"A case of {folder} cannot be used: {prepared.skipped[0][1]}")
+    return prepared.cases
+
+
+# --- one run -------------------------------------------------------------------------------------------------------
+
+
+def network_config(plan: Plan) -> config.NetworkConfig:
+    """The same small network and training for every arm; only turned and scaled patches, judged at the end alone."""
+    still = AugmentConfig(
+        rotation_deg=10.0, scale=(0.9, 1.1), flip=0.0, warp_mm=0.0, contrast=0.0, bias=0.0, blur=0.0, thick_slices=0.0,
+        noise=0.0, scale_hu=0.0, shift_hu=0.0, gamma=0.0, view=0.0,
+    )  # fmt: skip
+    return config.NetworkConfig(
+        architecture="unet",
+        arguments={"channels": plan.channels, "strides": (2,) * (len(plan.channels) - 1), "norm": "instance"},
+        spacing_mm=plan.spacing_mm, patch=(plan.patch,) * 3, batch=plan.batch, steps=plan.steps, augment=still,
+        validate_every=plan.steps, patience=1, learning_rate=plan.learning_rate, warmup_steps=min(50, plan.steps // 10),
+        sampling=SamplingConfig(anywhere=0.0),
+    )  # fmt: skip
+
+
+def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
+    """Train and judge one network; goes on from its last checkpoint. One process, one thread where it is a worker."""
+    import torch
+    from lightning.fabric import Fabric
+
+    started = time.monotonic()
+    settings = network_config(plan)
+    cases = [
+        case
+        for name, (_, count) in cohorts_of(plan, arm).items()
+        for case in _prepared(out / COHORTS / name, plan, out, count)
+    ]
+    held_out = _prepared(out / COHORTS / "held-out", plan, out, plan.held_out)
+    fabric = Fabric(accelerator="auto", devices=1)
+    fabric.launch()
+    torch.manual_seed(seed)
+    network = build_network(settings.architecture, settings.arguments)
+    stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=held_out)
+    folder = out / RUNS / f"{arm.name.replace(' ', '_')}-{seed}"
+    loop.train_network(fabric, settings, network, stage, folder, title=arm.name, resume=True, say=lambda line: None)
+    network.load_state_dict(loop.averaged_weights(folder / loop.LAST))
+    network.eval()
+
+    def dice_on(tested: list[store.PreparedCase]) -> Scores:
+        judge = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=[], held_out=tested)
+        with torch.inference_mode():
+            score = judge.score(fabric, network)
+        return Scores(mean=score.value, structures=score.parts)
+
+    virtual, real = dice_on(held_out), dice_on(_prepared(plan.real, plan, out)) if plan.real else None
+    seconds = round(time.monotonic() - started, 1)
+    return Run(arm=arm, seed=seed, cases=len(cases), virtual=virtual, real=real, seconds=seconds)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _write(results: Results, out: Path) -> None:
+    for name, text in (
+        (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
+        (MARKDOWN_FILE, table(results) + "\n"),
+    ):
+        with written_aside(out / name) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def table(results: Results) -> str:
+    """Markdown: an arm a row, mean Dice over its seeds (smallest to largest where there are several)."""
+    names = list(dict.fromkeys(run.arm.name for run in results.runs))
+    lines = [
+        "| cohort | seeds | virtual | real | " + " | ".join(f"real {name}" for name in anatomy.NAMES) + " |",
+        "|---" * (4 + len(anatomy.NAMES)) + "|",
+    ]
+    for name in names:
+        runs = [run for run in results.runs if run.arm.name == name]
+        real = [run.real for run in runs if run.real]
+        cells = [_cell([scores.structures.get(part, float("nan")) for scores in real]) for part in anatomy.NAMES]
+        lines.append(
+            f"| {name} | {len(runs)} | {_cell([run.virtual.mean for run in runs], spread=True)} "
+            f"| {_cell([scores.mean for scores in real], spread=True)} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float], spread: bool = False) -> str:
+    if not values:
+        return ""
+    text = f"{np.mean(values):.2f}"
+    return f"{text} ({min(values):.2f} to {max(values):.2f})" if spread and len(values) > 1 else text

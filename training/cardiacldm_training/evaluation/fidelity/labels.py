@@ -1,0 +1,85 @@
+"""Label maps by themselves: volumes, which structures the grid cuts, broken rules of anatomy, speckle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+
+from CardiacLDMLib.anatomy import NAMES
+from CardiacLDMLib.generation import plausibility
+from CardiacLDMLib.segmentation.cleanup import clean
+
+from . import compare
+from .cases import Pair
+from .compare import Measured, Record
+
+
+@dataclass(frozen=True)
+class LabelFindings:
+    """``volumes_ml`` of the structures there are; ``cut``: those that reach the grid's edge; ``broken`` rules;
+    ``speckle``: share of the labelled voxels that the clean-up changes."""
+
+    volumes_ml: dict[str, float]
+    cut: frozenset[str]
+    broken: frozenset[str]
+    speckle: float
+
+
+class VolumeRow(Record):
+    """One structure: in how many cases it is whole, cut by the grid's edge or missing; volumes in mL.
+
+    Whole ones and cut ones are compared apart; a mean is None, and a distance missing, where there are too few.
+    """
+
+    structure: str
+    whole: tuple[int, int]  # generated, reference
+    cut: tuple[int, int]
+    missing: tuple[int, int]
+    mean_ml: tuple[float | None, float | None]
+    distance: Measured | None
+    distance_cut: Measured | None
+
+
+def examine(pair: Pair) -> LabelFindings:
+    """Judge the labels of one pair, which must hold at least one structure. Raises VolumeError."""
+    labels = plausibility.as_labels(pair.labels_volume)
+    changed = int((clean(pair.labels, labels.voxel_ml) != pair.labels).sum())
+    return LabelFindings(
+        labels.volumes_ml(), labels.cut, frozenset(finding.rule for finding in plausibility.check(labels)),
+        changed / int((pair.labels > 0).sum()),
+    )  # fmt: skip
+
+
+def volume_rows(generated: Sequence[LabelFindings], reference: Sequence[LabelFindings]) -> list[VolumeRow]:
+    return [_row(name, generated, reference) for name in NAMES]
+
+
+def _row(name: str, generated: Sequence[LabelFindings], reference: Sequence[LabelFindings]) -> VolumeRow:
+    sides = [_parted(name, side) for side in (generated, reference)]
+    (whole, cut), (whole_ref, cut_ref) = sides
+    return VolumeRow(
+        structure=name,
+        whole=(len(whole), len(whole_ref)),
+        cut=(len(cut), len(cut_ref)),
+        missing=(len(generated) - len(whole) - len(cut), len(reference) - len(whole_ref) - len(cut_ref)),
+        mean_ml=(float(whole.mean()) if len(whole) else None, float(whole_ref.mean()) if len(whole_ref) else None),
+        distance=compare.distances(f"volume of whole {name}", wasserstein_distance, whole, whole_ref, unit="mL"),
+        distance_cut=compare.distances(f"volume of cut {name}", wasserstein_distance, cut, cut_ref, unit="mL"),
+    )
+
+
+def _parted(name: str, findings: Sequence[LabelFindings]) -> tuple[np.ndarray, np.ndarray]:
+    """Volumes in mL of a structure where it is whole, and where it is cut."""
+    there = [f for f in findings if name in f.volumes_ml]
+    whole = [f.volumes_ml[name] for f in there if name not in f.cut]
+    return np.array(whole), np.array([f.volumes_ml[name] for f in there if name in f.cut])
+
+
+def broken_rules(findings: Sequence[LabelFindings]) -> dict[str, int]:
+    """How many label maps break each rule."""
+    count = Counter(rule for f in findings for rule in f.broken)
+    return {rule: count[rule] for rule in plausibility.RULES}

@@ -1,0 +1,97 @@
+"""What generated pairs are good for: a small network trained on them, and one trained alike on the training cases.
+
+Both are the ablation's network, see as many cases on the same grid for as many steps, and are tested on the held-out
+cases.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+
+from CardiacLDMLib.image.files import write_volume
+from CardiacLDMLib.networks.build import build_network
+
+from ...cases import store
+from ...errors import FidelityError
+from ...stages import loop, segmenter
+from .. import ablation
+from .cases import Source
+from .compare import Measured, Record, spread
+
+SEEDS = (0, 1)
+Say = Callable[[str], None]
+
+
+class Utility(Record):
+    """Dice on held-out cases after the same ``steps``: mean over structures and seeds, and by structure."""
+
+    dice: Measured
+    steps: int
+    seeds: int
+    held_out: int
+    structures: dict[str, tuple[float, float]]  # trained on generated pairs, on training cases
+
+
+def compare_training(
+    generated: Source, train: Source, held_out: Source, plan: ablation.Plan, out: Path, say: Say
+) -> Utility:
+    """Train ``plan``'s network on both sets with each of ``SEEDS``; scratch files go beside ``out`` and away again."""
+    count = min(len(generated), len(train))
+    with tempfile.TemporaryDirectory(dir=out, prefix=".part-training-") as scratch:
+        work = Path(scratch)
+        tested = _prepared(held_out, len(held_out), plan, work / "tested")
+        scores: list[list[ablation.Scores]] = []
+        for name, source in (("generated", generated), ("train", train)):
+            cases = _prepared(source, count, plan, work / name)
+            scores.append([_trained(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
+            say(f"Trained on {count} cases of {source.name}: Dice {np.mean([s.mean for s in scores[-1]]):.3f}.")
+    ours, theirs = scores
+    return Utility(
+        dice=Measured(
+            name="Dice on held-out cases of a small network trained on them", kind="mean", cases=count,
+            generated=spread([s.mean for s in ours]), reference=spread([s.mean for s in theirs]), reference_cases=count,
+        ),
+        steps=plan.steps, seeds=len(SEEDS), held_out=len(tested),
+        structures={name: (_mean(ours, name), _mean(theirs, name)) for name in ours[0].structures},
+    )  # fmt: skip
+
+
+def _mean(scores: Sequence[ablation.Scores], name: str) -> float:
+    return float(np.mean([score.structures.get(name, 0.0) for score in scores]))
+
+
+def _prepared(source: Source, count: int, plan: ablation.Plan, work: Path) -> list[store.PreparedCase]:
+    """``count`` cases, evenly out of all, cut to the common grid and then prepared at the plan's spacing."""
+    for n in np.linspace(0, len(source) - 1, count).astype(int):
+        pair = source[int(n)]
+        folder = work / f"case_{n:04d}"  # its own name has a folder in it where there are several
+        folder.mkdir(parents=True, exist_ok=True)
+        write_volume(pair.image_volume, folder / "ct.nii.gz")
+        write_volume(pair.labels_volume, folder / "labels.nii.gz")
+    prepared = store.prepare(store.gather([work], None), plan.spacing_mm)
+    if not prepared.cases:
+        raise FidelityError(f"No case of {source.name} has labels at {plan.spacing_mm:g} mm.")
+    return prepared.cases
+
+
+def _trained(
+    plan: ablation.Plan, cases: list[store.PreparedCase], tested: list[store.PreparedCase], seed: int, folder: Path
+) -> ablation.Scores:
+    settings = ablation.network_config(plan)
+    fabric = Fabric(accelerator="auto", devices=1)
+    fabric.launch()
+    torch.manual_seed(seed)
+    network = build_network(settings.architecture, settings.arguments)
+    stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=tested)
+    loop.train_network(fabric, settings, network, stage, folder, title=folder.name, say=lambda line: None)
+    network.load_state_dict(loop.averaged_weights(folder / loop.LAST))
+    network.eval()
+    with torch.inference_mode():
+        score = stage.score(fabric, network)
+    return ablation.Scores(mean=score.value, structures=score.parts)

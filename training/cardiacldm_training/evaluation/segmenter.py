@@ -1,0 +1,302 @@
+"""How well a model package segments labelled cases: Dice, HD95 and NSD per structure, with bootstrap intervals.
+
+Definitions, fixed so that figures can be compared:
+
+- Labels are compared on the case's own grid, with the whole pipeline in between: locator, resampling, clean-up.
+- **Dice**: twice the common voxels over the sum of both.
+- **HD95** in mm: the larger of the two directed 95th percentiles of the distances between surface voxels.
+- **NSD**: the part of both surfaces (areas at sub-voxel precision) within ``TOLERANCE_MM`` of the other.
+- A structure that is **missed**, or labelled where there is none (**extra**), has Dice 0, NSD 0 and the scan's
+  diagonal as HD95; both are counted. One that neither has is left out.
+- Intervals are percentile bootstraps over cases (95 %).
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from CardiacLDMLib import __version__, anatomy
+from CardiacLDMLib.errors import SegmenterError, VolumeError
+from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.image.files import read_volume
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+from ..cases.readers.folders import CaseFiles
+from ..errors import EvaluationError
+
+#: How far apart two surfaces may lie and still agree, in mm: about two voxels of a cardiac CT.
+TOLERANCE_MM = 2.0
+RESAMPLES = 2000
+METRICS = ("dice", "hd95_mm", "nsd")
+JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evaluation.md"
+
+Say = Callable[[str], None]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StructureScore(_Record):
+    """One structure of one case."""
+
+    structure: str
+    dice: float
+    hd95_mm: float
+    nsd: float
+    outcome: Literal["found", "missed", "extra"]
+
+
+class CaseScore(_Record):
+    """One case: the structures that it or its prediction has, the pipeline's warnings, and its time."""
+
+    case: str
+    structures: list[StructureScore]
+    warnings: list[str]
+    seconds: float
+
+
+class Interval(_Record):
+    """A mean over cases and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Summary(_Record):
+    """One structure (or ``mean``: each case's mean over its structures) over all cases."""
+
+    structure: str
+    cases: int
+    missed: int
+    extra: int
+    dice: Interval
+    hd95_mm: Interval
+    nsd: Interval
+
+
+class Evaluation(_Record):
+    """A whole evaluation, as stored in ``evaluation.json``."""
+
+    package: str
+    package_version: str
+    package_sha256: str
+    data: str
+    date: datetime.date
+    code_version: str
+    device: str
+    mirrored: bool
+    tolerance_mm: float
+    resamples: int
+    summary: list[Summary]
+    cases: list[CaseScore]
+    failed: dict[str, str]
+
+
+# --- one case ------------------------------------------------------------------------------------------------------
+
+
+def score_labels(prediction: np.ndarray, reference: np.ndarray, spacing_mm: np.ndarray) -> list[StructureScore]:
+    """Scores of every structure that is in ``prediction`` or ``reference`` (uint8, same grid, (I, J, K))."""
+    diagonal = float(np.linalg.norm(np.array(reference.shape) * spacing_mm))
+    scores = []
+    for structure in anatomy.STRUCTURES:
+        predicted, wanted = prediction == structure.value, reference == structure.value
+        has_prediction, has_reference = bool(predicted.any()), bool(wanted.any())
+        if has_prediction and has_reference:
+            dice, hd95, nsd = compare_masks(predicted, wanted, spacing_mm)
+            scores.append(StructureScore(structure=structure.name, dice=dice, hd95_mm=hd95, nsd=nsd, outcome="found"))
+        elif has_prediction or has_reference:
+            outcome: Literal["missed", "extra"] = "missed" if has_reference else "extra"
+            scores.append(
+                StructureScore(structure=structure.name, dice=0.0, hd95_mm=diagonal, nsd=0.0, outcome=outcome)
+            )
+    return scores
+
+
+def compare_masks(
+    predicted: np.ndarray, wanted: np.ndarray, spacing_mm: np.ndarray, tolerance_mm: float = TOLERANCE_MM
+) -> tuple[float, float, float]:
+    """Dice, HD95 in mm and NSD of two masks, neither of them empty.
+
+    MONAI measures the distances. It is given the box of both masks only, for speed, and a voxel of background around
+    it, so that a mask that ends with the scan has a surface there.
+    """
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    either = np.nonzero(predicted | wanted)
+    box = tuple(slice(places.min(), places.max() + 1) for places in either)
+    pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (predicted, wanted)]
+    spacing = [float(s) for s in spacing_mm]
+    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+    nsd = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
+    dice = 2.0 * np.count_nonzero(predicted & wanted) / (np.count_nonzero(predicted) + np.count_nonzero(wanted))
+    return float(dice), float(hd95), float(nsd)
+
+
+def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseScore:
+    """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
+    image, reference = read_volume(files.image), read_volume(files.labels)
+    _check_reference(image, reference)
+    result = segmenter.segment(image, quality="flips" if flips else "full")
+    return CaseScore(
+        case=files.name,
+        structures=score_labels(result.labels.array, reference.array, image.spacing),
+        warnings=result.warnings,
+        seconds=round(sum(result.seconds.values()), 2),
+    )
+
+
+def _check_reference(image: Volume, reference: Volume) -> None:
+    if not reference.grid.same_as(image.grid, tolerance_mm=0.01):
+        raise VolumeError("Its labels lie on another grid than its scan: resample them first.")
+    highest = reference.array.max()
+    if highest >= anatomy.NUM_CLASSES or reference.array.min() < 0:
+        raise VolumeError(f"Its labels hold the value {highest:g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
+
+
+# --- all cases -----------------------------------------------------------------------------------------------------
+
+
+def evaluate_cases(
+    segmenter: Segmenter, cases: Sequence[CaseFiles], data: str, *, flips: bool = False, say: Say = lambda line: None
+) -> Evaluation:
+    """Score all ``cases``; one that fails is listed and the others go on. ``data`` names the set in the report."""
+    done: list[CaseScore] = []
+    failed: dict[str, str] = {}
+    for index, files in enumerate(cases):
+        try:
+            score = evaluate_case(segmenter, files, flips)
+        except (VolumeError, SegmenterError) as error:
+            failed[files.name] = str(error)
+        except MemoryError:
+            failed[files.name] = "There is not enough memory for it."
+        else:
+            done.append(score)
+        say(f"{index + 1}/{len(cases)} {_case_line(files.name, done, failed)}")
+    manifest = segmenter.package.manifest
+    return Evaluation(
+        package=manifest.name, package_version=manifest.version, package_sha256=segmenter.package.sha256, data=data,
+        date=datetime.datetime.now(datetime.UTC).date(), code_version=__version__, device=segmenter.device,
+        mirrored=flips, tolerance_mm=TOLERANCE_MM, resamples=RESAMPLES, summary=summarise(done), cases=done,
+        failed=failed,
+    )  # fmt: skip
+
+
+def _case_line(name: str, done: Sequence[CaseScore], failed: dict[str, str]) -> str:
+    if name in failed:
+        return f"{name}: {failed[name]}"
+    values = [score.dice for score in done[-1].structures]
+    return f"{name}: mean Dice {np.mean(values) if values else float('nan'):.3f} in {done[-1].seconds:.0f} s"
+
+
+def summarise(cases: Sequence[CaseScore]) -> list[Summary]:
+    """A row per structure that any case has, and ``mean`` last; empty without cases."""
+    tables = {metric: np.full((len(cases), len(anatomy.NAMES)), np.nan) for metric in METRICS}
+    outcomes = np.full((len(cases), len(anatomy.NAMES)), "", dtype=object)
+    for row, case in enumerate(cases):
+        for score in case.structures:
+            column = anatomy.NAMES.index(score.structure)
+            outcomes[row, column] = score.outcome
+            for metric in METRICS:
+                tables[metric][row, column] = getattr(score, metric)
+    columns = [column for column in range(len(anatomy.NAMES)) if (outcomes[:, column] != "").any()]
+    rows = [
+        _summary(anatomy.NAMES[c], outcomes[:, c], {metric: table[:, c] for metric, table in tables.items()})
+        for c in columns
+    ]
+    if columns:
+        scored = (outcomes != "").any(axis=1)
+        means = {metric: np.nanmean(table[scored], axis=1) for metric, table in tables.items()}
+        rows.append(_summary("mean", outcomes[scored], means))
+    return rows
+
+
+def _summary(structure: str, outcomes: np.ndarray, values: dict[str, np.ndarray]) -> Summary:
+    return Summary(
+        structure=structure,
+        cases=int(np.isfinite(values["dice"]).sum()),
+        missed=int((outcomes == "missed").sum()),
+        extra=int((outcomes == "extra").sum()),
+        **{metric: bootstrap(values[metric][np.isfinite(values[metric])]) for metric in METRICS},
+    )
+
+
+def bootstrap(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The mean of ``values`` (n >= 1) with its percentile bootstrap interval; the same for the same values."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+    """Write ``evaluation.json``, ``.csv`` (a row per case and structure) and ``.md``. Raises VolumeError."""
+    for name, text in (
+        (JSON_FILE, evaluation.model_dump_json(indent=2) + "\n"),
+        (CSV_FILE, _csv(evaluation)),
+        (MARKDOWN_FILE, _markdown(evaluation)),
+    ):
+        with written_aside(out / name) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """What :func:`write_evaluation` wrote. Raises :class:`EvaluationError`."""
+    try:
+        return Evaluation.model_validate_json((folder / JSON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{folder} holds no readable {JSON_FILE} of this version.") from error
+
+
+def _csv(evaluation: Evaluation) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case", "structure", *METRICS, "outcome"))
+    for case in evaluation.cases:
+        for score in case.structures:
+            writer.writerow((case.case, score.structure, *(f"{getattr(score, m):.6g}" for m in METRICS), score.outcome))
+    return text.getvalue()
+
+
+def table(summary: Sequence[Summary]) -> str:
+    """The summary as a Markdown table; one case has no interval."""
+    lines = [
+        "| structure | cases | missed | extra | Dice | HD95 mm | NSD |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in summary:
+        cells = [f"{i.mean:.{n}f} ({i.low:.{n}f} to {i.high:.{n}f})" if row.cases > 1 else f"{i.mean:.{n}f}"
+                 for i, n in ((row.dice, 3), (row.hd95_mm, 1), (row.nsd, 3))]  # fmt: skip
+        lines.append(f"| {row.structure} | {row.cases} | {row.missed} | {row.extra} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _markdown(evaluation: Evaluation) -> str:
+    parts = [
+        f"# {evaluation.package} {evaluation.package_version} on {evaluation.data}",
+        f"{len(evaluation.cases)} cases, {evaluation.date}, on {evaluation.device}"
+        f"{', mirrored predictions averaged' if evaluation.mirrored else ''}; manifest "
+        f"`{evaluation.package_sha256[:16]}`.",
+        table(evaluation.summary) if evaluation.summary else "No case could be scored.",
+        f"Means over cases with 95 % bootstrap intervals ({evaluation.resamples} resamples). NSD at "
+        f"{evaluation.tolerance_mm:g} mm. A missed or an extra structure counts as Dice 0, NSD 0 and the scan's "
+        "diagonal as HD95.",
+    ]
+    if evaluation.failed:
+        parts.append("Not scored:\n\n" + "\n".join(f"- {name}: {why}" for name, why in evaluation.failed.items()))
+    return "\n\n".join(parts) + "\n"

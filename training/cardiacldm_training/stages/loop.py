@@ -1,0 +1,334 @@
+"""The one training loop: precision, devices, exact resume, early stopping, logging.
+
+The stream of training patches has no state. Patch ``n`` of a run is a function of (seed, network, n) alone, and the
+learning rate one of the step alone; so a run continued from its last checkpoint takes the very steps an undisturbed
+one would have taken, whatever the number of worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
+
+from CardiacLDMLib.files import written_aside
+
+from ..errors import TrainingError
+from .config import TrainingConfig
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+#: Steps between two TensorBoard points; reading the loss off a GPU more often would hold it up.
+_LOG_EVERY = 10
+#: Seconds between two lines when nobody watches a terminal.
+_LINE_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a validation found: ``value`` (larger is better) decides, the rest is logged."""
+
+    value: float
+    parts: dict[str, float]
+
+
+class Stage(Protocol):
+    """What differs between stages: the stream of examples, the loss and the score. Stateless by contract."""
+
+    @property
+    def measure(self) -> str:
+        """What the score is called, such as "Dice"."""
+
+    def example(self, n: int) -> dict[str, np.ndarray]:
+        """Training example ``n`` of the run: a function of ``n`` alone."""
+
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Scalar loss of a batch."""
+
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
+        """Validation of ``network`` (in eval mode), the same on every rank."""
+
+    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
+        """(H, W, 3) uint8: a picture of how the network does."""
+
+
+@dataclass
+class State:
+    """Where a run stands beside its tensors."""
+
+    step: int = 0  # optimiser steps taken
+    best: float = -math.inf
+    best_step: int = 0
+    bad_validations: int = 0
+    finished: bool = False
+
+
+class _Run:
+    """A network in training: what is stored in a checkpoint, and how one step and one validation go."""
+
+    def __init__(self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage) -> None:
+        self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
+        self.network = fabric.to_device(network)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.average = AveragedModel(self.network)
+        self.average.multi_avg_fn = lambda averages, values, _: torch._foreach_lerp_(
+            averages, values, 1.0 - average_decay(self.state.step, config)
+        )
+
+    def wrap(self) -> None:
+        """Let Fabric place network and optimiser; after loading, before the first step."""
+        self.module, self.wrapped = self.fabric.setup(self.network, self.optimizer)
+
+    def step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One optimiser step; returns the loss."""
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.state.step, self.config)
+        loss = self.stage.loss(self.module, batch)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.module, self.wrapped, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+        self.wrapped.step()
+        self.wrapped.zero_grad()
+        self.state.step += 1
+        self.average.update_parameters(self.network)
+        return loss.detach()
+
+    def validate(self, folder: Path) -> tuple[Score, np.ndarray | None]:
+        """Score the averaged weights, keep them if they are the best, decide whether to go on; and a picture."""
+        self.average.eval()
+        with torch.inference_mode():
+            score = self.stage.score(self.fabric, self.average)
+            panel = self.stage.panel(self.fabric, self.average) if self.fabric.is_global_zero else None
+        state = self.state
+        if score.value > state.best:
+            state.best, state.best_step, state.bad_validations = score.value, state.step, 0
+            self.save(folder / BEST)
+        else:
+            state.bad_validations += 1
+        state.finished = state.step >= self.config.steps or state.bad_validations >= self.config.patience
+        return score, panel
+
+    def save(self, path: Path) -> None:
+        if self.fabric.is_global_zero:
+            content = {
+                "network": self.network.state_dict(), "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "state": asdict(self.state),
+            }  # fmt: skip
+            with written_aside(path) as part:
+                torch.save(content, part)
+        self.fabric.barrier()
+
+    def load(self, path: Path) -> None:
+        content = load_checkpoint(path)
+        self.network.load_state_dict(content["network"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.state = State(**content["state"])
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's tensors and numbers on the CPU; nothing in the file is run. Raises :class:`TrainingError`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"There is no checkpoint {path}.") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TrainingError(f"The checkpoint {path} is damaged: delete it to train this network again.") from error
+
+
+def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a checkpoint: those that validation judged."""
+    average = load_checkpoint(path)["average"]
+    return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+
+
+# --- pure functions of the step ------------------------------------------------------------------------------------
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the peak at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    part = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(part, 1.0))))
+
+
+def average_decay(step: int, config: TrainingConfig) -> float:
+    """Decay of the moving average of the weights: short memory at first, so that early validations mean something."""
+    return min(config.ema_decay, (1 + step) / (10 + step))
+
+
+def batch_indices(start: int, stop: int, batch: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Example numbers of each step from ``start`` to ``stop`` for one of ``world`` devices."""
+    for step in range(start, stop):
+        first = (step * world + rank) * batch
+        yield list(range(first, first + batch))
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+class _Examples(Dataset):
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+        return self.stage.example(n)
+
+
+def _loader(stage: Stage, indices: Sequence[list[int]], workers: int, pin: bool) -> DataLoader:
+    return DataLoader(
+        _Examples(stage), batch_sampler=indices, num_workers=workers, pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+def train_network(
+    fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
+    resume: bool = False, workers: int = 0, say: Callable[[str], None] = print,
+) -> State:  # fmt: skip
+    """Train ``network`` until its steps are taken or validation stops getting better; returns where it ended.
+
+    Leaves ``best.ckpt``, ``last.ckpt`` and TensorBoard events in ``folder``. With ``resume`` it goes on from
+    ``last.ckpt`` if there is one. Raises :class:`TrainingError` when the loss is no longer a number.
+    """
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+    fabric.barrier()
+    run = _Run(fabric, config, network, stage)
+    if resume and (folder / LAST).is_file():
+        run.load(folder / LAST)
+    if run.state.finished:
+        say(f"{title}: already trained ({run.state.step} steps, best {stage.measure} {run.state.best:.3f}).")
+        return run.state
+    run.wrap()
+    indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
+    loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
+    with _Watch(fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say) as watch:
+        batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        for batch in batches:
+            watch.data_arrived()
+            watch.step_taken(run.step(batch), run.state)
+            validated = _due(run.state.step, config.validate_every, config.steps)
+            if validated:
+                watch.validated(*run.validate(folder), run.state)
+            if validated or _due(run.state.step, config.save_every, config.steps):
+                run.save(folder / LAST)
+            if run.state.finished:
+                break
+    return run.state
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed while saving left behind."""
+    for leftover in folder.glob(".part-*"):
+        leftover.unlink(missing_ok=True)
+
+
+class _Watch:
+    """Shows and records how a run goes: progress bar or plain lines, and TensorBoard. Only rank 0 does anything."""
+
+    def __init__(
+        self, active: bool, folder: Path, config: TrainingConfig, state: State, *, title: str, measure: str,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.active = active
+        self.config, self.title, self.measure, self.say, self.folder = config, title, measure, say, folder
+        self.first_step = self.last_step = state.step
+        self.loss = self.score = math.nan
+        self.waited = 0.0
+        self.bar: Any = None
+
+    def __enter__(self) -> _Watch:
+        self.started = self.mark = self.line_at = time.monotonic()
+        if self.active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.first_step + 1)
+            if sys.stderr.isatty():
+                self._show_bar()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self.writer.close()
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _show_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn(f"loss {{task.fields[loss]:.3f}}  {self.measure} {{task.fields[score]:.3f}}"),
+            console=Console(stderr=True),
+        )  # fmt: skip
+        self.task = self.bar.add_task(
+            self.title, total=self.config.steps, completed=self.first_step, loss=math.nan, score=math.nan
+        )
+        self.bar.start()
+
+    def data_arrived(self) -> None:
+        self.waited += time.monotonic() - self.mark
+
+    def step_taken(self, loss: torch.Tensor, state: State) -> None:
+        self.last_step = state.step
+        if state.step % _LOG_EVERY == 0 or state.step == 1:
+            self.loss = float(loss)
+            if not math.isfinite(self.loss):
+                raise TrainingError(f"The loss is no longer a number at step {state.step}: try a lower learning rate.")
+            if self.active:
+                self.writer.add_scalar("train/loss", self.loss, state.step)
+                self.writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, self.config), state.step)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.step, loss=self.loss, score=self.score)
+        elif self.active and time.monotonic() - self.line_at > _LINE_EVERY_S:
+            self.line_at = time.monotonic()
+            self.say(self._line())
+        self.mark = time.monotonic()
+
+    def _line(self) -> str:
+        steps, seconds = max(self.last_step - self.first_step, 1), time.monotonic() - self.started
+        left = seconds / steps * (self.config.steps - self.last_step)
+        score = "" if math.isnan(self.score) else f", {self.measure} {self.score:.3f}"
+        return (
+            f"{self.title}: step {self.last_step}/{self.config.steps}, loss {self.loss:.3f}{score}, "
+            f"{seconds / steps:.2f} s/step ({self.waited / steps:.2f} s waiting for data), {left / 60:.0f} min left"
+        )
+
+    def validated(self, score: Score, panel: np.ndarray | None, state: State) -> None:
+        seconds = time.monotonic() - self.mark
+        self.score = score.value
+        if self.active:
+            self.writer.add_scalar(f"validation/{self.measure.lower()}", score.value, state.step)
+            for name, value in score.parts.items():
+                self.writer.add_scalar(f"validation/{name}", value, state.step)
+            if panel is not None:
+                self.writer.add_image("validation/panel", panel, state.step, dataformats="HWC")
+            self.writer.flush()
+            parts = " ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
+            self.say(
+                f"{self.title}: step {state.step}: validation {self.measure} {score.value:.3f} (best "
+                f"{state.best:.3f} at step {state.best_step}); {parts}; {seconds:.0f} s"
+            )
+        self.mark = time.monotonic()

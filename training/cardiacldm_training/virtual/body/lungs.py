@@ -1,0 +1,207 @@
+"""Lungs beside the mediastinum, the trees of arteries, bronchi and veins in them, and what may be wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..shapes import unit
+from ..tissue import Tissue
+from .abdomen import steepness
+from .canvas import Canvas, blurred
+from .chest import Trunk, oval
+from .frame import Frame, Marks
+from .vessels import Mediastinum
+
+#: Volume of lung that one last branch of a tree serves, mm3.
+SERVED_MM3 = 3600.0
+#: Most last branches in a lung.
+MOST_LEAVES = 420
+IN_LUNG = (Tissue.LUNG,)
+NEAR_LUNG = (Tissue.LUNG, Tissue.FAT)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A piece of a vessel from ``start`` to ``end`` (mm)."""
+
+    start: np.ndarray
+    end: np.ndarray
+    r0: float
+    r1: float
+
+
+def grow(points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng: np.random.Generator) -> list[Branch]:
+    """A tree from ``root`` to every point (N, 3): halved again and again, radii by Murray's law."""
+    out: list[Branch] = []
+    waiting = [(np.asarray(root, float), points, thickest)]
+    while waiting:
+        start, served, before = waiting.pop()
+        n = len(served)
+        radius = min(twig * n ** (1 / 2.6), before)
+        centre = served.mean(0)
+        end = centre if n == 1 else start + rng.uniform(0.3, 0.55) * (centre - start)
+        if n > 2:
+            middle = 0.5 * (start + end) + rng.normal(0, 0.06 * np.linalg.norm(end - start) + 0.2, 3)
+            out += [Branch(start, middle, radius, 0.95 * radius), Branch(middle, end, 0.95 * radius, 0.9 * radius)]
+        else:
+            out.append(Branch(start, end, radius, 0.8 * radius))
+        if n > 1:
+            _, axes = np.linalg.eigh(np.cov(served.T + 1e-3 * rng.standard_normal(served.T.shape)))
+            along = (served - centre) @ axes[:, 2]
+            cut = np.quantile(along, rng.uniform(0.35, 0.65))
+            near = along <= cut
+            if near.all():
+                near[along.argmax()] = False
+            waiting += [(end, served[near], radius), (end, served[~near], radius)]
+    return out
+
+
+def paint_lungs(
+    canvas: Canvas, marks: Marks, frame: Frame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
+    plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Both lungs with their vessels and airways; none under the heart, which rests on its ``bed``."""
+    above = (canvas.z - level) / steepness(level, canvas.coarse.spacing)
+    room = np.minimum(-trunk.out - np.float32(rng.uniform(0.6, 2.4)), above - 0.3)
+    room = np.minimum(room, canvas.z - bed)
+    room = np.minimum(room, _beside_mediastinum(canvas, frame, plan, labels, rng)).astype(np.float32)
+    canvas.fill(room, Tissue.LUNG)
+    for k, side in enumerate((1.0, -1.0)):
+        mine = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
+        if (mine > 4.0).any():
+            _paint_side(canvas, marks, mine, plan, k, rng)
+    _illness(canvas, frame, room, rng)
+
+
+def _beside_mediastinum(
+    canvas: Canvas, frame: Frame, plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Level set, positive in the lungs: outside a skin drawn over all organs of the mediastinum and the spine."""
+    step, coarse = canvas.coarse.spacing, canvas.coarse
+    every = [np.clip(np.rint((coarse.axis(a).ravel() - canvas.lattice.origin[a]) / canvas.lattice.spacing), 0, n - 1)
+             .astype(int) for a, n in enumerate(canvas.lattice.shape)]  # fmt: skip
+    mask = labels[np.ix_(*every)] > 0
+    scratch = Canvas(coarse)
+    for one in plan.courses:
+        scratch.tube(one.points, one.radii + 0.6, Tissue.SOFT)
+    mask |= scratch.tissue > 0
+    sigma = rng.uniform(4.5, 7.5)
+    share = blurred(mask, sigma, step)
+    # The blur saturates a few millimetres off; what is far must be far.
+    free = (rng.uniform(0.2, 0.36) - share) * sigma / 0.36 + 25.0 * np.clip(1.0 - share / 0.04, 0, 1)
+    heights = canvas.z.ravel().astype(float)
+    spine = frame.spine_at(heights)
+    y = canvas.y - spine[:, 1][None, None]
+    column = oval(canvas.x - spine[:, 0][None, None], y, np.array([20.0]), np.array([19.0]), 2.2)
+    behind = np.minimum(22.0 - np.abs(canvas.x - spine[:, 0][None, None]), -y)
+    _, front, _ = frame.cavity(heights)
+    share = np.clip(y / np.maximum(front - spine[:, 1], 1.0)[None, None], 0, 1)
+    middle = spine[:, 0][None, None] * (1 - share) + frame.middle[0] * share
+    ahead = np.interp(
+        share, [0, 0.25, 0.6, 0.85, 1.0], [9, 8, 4, 2 + 0.3 * frame.fat, rng.uniform(3, 8) + 0.6 * frame.fat]
+    )
+    sheet = ahead + 2.0 * canvas.noise(rng, 14.0) - np.abs(canvas.x - middle)
+    return np.asarray(np.minimum(free, -np.maximum(np.maximum(column, behind), sheet)), dtype=np.float32)
+
+
+def _paint_side(
+    canvas: Canvas, marks: Marks, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
+) -> None:  # fmt: skip
+    """Arteries with bronchi beside them, and veins between, in one lung."""
+    spots = np.argwhere(room > 3.0)
+    leaves = int(np.clip(len(spots) * canvas.coarse.spacing**3 / SERVED_MM3, 8, MOST_LEAVES))
+
+    def served() -> np.ndarray:
+        chosen = spots[rng.choice(len(spots), size=min(leaves, len(spots)), replace=False)]
+        return np.asarray(
+            canvas.coarse.origin + canvas.coarse.spacing * (chosen + rng.uniform(-0.4, 0.4, chosen.shape))
+        )
+
+    side = 1.0 if k == 0 else -1.0
+    twig = rng.uniform(0.6, 0.85)
+    arteries = grow(served(), plan.hila[k], twig, rng.uniform(5.5, 7.5), rng)
+    for b in arteries:
+        canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.LUNG_VESSEL, NEAR_LUNG if b.r0 > 2.2 else IN_LUNG)
+    _bronchi(canvas, arteries, plan.bronchi[k], plan.hila[k])
+    points = served()
+    ends = vein_ends(marks, side)
+    upper = (points - ends.mean(0))[:, 2] + 0.5 * (points - ends.mean(0))[:, 1] > 0
+    for end, mine in zip(ends, (points[upper], points[~upper]), strict=True):
+        if len(mine):
+            for b in grow(mine, end, twig, rng.uniform(4.5, 6.0), rng):
+                over = NEAR_LUNG if b.r0 > 2.0 else IN_LUNG
+                canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.PULMONARY_VEIN, over)
+
+
+def vein_ends(marks: Marks, side: float) -> np.ndarray:
+    """(2, 3) where upper and lower pulmonary vein of a side leave the neighbourhood of the left atrium, mm."""
+    out = []
+    for z, along in ((0.5, [side, 0.05, 0.55]), (-0.4, [side, -0.6, -0.3])):
+        ostium = marks.extreme("LA", unit([side, -0.4, z]))
+        out.append(ostium + 24.0 * unit(along))
+    return np.array(out)
+
+
+def _bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.ndarray) -> None:
+    """Airways beside the larger arteries, walls first."""
+    pieces = [b for b in arteries if b.r0 > 1.5]
+    shift = end - hilum
+    moved = []
+    for b in pieces:
+        along = unit(b.end - b.start + 1e-6)
+        away = unit(shift - (shift @ along) * along + 1e-6)
+        moved.append((b.start + away * (1.9 * b.r0 + 0.8), b.end + away * (1.9 * b.r1 + 0.8), 0.85 * b.r0, 0.8 * b.r1))
+    if moved:
+        moved.insert(0, (end, moved[0][0], moved[0][2] * 1.2, moved[0][2]))
+    solid = (Tissue.LUNG, Tissue.FAT, Tissue.AIRWAY_WALL)
+    for start, stop, r0, r1 in moved:
+        canvas.capsule(start, stop, r0 + 0.25 * r0 + 0.5, r1 + 0.25 * r1 + 0.5, Tissue.AIRWAY_WALL, NEAR_LUNG)
+    for start, stop, r0, r1 in moved:
+        canvas.capsule(start, stop, r0, r1, Tissue.AIRWAY, solid)
+
+
+# --- illness -------------------------------------------------------------------------------------------------------
+
+
+def _illness(canvas: Canvas, frame: Frame, room: np.ndarray, rng: np.random.Generator) -> None:
+    """At times effusions with collapsed lung before them, dense lung at the back, consolidation, emphysema, nodules."""
+    whole = (Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.PULMONARY_VEIN, Tissue.AIRWAY, Tissue.AIRWAY_WALL)
+    effusion = rng.random() < 0.16
+    sides = rng.choice(["right", "left", "both"], p=[0.4, 0.25, 0.35]) if effusion else ""
+    for name, side in (("right", 1.0), ("left", -1.0)):
+        if sides in (name, "both"):
+            _effusion(canvas, frame, np.where(side * (canvas.x - frame.spine[0]) > 0, room + 1.5, -1.0), whole, rng)
+    if rng.random() < 0.25:  # lung that is not aired at the back
+        back = frame.spine_at(0.0)[1] - 34.0 + rng.uniform(4, 10) + 4.0 * canvas.noise(rng, 12.0)
+        canvas.fill(np.minimum(back - canvas.y, room + 1.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=IN_LUNG)
+    if rng.random() < 0.10:
+        _patches(canvas, room, 9.0, rng.uniform(1.7, 2.4), Tissue.COLLAPSED_LUNG, rng)
+    if rng.random() < 0.12:
+        _patches(canvas, room - 2.0, 5.0, rng.uniform(1.3, 2.1), Tissue.GAS, rng)
+    for _ in range(int(rng.poisson(0.5))):
+        spots = np.argwhere(room > 6.0)
+        if len(spots):
+            at = canvas.coarse.origin + canvas.coarse.spacing * spots[rng.integers(len(spots))]
+            r = rng.uniform(2.0, 8.0)
+            canvas.capsule(at, at + rng.normal(0, 0.4 * r, 3), r, 0.8 * r, Tissue.SOFT, whole)
+
+
+def _effusion(
+    canvas: Canvas, frame: Frame, room: np.ndarray, whole: tuple[Tissue, ...], rng: np.random.Generator
+) -> None:  # fmt: skip
+    """Fluid settles at the back and below; the lung before it collapses."""
+    surface = frame.spine_at(0.0)[1] + rng.uniform(-28, 25) - 0.12 * (canvas.z - frame.seat)
+    surface = surface + 2.5 * canvas.noise(rng, 22.0)
+    if rng.random() < 0.75:
+        dense = surface + rng.uniform(3, 16) + 3.0 * canvas.noise(rng, 8.0)
+        canvas.fill(np.minimum(dense - canvas.y, room - 2.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=IN_LUNG)
+    canvas.fill(np.minimum(surface - canvas.y, room).astype(np.float32), Tissue.FLUID, over=whole + (Tissue.FAT,))
+
+
+def _patches(
+    canvas: Canvas, room: np.ndarray, length: float, threshold: float, tissue: Tissue, rng: np.random.Generator
+) -> None:  # fmt: skip
+    spread = 3.0 * (canvas.noise(rng, length) - threshold)
+    canvas.fill(np.minimum(spread, room).astype(np.float32), tissue, over=IN_LUNG)

@@ -1,0 +1,272 @@
+"""Tissues to Hounsfield units: contrast medium where blood carries it, and the texture of what it does not reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..protocol import RANGES, Ranges, Scan
+from ..shapes import Lattice, random_field, smooth_field
+from ..tissue import Tissue
+
+T = Tissue
+
+
+@dataclass(frozen=True)
+class Look:
+    """HU of a tissue: native mean and spread over patients, what the arterial and the venous phase add (120 kV), the
+    widest range it is drawn from when drawn anew, and texture of 1, 4 and 14 mm (HU)."""
+
+    mean: float
+    spread: float
+    arterial: float
+    venous: float
+    widest: tuple[float, float]
+    texture: tuple[float, float, float]
+
+
+#: Soft tissue may be anything that is neither air nor dense bone; fat stays below most, lung stays lung.
+SOFT, FATTY, AIRY, HARD = (-60.0, 330.0), (-250.0, 40.0), (-1000.0, -450.0), (120.0, 1700.0)
+
+LOOKS: dict[Tissue, Look] = {
+    T.OUTSIDE: Look(-1000, 2, 0, 0, (-1024, -900), (0, 0, 0)),
+    T.FAT: Look(-104, 7, 0, 4, FATTY, (5, 8, 5)),
+    T.MUSCLE: Look(54, 7, 4, 12, SOFT, (5, 6, 5)),
+    T.SKIN: Look(20, 20, 10, 20, SOFT, (10, 10, 5)),
+    T.BONE: Look(720, 140, 0, 0, HARD, (90, 80, 50)),
+    T.MARROW: Look(150, 55, 5, 15, (-80, 600), (45, 30, 20)),
+    T.CARTILAGE: Look(105, 25, 0, 5, (0, 700), (12, 18, 25)),
+    T.LUNG: Look(-860, 28, 6, 10, AIRY, (34, 22, 16)),
+    T.AIRWAY: Look(-995, 5, 0, 0, AIRY, (2, 2, 0)),
+    T.AIRWAY_WALL: Look(10, 25, 15, 25, SOFT, (8, 8, 5)),
+    T.LIVER: Look(56, 9, 9, 55, SOFT, (4, 6, 5)),
+    T.SPLEEN: Look(48, 5, 70, 72, SOFT, (3, 6, 5)),
+    T.STOMACH: Look(22, 18, 3, 5, (-80, 400), (8, 14, 14)),
+    T.GAS: Look(-990, 12, 0, 0, AIRY, (4, 4, 2)),
+    T.OESOPHAGUS: Look(35, 9, 12, 30, SOFT, (6, 8, 4)),
+    T.TABLE: Look(-600, 250, 0, 0, (-950, 300), (15, 8, 4)),
+    T.PERICARDIUM: Look(25, 18, 10, 25, SOFT, (6, 8, 4)),
+    T.DISC: Look(82, 14, 0, 4, (0, 350), (8, 12, 8)),
+    T.CORD: Look(26, 8, 2, 5, SOFT, (5, 6, 3)),
+    T.BREAST: Look(20, 18, 12, 30, SOFT, (12, 20, 10)),
+    T.KIDNEY: Look(32, 5, 120, 150, SOFT, (5, 22, 8)),
+    T.BOWEL: Look(20, 20, 15, 25, (-100, 400), (14, 30, 25)),
+    T.CALCIUM: Look(620, 180, 0, 0, HARD, (90, 60, 20)),
+    T.METAL: Look(2900, 300, 0, 0, (900, 3071), (60, 30, 0)),
+    T.FLUID: Look(9, 7, 0, 0, SOFT, (3, 4, 3)),
+    T.SOFT: Look(42, 12, 14, 32, SOFT, (6, 8, 5)),
+    T.COLLAPSED_LUNG: Look(35, 15, 45, 75, (-300, 330), (10, 20, 12)),
+    T.VALVE: Look(60, 15, 30, 40, SOFT, (6, 4, 0)),
+}
+
+#: Blood pools: their texture is that of flowing blood, nearly none.
+LEFT = (T.LV, T.LA, T.LAA, T.AO, T.PULMONARY_VEIN, T.CORONARY_ARTERY)
+RIGHT = (T.RV, T.RA, T.PA)
+#: What unmixed contrast swirls in.
+MIXED = (T.RA, T.RV, T.PA, T.CAVA, T.INFERIOR_CAVA)
+SEPARATE = 25.0
+
+
+def holds(tissue: np.ndarray, codes: tuple[Tissue, ...]) -> np.ndarray:
+    """Where a tissue map holds one of the codes: a look-up, several times faster than ``np.isin``."""
+    table = np.zeros(256, dtype=bool)
+    table[list(codes)] = True
+    return table[tissue]
+
+
+def painted(tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> np.ndarray:
+    """HU (float32) of a tissue map before any scanner has touched it."""
+    ranges = RANGES[protocol.appearance]
+    mean, texture = draw_means(protocol, ranges, rng)
+    image = mean[tissue]
+    spacing = lattice.spacing
+    fine, medium = random_field(rng, tissue.shape, 1.0 / spacing), smooth_field(rng, tissue.shape, 4.0 / spacing)
+    image += texture[0][tissue] * fine
+    image += texture[1][tissue] * medium
+    image += texture[2][tissue] * smooth_field(rng, tissue.shape, 14.0 / spacing)
+    _grain(image, tissue, lattice, fine, medium, protocol, rng)
+    _swirl(image, tissue, lattice, protocol, rng)
+    _gradients(image, tissue, lattice, protocol, rng)
+    return image
+
+
+# --- one patient's table -------------------------------------------------------------------------------------------
+
+
+def draw_means(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mean HU by tissue code, and (3, codes) textures of 1, 4 and 14 mm, for one patient (float32)."""
+    size = max(Tissue) + 1
+    mean, texture = np.zeros(size, np.float32), np.zeros((3, size), np.float32)
+    arterial, venous = {"none": (0.0, 0.0), "arterial": (1.0, 0.0), "dual": (0.7, 0.05), "venous": (0.0, 1.0)}[
+        protocol.phase
+    ]
+    iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[protocol.kv]
+    dose = rng.uniform(0.6, 1.3)  # one patient's organs enhance together
+    for tissue, look in LOOKS.items():
+        uptake = iodine * dose * (arterial * look.arterial + venous * look.venous)
+        mean[tissue] = look.mean + look.spread * np.clip(rng.standard_normal(), -2.3, 2.3) + uptake
+        texture[:, tissue] = np.array(look.texture) * rng.uniform(*ranges.texture)
+        if rng.random() < ranges.redraw:
+            mean[tissue] = rng.uniform(*look.widest)
+            texture[:, tissue] += rng.uniform(0, 12, 3) * (look.widest is SOFT)
+    if rng.random() < 0.12:
+        mean[T.LIVER] -= rng.uniform(20, 55)  # fatty
+    for tissue, hu in _blood(protocol, ranges, rng).items():
+        mean[tissue] = hu
+        texture[:, tissue] = rng.uniform((0.0, 0.01, 0.01), (0.01, 0.035, 0.04)) * abs(hu - 20) * ranges.spread
+    muscle = protocol.myocardium_hu
+    for tissue in (T.MYO, T.PAPILLARY, T.WALL):
+        texture[:, tissue] = (3, 7, 7)
+    mean[T.MYO] = muscle
+    mean[T.PAPILLARY] = muscle + rng.normal(0, 4)
+    mean[T.WALL] = 30 + (muscle - 30) * rng.uniform(0.4, 0.95)
+    if rng.random() < ranges.apart:
+        _keep_apart(mean, protocol)
+    return mean, texture
+
+
+def _blood(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> dict[Tissue, float]:
+    """HU of every blood pool, tied to the phase: left and right hearts, cavae, veins, coronary vessels."""
+    left, right, native = protocol.left_hu, protocol.right_hu, 42.0
+
+    def near(hu: float, share: float) -> float:
+        return float(hu + ranges.spread * share * (hu - native) * rng.standard_normal())
+
+    cardiac = {"arterial": rng.uniform(0.1, 0.6), "dual": rng.uniform(0.3, 0.9)}.get(protocol.phase, 0.95)
+    venous = {"arterial": rng.uniform(0.0, 0.12), "dual": rng.uniform(0.0, 0.12)}.get(protocol.phase, 0.97)
+    renal = venous + (rng.uniform(0.0, 0.2) if protocol.phase != "venous" else 0.0)
+    lungs = rng.random()
+    blood = {
+        T.LV: left, T.LA: near(left, 0.04), T.LAA: near(left, 0.05), T.AO: near(left, 0.04),
+        T.PULMONARY_VEIN: near(left, 0.05), T.CORONARY_ARTERY: native + rng.uniform(0.8, 1.0) * (left - native),
+        T.CORONARY_VEIN: native + cardiac * (left - native), T.RV: right, T.RA: near(right, 0.08),
+        T.PA: near(0.8 * right + 0.2 * left, 0.07), T.CAVA: protocol.superior_cava_hu,
+        T.INFERIOR_CAVA: native + renal * (left - native), T.VEIN: native + venous * (left - native),
+    }  # fmt: skip
+    blood[T.LUNG_VESSEL] = lungs * blood[T.PA] + (1 - lungs) * blood[T.PULMONARY_VEIN]
+    return blood
+
+
+def _keep_apart(mean: np.ndarray, protocol: Scan) -> None:
+    """Move what lies next to a labelled structure away from it in HU, where both look the same. In place.
+
+    Without contrast medium blood and muscle do look the same, and nothing is moved.
+    """
+    if protocol.appearance == "realistic":
+        return
+    for pool in (T.LV, T.RV, T.LA, T.RA):
+        if abs(mean[T.FAT] - mean[pool]) < SEPARATE:
+            mean[T.FAT] = mean[pool] - SEPARATE * 2
+    mean[T.WALL] = mean[T.MYO] if abs(mean[T.WALL] - mean[T.LA]) < SEPARATE else mean[T.WALL]
+    if abs(mean[T.LIVER] - mean[T.MYO]) < 8:
+        mean[T.LIVER] += SEPARATE
+
+
+# --- texture with a shape ------------------------------------------------------------------------------------------
+
+
+def _grain(
+    image: np.ndarray,
+    tissue: np.ndarray,
+    lattice: Lattice,
+    fine: np.ndarray,
+    medium: np.ndarray,
+    protocol: Scan,
+    rng: np.random.Generator,
+) -> None:
+    """Septa in fat, fat between muscle fibres, fine vessels and gravity in lungs, gas in bowels. In place."""
+    factor = rng.uniform(*RANGES[protocol.appearance].texture)
+    spacing = lattice.spacing
+    sheets = np.exp(-np.square(smooth_field(rng, tissue.shape, 7.0 / spacing) / 0.07))  # level sets of a smooth field
+    fat = tissue == T.FAT
+    image += (factor * rng.uniform(10, 40)) * (fat * sheets)
+    fibre = ndimage.gaussian_filter1d(medium, 8.0 / spacing, axis=2, truncate=2.5)
+    image -= (factor * rng.uniform(30, 120)) * ((tissue == T.MUSCLE) * np.clip(fibre - 0.55, 0.0, 0.8))
+    lung = tissue == T.LUNG
+    down = lattice.axis(1)
+    dots = np.clip(fine + 0.5 * medium - 1.2, 0.0, 2.0)  # vessels and walls as small as a voxel
+    image += lung * (factor * (0.45 * (float(down.mean()) - down) + rng.uniform(100, 220) * dots))
+    image -= (tissue == T.BOWEL) * (factor * 500 * np.clip(np.abs(medium) - 1.3, 0.0, 1.0))
+
+
+def _gradients(
+    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator
+) -> None:
+    """The bolus is not the same along the aorta; the appendage's tip fills late; dense blood sinks. In place."""
+    if protocol.phase == "none":
+        return
+    slope = rng.normal(0.0, 0.0004) * RANGES[protocol.appearance].spread
+    aorta = tissue == T.AO
+    height = lattice.axis(2)
+    image += aorta * (slope * (protocol.left_hu - 42.0) * (height - float(height.mean())))
+    if protocol.tip_filling < 1.0:
+        _slow_tip(image, tissue, lattice, protocol)
+    if protocol.layering > 0.0:
+        pools = holds(tissue, MIXED)
+        if pools.any():
+            depth = lattice.axis(1)
+            middle = float(np.median(np.broadcast_to(depth, tissue.shape)[pools]))
+            down = np.tanh((middle - depth) / 20.0)
+            image += pools * (protocol.layering * (protocol.right_hu - 42.0) * down)
+
+
+def _slow_tip(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan) -> None:
+    """Less and less contrast from the appendage's ostium to its tip. In place."""
+    appendage = np.argwhere(tissue == T.LAA)
+    atrium = np.argwhere(tissue == T.LA)
+    if not len(appendage) or not len(atrium):
+        return
+    away = np.linalg.norm(appendage - atrium.mean(0), axis=1)
+    share = (away - away.min()) / max(float(np.ptp(away)), 1e-6)
+    filling = 1.0 - (1.0 - protocol.tip_filling) / (1.0 + np.exp(-(share - 0.5) / 0.1))
+    where = tuple(appendage.T)
+    image[where] = 42.0 + (image[where] - 42.0) * filling.astype(np.float32)
+
+
+# --- unmixed contrast in the right heart ---------------------------------------------------------------------------
+
+
+def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> None:
+    """Dense blood from above and clear blood from below meet in the right atrium and are mixed on the way. In place.
+
+    The level sets of a smooth field curl like stirred fluids: the sine of a few times such a field makes streaks.
+    """
+    where = holds(tissue, MIXED)
+    box = ndimage.find_objects(where.astype(np.uint8))
+    if not box or protocol.mixing <= 0.02:
+        return
+    part, spacing = tissue[box[0]], lattice.spacing
+    slow = smooth_field(rng, part.shape, rng.uniform(7, 15) / spacing)
+    fine = smooth_field(rng, part.shape, rng.uniform(2.5, 5) / spacing)
+    swirl = np.sin(rng.uniform(1.5, 4.0) * slow + rng.uniform(0.5, 1.6) * fine)
+    blend = rng.uniform(0.4, 0.95)
+    swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred here, still there
+    pattern = blend * swirl + (1 - blend) * np.clip(slow + 0.6 * fine, -1.7, 1.7)
+    amount = np.zeros(max(Tissue) + 1, np.float32)
+    decay = rng.uniform(0.25, 0.85)
+    amount[[T.RA, T.RV, T.PA]] = 1.0, decay, 0.35 * decay**2
+    amount[[T.CAVA, T.INFERIOR_CAVA]] = 0.35, 0.3
+    above = protocol.mixing * np.maximum(image[box[0]] - 42.0, 30.0) * amount[part] * pattern
+    local = Lattice(lattice.origin + spacing * np.array([s.start for s in box[0]]), spacing, part.shape)
+    image[box[0]] += above
+    _inflow(image[box[0]], part, local, protocol, slow, rng)
+    image[box[0]] = np.where(where[box[0]], np.maximum(image[box[0]], 20.0), image[box[0]])
+
+
+def _inflow(
+    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, slow: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Blood of the inferior cava wells up from the atrium's floor, a jet of the superior one falls from its roof."""
+    atrium = tissue == T.RA
+    if not atrium.any() or protocol.phase in ("none", "venous"):
+        return
+    height = np.broadcast_to(lattice.axis(2), tissue.shape)
+    low, high = np.quantile(height[atrium], (0.02, 0.98))
+    up = (height - low) / max(high - low, 1.0) + 0.22 * slow
+    clear = protocol.mixing * rng.uniform(0.3, 1.0) / (1.0 + np.exp((up - rng.uniform(0.1, 0.5)) / 0.1))
+    jet = 0.6 * protocol.mixing / (1.0 + np.exp((rng.uniform(0.7, 1.0) - up) / 0.08))
+    dense = min(protocol.superior_cava_hu, 1200.0)
+    mixed = image + clear * (45.0 - image) + jet * (dense - image)
+    image[atrium] = mixed[atrium]
