@@ -26,7 +26,7 @@ def seconds_per_stage(cases: int, anatomies: Path | None) -> str:
     """A Markdown table: median CPU seconds of heart, body and scanner per case on one thread."""
     import torch
 
-    from cardiacldm_training.virtual import CohortSettings, cohort, make_case
+    from cardiacldm_training.virtual import cohort
 
     torch.set_num_threads(1)
     spent: dict[str, list[float]] = {}
@@ -48,7 +48,7 @@ def seconds_per_stage(cases: int, anatomies: Path | None) -> str:
             setattr(cohort, name, timed(name, original[name]))
         for index in range(cases):
             began = time.process_time()
-            case = make_case(CohortSettings(seed=77, anatomies=anatomies), index)
+            case = cohort.make_case(cohort.CohortSettings(seed=77, anatomies=anatomies), index)
             whole.append(time.process_time() - began)
             voxels.append(case.image.array.size)
     finally:
@@ -86,7 +86,7 @@ def two_workers(cases: int, anatomies: Path | None) -> str:
 
 def _seconds(cases: int, workers: int, anatomies: Path | None) -> float:
     """Seconds of writing a cohort."""
-    from cardiacldm_training.virtual import CohortSettings, write_cohort
+    from cardiacldm_training.virtual.cohort import CohortSettings, write_cohort
 
     settings = CohortSettings(seed=78, spacing_mm=2.0, anatomies=anatomies)
     with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ def make_scan(path: Path, slices: int) -> None:
     """Write a virtual case as a chest CT of 512 x 512 x ``slices`` voxels, int16 HU, rows towards the back."""
     import numpy as np
 
-    from cardiacldm_training.virtual import CohortSettings, make_case
+    from cardiacldm_training.virtual.cohort import CohortSettings, make_case
     from CardiacLDMLib.image.files import write_volume
     from CardiacLDMLib.image.grid import Grid, Volume
     from CardiacLDMLib.image.resample import resample

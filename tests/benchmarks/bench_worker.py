@@ -26,7 +26,7 @@ LIMIT_SECONDS = 0.3
 
 def scan() -> Volume:
     """A virtual chest of 160^3 voxels of int16, 2 mm each."""
-    from cardiacldm_training.virtual import CohortSettings, make_case
+    from cardiacldm_training.virtual.cohort import CohortSettings, make_case
 
     image = make_case(CohortSettings(seed=2024), 0).image
     affine = np.diag([-SPACING_MM, -SPACING_MM, SPACING_MM, 1.0])

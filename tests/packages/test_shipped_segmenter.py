@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cardiacldm_training.virtual import CohortSettings, make_case
+from cardiacldm_training.virtual.cohort import CohortSettings, make_case
 from CardiacLDMLib.anatomy import NAMES, VALUE
 from CardiacLDMLib.image.grid import AIR_HU, Grid, Volume
 from CardiacLDMLib.image.resample import resample

@@ -190,13 +190,13 @@ def test_ct_with_other_bytes_is_not_used(tmp_path: Path, monkeypatch: Any) -> No
 def test_without_a_network_a_virtual_case_stands_in_and_that_is_said(
     tmp_path: Path, monkeypatch: Any, capsys: Any, truth: tuple[Volume, Volume]
 ) -> None:
-    from cardiacldm_training import virtual
+    from cardiacldm_training.virtual import cohort
 
     def offline(*_: object, **__: object) -> None:
         raise subprocess.CalledProcessError(1, "pip")
 
     monkeypatch.setattr(demo.subprocess, "run", offline)
-    monkeypatch.setattr(virtual, "make_case", lambda settings, index: virtual.Case(*truth, {}))
+    monkeypatch.setattr(cohort, "make_case", lambda settings, index: cohort.Case(*truth, {}))
     scan = demo._public_scan(tmp_path)
     said = capsys.readouterr().out
     assert "is there a network?" in said

@@ -155,7 +155,7 @@ def _fetch(path: Path) -> None:
 
 
 def _virtual_scan(folder: Path) -> Scan:
-    from .virtual import CohortSettings, make_case
+    from .virtual.cohort import CohortSettings, make_case
 
     case = make_case(CohortSettings(seed=VIRTUAL_SEED), 0)
     path = folder / "virtual_ct.nii.gz"

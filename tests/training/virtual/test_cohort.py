@@ -16,9 +16,8 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.virtual import Case, CohortSettings, make_case
 from cardiacldm_training.virtual.body.body import draw_frame, with_aorta
-from cardiacldm_training.virtual.cohort import FORMAT
+from cardiacldm_training.virtual.cohort import FORMAT, Case, CohortSettings, make_case
 from cardiacldm_training.virtual.heart.anatomy import Anatomies, draw_heart
 from CardiacLDMLib.anatomy import HEART, NAMES, VALUE
 

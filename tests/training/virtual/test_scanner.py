@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from cardiacldm_training.cases.condition_names import IMPLANTS, PHASES, SCANNER_STYLES
 from cardiacldm_training.virtual.body.implants import draw_calcium, draw_implant
-from cardiacldm_training.virtual.protocol import IMPLANTS, PHASES, RANGES, SITES, Scan, draw_scan
+from cardiacldm_training.virtual.protocol import RANGES, SITES, Scan, draw_scan
 from cardiacldm_training.virtual.scanner.artefacts import across, projector
 from cardiacldm_training.virtual.scanner.contrast import draw_means
 from cardiacldm_training.virtual.scanner.scanner import scan
@@ -179,7 +180,7 @@ def test_protocols_are_varied_and_can_be_recorded() -> None:
     for appearance in RANGES:
         rng = np.random.default_rng(0)
         drawn = [draw_scan(rng, appearance) for _ in range(400)]
-        assert {one.site for one in drawn} == set(SITES)
+        assert {one.site for one in drawn} == set(SITES) == set(SCANNER_STYLES)
         assert {one.phase for one in drawn} == set(PHASES)
         assert {one.implant for one in drawn} == set(IMPLANTS)
         assert all(0.5 <= one.slice_mm <= 5.0 for one in drawn)

@@ -21,7 +21,7 @@ import numpy as np
 from CardiacLDMLib.generation.settings import scaled
 
 from ..errors import DatasetError
-from ..virtual.protocol import IMPLANTS, PHASES, SITES
+from .condition_names import IMPLANTS, PHASES, SCANNER_STYLES
 from .readers.folders import find_cases
 from .settings import Frozen
 
@@ -72,7 +72,7 @@ def learned(cases: Sequence[Conditions]) -> Vocabulary:
     choices, numbers, chances = {}, {}, {}
     for name, known in CHOICES.items():
         found = Counter(str(case[name]) for case in cases if name in case)
-        order = list(known or SITES)
+        order = list(known or SCANNER_STYLES)
         values = [value for value in order if value in found] + sorted(found.keys() - set(order))
         if len(values) > _MOST_VALUES:
             raise DatasetError(f"The cases have {len(values)} values of {name}: {_MOST_VALUES} are possible.")

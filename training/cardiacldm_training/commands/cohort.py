@@ -55,7 +55,8 @@ def cohort(
 
     from CardiacLDMLib.errors import VolumeError
 
-    from ..virtual import PRESETS, AnatomyError, CohortError, CohortSettings, write_cohort
+    from ..errors import AnatomyError, CohortError
+    from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
     chosen = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
     settings = CohortSettings(

@@ -11,13 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from ..cases.condition_names import IMPLANTS, PHASES
+
 Appearance = Literal["realistic", "randomised"]
 Span = tuple[float, float]
 
-#: Contrast phases: where the contrast medium is when the scan is taken.
-PHASES = ("arterial", "dual", "venous", "none")
-#: What may be built into a patient; the kinds of ``conditions.implant``.
-IMPLANTS = ("none", "leads", "valve", "stent", "wires", "clips")
 #: Above this the superior cava is still full of contrast medium, with no saline behind it.
 DENSE_CAVA_HU = 450.0
 
