@@ -42,6 +42,19 @@ NAMES: tuple[str, ...] = tuple(s.name for s in STRUCTURES)
 VALUE: dict[str, int] = {s.name: s.value for s in STRUCTURES}
 BY_VALUE: dict[int, Structure] = {s.value: s for s in STRUCTURES}
 
+#: Name of the terminology in Resources/term.json, by which Slicer finds a segment's codes.
+TERMINOLOGY = "Heart structures - CardiacLDM"
+#: SNOMED CT category of every structure.
+CATEGORY_CODE, CATEGORY_MEANING = "123037004", "Anatomical Structure"
+
+
+def terminology_entry(structure: Structure) -> str:
+    """Return a structure's SNOMED CT codes as Slicer writes them in a segment's terminology tag."""
+    category = f"SCT^{CATEGORY_CODE}^{CATEGORY_MEANING}"
+    kind = f"SCT^{structure.snomed_code}^{structure.snomed_meaning}"
+    return "~".join((TERMINOLOGY, category, kind, "^^", "", "^^", "^^"))  # no modifier, no anatomic region
+
+
 #: Labels as colours (red, green, blue; 0 to 1), for a network that takes three channels instead of nine. A blurred
 #: border between two neighbours passes through mixtures of their colours: this choice keeps the mixtures of classes
 #: that touch away from the colour of a third one. The background touches everything and sits in the middle.

@@ -190,7 +190,7 @@ def test_eight_named_segments_whatever_is_there(app: Any, mrml: Any, present: tu
     segmentation = segmentation_node.GetSegmentation()
     assert list(segmentation.GetSegmentIDs()) == list(anatomy.NAMES)
     app.terminologies_logic.LoadTerminologyFromFile(str(TERM_JSON))
-    assert app.terminologies_logic.IsTerminologyContextLoaded(segmentations.TERMINOLOGY)
+    assert app.terminologies_logic.IsTerminologyContextLoaded(anatomy.TERMINOLOGY)
     from slicer import vtkSlicerTerminologyEntry
 
     for structure in anatomy.STRUCTURES:
@@ -200,8 +200,8 @@ def test_eight_named_segments_whatever_is_there(app: Any, mrml: Any, present: tu
         tag, entry = vtk.reference(""), vtkSlicerTerminologyEntry()
         assert segment.GetTag(segment.GetTerminologyEntryTagName(), tag)
         assert app.terminologies_logic.DeserializeTerminologyEntry(str(tag), entry)
-        assert entry.GetTerminologyContextName() == segmentations.TERMINOLOGY
-        assert entry.GetCategoryObject().GetCodeValue() == segmentations.CATEGORY_CODE
+        assert entry.GetTerminologyContextName() == anatomy.TERMINOLOGY
+        assert entry.GetCategoryObject().GetCodeValue() == anatomy.CATEGORY_CODE
         assert entry.GetTypeObject().GetCodeValue() == structure.snomed_code
         assert entry.GetTypeObject().GetCodeMeaning() == structure.snomed_meaning
     np.testing.assert_array_equal(segmentations.labels_from_segmentation(segmentation_node, node).array, labels.array)
@@ -477,11 +477,11 @@ def test_scene_that_cannot_be_saved_leaves_nothing(app: Any, mrml: Any, tmp_path
 
 def test_terminology_file_says_the_same_as_the_table() -> None:
     context = json.loads(TERM_JSON.read_text())
-    assert context["SegmentationCategoryTypeContextName"] == segmentations.TERMINOLOGY
+    assert context["SegmentationCategoryTypeContextName"] == anatomy.TERMINOLOGY
     (category,) = context["SegmentationCodes"]["Category"]
     assert (category["CodeValue"], category["CodeMeaning"]) == (
-        segmentations.CATEGORY_CODE,
-        segmentations.CATEGORY_MEANING,
+        anatomy.CATEGORY_CODE,
+        anatomy.CATEGORY_MEANING,
     )
     rows = [
         (t["3dSlicerIntegerLabel"], t["CodeValue"], t["CodeMeaning"], tuple(t["recommendedDisplayRGBValue"]))

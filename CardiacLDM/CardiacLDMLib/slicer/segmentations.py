@@ -26,19 +26,8 @@ if TYPE_CHECKING:
     )
 
 
-#: Name of the terminology in Resources/term.json; Slicer finds a segment's codes in its selector by it.
-TERMINOLOGY = "Heart structures - CardiacLDM"
-#: SNOMED CT category of every structure.
-CATEGORY_CODE, CATEGORY_MEANING = "123037004", "Anatomical Structure"
 #: Columns of a table of volumes.
 TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
-
-
-def terminology_entry(structure: anatomy.Structure) -> str:
-    """A structure's SNOMED CT codes as Slicer writes them in a segment's terminology tag."""
-    category = f"SCT^{CATEGORY_CODE}^{CATEGORY_MEANING}"
-    kind = f"SCT^{structure.snomed_code}^{structure.snomed_meaning}"
-    return "~".join((TERMINOLOGY, category, kind, "^^", "", "^^", "^^"))  # no modifier, no anatomic region
 
 
 # --- segmentations -------------------------------------------------------------------------------------------------
@@ -264,7 +253,7 @@ def _segment(structure: anatomy.Structure, labelmap: vtkOrientedImageData) -> vt
     segment = vtkSegment()
     segment.SetName(structure.title)
     segment.SetColor(*(channel / 255 for channel in structure.colour))
-    segment.SetTag(segment.GetTerminologyEntryTagName(), terminology_entry(structure))
+    segment.SetTag(segment.GetTerminologyEntryTagName(), anatomy.terminology_entry(structure))
     segment.SetLabelValue(structure.value)
     segment.AddRepresentation(vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), labelmap)
     return segment

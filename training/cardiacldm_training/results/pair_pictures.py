@@ -13,8 +13,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.files import written_aside
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.image.grid import Volume
-
-from .outputs import WINDOW_HU
+from CardiacLDMLib.results.pictures import WINDOW_HU
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,230 @@
+"""Three planes through the heart: the one place that cuts, windows, colours and writes them.
+
+Planes are seen as radiologists look: from the feet, from the front and from the patient's left. numpy does it all, and
+SimpleITK writes the file, so this runs in Slicer's Python too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import anatomy
+from ..errors import OutputError
+from ..files import written_aside
+from ..image.grid import AIR_HU, Volume
+from .lettering import ADVANCE, HEIGHT, write_text
+from .report import NOTICE, CaseReport
+
+#: HU from black to white in which chambers, wall and lungs can be told apart.
+WINDOW_HU = (-200.0, 500.0)
+#: What is shown around the heart, and the least that is shown, in mm.
+MARGIN_MM, LEAST_FIELD_MM = 30.0, 120.0
+#: Side of a plane in pixels.
+PLANE_PIXELS = 512
+#: How strongly labels colour the scan; their outlines are drawn in full.
+TINT = 0.3
+#: Colour (0 to 255) by label value.
+COLOURS = np.array([(0, 0, 0), *(s.colour for s in anatomy.STRUCTURES)], dtype=np.float32)
+AMBER, GREY, DIM, WHITE = (255, 180, 84), (178, 178, 178), (115, 115, 115), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A view: RAS directions to the right and up on the screen; letters at its left, right, top and bottom edge."""
+
+    title: str
+    right: tuple[int, int, int]
+    up: tuple[int, int, int]
+    letters: str
+
+
+AXIAL = Plane("Axial", (-1, 0, 0), (0, 1, 0), "RLAP")
+CORONAL = Plane("Coronal", (-1, 0, 0), (0, 0, 1), "RLSI")
+SAGITTAL = Plane("Sagittal", (0, -1, 0), (0, 0, 1), "APSI")
+PLANES = (AXIAL, CORONAL, SAGITTAL)
+
+
+@dataclass(frozen=True)
+class Field:
+    """The square that a plane shows: its centre (RAS mm), which the plane passes through, and its side in mm."""
+
+    centre: np.ndarray
+    size_mm: float
+
+
+# --- where to look -------------------------------------------------------------------------------------------------
+
+
+def heart_index(labels: Volume) -> np.ndarray | None:
+    """Return (3,) the centroid of chambers, wall and appendage in voxel indices; ``None`` if all are absent."""
+    counts = _heart_counts(labels)
+    total = counts[0].sum()
+    return np.array([(count * np.arange(len(count))).sum() / total for count in counts]) if total else None
+
+
+def heart_field(labels: Volume) -> Field:
+    """Return the field around the heart's centroid that holds all of the heart; the whole scan if it has none."""
+    counts = _heart_counts(labels)
+    index = heart_index(labels)
+    if index is None:
+        low, high = labels.grid.bounds_ras()
+        return Field((low + high) / 2, float((high - low).max()))
+    occupied = [np.flatnonzero(count) for count in counts]
+    start, stop = np.array([o[0] for o in occupied]), np.array([o[-1] + 1 for o in occupied])
+    low, high = labels.grid.crop(start, stop).bounds_ras()
+    centre = labels.affine[:3, :3] @ index + labels.affine[:3, 3]
+    reach = np.maximum(high - centre, centre - low).max()
+    return Field(centre, max(2 * (float(reach) + MARGIN_MM), LEAST_FIELD_MM))
+
+
+def _heart_counts(labels: Volume) -> list[np.ndarray]:
+    """Return the number of heart voxels in each slice across i, j and k."""
+    table = np.zeros(256, dtype=bool)
+    table[[anatomy.VALUE[name] for name in anatomy.HEART]] = True
+    heart = table[labels.array]
+    flat = heart.sum(axis=2)
+    return [flat.sum(axis=1), flat.sum(axis=0), heart.sum(axis=(0, 1))]
+
+
+# --- planes as numbers ---------------------------------------------------------------------------------------------
+
+
+def sample_plane(
+    volume: Volume, plane: Plane, field: Field, pixels: int, *, linear: bool, outside: float, layers: int = 1
+) -> np.ndarray:
+    """Return (pixels, pixels) float32, the top row first: the volume's values on a plane.
+
+    Beyond the volume's voxels they are ``outside``. Values are interpolated if ``linear``, else taken from the nearest
+    voxel. With more ``layers`` the mean of as many planes is taken, spread over the depth of one pixel. Only the voxels
+    under the plane are read.
+    """
+    pixel = field.size_mm / pixels
+    to_index = np.linalg.inv(volume.affine)
+    right, up = (to_index[:3, :3] @ np.array(axis, dtype=float) * pixel for axis in (plane.right, plane.up))
+    ahead = to_index[:3, :3] @ np.cross(plane.right, plane.up) * (pixel / layers)
+    steps = np.arange(pixels) - (pixels - 1) / 2
+    centre = to_index[:3, :3] @ field.centre + to_index[:3, 3]
+    index = centre - steps[:, None, None] * up + steps[None, :, None] * right
+    depths = np.arange(layers) - (layers - 1) / 2
+    return np.mean([_values_at(volume.array, index + depth * ahead, linear, outside) for depth in depths], axis=0)
+
+
+def _values_at(array: np.ndarray, index: np.ndarray, linear: bool, outside: float) -> np.ndarray:
+    """Return (...) float32 at the voxel indices ``index`` (..., 3), which need not be whole numbers."""
+    last = np.array(array.shape) - 1
+    within = ((index > -0.5 - 1e-6) & (index < last + 0.5 + 1e-6)).all(axis=-1)
+    index = index[within].clip(0, last)
+    if linear:
+        values = _interpolate(array, index)
+    else:
+        nearest = np.floor(index + 0.5).astype(np.intp)
+        values = array[tuple(nearest.T)]
+    out = np.full(within.shape, outside, dtype=np.float32)
+    out[within] = values
+    return out
+
+
+def _interpolate(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return (N,) float64: trilinear interpolation at ``index`` (N, 3) within the array."""
+    below = np.minimum(np.floor(index).astype(np.intp), np.maximum(np.array(array.shape) - 2, 0))
+    share = index - below
+    values = np.zeros(len(index))
+    for corner in np.ndindex(2, 2, 2):
+        weight = np.where(corner, share, 1 - share).prod(axis=1)
+        at = np.minimum(below + corner, np.array(array.shape) - 1)
+        # a weight of 0 keeps what is no number in a neighbour out of a value that does not need it
+        values += np.where(weight > 0, array[tuple(at.T)] * weight, 0.0)
+    return values
+
+
+# --- planes as pictures --------------------------------------------------------------------------------------------
+
+
+def to_grey(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.ndarray:
+    """Return grey levels 0 to 255 (float) of HU in a window from black to white; what is no number is black."""
+    low, high = window_hu
+    return np.nan_to_num((hu - low) / (high - low) * 255).clip(0, 255)
+
+
+def tint(grey: np.ndarray, labels: np.ndarray, share: float = TINT, *, outline: bool = True) -> np.ndarray:
+    """Return (rows, columns, 3) float: grey levels coloured by label, with the outlines in full colour."""
+    strength = np.full(labels.shape, share)
+    if outline:
+        strength[label_edges(labels)] = 1.0
+    strength = (strength * (labels > 0))[..., None]
+    return (1 - strength) * grey[..., None] + strength * COLOURS[labels]
+
+
+def label_edges(labels: np.ndarray) -> np.ndarray:
+    """Return where a pixel has a neighbour of another label beside, above or below it; same shape, bool."""
+    edges = np.zeros(labels.shape, dtype=bool)
+    for axis in (0, 1):
+        change = np.diff(labels, axis=axis) != 0
+        behind = [(0, 0), (0, 0)]
+        behind[axis] = (1, 0)
+        edges |= np.pad(change, behind) | np.pad(change, [pair[::-1] for pair in behind])
+    return edges
+
+
+def labelled_plane(volume: Volume, labels: Volume, plane: Plane, field: Field) -> np.ndarray:
+    """Return (rows, columns, 3) uint8: the scan with its labels on a plane, the patient's directions at its edges."""
+    grey = to_grey(sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU))
+    names = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)
+    picture = tint(grey, names.astype(np.uint8)).astype(np.uint8)
+    scale, middle, edge = 3, PLANE_PIXELS // 2, 6
+    width, height = ADVANCE * scale, HEIGHT * scale
+    left, right, top, bottom = tuple(plane.letters)
+    write_text(picture, left, edge, middle - height // 2, scale=scale)
+    write_text(picture, right, PLANE_PIXELS - edge - width + scale, middle - height // 2, scale=scale)
+    write_text(picture, top, middle - width // 2, edge, scale=scale)
+    write_text(picture, bottom, middle - width // 2, PLANE_PIXELS - edge - height, scale=scale)
+    write_text(picture, plane.title, edge, edge, colour=GREY)
+    return picture
+
+
+def draw_planes(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
+    """Write a PNG: axial, coronal and sagittal plane through the heart, labels over the scan, and a legend.
+
+    Without labels the planes go through the middle of the scan.
+    """
+    field = heart_field(labels)
+    axial, coronal, sagittal = (labelled_plane(volume, labels, plane, field) for plane in PLANES)
+    rows = [np.concatenate(pair, axis=1) for pair in ((axial, sagittal), (coronal, _legend(report)))]
+    write_png(np.concatenate(rows), path)
+
+
+def _legend(report: CaseReport) -> np.ndarray:
+    """Return (rows, columns, 3) uint8: the case, each structure's colour and volume, and the notice."""
+    canvas = np.zeros((PLANE_PIXELS, PLANE_PIXELS, 3), dtype=np.uint8)
+    width = PLANE_PIXELS // (2 * ADVANCE) - 4
+    write_text(canvas, report.case[:width], 24, 24)
+    if not report.heart_found:
+        write_text(canvas, "No heart was found", 24, 60, colour=AMBER)
+    for row, structure in enumerate(anatomy.STRUCTURES):
+        y, volume = 100 + 36 * row, report.volumes_ml[structure.name]
+        canvas[y - 4 : y + 18, 24:46] = structure.colour
+        colour = WHITE if volume else DIM
+        write_text(canvas, f"{structure.name:4}{structure.title}", 54, y, colour=colour)
+        amount = f"{volume:.0f} mL" if volume else "none"
+        write_text(canvas, amount, PLANE_PIXELS - 12 - 2 * ADVANCE * len(amount), y, colour=colour)
+    if report.warnings:
+        write_text(canvas, f"Warnings in the report: {len(report.warnings)}", 24, 410, colour=AMBER)
+    write_text(canvas, f"{report.package.name} {report.package.version}"[:width], 24, 450, colour=GREY)
+    write_text(canvas, NOTICE, 24, 476, colour=GREY)
+    return canvas
+
+
+def write_png(picture: np.ndarray, path: Path) -> None:
+    """Write (rows, columns) or (rows, columns, 3) uint8 as PNG, whole or not at all. Raises :class:`OutputError`."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(picture), isVector=picture.ndim == 3)
+    with written_aside(path) as part:
+        try:
+            sitk.WriteImage(image, str(part), True)
+        except RuntimeError as error:
+            reason = "is the disk full, or does the name not end in .png?"
+            raise OutputError(f"{path.name} could not be written: {reason}") from error
