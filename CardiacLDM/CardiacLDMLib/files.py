@@ -1,43 +1,283 @@
-"""Files and folders: where the program's resources are, and how a file is replaced as a whole."""
+"""Files and folders: the program's resources, and one way each to replace, remove, lock and hash.
+
+A file or folder is written under a temporary name beside its place, flushed to the disk and renamed into place. Whoever
+looks sees the old content or the new, never a mixture, also when the process is killed or the power fails. What cannot
+be written is an :class:`~CardiacLDMLib.errors.OutputError`. Only the standard library.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import json
 import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from .errors import VolumeError
+from .errors import OutputError
 
 #: The folder of model packages, panels, icons and terminology that ships with the module.
 RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 
+#: How the temporary names begin of what is being written, and of what is being removed.
+PART, REMOVED = ".part-", ".removed-"
+#: Within a temporary folder: the folder that is being replaced, under its own name.
+_REPLACED = ".replaced"
+#: Seconds after which a temporary name belongs to a process that was killed: nothing is written for so long.
+ABANDONED_SECONDS = 3600.0
+#: Errors of systems that cannot flush a folder's entries.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; move it into place once it is whole and on the disk.
+def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary file beside ``path`` to write to; flush it and rename it to ``path`` at the end.
 
-    The temporary name keeps the ending, since writers choose the format by it. Nothing stays behind on an error.
+    The temporary name keeps the ending, since writers choose the format by it. The file gets the permissions that the
+    umask gives. Missing parent folders are made. After an error the old file is as it was and nothing else stays.
+    Raises :class:`OutputError`, also for an ``OSError`` of the caller's block.
     """
     path = Path(path)
-    ending = "".join(path.suffixes[-2:])
-    try:
+    with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=ending, dir=path.parent)
+    with output_errors(path):
+        handle, name = tempfile.mkstemp(prefix=PART, suffix="".join(path.suffixes[-2:]), dir=path.parent)
         os.close(handle)
-    except OSError as error:
-        raise VolumeError(f"{path.name} could not be written: {error.strerror or error}.") from error
-    part = Path(name)
-    try:
+        part = Path(name)
+        try:
+            yield part
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
+            sync_file(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replace_files(
+    folder: Path, names: Sequence[str], temporary: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder within ``folder``; at the end move the files ``names`` from it into ``folder``.
+
+    All are flushed first. The last of ``names`` completes the set: the old one is removed before the others are
+    replaced, and the new one comes last, so a folder that has it has all of them. ``temporary``: see
+    :func:`temporary_folder`.
+    """
+    with temporary_folder(folder, temporary) as part, output_errors(folder):
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes it private; a result is as readable as any other file
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise VolumeError(f"{path.name} could not be written: {error.strerror or error}.") from error
+        for name in names:
+            sync_file(part / name)
+        (folder / names[-1]).unlink(missing_ok=True)
+        sync_folder(folder)
+        for name in names:
+            (part / name).replace(folder / name)
+        sync_folder(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace ``path`` by a text file: UTF-8, lines as they are in ``text``. Raises :class:`OutputError`."""
+    with replace_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, sort_keys: bool = False) -> None:
+    """Replace ``path`` by ``content`` as JSON, one entry a line. Raises :class:`OutputError`."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal digits. Raises ``OSError``."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, path: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """Yield an empty folder in ``parent``, from which things can be renamed to their places; it is gone afterwards.
+
+    ``parent`` is made if missing. ``path`` chooses the folder, so that another process can find and remove it: a new
+    name in ``parent`` that begins with :data:`PART`. Raises :class:`OutputError`.
+    """
+    with output_errors(parent):
+        if parent.exists() and not parent.is_dir():
+            raise OutputError(f"A folder is needed, but {parent.name} is a file.")
+        parent.mkdir(parents=True, exist_ok=True)
+        if path is None:
+            folder = Path(tempfile.mkdtemp(prefix=PART, dir=parent))
+        else:
+            folder = Path(path)
+            folder.mkdir()
+    try:
+        yield folder
     finally:
-        part.unlink(missing_ok=True)
+        if _restore(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replace_folder(
+    target: Path, *, replace: bool = False, temporary: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder of the same name to fill; put it in the place of ``target`` at the end.
+
+    ``temporary``: see :func:`temporary_folder`; an existing ``target``: see :func:`move_folder`. Raises
+    :class:`OutputError`, also for an ``OSError`` of the caller's block.
+    """
+    target = Path(target)
+    if not replace:
+        _refuse_existing(target)
+    with temporary_folder(target.parent, temporary) as part, output_errors(target):
+        content = part / target.name
+        content.mkdir()
+        yield content
+        move_folder(content, target, replace=replace)
+
+
+def move_folder(content: Path, target: Path, *, replace: bool = False) -> None:
+    """Flush all of ``content``, a folder within a :func:`temporary_folder` beside ``target``, and rename it to there.
+
+    An existing ``target`` is an :class:`OutputError` unless ``replace``; then it is moved aside first, and back again
+    when ``content`` cannot be put in its place. Of a process that is killed in between, :func:`sweep` puts it back.
+    """
+    with output_errors(target):
+        sync_tree(content)
+        if os.path.lexists(target):
+            if not replace:
+                _refuse_existing(target)
+            old = content.parent / _REPLACED / target.name
+            old.parent.mkdir()
+            target.rename(old)
+        try:
+            content.rename(target)
+        except OSError:
+            _restore(content.parent)
+            raise
+        sync_folder(target.parent)
+
+
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise OutputError(f"{target.name} exists already: choose another name.")
+
+
+def _restore(temporary: Path) -> bool:
+    """Put a replaced folder back unless its place is taken again; return False if it cannot be put back."""
+    try:
+        replaced = list((temporary / _REPLACED).iterdir())
+    except OSError:
+        return True
+    for old in replaced:
+        place = temporary.parent / old.name
+        if not os.path.lexists(place):
+            try:
+                old.rename(place)
+            except OSError:
+                return False
+    return True
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: rename it away first, so that it is whole or absent. Raises ``OSError``."""
+    aside = Path(tempfile.mkdtemp(prefix=REMOVED, dir=path.parent))
+    try:
+        path.rename(aside / "removed")
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
+    """Remove what killed processes left in ``folder``: temporary files and folders older than ``older_than`` seconds.
+
+    A folder whose replacement was interrupted between the two renames is put back. What cannot be removed stays.
+    """
+    for left in (*folder.glob(f"{PART}*"), *folder.glob(f"{REMOVED}*")):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime < older_than:
+                continue
+            if left.is_symlink() or not left.is_dir():
+                left.unlink()
+            elif left.name.startswith(REMOVED) or _restore(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+# --- the disk ------------------------------------------------------------------------------------------------------
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's entries are on the disk; not on systems that cannot tell."""
+    if sys.platform == "win32":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until every file in ``folder`` and its sub-folders, and all entries, are on the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(place, name))
+        sync_folder(Path(place))
+
+
+def lock(file: int) -> bool:
+    """Take the lock on an open file; False if another process has it. It is held until the file is closed.
+
+    Raises ``OSError`` where the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(file, 1 << 30, os.SEEK_SET)  # beyond the content: what is locked cannot be read
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an ``OSError`` into an :class:`OutputError` that names ``path`` without its folder."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(path).absolute().name or str(path)
+        raise OutputError(f"{name} could not be written: {error.strerror or error}.") from error

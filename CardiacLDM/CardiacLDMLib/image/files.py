@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import VolumeError
-from ..files import written_aside
+from ..errors import OutputError, VolumeError
+from ..files import replace_file
 from .grid import Volume
 
 #: Larger than any CT series (1024 x 1024 x 2048); beyond it a header is wrong or the memory will not do.
@@ -157,16 +157,16 @@ def _reading_failed(path: Path, error: str) -> str:
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     """Write as NIfTI, NRRD or MHA by the file's ending, compressed; whole or not at all.
 
-    Raises :class:`VolumeError` when the folder cannot be written to or the disk is full.
+    Raises :class:`OutputError` when the folder cannot be written to or the disk is full.
     """
     import SimpleITK as sitk
 
-    with written_aside(path) as part:
+    with replace_file(path) as part:
         try:
             sitk.WriteImage(to_sitk(volume), str(part), True)
             _check_written(part)
         except (RuntimeError, VolumeError) as error:
-            raise VolumeError(f"{Path(path).name} could not be written: is the disk full or read-only?") from error
+            raise OutputError(f"{Path(path).name} could not be written: is the disk full or read-only?") from error
 
 
 def _check_written(path: Path) -> None:

@@ -14,7 +14,6 @@ import shutil
 import stat
 import struct
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import PackageError
-from ..files import written_aside
+from ..files import replace_file, sweep, temporary_folder
 from ..text import called_as, shown
 from .manifest import MANIFEST
 from .store import (
@@ -37,7 +36,7 @@ from .store import (
     user_packages_dir,
 )
 from .weights import verify_package
-from .write import PART, REMOVED, _beside, _put_in_place
+from .write import install_folder
 
 if TYPE_CHECKING:
     pass
@@ -58,11 +57,7 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
     path = path / f"{name}.zip" if os.path.isdir(path) else path
     if os.path.lexists(path) and not overwrite:
         raise PackageError(f"{path.name} exists already: choose another name, or use --overwrite.")
-    with (
-        _os_errors(f"{path.name} could not be written"),
-        written_aside(path) as part,
-        zipfile.ZipFile(part, "w") as archive,
-    ):
+    with replace_file(path) as part, zipfile.ZipFile(part, "w") as archive:
         for file in (MANIFEST, *sorted(package.manifest.files)):
             entry = zipfile.ZipInfo(f"{name}/{file}")  # its date is 1980: contents alone decide the bytes
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -81,22 +76,14 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
     Raises :class:`PackageError` with nothing installed and nothing left behind when anything is wrong.
     """
     source, models_dir = Path(source), Path(models_dir)
-    _sweep(models_dir)
+    sweep(models_dir)
     with _os_errors(f"{called_as(source)} could not be imported"), unpacked(source, models_dir) as content:
         package = verify_package(content, called_as(source))
         name = package.manifest.name
         if models_dir.resolve() == user_packages_dir().resolve() and (shipped_packages_dir() / name).exists():
             raise PackageError(f"{name} is the name of a package that ships with CardiacLDM: it cannot be installed.")
-        _put_in_place(content, models_dir / name, replace)
+        install_folder(content, models_dir / name, replace)
     return dataclasses.replace(package, folder=models_dir / name)
-
-
-def _sweep(models_dir: Path) -> None:
-    """Remove what imports and removals left that were killed in their midst; none takes an hour."""
-    for left in (*models_dir.glob(f"{PART}*"), *models_dir.glob(f"{REMOVED}*")):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -106,8 +93,8 @@ def unpacked(source: Path, parent: Path | None = None) -> Iterator[Path]:
     Nothing is known about the copy but that its files are plain, few and not too large. ``parent`` defaults to the
     system's temporary folder.
     """
-    with _beside(parent or Path(tempfile.gettempdir())) as aside:
-        content = aside / "content"
+    with temporary_folder(parent or Path(tempfile.gettempdir())) as temporary:
+        content = temporary / "content"
         content.mkdir()
         if os.path.isdir(source):
             _copy_folder(source, content)

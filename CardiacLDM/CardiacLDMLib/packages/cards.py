@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from ..errors import PackageError
+from ..files import remove_folder
 from ..text import shown
 from .manifest import Figure, Manifest
 from .store import ModelPackage, open_package, shipped_packages_dir, user_packages_dir
-from .write import REMOVED
 
 #: Up to this size a package's files are hashed when it is listed, at 1 GB/s in a twentieth of a second; larger ones are
 #: hashed when they are verified and before each job.
@@ -91,11 +89,7 @@ def remove(row: Row) -> None:
     if row.shipped or row.folder.parent != user_packages_dir():
         raise PackageError(f"{shown(row.name)} ships with CardiacLDM and cannot be removed.")
     try:
-        aside = Path(tempfile.mkdtemp(prefix=REMOVED, dir=row.folder.parent))
-        try:
-            row.folder.rename(aside / "package")
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        remove_folder(row.folder)
     except OSError as error:
         why = (error.strerror or "unknown error").lower()
         raise PackageError(f"{shown(row.name)} could not be removed: {why}.") from error

@@ -19,8 +19,8 @@ from pydantic import (
     ValidationError,
 )
 
-from ..errors import PackageError, VolumeError
-from ..files import RESOURCES
+from ..errors import PackageError
+from ..files import RESOURCES, sha256
 from ..text import called_as, first_problem, shown
 from .manifest import MANIFEST, SCHEMA_VERSION, Manifest
 
@@ -154,16 +154,11 @@ def _too_many(called: str) -> str:
 
 
 def _check_file(path: Path, expected: str, called: str) -> None:
-    if _sha256(path) == expected:
+    if sha256(path) == expected:
         return
     if path.suffix == ".safetensors" and _cut_short(path):
         raise PackageError(f"{shown(called)} is refused: {path.name} is cut short, fetch the package again.")
     raise PackageError(f"{shown(called)} is refused: {path.name} was changed, it does not match its SHA-256.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cut_short(path: Path) -> bool:
@@ -189,8 +184,6 @@ def _os_errors(what: str) -> Iterator[None]:
     """Turn an error of the operating system into a sentence, without the path that it would show."""
     try:
         yield
-    except VolumeError as error:
-        raise PackageError(str(error)) from error
     except OSError as error:
         raise PackageError(f"{shown(what)}: {(error.strerror or 'unknown error').lower()}.") from error
 

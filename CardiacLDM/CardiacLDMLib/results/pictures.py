@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import anatomy
 from ..errors import OutputError
-from ..files import written_aside
+from ..files import replace_file
 from ..image.grid import AIR_HU, Volume
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
@@ -222,7 +222,7 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(picture), isVector=picture.ndim == 3)
-    with written_aside(path) as part:
+    with replace_file(path) as part:
         try:
             sitk.WriteImage(image, str(part), True)
         except RuntimeError as error:

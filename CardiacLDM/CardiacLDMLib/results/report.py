@@ -5,9 +5,7 @@ The command line adds a segmentation for Slicer and a picture; see ``outputs.py`
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .. import __version__
-from ..errors import VolumeError
+from ..files import replace_files, write_text
 from ..image.files import write_volume
 from ..image.grid import Volume
 from ..progress import Quality
@@ -93,23 +91,11 @@ def existing_results(out: Path, name: str, endings: tuple[str, ...] = (LABELS, R
 def write_case(out: Path, aside: Path, labels: Volume, report: CaseReport) -> list[Path]:
     """Write labels and report of a case to the folder ``out``, by way of ``aside`` within it, which is gone afterwards.
 
-    Earlier ones are replaced; a case with a report is complete. Returns the files. Raises ``VolumeError`` when the
-    folder cannot be written to or the disk is full.
+    Earlier ones are replaced; a case with a report is complete. Returns the files. Raises
+    :class:`OutputError` when the folder cannot be written to or the disk is full.
     """
     names = [report.case + ending for ending in (LABELS, REPORT)]
-    try:
-        aside.mkdir(parents=True)
-        write_volume(labels, aside / names[0])
-        with (aside / names[1]).open("w", encoding="utf-8") as file:
-            file.write(report.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        (out / names[1]).unlink(missing_ok=True)  # an old report must not vouch for new labels
-        for name in names:
-            (aside / name).replace(out / name)
-    except OSError as error:
-        where = out.resolve().name
-        raise VolumeError(f"The results cannot be written to {where}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with replace_files(out, names, aside) as part:
+        write_volume(labels, part / names[0])
+        write_text(part / names[1], report.model_dump_json(indent=2) + "\n")
     return [out / name for name in names]

@@ -1,4 +1,4 @@
-"""A private temporary folder for the arrays of one job. Only the standard library."""
+"""A private temporary folder for the arrays of one job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ..files import lock
 
 #: Folders beside results in which these are made before they are moved into place.
 ASIDE = ".part-"
@@ -29,7 +31,7 @@ class JobFolder:
         self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)  # mode 0700
         self.path = Path(self._folder.name)
         self._owner = (self.path / _OWNER).open("wb")
-        if not _locked(self._owner.fileno()):
+        if not lock(self._owner.fileno()):
             raise OSError("the temporary folder cannot be locked")
 
     def remove(self) -> bool:
@@ -60,23 +62,7 @@ def _is_abandoned(folder: Path) -> bool:
             return False
         if not (folder / _OWNER).exists():
             return time.time() - folder.stat().st_mtime > _UNOWNED_SECONDS
-        if sys.platform == "win32":
-            (folder / _OWNER).unlink()  # fails as long as its process holds it open
-            return True
         with (folder / _OWNER).open("rb+") as owner:
-            return _locked(owner.fileno())
+            return lock(owner.fileno())
     except OSError:
         return False
-
-
-def _locked(file: int) -> bool:
-    """Take the lock on an open file, if nobody else has it. On Windows being open is lock enough."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -302,7 +302,7 @@ def test_no_pairs_at_all_and_a_file_for_a_folder(package: Path, tmp_path: Path) 
     assert "but file is a file" in run(package, 1, tmp_path / "file").output
     result = run(package, 1, tmp_path / "file" / "out")
     assert result.exit_code == 2
-    assert "out cannot be used for the pairs" in result.output
+    assert "out could not be written" in result.output
 
 
 def test_a_pair_that_lost_a_file_is_named(package: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path, scan: Path, package: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("out", "sentence"), [("file", "but file is a file"), ("file/out", "cannot be written to out")]
+    ("out", "sentence"), [("file", "but file is a file"), ("file/out", "out could not be written")]
 )
 def test_out_folders_that_cannot_be(tmp_path: Path, scan: Path, package: Path, out: str, sentence: str) -> None:
     (tmp_path / "file").write_text("")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.errors import OutputError, VolumeError
+from CardiacLDMLib.files import replace_folder, sha256
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
@@ -112,16 +111,16 @@ def prepare(
 def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> PreparedCase | str:
     try:
         return prepare_case(files, cache, spacing_mm)
-    except VolumeError as error:
+    except (VolumeError, OutputError) as error:
         return str(error)
     except MemoryError:
         return "There is not enough memory to prepare it."
     except OSError as error:
-        return f"It could not be read, or its prepared copy not written: {error.strerror or error}."
+        return f"It cannot be read: {error.strerror or error}."
 
 
 def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCase:
-    """The entry of one case, made if it is missing or damaged. Raises :class:`VolumeError` or OSError."""
+    """The entry of one case, made if it is missing or damaged. Raises :class:`VolumeError` or :class:`OutputError`."""
     key = _key(files, spacing_mm)
     case = PreparedCase(files.name, cache / f"{spacing_mm:g}mm-{key[:20]}", key, spacing_mm)
     if not is_whole(case.folder):
@@ -134,19 +133,14 @@ def is_whole(folder: Path) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text())
         return record["format"] == FORMAT and all(
-            _sha256(folder / name) == digest for name, digest in record["files"].items()
+            sha256(folder / name) == digest for name, digest in record["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _key(files: CaseFiles, spacing_mm: float) -> str:
-    parts = [str(FORMAT), f"{spacing_mm:g}", _sha256(files.image), _sha256(files.labels)]
+    parts = [str(FORMAT), f"{spacing_mm:g}", sha256(files.image), sha256(files.labels)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
@@ -181,27 +175,17 @@ def _points(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _write_entry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an entry beside its place, flush it to the disk, then rename it into place."""
-    part = folder.with_name(f".part-{os.getpid()}-{folder.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Write an entry whole, in the place of a damaged one. Raises :class:`OutputError`."""
     try:
-        record: dict[str, Any] = {"format": FORMAT, "files": {}}
-        for name, array in arrays.items():
-            with (part / name).open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-            record["files"][name] = _sha256(part / name)
-        (part / RECORD).write_text(json.dumps(record))
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        try:
-            part.rename(folder)
-        except OSError:
-            if not is_whole(folder):  # otherwise another process made the same entry first
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with replace_folder(folder, replace=True) as part:
+            record: dict[str, Any] = {"format": FORMAT, "files": {}}
+            for name, array in arrays.items():
+                np.save(part / name, array)
+                record["files"][name] = sha256(part / name)
+            (part / RECORD).write_text(json.dumps(record))
+    except OutputError:
+        if not is_whole(folder):  # otherwise another process made the same entry first
+            raise
 
 
 def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles, Path]]:

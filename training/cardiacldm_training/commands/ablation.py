@@ -18,14 +18,13 @@ def ablation(
     PLAN names "anatomies" (label maps to bend) and, if there are any, "real" (labelled scans to test on); cases,
     steps, seeds and arms have defaults. A call that was stopped is continued by the same call.
     """
-    from CardiacLDMLib.errors import VolumeError
+    from CardiacLDMLib.errors import UserError
 
-    from ..errors import AblationError, AnatomyError, CohortError, DatasetError, TrainingError
     from ..evaluation.ablation import read_plan, run_ablation, table
 
     try:
         results = run_ablation(read_plan(plan), out, workers, lambda line: typer.echo(line, err=True))
-    except (AblationError, AnatomyError, CohortError, DatasetError, TrainingError, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(table(results))

@@ -53,9 +53,8 @@ def cohort(
     """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. No patient is in it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from CardiacLDMLib.errors import VolumeError
+    from CardiacLDMLib.errors import UserError
 
-    from ..errors import AnatomyError, CohortError
     from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
     chosen = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
@@ -68,7 +67,7 @@ def cohort(
         with Progress(*columns, transient=True) as progress:
             task = progress.add_task("", total=cases)
             failed = write_cohort(settings, cases, out, workers, lambda n: progress.update(task, completed=n))
-    except (AnatomyError, CohortError, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{cases - len(failed)} of {cases} virtual cases are in {out}.")

@@ -22,12 +22,11 @@ def evaluate(
 
     A case that fails does not stop the others; it is listed, and the exit code is 1.
     """
-    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
+    from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     from ..cases.readers.folders import find_cases
-    from ..errors import DatasetError
     from ..evaluation.segmenter import evaluate_cases, table, write_evaluation
 
     try:
@@ -36,7 +35,7 @@ def evaluate(
             segmenter, find_cases(data), data.resolve().name, flips=tta, say=lambda line: typer.echo(line, err=True)
         )
         write_evaluation(evaluation, out)
-    except (PackageError, SegmenterError, DatasetError, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     if evaluation.summary:

@@ -50,18 +50,17 @@ def fidelity(
     all are brought to that of the pairs. Writes report.json, report.md and pictures. With --train also copies of
     training cases, and what a small network learns from pairs instead of training cases.
     """
-    from CardiacLDMLib.errors import GeneratorError, PackageError, SegmenterError, VolumeError
+    from CardiacLDMLib.errors import UserError
 
-    from ..errors import DatasetError, FidelityError, PairsError, TrainingError
+    from ..errors import FidelityError
 
-    refusals = (DatasetError, FidelityError, GeneratorError, PackageError, PairsError, SegmenterError, TrainingError)
     try:
         if generated is None and package is None:
             raise FidelityError("Name a generator --package, or a folder of --generated pairs.")
         if curve and package is None:
             raise FidelityError("A --curve needs a generator --package.")
         _fidelity(data, out, generated, package, count, seed, segmenter, train, train_steps, curve, device, cache)
-    except (*refusals, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
 

@@ -84,11 +84,9 @@ def generate(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rich.console import Console
 
-    from CardiacLDMLib.errors import GeneratorError, PackageError
+    from CardiacLDMLib.errors import GeneratorError, UserError
     from CardiacLDMLib.generation.settings import check_settings
     from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, find_package, require_kind
-
-    from ..errors import DatasetError, FidelityError, PairsError
 
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
@@ -107,7 +105,7 @@ def generate(
             judge = _judge(checker, generator, train, cache, fabric, console) if checker else None
             stop = _or_left(fabric, cancelled)
             code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).all(yes)
-    except (PackageError, GeneratorError, PairsError, DatasetError, FidelityError) as error:
+    except UserError as error:
         _give_up(error)
     if code:
         raise typer.Exit(code)
@@ -278,15 +276,13 @@ class _Run:
 
     def _share(self, done: set[int]) -> int:
         """Draw every pair that falls to this process; returns its exit code."""
-        from CardiacLDMLib.errors import GeneratorError
-
-        from ..errors import PairsError
+        from CardiacLDMLib.errors import UserError
 
         rank, world = self.fabric.global_rank, self.fabric.world_size
         try:
             for number, index in enumerate(islice(self._missing(done), rank, None, world)):
                 self._draw(index, 1 + len(done) + rank + number * world)
-        except (GeneratorError, PairsError) as error:
+        except UserError as error:
             typer.echo(f"Error: {error}", err=True)
             return FAILED
         except (Cancelled, KeyboardInterrupt):

@@ -81,11 +81,11 @@ def export(
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """End with exit code 1 and the sentence of what was refused."""
-    from CardiacLDMLib.errors import PackageError
+    from CardiacLDMLib.errors import UserError
 
     try:
         yield
-    except PackageError as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
 

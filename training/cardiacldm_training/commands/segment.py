@@ -245,11 +245,9 @@ class _Run:
 
 def _sentence(error: Exception) -> str:
     """What went wrong, for the user: our own errors are sentences already."""
-    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
+    from CardiacLDMLib.errors import UserError
 
-    from ..errors import OutputError
-
-    if isinstance(error, (VolumeError, SegmenterError, PackageError, OutputError)):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
         return "There is not enough memory for this scan: close other programs, or crop it to the chest."

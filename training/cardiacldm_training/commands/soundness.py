@@ -38,10 +38,9 @@ def soundness(
     """
     from rich.progress import Progress
 
-    from CardiacLDMLib.errors import VolumeError
+    from CardiacLDMLib.errors import UserError
 
     from ..cases.readers.folders import find_cases
-    from ..errors import AnatomyError, DatasetError
     from ..virtual.heart.anatomy import Anatomies
     from ..virtual.heart.templates import template_files
     from ..virtual.report.plausibility import report_on_drawn, report_on_files, write_report
@@ -64,7 +63,7 @@ def soundness(
                     done=lambda n: progress.update(task, completed=n),
                 )  # fmt: skip
         write_report(report, dice, out)
-    except (DatasetError, AnatomyError, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(UNUSABLE) from error
     unsound = sum(bool(case.broken) for case in report.cases)
@@ -90,10 +89,9 @@ def contact_sheet(
     One picture has numbers only, to guess which scans are real; the other says it. The hearts of real scans are found
     by the segmenter that ships.
     """
-    from CardiacLDMLib.errors import PackageError, SegmenterError, VolumeError
+    from CardiacLDMLib.errors import UserError
 
     from ..cases.readers.folders import find_cases
-    from ..errors import DatasetError
     from ..virtual.report.contact_sheet import real_tile, virtual_tile, write_sheets
 
     try:
@@ -102,7 +100,7 @@ def contact_sheet(
         tiles += [real_tile(path, n, finder) for n, path in enumerate(real or [], start=1) if finder]
         for path in write_sheets(tiles, out, seed):
             typer.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB).")
-    except (DatasetError, PackageError, SegmenterError, VolumeError) as error:
+    except UserError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(UNUSABLE) from error
 

@@ -58,11 +58,11 @@ def segmenter(
     # Threads that wait asleep, not spinning: with patches being made on the same cores a step takes a third of the CPU
     # time (read when torch is first imported).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
 
     from ..cases import store
-    from ..errors import ConfigError, DatasetError, TrainingError
+    from ..errors import ConfigError
     from ..stages import config, segmenter
 
     names = config.NETWORKS if network == "both" else (network,)
@@ -83,7 +83,7 @@ def segmenter(
         ends = segmenter.train_segmenter(
             out, run_config, prepared, names, resume=resume, workers=workers, start=package, say=_say
         )
-    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except UserError as error:
         _fail(str(error))
     for name, end in ends.items():
         _say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
@@ -113,11 +113,10 @@ def autoencoder(
 ) -> None:
     """Train the joint autoencoder of a generator package: the first of its two stages."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
 
     from ..cases import pairs
-    from ..errors import ConfigError, DatasetError, TrainingError
     from ..stages import config, generator_config
     from ..stages.autoencoder import train_autoencoder
 
@@ -131,7 +130,7 @@ def autoencoder(
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
         end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=_say)
-    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except UserError as error:
         _fail(str(error))
     _say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     if prepared.skipped:
@@ -160,11 +159,10 @@ def diffusion(
     Seed and precision are the autoencoder's. Conditions come from each case's case.json, or from DATA/conditions.csv.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.errors import UserError
 
     from ..cases import pairs
     from ..cases.conditions import read_conditions
-    from ..errors import ConfigError, DatasetError, TrainingError
     from ..stages import generator_config
     from ..stages.diffusion import train_diffusion
 
@@ -176,7 +174,7 @@ def diffusion(
         known = read_conditions(data)
         prepared = pairs.prepare_pairs(data, cache, stored.spacing_mm, max(workers, 1), _say)
         end = train_diffusion(out, settings, prepared, known, resume=resume, workers=workers, preset=preset, say=_say)
-    except (ConfigError, DatasetError, PackageError, TrainingError, VolumeError) as error:
+    except UserError as error:
         _fail(str(error))
     _say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
 
@@ -199,9 +197,8 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:
     """Write the networks of a run, a segmenter's or a generator's, as a model package."""
-    from CardiacLDMLib.errors import PackageError, VolumeError
+    from CardiacLDMLib.errors import PackageError, UserError
 
-    from ..errors import ConfigError, EvaluationError, TrainingError
     from ..evaluation.segmenter import read_evaluation
     from ..export import About, export_run, read_about
     from ..export_generator import GeneratorAbout, export_generator, is_generator_run
@@ -219,7 +216,7 @@ def export(
         else:
             evaluations = [read_evaluation(folder) for folder in evaluation or []]
             package = export_run(run, out, name, about=words, card=text, evaluations=evaluations, replace=overwrite)
-    except (ConfigError, EvaluationError, PackageError, TrainingError, VolumeError) as error:
+    except UserError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename} cannot be read: {error.strerror}.")

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import write_text
 from CardiacLDMLib.networks.build import build_network
 
 from ..cases import store
@@ -298,8 +298,7 @@ def _write(results: Results, out: Path) -> None:
         (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
         (MARKDOWN_FILE, table(results) + "\n"),
     ):
-        with written_aside(out / name) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
 
 
 def table(results: Results) -> str:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from CardiacLDMLib import __version__, anatomy
 from CardiacLDMLib.errors import SegmenterError, VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import write_text
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.segmentation.segmenter import Segmenter
@@ -245,14 +245,13 @@ def bootstrap(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write ``evaluation.json``, ``.csv`` (a row per case and structure) and ``.md``. Raises VolumeError."""
+    """Write ``evaluation.json``, ``.csv`` (a row per case and structure) and ``.md``. Raises OutputError."""
     for name, text in (
         (JSON_FILE, evaluation.model_dump_json(indent=2) + "\n"),
         (CSV_FILE, _csv(evaluation)),
         (MARKDOWN_FILE, _markdown(evaluation)),
     ):
-        with written_aside(out / name) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -11,22 +11,19 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import lock, replace_folder, sweep, write_json
 from CardiacLDMLib.generation.acceptance import Judge
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.generation.settings import Settings
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.packages.store import ModelPackage
-from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name, to_disk
+from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name
 
 from ..errors import PairsError
 from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_png
@@ -35,7 +32,6 @@ SETTINGS, SHEET, RATES = "generation.json", "contact_sheet.png", "acceptance.jso
 OVERVIEW = "overview.png"
 FILES = (IMAGE, LABELS, PROVENANCE, OVERVIEW)
 REJECTED = ".rejected.json"
-_PART = ".part-"
 
 
 def pair_folder(out: Path, index: int) -> Path:
@@ -66,33 +62,25 @@ def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
         raise PairsError(f"The pairs need a folder, but {out.name} is a file.")
     try:
         if not (out / SETTINGS).is_file():
-            _write_json(wanted, out / SETTINGS)
+            write_json(out / SETTINGS, wanted)
         with (out / SETTINGS).open("rb") as file:
             if not _locked(file.fileno()):
                 raise PairsError(
                     f"Another run is drawing pairs into {out.name}: wait for it, or choose another folder."
                 )
             _refuse_other(out, file.read(), wanted)
-            for left in out.glob(f"{_PART}*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            sweep(out, older_than=0)
             yield
-    except (OSError, VolumeError) as error:
-        raise PairsError(f"{out.name} cannot be used for the pairs: {_why(error)}") from error
+    except OSError as error:
+        raise PairsError(f"{out.name} cannot be used for the pairs: {error.strerror or error}.") from error
 
 
 def _locked(file: int) -> bool:
     """Take the lock on an open file unless another process has it; file systems without locks do without."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock(file)
     except OSError:
         return True
-    return True
 
 
 def _refuse_other(out: Path, stored: bytes, wanted: dict[str, Any]) -> None:
@@ -121,25 +109,14 @@ def finished(out: Path, count: int) -> set[int]:
 
 
 def write_pair(pair: Pair, out: Path) -> int:
-    """Write a pair to ``out``, whole or not at all; returns its bytes on disk. Raises :class:`PairsError`."""
+    """Write a pair to ``out``, whole or not at all; returns its bytes on disk. Raises ``OutputError``."""
     folder = pair_folder(out, pair.provenance["index"])
-    aside = out / f"{_PART}{folder.name}"
-    try:
-        aside.mkdir()
-        try:
-            write_volume(pair.image, aside / IMAGE)
-            write_volume(pair.labels, aside / LABELS)
-            write_png(draw_overview(pair, folder.name), aside / OVERVIEW)
-            _write_json(pair.provenance, aside / PROVENANCE)
-            size = sum((aside / name).stat().st_size for name in FILES)
-            to_disk(aside)
-            aside.rename(folder)
-            to_disk(out)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except (OSError, VolumeError) as error:
-        raise PairsError(f"{folder.name} could not be written: {_why(error)}") from error
-    return size
+    with replace_folder(folder) as part:
+        write_volume(pair.image, part / IMAGE)
+        write_volume(pair.labels, part / LABELS)
+        write_png(draw_overview(pair, folder.name), part / OVERVIEW)
+        write_json(part / PROVENANCE, pair.provenance)
+        return sum((part / name).stat().st_size for name in FILES)
 
 
 def read_pair(out: Path, index: int) -> Pair:
@@ -153,12 +130,9 @@ def read_pair(out: Path, index: int) -> Pair:
 
 
 def write_rejected(out: Path, index: int, faults: Sequence[Sequence[str]]) -> None:
-    """Note why no attempt at a pair was accepted. Raises :class:`PairsError`."""
+    """Note why no attempt at a pair was accepted. Raises ``OutputError``."""
     path = out / f"{pair_name(index)}{REJECTED}"
-    try:
-        _write_json({"index": index, "rejected": faults}, path)
-    except (OSError, VolumeError) as error:
-        raise PairsError(f"{path.name} could not be written: {_why(error)}") from error
+    write_json(path, {"index": index, "rejected": faults})
 
 
 def rejected(out: Path, count: int) -> dict[int, list[list[str]]]:
@@ -194,11 +168,8 @@ def rates(out: Path, count: int) -> Rates:
 
 
 def write_rates(out: Path, found: Rates) -> None:
-    """Write acceptance.json. Raises :class:`PairsError`."""
-    try:
-        _write_json(asdict(found), out / RATES)
-    except (OSError, VolumeError) as error:
-        raise PairsError(f"{RATES} could not be written: {_why(error)}") from error
+    """Write acceptance.json. Raises ``OutputError``."""
+    write_json(out / RATES, asdict(found))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -214,25 +185,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def write_sheets(out: Path, count: int) -> list[Path]:
     """Contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
 
-    Raises :class:`PairsError`.
+    Raises :class:`PairsError` or ``OutputError``.
     """
     paths: list[Path] = []
     done = sorted(finished(out, count))
-    try:
-        for page, start in enumerate(range(0, len(done), SHEET_PAIRS), start=1):
-            indices = done[start : start + SHEET_PAIRS]
-            paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
-            write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
-    except (OSError, VolumeError) as error:
-        raise PairsError(f"The contact sheet could not be made: {_why(error)}") from error
+    for page, start in enumerate(range(0, len(done), SHEET_PAIRS), start=1):
+        indices = done[start : start + SHEET_PAIRS]
+        paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
+        write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
     return paths
-
-
-def _why(error: OSError | VolumeError) -> str:
-    """The end of a sentence."""
-    return str(error) if isinstance(error, VolumeError) else f"{error.strerror or error}."
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    with written_aside(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.pictures import WINDOW_HU
@@ -108,8 +108,8 @@ def _changes(before: np.ndarray, after: np.ndarray) -> str:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """The same bytes for the same picture; whole or not at all. Raises OSError or ``VolumeError``."""
-    with written_aside(path) as part:
+    """The same bytes for the same picture; whole or not at all. Raises OutputError."""
+    with replace_file(path) as part:
         figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
 
 

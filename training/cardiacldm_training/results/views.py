@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.errors import OutputError
+from CardiacLDMLib.files import replace_file, replace_files
 from CardiacLDMLib.image.grid import Volume
 
 from ..errors import RenderingError
@@ -93,22 +92,19 @@ def slicer_app() -> SlicerApp:
 def save_scene(app: SlicerApp, path: Path) -> None:
     """Save the scene with all its data as ``path`` (``NAME.mrb``), whole or not at all.
 
-    Raises :class:`~CardiacLDMLib.volume.VolumeError` when the folder cannot be written to or the disk is full.
+    Raises :class:`~CardiacLDMLib.errors.OutputError` when the folder cannot be written to or the disk is full.
     """
     from vtkmodules.vtkCommonCore import vtkObject
 
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        part = Path(folder) / path.name  # Slicer names the folder inside the archive after the file
+    with replace_files(path.parent, [path.name]) as folder:
+        part = folder / path.name  # Slicer names the folder inside the archive after the file
         vtkObject.GlobalWarningDisplayOff()  # it lists every file it packs
         try:
             saved = app.io_manager.save_scene(part)
         finally:
             vtkObject.GlobalWarningDisplayOn()
         if not saved:
-            raise VolumeError(f"{path.name} could not be written: is the disk full or read-only?")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+            raise OutputError(f"{path.name} could not be written: is the disk full or read-only?")
 
 
 def open_slices(app: SlicerApp, volume_node: vtkMRMLScalarVolumeNode) -> list[SliceView]:
@@ -159,7 +155,7 @@ def render_picture(
     letters = [_edge_letters(view) for view in slices]
     solid = _solid_picture(app, points[structure != anatomy.VALUE["AO"]])
     volumes = np.bincount(structure, minlength=anatomy.NUM_CLASSES) * labels.grid.voxel_ml
-    with written_aside(path) as part:
+    with replace_file(path) as part:
         _compose([*pictures, solid], [*letters, ""], part, title, volumes)
 
 

@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from pydantic import ValidationError
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import write_text
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
@@ -309,8 +309,7 @@ def _store_latents(
     content = LatentStatistics(
         shift=tuple(mean.tolist()), scale=tuple(scale.tolist()), cases=len(cases), autoencoder=digest,
     )  # fmt: skip
-    with written_aside(path) as part:
-        part.write_text(content.model_dump_json(indent=2) + "\n")
+    write_text(path, content.model_dump_json(indent=2) + "\n")
 
 
 # --- the whole stage -----------------------------------------------------------------------------------------------

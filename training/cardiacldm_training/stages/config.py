@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import write_text
 
 from ..cases.settings import AugmentConfig, Frozen, Positive, Probability, SamplingConfig
 from ..errors import ConfigError
@@ -90,8 +90,7 @@ AnyTraining = TypeVar("AnyTraining", bound=TrainingConfig)
 
 def write_config(config: Frozen, run: Path) -> None:
     """Store the configuration of a run in its folder, whole or not at all."""
-    with written_aside(run / CONFIG_FILE) as part:
-        part.write_text(config.model_dump_json(indent=2) + "\n")
+    write_text(run / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
 
 
 def read_config(run: Path) -> RunConfig:

@@ -18,7 +18,7 @@ import torch
 from lightning.fabric import Fabric
 from pydantic import ValidationError
 
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
@@ -136,7 +136,7 @@ def _encode(
     arrays = pairs.pair(case, run_config.grid, run_config.window_hu, rng=rng, settings=settings.augment)
     with torch.inference_mode(), fabric.autocast():
         mu, _ = network.encode(*(fabric.to_device(torch.from_numpy(array)[None]) for array in arrays))
-    with written_aside(path) as part, part.open("wb") as file:
+    with replace_file(path) as part, part.open("wb") as file:
         np.save(file, mu[0].float().cpu().numpy())
 
 
@@ -408,8 +408,7 @@ def _store_gains(fabric: Fabric, run: Path, stage: DiffusionStage, say: Say) -> 
     with torch.inference_mode():
         gains = measure_gains(fabric, network, stage)
     content = RestartGains(restarts=stage.config.restarts, gains=gains, diffusion=weights_digest(weights))
-    with written_aside(run / NAME / GAINS_FILE) as part:
-        part.write_text(content.model_dump_json(indent=2) + "\n")
+    write_text(run / NAME / GAINS_FILE, content.model_dump_json(indent=2) + "\n")
 
 
 def measure_gains(fabric: Fabric, network: torch.nn.Module, stage: DiffusionStage) -> tuple[tuple[float, ...], ...]:

@@ -21,7 +21,7 @@ from lightning.fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import replace_file
 
 from ..errors import TrainingError
 from .config import TrainingConfig
@@ -125,7 +125,7 @@ class _Run:
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "state": asdict(self.state),
             }  # fmt: skip
-            with written_aside(path) as part:
+            with replace_file(path) as part:
                 torch.save(content, part)
         self.fabric.barrier()
 

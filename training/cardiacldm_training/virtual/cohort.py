@@ -6,7 +6,6 @@ depends on nothing but the settings, ``S`` and ``i``: a cohort can be continued,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import sha256, write_json
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
 
@@ -86,12 +85,6 @@ class Case:
     record: dict[str, Any]
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def make_case(settings: CohortSettings, index: int) -> Case:
     """Case ``index`` of the cohort. Raises :class:`AnatomyError` for templates that cannot be used."""
     rng = np.random.default_rng([settings.seed, index, FORMAT])
@@ -149,12 +142,7 @@ def write_case(case: Case, folder: Path) -> None:
     """Write a case; ``case.json`` comes last, so a folder that has one is whole."""
     write_volume(case.image, folder / "ct.nii.gz")
     write_volume(case.labels, folder / "labels.nii.gz")
-    _write_json(case.record, folder / "case.json")
-
-
-def _write_json(record: dict[str, Any], path: Path) -> None:
-    with written_aside(path) as part:
-        part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "case.json", case.record, sort_keys=True)
 
 
 def _folder(out: Path, index: int) -> Path:
@@ -164,7 +152,7 @@ def _folder(out: Path, index: int) -> Path:
 def _make_and_write(settings: CohortSettings, out: Path, index: int) -> str | None:
     """One case to disk, unless it is there; returns what was wrong with it, if anything.
 
-    A case that cannot be written is an error of the whole cohort: :class:`VolumeError`.
+    A case that cannot be written is an error of the whole cohort: :class:`OutputError`.
     """
     folder = _folder(out, index)
     if (folder / "case.json").is_file():
@@ -185,7 +173,7 @@ def write_cohort(
     """Write ``cases`` cases to ``out``, going on where an earlier call stopped; returns the cases that failed.
 
     Raises :class:`AnatomyError` if the templates are unusable, :class:`CohortError` if ``out`` cannot take the cohort,
-    ``VolumeError`` if a file cannot be written.
+    ``OutputError`` if a file cannot be written.
     """
     for path in settings.hearts().templates:
         read_template(path)
@@ -214,7 +202,7 @@ def _prepare(settings: CohortSettings, cases: int, out: Path) -> None:
             raise CohortError(f"{existing} cannot be read: choose another folder.") from error
         if found != record:
             raise CohortError(f"{out} holds a cohort made with other settings: choose another folder.")
-    _write_json(record, existing)
+    write_json(existing, record, sort_keys=True)
     missing = sum(not (_folder(out, index) / "case.json").is_file() for index in range(cases))
     needed = missing * CASE_MB * (1.5 / settings.spacing_mm) ** 3
     free = shutil.disk_usage(out).free / 1e6

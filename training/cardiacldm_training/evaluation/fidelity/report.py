@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.postprocess.texture import BINS
 
 from .compare import SPLITS, Measured, Record, Spread
@@ -112,13 +112,12 @@ def write_report(report: Report, out: Path) -> None:
     """Write all files, each whole or not at all. Raises VolumeError."""
     texts = {JSON_FILE: report.model_dump_json(indent=1) + "\n", MARKDOWN_FILE: markdown(report)}
     for name, text in texts.items():
-        with written_aside(out / name) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
     pictures = {VOLUMES_FILE: _volumes_figure(report), SPECTRA_FILE: _spectra_figure(report)}
     if report.curve:
         pictures[QUALITY_FILE] = _quality_figure(report.curve)
     for name, figure in pictures.items():
-        with written_aside(out / name) as part:
+        with replace_file(out / name) as part:
             figure.savefig(part, dpi=110)
 
 

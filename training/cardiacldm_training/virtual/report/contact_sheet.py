@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import HEART, VALUE
-from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.errors import OutputError
+from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
 
@@ -95,7 +95,7 @@ def _plane(scan: Volume, centre: np.ndarray, right: tuple[int, ...], up: tuple[i
 
 
 def write_sheets(tiles: Sequence[Tile], path: Path, seed: int = 0) -> list[Path]:
-    """Shuffle the tiles and write ``path`` (numbers only) and the sheet with captions beside it. Raises VolumeError."""
+    """Shuffle the tiles and write ``path`` (numbers only) and the sheet with captions beside it. Raises OutputError."""
     order = np.random.default_rng(seed).permutation(len(tiles))
     shuffled = [tiles[i] for i in order]
     captions = [f"{n}  {tile.caption}" for n, tile in enumerate(shuffled, start=1)]
@@ -109,11 +109,11 @@ def _write(tiles: Sequence[Tile], captions: Sequence[str], path: Path) -> None:
     import SimpleITK as sitk
 
     sheet = _sheet(tiles, captions)
-    with written_aside(path) as part:
+    with replace_file(path) as part:
         try:
             sitk.WriteImage(sitk.GetImageFromArray(sheet), str(part), True)
         except RuntimeError as error:
-            raise VolumeError(f"{path.name} could not be written: is the disk full, or its ending not .png?") from error
+            raise OutputError(f"{path.name} could not be written: is the disk full, or its ending not .png?") from error
 
 
 def _sheet(tiles: Sequence[Tile], captions: Sequence[str]) -> np.ndarray:

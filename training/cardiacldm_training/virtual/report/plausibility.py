@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.files import written_aside
+from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.generation import plausibility
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
@@ -294,14 +294,13 @@ def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
 
 
 def write_report(report: Report, dice: np.ndarray, out: Path) -> None:
-    """Write the four files. Raises :class:`VolumeError`."""
+    """Write the four files. Raises :class:`OutputError`."""
     texts = {JSON_FILE: report.model_dump_json(indent=1) + "\n", MARKDOWN_FILE: _markdown(report)}
     for name, text in texts.items():
-        with written_aside(out / name) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+        write_text(out / name, text)
     figures = {VOLUMES_FILE: _volumes_figure(report.cases), DIVERSITY_FILE: _diversity_figure(report, dice)}
     for name, figure in figures.items():
-        with written_aside(out / name) as part:
+        with replace_file(out / name) as part:
             figure.savefig(part, dpi=110)
 
 
