@@ -2,21 +2,21 @@
 # make test   ruff, mypy and all tests
 # make bench  measure speed and memory
 #
-# Each sets up .venv first, if that is missing or out of date. Options, with what they are without:
+# Each sets up .venv first, if it is missing or out of date. Options and their defaults:
 PYTHON ?= python3
-# Where to look for torch besides PyPI, whose Linux builds bring gigabytes of CUDA: the CPU builds, unless there is an
-# NVIDIA GPU. `make TORCH_INDEX=` takes PyPI's.
+# Index for torch besides PyPI: without an NVIDIA GPU the CPU builds, since PyPI's Linux builds include gigabytes of CUDA.
+# `make TORCH_INDEX=` takes PyPI's.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
-# Threads of torch and numpy: the CPUs this process may use. Threads that wait sleep, so that others can work.
+# Threads of torch and numpy: as many as this process has CPUs. Waiting threads sleep, so that others can work.
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Processes that share the tests, a file at a time; each computes on one thread.
+# Processes that run the tests, one file at a time, on one thread each.
 PROCESSES ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-# Named after this place: a checkout that was moved needs its environment anew.
+# Named after this folder: a checkout that was moved needs a new environment.
 READY := $(VENV)/.ready-$(shell pwd | cksum | cut -d' ' -f1)
 
 .PHONY: help setup demo test bench

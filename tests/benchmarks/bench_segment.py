@@ -1,4 +1,4 @@
-"""Time and memory of ``cardiacldm segment`` on large scans, as the table kept in docs/performance.md.
+"""Time and memory of ``cardiacldm segment`` on large scans, as the table kept in docs/results/performance.md.
 
 ``make bench`` runs it; ``--write`` puts the table into the document. A virtual case is laid on scanners' grids, so that
 there is a heart to find. This process stays small on purpose: what it starts inherits its peak memory as a floor.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench_resample import compare_resampling
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results" / "performance.md"
 BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 
 IN_PLANE_MM = 0.7
@@ -104,7 +104,7 @@ def write_figures(figures: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", help="model package (name or folder); without it the one shipped")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/results/performance.md")
     options = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as name:

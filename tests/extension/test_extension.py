@@ -1,10 +1,11 @@
-"""The Slicer extension: what CMake packages is what there is, and what the Extensions Index asks for is there."""
+"""The Slicer extension: the CMake lists match the tree, and the entry of the Extensions Index is complete."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+import shutil
 import struct
 import subprocess
 import tomllib
@@ -17,13 +18,15 @@ from CardiacLDMLib.slicer import dependencies
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "CardiacLDM"
-#: Not to be imported by what Slicer loads at start-up: a fresh Slicer has none of them.
+#: A fresh Slicer has none of these: the code that it loads at start-up must not import them.
 NOT_IN_SLICER = {"torch", "monai", "pydantic", "safetensors", "cc3d", "nibabel", "scipy"}
+#: Limit for a clone of depth 1. Slicer's index allows 100 MB.
+CLONE_LIMIT_BYTES = 60_000_000
 RAW = "https://raw.githubusercontent.com/CardiacLDM/SlicerCardiacLDM/main/"
 
 
 def cmake_values(path: Path) -> dict[str, list[str]]:
-    """What each ``set`` of a CMake file sets, with variables put in; comments left out."""
+    """Return the values of each ``set`` in a CMake file, with variables expanded and comments ignored."""
     text = re.sub(r"^\s*#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     values: dict[str, list[str]] = {}
     for name, body in re.findall(r"\bset\((\w+)\s+((?:\"[^\"]*\"|[^)])*)\)", text):
@@ -38,18 +41,18 @@ INDEX = json.loads((ROOT / "CardiacLDM.json").read_text(encoding="utf-8"))
 
 
 def files_under(*folders: str) -> set[str]:
-    """Files of the module's folders, relative to it; what Python and systems leave behind is not counted."""
-    found = set()
+    """Return the files in the module's folders, relative to the module. Caches and ``.DS_Store`` are ignored."""
+    names = set()
     for folder in folders:
         for path in (MODULE / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts and path.name != ".DS_Store":
-                found.add(path.relative_to(MODULE).as_posix())
-    return found
+                names.add(path.relative_to(MODULE).as_posix())
+    return names
 
 
 def test_every_script_is_packaged_and_exists() -> None:
-    there = {name for name in files_under("CardiacLDMLib", "Testing") if not name.endswith("CMakeLists.txt")}
-    assert set(LISTS["MODULE_PYTHON_SCRIPTS"]) == {"CardiacLDM.py"} | there
+    scripts = {name for name in files_under("CardiacLDMLib", "Testing") if not name.endswith("CMakeLists.txt")}
+    assert set(LISTS["MODULE_PYTHON_SCRIPTS"]) == {"CardiacLDM.py"} | scripts
 
 
 def test_every_self_test_is_run_by_ctest() -> None:
@@ -97,10 +100,10 @@ def test_the_lists_reach_slicers_macro() -> None:
 
 
 def test_entry_of_the_extensions_index() -> None:
-    """The fields of schema 1.0.2, which allows no others."""
+    """Schema 1.0.2 allows no other fields. Without ``scm_revision`` the index clones with depth 1."""
     assert INDEX["$schema"].endswith("/slicer-extension-catalog-entry-schema-v1.0.2.json#")
     assert set(INDEX) == {
-        "$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url", "tier",
+        "$schema", "build_dependencies", "build_subdirectory", "category", "scm_url", "tier",
     }  # fmt: skip
     assert INDEX["category"] == "Cardiac"
     assert INDEX["build_subdirectory"] == "."
@@ -126,37 +129,53 @@ def test_the_icon_is_a_transparent_png_of_128_pixels() -> None:
     assert len(data) < 50_000
 
 
-def test_the_clone_is_small_and_its_lines_end_as_git_wants_them() -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a clone")
-    listed = subprocess.run(["git", "ls-files", "--eol", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    entries = [entry.split("\t", 1) for entry in listed.stdout.split("\0") if entry]
+def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Return the root of the git repository. Skip the test in a copy of the files without one, or without git."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    if git("rev-parse", "--verify", "HEAD").returncode != 0:
+        pytest.skip("these files are not a git repository")
+    return ROOT
+
+
+def test_line_endings_are_lf(repository: Path) -> None:
+    entries = [entry.split("\t", 1) for entry in git("ls-files", "--eol", "-z").stdout.split("\0") if entry]
+    assert entries
     assert not [name for kinds, name in entries if "crlf" in kinds or "mixed" in kinds]
-    working = sum((ROOT / name).stat().st_size for _, name in entries if (ROOT / name).is_file())
-    # What a clone would be sent: the packs at hand may hold an object twice, or objects of no commit.
-    sent = subprocess.run(
-        ["git", "pack-objects", "--revs", "--stdout", "-q"], cwd=ROOT, input=b"HEAD\n", capture_output=True, check=True
-    ).stdout
-    assert working + len(sent) < 80 * 2**20
-    assert (ROOT / "LICENSE").is_file()
+
+
+def test_a_clone_of_depth_1_is_small(repository: Path, tmp_path: Path) -> None:
+    """Slicer's index clones so, and adds up all files, ``.git`` included. A shallow checkout can be cloned too."""
+    clone = tmp_path / "clone"
+    result = git("clone", "--quiet", "--depth", "1", repository.as_uri(), str(clone), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert git("rev-list", "--count", "HEAD", cwd=clone).stdout.strip() == "1"
+    size = sum(path.stat().st_size for path in clone.rglob("*") if path.is_file() and not path.is_symlink())
+    assert size < CLONE_LIMIT_BYTES
+    assert (clone / "LICENSE").is_file()
 
 
 def file_scope_imports(path: Path) -> set[str]:
-    """Modules that are imported when the file is, by full name; not those in functions or for type checking."""
+    """Return the full names of the modules that a file imports at file scope, type checking excepted."""
     package = (
         ["CardiacLDMLib", *path.relative_to(MODULE / "CardiacLDMLib").parts[:-1]] if path.stem != "CardiacLDM" else []
     )
-    found: set[str] = set()
+    names: set[str] = set()
     body = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if not _for_types(node)]
     for top in body:
         for node in (top, *getattr(top, "body", ())) if isinstance(top, (ast.If, ast.Try, ast.With)) else (top,):
             if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
+                names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 parent = package[: len(package) - node.level + 1] if node.level else []
                 base = ".".join([*parent, *([node.module] if node.module else [])])
-                found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return found
+                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def _for_types(node: ast.stmt) -> bool:
@@ -168,10 +187,11 @@ def source_of(module: str) -> Path | None:
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
-def test_nothing_that_slicer_loads_at_start_up_needs_what_it_lacks() -> None:
-    """The module, the panels, and all that they import at file scope."""
-    waiting = [path for path in (MODULE / "CardiacLDM.py", *(MODULE / "CardiacLDMLib" / "panels").glob("*.py"))
-               if path.is_file()]  # fmt: skip
+def test_code_that_slicer_loads_at_start_up_needs_no_further_package() -> None:
+    """Check the module, the panels, and everything that they import at file scope."""
+    panels = sorted((MODULE / "CardiacLDMLib" / "slicer" / "panels").rglob("*.py"))
+    assert len(panels) > 5
+    waiting = [MODULE / "CardiacLDM.py", *panels]
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -181,10 +201,9 @@ def test_nothing_that_slicer_loads_at_start_up_needs_what_it_lacks() -> None:
         names = file_scope_imports(path)
         assert not {name.split(".")[0] for name in names} & NOT_IN_SLICER, path.name
         waiting += [source for name in names if (source := source_of(name)) is not None]
-    assert len(seen) > 5
 
 
-def test_what_is_asked_for_is_what_the_project_needs() -> None:
+def test_required_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = {requirement.name: requirement.specifier for requirement in map(Requirement, project["dependencies"])}
     for requirement in dependencies.required():
@@ -194,7 +213,7 @@ def test_what_is_asked_for_is_what_the_project_needs() -> None:
 
 @pytest.mark.parametrize("words", [
     "## What it does", "## Modules", "## Install", "## Tutorial", "## Hardware and times", "## Troubleshooting",
-    "## Licence", "## Citation", "## Privacy", "Nothing leaves your machine", "docs/install.md",
+    "## Licence", "## Citation", "## Privacy", "docs/user/install.md", "docs/user/generate.md",
 ])  # fmt: skip
 def test_readme_has_what_the_index_asks_for(words: str) -> None:
     assert words in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Rules of the house that hold for the project as a whole: imports, dependencies, what is packaged, what it says."""
+"""Rules for the project as a whole: imports, dependencies, packaging, documentation, Makefile."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -18,21 +19,22 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "CardiacLDM" / "CardiacLDMLib"
 TRAINING = ROOT / "training" / "cardiacldm_training"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-#: What the runtime may import in a Slicer: Slicer's own, and what its requirements and the PyTorch extension add.
+#: Third-party modules that the runtime may import: Slicer's own, those of requirements.txt and of the PyTorch extension.
 IN_SLICER = {"numpy", "SimpleITK", "packaging", "torch", "monai", "safetensors", "pydantic", "cc3d"}
-#: Slicer and Qt only at the edge.
+#: Modules of Slicer and Qt: only ``slicer/`` of the runtime and ``results/views.py`` of training may import them.
 EDGE = {"vtk", "vtkmodules", "slicer", "qt", "ctk", "PyTorchUtils"}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def imports(path: Path) -> set[str]:
-    """Top-level packages that a file imports anywhere, TYPE_CHECKING included."""
-    found = set()
+    """Return the top-level packages that a file imports anywhere, also for type checking."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add((node.module or "").split(".")[0])
-    return found
+            names.add((node.module or "").split(".")[0])
+    return names
 
 
 def pinned() -> dict[str, str]:
@@ -45,20 +47,20 @@ def normal(name: str) -> str:
 
 
 def requirements(lines: list[str]) -> dict[str, str]:
-    """Normalised name -> version range, extras left out."""
+    """Return normalised name -> version range. Extras are ignored."""
     matches = [re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*(.*)", line) for line in lines if line and line[0] != "#"]
     return {normal(match[1]): match[2] for match in matches if match}
 
 
 @pytest.mark.parametrize("path", sorted(RUNTIME.rglob("*.py")), ids=lambda p: str(p.relative_to(RUNTIME)))
-def test_runtime_imports_only_what_a_slicer_has(path: Path) -> None:
+def test_runtime_imports_only_packages_of_a_slicer(path: Path) -> None:
     other = imports(path) - set(sys.stdlib_module_names) - IN_SLICER - EDGE - {"CardiacLDMLib"}
     assert not other, f"{path.name} imports {sorted(other)}"
     if "slicer" not in path.relative_to(RUNTIME).parts:
         assert not imports(path) & EDGE
 
 
-def test_what_slicer_imports_at_start_up_is_light() -> None:
+def test_start_up_imports_no_heavy_package() -> None:
     code = (
         "import sys, CardiacLDMLib.anatomy, CardiacLDMLib.image.grid, CardiacLDMLib.slicer.segmentations;"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
@@ -97,7 +99,7 @@ def test_slicers_requirements_are_the_projects() -> None:
     lines = (ROOT / "CardiacLDM" / "Resources" / "requirements.txt").read_text().splitlines()
     slicer = requirements(lines)
     assert slicer == {name: ranges[name] for name in slicer}
-    assert not set(slicer) & {"torch", "numpy", "simpleitk", "vtk"}  # pip must not replace what Slicer brings
+    assert not set(slicer) & {"torch", "numpy", "simpleitk", "vtk"}  # pip must not replace Slicer's own
     assert all("<" in versions for versions in slicer.values())
 
 
@@ -106,13 +108,62 @@ def test_changelog_begins_with_this_version() -> None:
     assert versions[0] == __version__
 
 
-def test_readme_shows_pictures_and_links_that_exist_and_says_what_it_is_not() -> None:
-    text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
-    for words in ("make demo", "make test", "not a medical device", "Armato", "Apache"):
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert ROOT in target.parents, link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_examples_import_names_that_exist(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("CardiacLDMLib", "cardiacldm_")):
+                module = importlib.import_module(node.module or "")
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+
+
+def test_every_page_and_picture_of_the_docs_is_linked() -> None:
+    links = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    }
+    folders = ("user", "research", "results", "develop", "pictures")
+    files = [path for folder in folders for path in (ROOT / "docs" / folder).iterdir()]
+    assert not [path for path in files if path.resolve() not in links]
+
+
+def test_readme_is_short_and_has_the_required_facts() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
+    for words in ("make demo", "make test", "not a medical device", "Armato", "Apache", "PMLR 259:490-501"):
         assert words in text
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_architecture_page_names_every_room() -> None:
+    text = (ROOT / "docs" / "develop" / "architecture.md").read_text(encoding="utf-8")
+    for root in (RUNTIME, TRAINING):
+        rooms = [path.name for path in root.iterdir() if (path / "__init__.py").is_file()]
+        assert rooms
+        assert not [room for room in rooms if f"{room}/" not in text]
 
 
 def test_continuous_integration_runs_make_test() -> None:

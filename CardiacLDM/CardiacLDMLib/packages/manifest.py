@@ -4,7 +4,7 @@ Opening a package runs no code from it and reads nothing that its manifest does 
 wrong is refused with one sentence (:class:`PackageError`). An import goes to a temporary folder beside its goal, is
 verified down to the last tensor, and is then renamed into place: an installed package is whole or absent.
 
-torch is needed only to verify the networks, and imported there. The format is described in docs/model-package.md.
+torch is needed only to verify the networks, and imported there. The format is described in docs/research/packages.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ TORCH = Requirement("torch>=2.6,<3")
 _IMPORTED_AS = {"connected-components-3d": "cc3d"}
 
 #: What there is to fetch and what it takes on the disk, as measured on 2026-11-22 for Python 3.12 (wheels of
-#: torch 2.13 and 2.15 and, on Linux, the CUDA libraries that torch requires). docs/install.md has the table.
+#: torch 2.13 and 2.15 and, on Linux, the CUDA libraries that torch requires). docs/user/install.md has the table.
 TORCH_SIZE = "torch: about 130 to 200 MB (0.8 GB on the disk), or with an NVIDIA GPU up to 3 GB (5.4 GB on the disk)"
 REST_SIZE = "the others: about 10 MB (50 MB on the disk)"
 

@@ -2,7 +2,7 @@
 
 torch starts slowly and can take down the process it lives in, so it lives here and not in Slicer. A request is a line
 of JSON on stdin, an event a line of JSON on what stdout was at the start; arrays lie in files beside it. Whatever
-libraries print goes to stderr, also from C. docs/worker.md describes the messages.
+libraries print goes to stderr, also from C. docs/develop/worker.md describes the messages.
 
 One job runs at a time, on the main thread, and looks between steps whether it should stop. Other threads read the
 requests, import torch ahead of the first job, and watch the parent: without it, or after idling, the process ends.

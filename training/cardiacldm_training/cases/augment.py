@@ -8,7 +8,7 @@ interpolation.
 Why not MONAI's transforms here: two cores feed the training, so a patch may cost some tens of milliseconds. MONAI
 resamples once for the affine and once more for the warp unless lazy, its ``Rand3DElasticd`` smooths noise at full
 resolution, and none of its transforms knows structures (contrast phases) or reads a memory-mapped box only.
-docs/training.md has the timings.
+docs/research/training.md has the timings.
 """
 
 from __future__ import annotations

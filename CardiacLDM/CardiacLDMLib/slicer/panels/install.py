@@ -23,7 +23,7 @@ import slicer
 from .. import dependencies
 
 REQUESTER = "CardiacLDM"
-HELP_URL = "https://github.com/CardiacLDM/SlicerCardiacLDM/blob/main/docs/install.md"
+HELP_URL = "https://github.com/CardiacLDM/SlicerCardiacLDM/blob/main/docs/user/install.md"
 #: What pip must leave alone: Slicer's own, and then the torch that fits the computer.
 SLICERS_OWN = ["numpy", "SimpleITK"]
 DETAIL_LINES = 200
