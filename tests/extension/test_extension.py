@@ -215,5 +215,5 @@ def test_required_versions_are_those_of_the_project() -> None:
     "## What it does", "## Modules", "## Install", "## Tutorial", "## Hardware and times", "## Troubleshooting",
     "## Licence", "## Citation", "## Privacy", "docs/user/install.md", "docs/user/generate.md",
 ])  # fmt: skip
-def test_readme_has_what_the_index_asks_for(words: str) -> None:
+def test_readme_has_the_sections_of_the_index(words: str) -> None:
     assert words in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "CardiacLDM" / "CardiacLDMLib"
 TRAINING = ROOT / "training" / "cardiacldm_training"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-#: Third-party modules that the runtime may import: Slicer's own, those of requirements.txt and of the PyTorch extension.
+#: Third-party modules that the runtime may import: those of Slicer, of requirements.txt and of the PyTorch extension.
 IN_SLICER = {"numpy", "SimpleITK", "packaging", "torch", "monai", "safetensors", "pydantic", "cc3d"}
 #: Modules of Slicer and Qt: only ``slicer/`` of the runtime and ``results/views.py`` of training may import them.
 EDGE = {"vtk", "vtkmodules", "slicer", "qt", "ctk", "PyTorchUtils"}
