@@ -212,7 +212,7 @@ def test_required_versions_are_those_of_the_project() -> None:
 
 
 @pytest.mark.parametrize("words", [
-    "## What it does", "## Modules", "## Install", "## Tutorial", "## Hardware and times", "## Troubleshooting",
+    "## Modules", "## Install", "## Tutorial", "## Hardware and times", "## Troubleshooting",
     "## Licence", "## Citation", "## Privacy", "docs/user/install.md", "docs/user/generate.md",
 ])  # fmt: skip
 def test_readme_has_the_sections_of_the_index(words: str) -> None:
