@@ -1,19 +1,26 @@
-"""The eight structures: label values, SNOMED CT codes, colours, neighbours and volume limits.
+"""The facts about the heart that the whole project shares, each stated once, with its source.
 
-Facts only, no third-party import: Slicer, the command line and training all read this table.
+The eight structures with their label values, SNOMED CT codes and colours; which structures touch and how they lie to
+each other; volumes to flag and smallest usable volumes; published adult measures; named windows of grey levels.
+Facts only, no third-party import: Slicer, the command line and training all read this table. Volumes are in mL,
+lengths in mm, grey levels in Hounsfield units (HU).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+# --- structures ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Structure:
     """One labelled structure.
 
-    ``volume_limits_ml`` flags a suspicious adult volume (first limits, to be calibrated on reference labels); ``None``
-    where the volume depends on the scan range (great vessels).
+    ``smallest_ml``: the least volume with which a label map of a whole heart is usable. ``volume_limits_ml``: outside
+    them an adult's volume is flagged as unusual; ``None`` where the volume depends on the scan range (great vessels).
+    Both are our own estimates from the published ranges; disease can exceed the limits, so they never reject.
     """
 
     name: str
@@ -22,25 +29,28 @@ class Structure:
     snomed_code: str
     snomed_meaning: str
     colour: tuple[int, int, int]
+    smallest_ml: float
     volume_limits_ml: tuple[float, float] | None = None
 
 
 STRUCTURES: tuple[Structure, ...] = (
-    Structure("LA", 1, "Left atrium", "82471001", "Left atrium", (216, 101, 79), (25.0, 350.0)),
-    Structure("LV", 2, "Left ventricle", "87878005", "Left ventricle", (192, 33, 52), (40.0, 350.0)),
-    Structure("RA", 3, "Right atrium", "73829009", "Right atrium", (103, 170, 222), (30.0, 400.0)),
-    Structure("RV", 4, "Right ventricle", "53085002", "Right ventricle", (41, 98, 180), (60.0, 450.0)),
-    Structure("MYO", 5, "Left ventricular myocardium", "74281007", "Myocardium", (214, 168, 122), (50.0, 350.0)),
-    Structure("AO", 6, "Aorta", "15825003", "Aorta", (235, 196, 58)),
-    Structure("PA", 7, "Pulmonary artery", "81040000", "Pulmonary artery", (92, 184, 150)),
-    Structure("LAA", 8, "Left atrial appendage", "33626005", "Left auricular appendage", (176, 92, 190), (1.0, 40.0)),
-)
+    Structure("LA", 1, "Left atrium", "82471001", "Left atrium", (216, 101, 79), 12, (25.0, 350.0)),
+    Structure("LV", 2, "Left ventricle", "87878005", "Left ventricle", (192, 33, 52), 25, (40.0, 350.0)),
+    Structure("RA", 3, "Right atrium", "73829009", "Right atrium", (103, 170, 222), 15, (30.0, 400.0)),
+    Structure("RV", 4, "Right ventricle", "53085002", "Right ventricle", (41, 98, 180), 30, (60.0, 450.0)),
+    Structure("MYO", 5, "Left ventricular myocardium", "74281007", "Myocardium", (214, 168, 122), 40, (50.0, 350.0)),
+    Structure("AO", 6, "Aorta", "15825003", "Aorta", (235, 196, 58), 20),
+    Structure("PA", 7, "Pulmonary artery", "81040000", "Pulmonary artery", (92, 184, 150), 12),
+    Structure("LAA", 8, "Left atrial appendage", "33626005", "Left auricular appendage", (176, 92, 190), 1.0,
+              (1.0, 40.0)),
+)  # fmt: skip
 
 BACKGROUND = 0
 NUM_CLASSES = len(STRUCTURES) + 1
 NAMES: tuple[str, ...] = tuple(s.name for s in STRUCTURES)
 VALUE: dict[str, int] = {s.name: s.value for s in STRUCTURES}
 BY_VALUE: dict[int, Structure] = {s.value: s for s in STRUCTURES}
+SMALLEST_ML: dict[str, float] = {s.name: s.smallest_ml for s in STRUCTURES}
 
 #: Name of the terminology in Resources/term.json, by which Slicer finds a segment's codes.
 TERMINOLOGY = "Heart structures - CardiacLDM"
@@ -73,7 +83,12 @@ PALETTE: dict[int, tuple[float, float, float]] = {
 #: Chambers, wall and appendage: wholly inside any complete heart scan. The great vessels always leave it.
 HEART: tuple[str, ...] = ("LA", "LV", "RA", "RV", "MYO", "LAA")
 
-#: Pairs that touch in every heart (after 2 mm dilation: walls between blood pools are background in most labels).
+# --- rules of a plausible heart ------------------------------------------------------------------------------------
+
+#: Two structures closer than this touch, mm: the walls between blood pools are background in most label maps.
+CONTACT_MM = 2.0
+
+#: Pairs that touch in every heart.
 REQUIRED_CONTACTS: tuple[tuple[str, str], ...] = (
     ("LV", "MYO"), ("LV", "LA"), ("LV", "AO"), ("RA", "RV"), ("RV", "PA"), ("LA", "LAA"),
 )  # fmt: skip
@@ -82,3 +97,87 @@ REQUIRED_CONTACTS: tuple[tuple[str, str], ...] = (
 FORBIDDEN_CONTACTS: tuple[tuple[str, str], ...] = (
     ("LV", "RV"), ("LV", "RA"), ("LA", "RV"), ("RA", "LAA"), ("LV", "PA"),
 )  # fmt: skip
+
+#: (first, second, axis, relation): the centroid of the first lies further along the RAS axis than that of the second.
+CENTROID_ORDER: tuple[tuple[str, str, int, str], ...] = (
+    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
+    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
+)  # fmt: skip
+
+#: Largest share of the LV's surface that may face background in any label map: in maps with a thin myocardium the
+#: plane of the mitral valve is background.
+LARGEST_LV_OPENING = 0.10
+#: The same for a virtual heart after its repair, which closes the mitral plane and lays myocardium around the rest.
+#: Both limits are right, each for its maps; the smaller one applied to reference labels would reject good ones.
+LARGEST_LV_OPENING_DRAWN = 0.02
+
+# --- published measures of healthy adults --------------------------------------------------------------------------
+
+Sex = Literal["male", "female"]
+
+
+class Measure(NamedTuple):
+    """Mean and standard deviation over healthy adults of one sex, in ``unit``; ``when``: the phase of the heartbeat."""
+
+    mean: float
+    sd: float
+    unit: str
+    source: str
+    when: Literal["diastole", "systole", ""] = ""
+
+
+#: Mass of 1 mL of myocardium, g: converts published masses to volumes.
+MYOCARDIUM_G_PER_ML = 1.05
+
+_VENTRICLE = "end-diastolic, published adult ranges"
+_MASS = "published mass divided by 1.05 g/mL"
+_MR = "magnetic resonance, Hudsmith et al. 2005"
+_ATRIUM = "end-systolic volume per body surface area, published adult ranges"
+_SURFACE = "our estimate for adults"
+_AORTA = "ascending aorta, published 34 +- 5 mm over both sexes, men 2 mm wider than women"
+_PULMONARY = "our estimate for adults"
+#: (name, sex) -> measure. The aorta by sex (35 and 33 mm) is right: the cohort draws
+#: from it. The 34 mm with which the report once compared both sexes is the mean of the two.
+PUBLISHED: dict[tuple[str, Sex], Measure] = {
+    ("LV", "male"): Measure(113.0, 26.0, "mL", _VENTRICLE, "diastole"),
+    ("LV", "female"): Measure(98.0, 21.0, "mL", _VENTRICLE, "diastole"),
+    ("RV", "male"): Measure(190.0, 33.0, "mL", _MR, "diastole"),
+    ("RV", "female"): Measure(148.0, 35.0, "mL", _MR, "diastole"),
+    ("MYO", "male"): Measure(145.0 / MYOCARDIUM_G_PER_ML, 29.0 / MYOCARDIUM_G_PER_ML, "mL", _MASS, "diastole"),
+    ("MYO", "female"): Measure(108.0 / MYOCARDIUM_G_PER_ML, 20.0 / MYOCARDIUM_G_PER_ML, "mL", _MASS, "diastole"),
+    ("LA index", "male"): Measure(50.6, 12.7, "mL/m2", _ATRIUM, "systole"),
+    ("LA index", "female"): Measure(50.6, 12.7, "mL/m2", _ATRIUM, "systole"),
+    ("body surface", "male"): Measure(1.95, 0.20, "m2", _SURFACE),
+    ("body surface", "female"): Measure(1.70, 0.17, "m2", _SURFACE),
+    ("aorta width", "male"): Measure(35.0, 5.0, "mm", _AORTA, "diastole"),
+    ("aorta width", "female"): Measure(33.0, 5.0, "mm", _AORTA, "diastole"),
+    ("pulmonary artery width", "male"): Measure(25.5, 3.0, "mm", _PULMONARY, "diastole"),
+    ("pulmonary artery width", "female"): Measure(24.5, 3.0, "mm", _PULMONARY, "diastole"),
+}
+
+# --- windows of grey levels ----------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """The HU that a picture or a comparison shows: ``low`` is black, ``high`` white. Unpacks to both."""
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    @property
+    def level(self) -> float:
+        return (self.low + self.high) / 2
+
+
+#: Slice views and thumbnails: tells contrast-filled chambers from myocardium.
+HEART_WINDOW = Window(-200.0, 600.0)
+#: Printed pictures of segmentations and pairs.
+PICTURE_WINDOW = Window(-200.0, 500.0)
+#: Contact sheets of virtual and real scans: soft tissue, contrast medium and the edge of the lungs.
+CHEST_WINDOW = Window(-250.0, 500.0)
+#: Comparisons of whole images, from lung to bone.
+FULL_WINDOW = Window(-1000.0, 1000.0)

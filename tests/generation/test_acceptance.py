@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cardiacldm_training.stages.segmenter import dice_per_structure
 from CardiacLDMLib.anatomy import NAMES, VALUE
 from CardiacLDMLib.errors import NoAcceptablePair
 from CardiacLDMLib.generation import acceptance, plausibility
-from CardiacLDMLib.generation.acceptance import Judge, draw
+from CardiacLDMLib.generation.acceptance import Judge, draw, said
 from CardiacLDMLib.generation.generator import Generator, Pair
-from CardiacLDMLib.generation.plausibility import Finding
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.image.overlap import agreement, mean_agreement
+from CardiacLDMLib.image.overlap import agreement, dice_per_structure, mean_agreement
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import STAGES, Cancelled, Progress
+from CardiacLDMLib.segmentation.findings import Finding
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.box_heart import box_heart, box_pair
 from tests.support.generator_package import write_tiny_generator
@@ -39,14 +37,14 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
 
 class Suspicious:
     def __call__(self, pair: Pair) -> list[Finding]:
-        return [Finding("replica", "of a case")]
+        return [Finding("replica", value=0.1, limit=0.2)]
 
     def record(self) -> dict[str, Any]:
         return {"replicas": 3}
 
 
 class FromThe(Judge):
-    """Accepts attempts from ``number`` on; attempts before are ``unfit``."""
+    """Accepts attempts from ``number`` on; attempts before have as many pieces of LA."""
 
     def __init__(self, number: int) -> None:
         super().__init__(None)
@@ -54,7 +52,7 @@ class FromThe(Judge):
 
     def verdict(self, pair: Pair, *rest: Any) -> acceptance.Verdict:
         attempt = pair.provenance["attempt"]
-        return acceptance.Verdict([Finding("unfit", f"attempt {attempt}")] if attempt < self.number else [], None)
+        return acceptance.Verdict([Finding("pieces", ("LA",), attempt, 1)] if attempt < self.number else [], None)
 
 
 # --- judging -------------------------------------------------------------------------------------------------------
@@ -79,16 +77,19 @@ def without(name: str, keep: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        (without("LAA"), "missing: no LAA"),
-        (without("LV"), "missing: no LV"),
-        (without("LA", keep=40), "too small: LA of 1.1 mL"),
-        (box_heart()[::-1], "order: RA not right of LV"),
-        (box_heart() * 0, "missing: no label at all"),
-        (np.pad(without("LV"), ((0, 0), (0, 0), (0, 4)))[:, :, 4:], "missing: no LV"),  # PA and AO cut: no excuse
+        (without("LAA"), Finding("missing", ("LAA",))),
+        (without("LV"), Finding("missing", ("LV",))),
+        (without("LA", keep=40), Finding("too small", ("LA",), pytest.approx(1.08), 6.0)),
+        (box_heart()[::-1], Finding("order", ("RA", "LV"), where="right of")),
+        (box_heart() * 0, Finding("missing")),
+        (
+            np.pad(without("LV"), ((0, 0), (0, 0), (0, 4)))[:, :, 4:],
+            Finding("missing", ("LV",)),
+        ),  # cut vessels do not excuse
     ],
 )
-def test_unsound_labels_are_faults(labels: np.ndarray, fault: str) -> None:
-    assert fault in Judge(None).faults(box_pair(labels))
+def test_implausible_labels_are_faults(labels: np.ndarray, fault: Finding) -> None:
+    assert fault in Judge(None).verdict(box_pair(labels)).faults
 
 
 def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
@@ -96,15 +97,17 @@ def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
     labels = box_heart()
     labels[25:32, 36:40, 14:18] = VALUE["RV"]
     labels[20:24, 2:6, :] = VALUE["AO"]
-    broken = {f.of for f in plausibility.check(plausibility.as_labels(box_pair(labels).labels))}
+    broken = {f.structures for f in plausibility.check(plausibility.as_labels(box_pair(labels).labels))}
     assert broken == {("LV", "RV"), ("AO",)}
     assert Judge(None).faults(box_pair(labels)) == []
 
 
 def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -> None:
     moved = box_pair(np.roll(box_heart(), 4, axis=1))
-    (fault,) = Judge(segmenter).faults(moved)
-    assert re.fullmatch(r"agreement: Dice 0\.\d\d, below 0\.75", fault)
+    (fault,) = Judge(segmenter).verdict(moved).faults
+    assert (fault.rule, fault.limit) == ("agreement", acceptance.LEAST_AGREEMENT)
+    assert fault.value is not None
+    assert 0.0 < fault.value < acceptance.LEAST_AGREEMENT
     assert Judge(segmenter, least_agreement=0.0).faults(moved) == []
     blank = Pair(Volume(np.zeros(moved.image.array.shape, np.int16), moved.image.affine), box_pair().labels, {})
     assert Judge(segmenter).verdict(blank).agreement == 0.0  # no CT at all: the segmenter refuses it
@@ -112,7 +115,7 @@ def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -
 
 def test_further_judges_are_asked_too() -> None:
     judge = Judge(None, further=[Suspicious()])
-    assert judge.faults(box_pair()) == ["replica: of a case"]
+    assert [fault.rule for fault in judge.verdict(box_pair()).faults] == ["replica"]
     assert judge.record() == {"segmenter": None, "replicas": 3}
 
 
@@ -126,17 +129,17 @@ def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator
     assert pair.provenance == plain.provenance | {
         "acceptance": {
             "attempts": 3, "agreement": None, "segmenter": None,
-            "rejected": [["unfit: attempt 0"], ["unfit: attempt 1"]],
+            "rejected": [[said(Finding("pieces", ("LA",), n, 1))] for n in range(2)],
         }
     }  # fmt: skip
 
 
 def test_after_the_last_attempt_it_gives_up_with_the_reasons(generator: Generator) -> None:
-    with pytest.raises(
-        NoAcceptablePair, match="Pair 7 was drawn 5 times and never accepted; the last time: unfit"
-    ) as e:
+    with pytest.raises(NoAcceptablePair, match="Pair 7 ") as e:
         draw(generator, FromThe(9), 0, 7, steps=1)
-    assert e.value.rejected == [[f"unfit: attempt {n}"] for n in range(acceptance.MAX_ATTEMPTS)]
+    reasons = [said(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
+    assert e.value.rejected == [[reason] for reason in reasons]
+    assert reasons[-1] in str(e.value)
 
 
 def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:

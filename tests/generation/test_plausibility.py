@@ -143,7 +143,7 @@ def test_command_reports_and_fails_for_unsound_cases(tmp_path: Path) -> None:
     assert report.broken["missing"] == 1
     assert {case.state for case in report.cases} == {"diastole", "systole"}
     assert [row.published_mean for row in report.distributions if row.structure == "LV"] == [113, None]
-    assert "case_0002: no LAA" in (tmp_path / "report" / "report.md").read_text()
+    assert "case_0002: LAA" in (tmp_path / "report" / "report.md").read_text()
     for name in (plausibility_report.VOLUMES_FILE, plausibility_report.DIVERSITY_FILE):
         assert (tmp_path / "report" / name).stat().st_size > 1000
 

@@ -22,7 +22,7 @@ from CardiacLDMLib.image.grid import Grid, Volume, ras_grid
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.progress import Cancelled, Progress
 from CardiacLDMLib.segmentation import run, segmenter
-from CardiacLDMLib.segmentation.findings import cut_off, findings
+from CardiacLDMLib.segmentation.findings import Finding, cut_off, findings
 from CardiacLDMLib.segmentation.heart import lung_share
 from CardiacLDMLib.segmentation.scan import check
 from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter, window_count
@@ -248,10 +248,9 @@ def test_unusual_volumes_and_missing_structures_are_named() -> None:
     labels = np.zeros((90, 90, 90), dtype=np.uint8)
     labels[5:80, 5:80, 5:80] = anatomy.VALUE["LV"]
     volumes = {name: 0.0 for name in anatomy.NAMES} | {"LV": 421.9, "MYO": 120.0, "LA": 80.0}
-    sentences = findings(Volume(labels, np.eye(4)), volumes)
-    assert sentences == [
-        "RA, RV, AO, PA and LAA were not found.",
-        "LV measures 422 mL, outside the usual 40 to 350 mL: check it.",
+    assert findings(Volume(labels, np.eye(4)), volumes) == [
+        Finding("missing", ("RA", "RV", "AO", "PA", "LAA")),
+        Finding("volume", ("LV",), 421.9, 350.0),
     ]
 
 

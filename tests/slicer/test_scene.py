@@ -410,7 +410,7 @@ def test_heart_window_tells_blood_from_muscle(mrml: Any) -> None:
     volumes.set_heart_window(node)
     display = node.GetDisplayNode()
     assert not display.GetAutoWindowLevel()
-    assert (display.GetWindow(), display.GetLevel()) == (volumes.WINDOW_HU, volumes.LEVEL_HU)
+    assert (display.GetWindow(), display.GetLevel()) == (800.0, 200.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -102,7 +102,7 @@ def test_fill_is_translucent(done: tuple[Path, str], truth: tuple[Volume, Volume
     picture = (imread(done[0] / "chest.slicer.png")[..., :3] * 255).round().astype(int)
     axial = picture[: views.VIEW_SIZE[1], : views.VIEW_SIZE[0]]
     grey_levels = {
-        s.name: np.clip((70.0 * s.value - (views.LEVEL_HU - views.WINDOW_HU / 2)) / views.WINDOW_HU * 255, 0, 255)
+        s.name: np.clip((70.0 * s.value - anatomy.HEART_WINDOW.low) / anatomy.HEART_WINDOW.width * 255, 0, 255)
         for s in anatomy.STRUCTURES
     }
     blended = {s.name: (0.35 * np.array(s.colour) + 0.65 * grey_levels[s.name]).round() for s in anatomy.STRUCTURES}
@@ -121,7 +121,7 @@ def test_scene_opens_with_scan_and_segmentation(done: tuple[Path, str]) -> None:
     labels = read_volume(done[0] / "chest.labels.nii.gz")
     np.testing.assert_array_equal(segmentations.labels_from_segmentation(segmentation, volume).array, labels.array)
     display = volume.GetDisplayNode()
-    assert (display.GetWindow(), display.GetLevel()) == (views.WINDOW_HU, views.LEVEL_HU)
+    assert (display.GetWindow(), display.GetLevel()) == (800.0, 200.0)
     names = {"Red", "Green", "Yellow"}
     nodes = [app.scene.GetNthNodeByClass(i, "vtkMRMLSliceCompositeNode") for i in range(3)]
     assert {node.GetLayoutName() for node in nodes} == names

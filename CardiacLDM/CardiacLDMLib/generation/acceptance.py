@@ -18,11 +18,11 @@ from ..errors import NoAcceptablePair, SegmenterError, VolumeError
 from ..image.grid import Volume
 from ..image.overlap import mean_agreement
 from ..progress import Progress
+from ..segmentation.findings import Finding, clause
 from ..segmentation.segmenter import Segmenter
 from ..torch_device import same_bits
 from . import plausibility
 from .generator import Generator, Pair, Preview
-from .plausibility import Finding
 from .settings import Conditions
 
 #: How often a pair is drawn at most.
@@ -113,13 +113,13 @@ class Judge:
 
 
 def said(fault: Finding) -> str:
-    """A fault in words, its rule first."""
-    return f"{fault.rule}: {fault.what}"
+    """A fault in words, its rule first: rules are counted by what stands before the colon."""
+    return f"{fault.rule}: {clause(fault)}"
 
 
 def disagreement(agreed: float, least: float = LEAST_AGREEMENT) -> list[Finding]:
     """A fault if the mean agreement is below ``least``."""
-    return [Finding("agreement", f"Dice {agreed:.2f}, below {least:.2f}")] if agreed < least else []
+    return [Finding("agreement", value=agreed, limit=least)] if agreed < least else []
 
 
 def unsound(volume: Volume) -> list[Finding]:
@@ -130,14 +130,15 @@ def unsound(volume: Volume) -> list[Finding]:
     try:
         labels = plausibility.as_labels(volume)
     except VolumeError:
-        return [Finding("missing", "no label at all")]
+        return [Finding("missing")]
     volumes = labels.volumes_ml()
-    found = [Finding("missing", f"no {name}", (name,)) for name in anatomy.NAMES if name not in volumes]
+    found = [Finding("missing", (name,)) for name in anatomy.NAMES if name not in volumes]
     for name, ml in volumes.items():
-        if name not in labels.cut and ml < plausibility.SMALLEST_ML[name] * SMALLEST_PART:
-            found.append(Finding("too small", f"{name} of {ml:.1f} mL", (name,)))
+        least = anatomy.SMALLEST_ML[name] * SMALLEST_PART
+        if name not in labels.cut and ml < least:
+            found.append(Finding("too small", (name,), ml, least))
     broken = plausibility.check(labels)
-    return found + [f for f in broken if f.rule != "missing" and (f.rule, f.of) not in NO_FAULT]
+    return found + [f for f in broken if f.rule != "missing" and (f.rule, f.structures) not in NO_FAULT]
 
 
 # --- drawing -------------------------------------------------------------------------------------------------------

@@ -14,36 +14,27 @@ from dataclasses import dataclass, field
 import cc3d
 import numpy as np
 
-from ..anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, STRUCTURES, VALUE
+from ..anatomy import (
+    CENTROID_ORDER,
+    CONTACT_MM,
+    FORBIDDEN_CONTACTS,
+    LARGEST_LV_OPENING,
+    NAMES,
+    NUM_CLASSES,
+    REQUIRED_CONTACTS,
+    STRUCTURES,
+    VALUE,
+)
 from ..errors import VolumeError
 from ..image.grid import Volume
+from ..segmentation.findings import Finding, Rule
 
-#: Distance below which two structures count as touching, mm: walls between blood pools are background in most labels.
-CONTACT_MM = 2.0
-#: (first, second, axis, what is expected): the first's centroid lies further along the RAS axis.
-ORDER: tuple[tuple[str, str, int, str], ...] = (
-    ("RA", "LV", 0, "right of"), ("RA", "LAA", 0, "right of"), ("RA", "LA", 0, "right of"), ("RV", "LV", 1, "before"),
-    ("RV", "LA", 1, "before"), ("LV", "LA", 1, "before"), ("PA", "RV", 2, "above"), ("LA", "LV", 2, "above"),
-)  # fmt: skip
-#: Fewest millilitres of each structure in a usable heart.
-SMALLEST_ML = {"LA": 12, "LV": 25, "RA": 15, "RV": 30, "MYO": 40, "AO": 20, "PA": 12, "LAA": 1.0}
-#: The largest part of the LV's surface that may face background: the plane of the mitral valve in thin labels.
-LARGEST_LV_OPENING = 0.10
 #: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
 MOST_ISLANDS = 10
 #: Rules, as they are counted in a report.
-RULES = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
+RULES: tuple[Rule, ...] = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
 
 _OUTSIDE = NUM_CLASSES  # what lies beyond the scan
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule that a label map breaks, and how; ``of``: the structures that break it."""
-
-    rule: str
-    what: str
-    of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,15 +74,30 @@ class Labels:
 
 
 def as_labels(volume: Volume) -> Labels:
-    """Turn and crop a label map. Raises :class:`VolumeError` if it is empty or holds other values than 0 to 8."""
+    """Turn a label map to RAS and crop it.
+
+    Raises :class:`VolumeError` if it is empty or has values other than 0 to 8.
+    """
     array, spacing = _to_ras(volume)
     if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
         raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
-    array = array.astype(np.uint8)
+    return _cropped(array.astype(np.uint8), spacing, in_scan=True)
+
+
+def uncut_labels(array: np.ndarray, spacing_mm: float) -> Labels:
+    """Crop labels (uint8, RAS) on a lattice that is no scan: a structure that reaches its edge is not cut.
+
+    Raises :class:`VolumeError` if they are empty.
+    """
+    return _cropped(array, np.full(3, spacing_mm), in_scan=False)
+
+
+def _cropped(array: np.ndarray, spacing: np.ndarray, in_scan: bool) -> Labels:
     foreground = [box for box in _boxes((array > 0).view(np.uint8))[1:] if box]
     if not foreground:
         raise VolumeError("It holds no label.")
-    edges = np.array([(s.start == 0, s.stop == n) for s, n in zip(foreground[0], array.shape, strict=True)])
+    ends = zip(foreground[0], array.shape, strict=True)
+    edges = np.array([(in_scan and s.start == 0, in_scan and s.stop == n) for s, n in ends])
     array = np.ascontiguousarray(array[foreground[0]])
     boxes = {NAMES[value - 1]: box for value, box in enumerate(_boxes(array)) if value and box}
     cut = {
@@ -121,41 +127,51 @@ def _to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(labels: Labels) -> list[Finding]:
-    """What is wrong with a label map; empty if it is sound."""
-    faces, near = _contact_tables(labels)
-    findings = _missing(labels) + _pieces(labels) + _contacts(labels, near) + _order(labels)
-    lv = VALUE["LV"]
-    open_part = faces[lv, 0] / max(faces[lv].sum() - faces[lv, lv] - faces[lv, _OUTSIDE], 1)
-    if open_part > LARGEST_LV_OPENING:
-        findings.append(Finding("LV open", f"{open_part:.1%} of the LV's surface faces background", ("LV",)))
-    return findings
+    """Return the rules that a label map breaks; none if it is plausible."""
+    faces, near = contact_tables(labels)
+    parts = [*missing(labels), *pieces_and_holes(labels), *islands(labels)]
+    return [*parts, *contacts(labels, near), *order(labels), *lv_opening(faces)]
 
 
-def _missing(labels: Labels) -> list[Finding]:
-    """A structure may lie beyond the scan if a structure that it touches is cut."""
+def missing(labels: Labels) -> list[Finding]:
+    """Return structures that are absent and that the scan cannot have cut off: no neighbour of them is cut."""
     neighbours = {name: {b for pair in REQUIRED_CONTACTS if name in pair for b in pair} - {name} for name in NAMES}
-    return [
-        Finding("missing", f"no {name}", (name,))
-        for name in NAMES
-        if name not in labels.boxes and not neighbours[name] & labels.cut
-    ]
+    absent = [name for name in NAMES if name not in labels.boxes]
+    return [Finding("missing", (name,)) for name in absent if not neighbours[name] & labels.cut]
 
 
-def _pieces(labels: Labels) -> list[Finding]:
-    findings, islands = [], {}
+def pieces_and_holes(labels: Labels) -> list[Finding]:
+    """Return structures in several pieces (which touch not even at a corner) or with holes."""
+    found = []
     for name in labels.boxes:
         mask = labels.mask(name)
         pieces = _inner_pieces(labels, name, mask, 26)
         if pieces > 1:
-            findings.append(Finding("pieces", f"{name} in {pieces} pieces", (name,)))
-        islands[name] = _inner_pieces(labels, name, mask, 6) - pieces
+            found.append(Finding("pieces", (name,), pieces, 1))
         hole = _enclosed(mask) * labels.voxel_ml
         if hole:
-            findings.append(Finding("holes", f"{hole:.2g} mL enclosed by {name}", (name,)))
-    if sum(islands.values()) > MOST_ISLANDS:
-        what = ", ".join(f"{n} {name}" for name, n in islands.items() if n)
-        findings.append(Finding("islands", f"islands: {what}"))
-    return findings
+            found.append(Finding("holes", (name,), hole, 0.0))
+    return found
+
+
+def islands(labels: Labels) -> list[Finding]:
+    """Return a finding if more than ``MOST_ISLANDS`` parts hang on their structures by an edge or a corner only."""
+    counts = {}
+    for name in labels.boxes:
+        mask = labels.mask(name)
+        counts[name] = _inner_pieces(labels, name, mask, 6) - _inner_pieces(labels, name, mask, 26)
+    if sum(counts.values()) <= MOST_ISLANDS:
+        return []
+    counts = {name: n for name, n in counts.items() if n}
+    where = ", ".join(f"{n} in {name}" for name, n in counts.items())
+    return [Finding("islands", tuple(counts), sum(counts.values()), MOST_ISLANDS, where)]
+
+
+def lv_opening(faces: np.ndarray) -> list[Finding]:
+    """Return a finding if too much of the left ventricle's surface faces background; ``faces``: contact table."""
+    lv = VALUE["LV"]
+    share = float(faces[lv, 0] / max(faces[lv].sum() - faces[lv, lv] - faces[lv, _OUTSIDE], 1))
+    return [Finding("LV open", ("LV",), share, LARGEST_LV_OPENING)] if share > LARGEST_LV_OPENING else []
 
 
 def _inner_pieces(labels: Labels, name: str, mask: np.ndarray, connectivity: int) -> int:
@@ -181,10 +197,11 @@ def _enclosed(mask: np.ndarray) -> int:
     return int(np.count_nonzero(rest) - np.count_nonzero(rest == rest[0, 0, 0]))
 
 
-def _contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Two (10, 10) tables of voxel pairs, by label (9 is beyond the scan): sharing a face, and within CONTACT_MM.
+def contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Return two (10, 10) counts of voxel pairs by label: pairs that share a face, and pairs within ``CONTACT_MM``.
 
-    Only voxels at a surface are looked at: the closest voxels of two structures are.
+    Label 9 stands for what lies beyond the scan. Neighbours that share a face touch at any spacing. Only voxels at a
+    surface are counted: the closest voxels of two structures are among them.
     """
     reach = np.maximum(np.floor(CONTACT_MM / labels.spacing), 1).astype(int)
     padded = np.pad(labels.array, [(r, r) for r in reach])
@@ -213,23 +230,25 @@ def _contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     return faces.reshape(side, side), near.reshape(side, side)
 
 
-def _contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
+def contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
+    """Return required contacts that are absent and forbidden ones that exist; ``near``: table of near voxel pairs."""
     findings = []
     for a, b in REQUIRED_CONTACTS:
         there = a in labels.boxes and b in labels.boxes
         if there and not near[VALUE[a], VALUE[b]] and not {a, b} & labels.cut:
-            findings.append(Finding("contact", f"{a} and {b} apart", (a, b)))
+            findings.append(Finding("contact", (a, b), limit=CONTACT_MM))
     for a, b in FORBIDDEN_CONTACTS:
         if near[VALUE[a], VALUE[b]]:
-            findings.append(Finding("forbidden contact", f"{a} and {b} touch", (a, b)))
+            findings.append(Finding("forbidden contact", (a, b), limit=CONTACT_MM))
     return findings
 
 
-def _order(labels: Labels) -> list[Finding]:
+def order(labels: Labels) -> list[Finding]:
+    """Return pairs of whole structures whose centroids lie the wrong way round."""
     centres = labels.centroids()
     return [
-        Finding("order", f"{first} not {word} {second}", (first, second))
-        for first, second, axis, word in ORDER
+        Finding("order", (first, second), where=side)
+        for first, second, axis, side in CENTROID_ORDER
         if first in centres and second in centres and not {first, second} & labels.cut
         and centres[first][axis] <= centres[second][axis]
     ]  # fmt: skip

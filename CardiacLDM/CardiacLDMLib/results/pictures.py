@@ -18,8 +18,6 @@ from ..image.grid import AIR_HU, Volume
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
 
-#: HU from black to white in which chambers, wall and lungs can be told apart.
-WINDOW_HU = (-200.0, 500.0)
 #: What is shown around the heart, and the least that is shown, in mm.
 MARGIN_MM, LEAST_FIELD_MM = 30.0, 120.0
 #: Side of a plane in pixels.
@@ -143,7 +141,7 @@ def _interpolate(array: np.ndarray, index: np.ndarray) -> np.ndarray:
 # --- planes as pictures --------------------------------------------------------------------------------------------
 
 
-def to_grey(hu: np.ndarray, window_hu: tuple[float, float] = WINDOW_HU) -> np.ndarray:
+def to_grey(hu: np.ndarray, window_hu: tuple[float, float] = anatomy.PICTURE_WINDOW) -> np.ndarray:
     """Return grey levels 0 to 255 (float) of HU in a window from black to white; what is no number is black."""
     low, high = window_hu
     return np.nan_to_num((hu - low) / (high - low) * 255).clip(0, 255)

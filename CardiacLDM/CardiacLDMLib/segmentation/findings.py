@@ -1,51 +1,153 @@
-"""What the user is told about labels: a heart that the scan cuts off, missing structures, unlikely volumes."""
+"""Remarks on label maps: the one record of them, its words, and the remarks on a segmented scan.
+
+Every remark on labels, whoever makes it, is a :class:`Finding`. :func:`sentence` is the only place that puts one into
+words; :func:`flag` gives the few words that fit a table cell.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from .. import anatomy
 from ..image.grid import Volume
 
-if TYPE_CHECKING:
-    pass
+#: ``value`` and ``limit`` of each rule, and what ``where`` holds:
+#:
+#: - ``cut off``: none; the side of the scan that cuts the structures off
+#: - ``missing``: none
+#: - ``volume``: mL, and the limit that it exceeds or falls below
+#: - ``too small``: mL, smallest usable volume
+#: - ``pieces``: number of pieces, most pieces allowed
+#: - ``holes``: mL enclosed, 0
+#: - ``islands``: number of islands, most islands allowed; how many in each structure
+#: - ``contact`` (two structures are apart), ``forbidden contact`` (they touch): none, mm within which they touch
+#: - ``order``: none; on which side of the second structure the first one should lie
+#: - ``LV open``: share of the left ventricle's surface that faces background, largest share allowed
+#: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
+#: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
+Rule = Literal[
+    "cut off", "missing", "volume", "too small", "pieces", "holes", "islands", "contact", "forbidden contact", "order",
+    "LV open", "agreement", "replica",
+]  # fmt: skip
 
-
-#: Heart that reaches this far into the outermost slices with this area means that the scan cuts it.
+#: Heart voxels within this distance of the scan's edge, over this area, mean that the scan cuts the heart off.
 EDGE_MM = 1.5
 EDGE_MM2 = 50.0
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
-def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[str]:
-    """Sentences on a heart that the scan cuts off, on missing structures and on unlikely volumes.
+@dataclass(frozen=True)
+class Finding:
+    """One remark on a label map: which ``rule`` the ``structures`` break, by how much (see :data:`Rule`), and where."""
 
-    A heart that is cut off is measured in part only: nothing is said about its volumes then.
+    rule: Rule
+    structures: tuple[str, ...] = ()
+    value: float | None = None
+    limit: float | None = None
+    where: str = ""
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def sentence(finding: Finding) -> str:
+    """Return the finding as a sentence for the user."""
+    return f"{clause(finding)}."
+
+
+def clause(finding: Finding) -> str:
+    """Return :func:`sentence` without its full stop, to be joined with others."""
+    return _CLAUSES[finding.rule](finding)
+
+
+def flag(finding: Finding) -> str:
+    """Return a few words for a table row that names the structure already."""
+    if finding.rule == "volume":
+        return f"unusually {'small' if _value(finding) < _limit(finding) else 'large'}"
+    return {"missing": "not found", "cut off": "cut off by the scan's edge"}.get(finding.rule) or clause(finding)
+
+
+def _value(finding: Finding) -> float:
+    return float("nan") if finding.value is None else finding.value
+
+
+def _limit(finding: Finding) -> float:
+    return float("nan") if finding.limit is None else finding.limit
+
+
+def _names(finding: Finding) -> str:
+    *others, last = finding.structures or ("no structure",)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _cut_off(f: Finding) -> str:
+    return f"The scan ends inside the heart ({f.where} edge): the volumes of {_names(f)} are incomplete"
+
+
+def _missing(f: Finding) -> str:
+    if not f.structures:
+        return "There is no label at all"
+    return f"{_names(f)} {'was' if len(f.structures) == 1 else 'were'} not found"
+
+
+def _volume(f: Finding) -> str:
+    low, high = anatomy.BY_VALUE[anatomy.VALUE[f.structures[0]]].volume_limits_ml or (0.0, float("inf"))
+    return f"{_names(f)} measures {_value(f):.0f} mL, outside the usual {low:.0f} to {high:.0f} mL: check it"
+
+
+_CLAUSES: dict[Rule, Callable[[Finding], str]] = {
+    "cut off": _cut_off,
+    "missing": _missing,
+    "volume": _volume,
+    "too small": lambda f: f"{_names(f)} measures {_value(f):.1f} mL, less than the {_limit(f):g} mL of a usable heart",
+    "pieces": lambda f: f"{_names(f)} is in {_value(f):g} pieces",
+    "holes": lambda f: f"{_names(f)} encloses holes of {_value(f):.2g} mL",
+    "islands": lambda f: f"There are {_value(f):g} islands ({f.where}), more than {_limit(f):g}",
+    "contact": lambda f: f"{_names(f)} are apart",
+    "forbidden contact": lambda f: f"{_names(f)} touch",
+    "order": lambda f: f"{f.structures[0]} is not {f.where} {f.structures[1]}",
+    "LV open": lambda f: f"{_value(f):.1%} of the LV's surface faces background, more than {_limit(f):.0%}",
+    "agreement": lambda f: f"Dice {_value(f):.2f}, below {_limit(f):.2f}",
+    "replica": lambda f: f"{_value(f):.3f} times as far from one training case as from others, below {_limit(f):.3f}",
+}
+
+
+# --- a segmented scan ----------------------------------------------------------------------------------------------
+
+
+def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[Finding]:
+    """Return remarks on a segmented scan: a heart that the scan cuts off, missing structures, unusual volumes.
+
+    A heart that is cut off is measured in part only, so no volume of it is judged.
     """
     cut = cut_off(labels)
-    sentences = [
-        f"The scan ends inside the heart ({side} edge): the volumes of {_listed(names)} are incomplete."
-        for side, names in cut.items()
-    ]
-    missing = [s.name for s in anatomy.STRUCTURES if volumes_ml[s.name] == 0.0]
-    if missing:
-        sentences.append(f"{_listed(missing)} {'was' if len(missing) == 1 else 'were'} not found.")
+    found = [Finding("cut off", tuple(names), where=side) for side, names in cut.items()]
+    return found + volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
+
+
+def volume_findings(volumes_ml: dict[str, float], unjudged: Collection[str] = ()) -> list[Finding]:
+    """Return one finding for all missing structures, and one for each unusual volume of the others.
+
+    Volumes of ``unjudged`` structures are not compared with the usual limits. Great vessels have no limits.
+    """
+    missing = tuple(name for name in anatomy.NAMES if volumes_ml.get(name, 0.0) <= 0.0)
+    found = [Finding("missing", missing)] if missing else []
     for structure in anatomy.STRUCTURES:
-        if structure.volume_limits_ml is None or structure.name in missing or cut:
+        if structure.volume_limits_ml is None or structure.name in missing or structure.name in unjudged:
             continue
         low, high = structure.volume_limits_ml
         volume = volumes_ml[structure.name]
         if not low <= volume <= high:
-            sentences.append(
-                f"{structure.name} measures {volume:.0f} mL, outside the usual {low:.0f} to {high:.0f} mL: check it."
-            )
-    return sentences
+            found.append(Finding("volume", (structure.name,), volume, low if volume < low else high))
+    return found
 
 
 def cut_off(labels: Volume) -> dict[str, list[str]]:
-    """Which heart structures reach which edge of the scan: ``{"inferior": ["LV", "RV"]}``."""
+    """Return the heart's structures that reach each edge of the scan, as in ``{"inferior": ["LV", "RV"]}``."""
     touching: dict[str, list[str]] = {}
     spacing = labels.spacing
     for axis in range(3):
@@ -62,7 +164,3 @@ def cut_off(labels: Volume) -> dict[str, list[str]]:
             if names:
                 touching[side] = names
     return touching
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -25,7 +25,7 @@ from ..packages.weights import load_networks
 from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import resolve_device
 from .cleanup import clean
-from .findings import cut_off, findings
+from .findings import cut_off, findings, sentence
 from .heart import _HEART_VALUES, MIN_HEART_ML, _grown_box, heart_box, lung_share
 from .run import _Job
 from .scan import check, windowed
@@ -256,7 +256,7 @@ def _result(labels: Volume, job: _Job) -> Segmentation:
     found = sum(volumes[name] for name in anatomy.HEART) >= MIN_HEART_ML
     found = found and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
     if found:
-        job.warnings += findings(labels, volumes)
+        job.warnings += [sentence(finding) for finding in findings(labels, volumes)]
     else:
         much = "Too little of a heart" if cut_off(labels) else "No heart"
         job.warnings.append(f"{much} was found in the scan: nothing was labelled.")

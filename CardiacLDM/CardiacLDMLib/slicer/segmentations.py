@@ -13,6 +13,7 @@ import numpy as np
 from .. import anatomy
 from ..errors import VolumeError
 from ..image.grid import Volume
+from ..segmentation.findings import Finding, flag, volume_findings
 from .volumes import PREFIX, _kji, _numpy_matrix, _place_beside, _set_voxels, _to_world, _vtk_matrix, volume_from_node
 
 if TYPE_CHECKING:
@@ -102,21 +103,12 @@ def structure_centre(node: vtkMRMLSegmentationNode, name: str) -> np.ndarray | N
 
 
 def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str, str]:
-    """What to look at: structure name -> some words, only where there is something.
+    """Return the words of the table's flag column: structure name -> words, only where there is a remark.
 
-    A structure that the scan's edge cuts off is said to be so; its volume is then not held against the usual limits.
-    Great vessels, which leave every scan, are only ever missing.
+    The volume of a structure in ``touches_edge`` is not compared with the usual limits.
     """
-    flags = {}
-    for structure in anatomy.STRUCTURES:
-        volume_ml, limits = volumes_ml.get(structure.name, 0.0), structure.volume_limits_ml
-        if volume_ml <= 0.0:
-            flags[structure.name] = "not found"
-        elif limits is not None and structure.name in touches_edge:
-            flags[structure.name] = "cut off by the scan's edge"
-        elif limits is not None and not limits[0] <= volume_ml <= limits[1]:
-            flags[structure.name] = "unusually small" if volume_ml < limits[0] else "unusually large"
-    return flags
+    cut = [Finding("cut off", (name,)) for name in anatomy.HEART if name in touches_edge]
+    return {name: flag(found) for found in cut + volume_findings(volumes_ml, touches_edge) for name in found.structures}
 
 
 def volumes_table(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import anatomy
 from ..errors import VolumeError
 from ..image.grid import Volume
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 #: What our node attributes and references are called begins with it.
 PREFIX = "CardiacLDM."
-#: Window and level in HU at which contrast-filled chambers and myocardium are told apart.
-WINDOW_HU, LEVEL_HU = 800.0, 200.0
 #: As much is copied between two turns of the window.
 STEP_BYTES = 2_000_000
 
@@ -108,7 +107,7 @@ def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevel(WINDOW_HU, LEVEL_HU)
+    display.SetWindowLevel(anatomy.HEART_WINDOW.width, anatomy.HEART_WINDOW.level)
 
 
 def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:

@@ -266,9 +266,9 @@ def _grey_picture(image: np.ndarray) -> bytes:
     """An axial slice (I, J; HU; RAS) as a PGM file, seen from the feet: the patient's right is on the left."""
     import numpy as np
 
-    from ..slicer.volumes import LEVEL_HU, WINDOW_HU
+    from ..anatomy import HEART_WINDOW
 
-    share = (image.T[::-1, ::-1] - (LEVEL_HU - WINDOW_HU / 2)) / WINDOW_HU
+    share = (image.T[::-1, ::-1] - HEART_WINDOW.low) / HEART_WINDOW.width
     grey = np.rint(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
     return f"P5 {grey.shape[1]} {grey.shape[0]} 255\n".encode() + grey.tobytes()
 

@@ -25,9 +25,9 @@ from cardiacldm_training.commands import generate
 from cardiacldm_training.results import pair_files, pair_pictures
 from CardiacLDMLib.generation import acceptance
 from CardiacLDMLib.generation.generator import Generator
-from CardiacLDMLib.generation.plausibility import Finding
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.progress import Cancelled
+from CardiacLDMLib.segmentation.findings import Finding
 from tests.support.generator_package import GRID, write_tiny_generator
 from tests.support.package import write_tiny_package
 
@@ -198,7 +198,7 @@ def picky(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def verdict(self: acceptance.Judge, pair: Any, *rest: Any) -> acceptance.Verdict:
         record = pair.provenance
-        faults = [Finding("missing", "no LA"), Finding("agreement", "Dice 0.10")][: 1 + record["attempt"] % 2]
+        faults = [Finding("missing", ("LA",)), Finding("agreement", value=0.1, limit=0.75)][: 1 + record["attempt"] % 2]
         return acceptance.Verdict(faults if record["attempt"] < first[record["index"]] else [], 0.9)
 
     monkeypatch.setattr(acceptance.Judge, "verdict", verdict)

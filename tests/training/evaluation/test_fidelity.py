@@ -39,6 +39,7 @@ from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.postprocess import texture
+from CardiacLDMLib.segmentation.findings import sentence
 from tests.support.generator_package import write_tiny_generator
 from tests.support.phantom import phantom
 from tests.support.phantom_package import write_phantom_package
@@ -177,7 +178,7 @@ def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
         pair = source[0]
         faults = judge(Drawn(pair.image_volume, pair.labels_volume, {}))
         assert [fault.rule for fault in faults] == (["replica"] if is_copy else [])
-        assert not any("pair_" in fault.what for fault in faults)  # no name of a training case gets out
+        assert not any("pair_" in sentence(fault) for fault in faults)  # no name of a training case gets out
     twice = Source("twice", [train.cases[0]] * 6, {}, VIEW)
     with pytest.raises(FidelityError, match="twice holds too few cases to tell copies: 4 different ones"):
         replicas.TrainingCases(twice)

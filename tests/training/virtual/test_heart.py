@@ -24,13 +24,13 @@ from cardiacldm_training.virtual.heart.deform import (
     potential_flow,
     smallest_jacobian,
 )
-from cardiacldm_training.virtual.heart.measures import PUBLISHED, draw_measures
+from cardiacldm_training.virtual.heart.measures import draw_measures
 from cardiacldm_training.virtual.heart.parametric import parametric_model
 from cardiacldm_training.virtual.heart.templates import read_template, template_files
 from cardiacldm_training.virtual.heart.topology import faults, repair
 from cardiacldm_training.virtual.shapes import Lattice, smooth_field, smooth_path
-from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, REQUIRED_CONTACTS, VALUE
-from CardiacLDMLib.generation.plausibility import SMALLEST_ML
+from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, PUBLISHED, REQUIRED_CONTACTS, SMALLEST_ML, VALUE, Sex
+from CardiacLDMLib.segmentation.findings import Finding
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,11 @@ def test_a_heart_measures_what_was_asked(heart: Heart) -> None:
 
 def test_measures_follow_the_published_distributions() -> None:
     drawn = [draw_measures(np.random.default_rng(seed)) for seed in range(1500)]
-    for sex, column in (("male", 0), ("female", 1)):
+    sexes: tuple[Sex, ...] = ("male", "female")
+    for sex in sexes:
         healthy = [m for m in drawn if m.sex == sex and not set(m.findings) - {"systole"}]
         for name in ("LV", "RV", "MYO"):
-            mean, sd = PUBLISHED[name][column]
+            mean, sd = PUBLISHED[name, sex][:2]
             values = [m.at_rest[name] for m in healthy]
             assert np.mean(values) == pytest.approx(mean, rel=0.05), (sex, name)
             assert np.std(values) == pytest.approx(sd, rel=0.15), (sex, name)
@@ -157,30 +158,34 @@ def test_faults_are_seen(heart: Heart) -> None:
     def where(name: str) -> np.ndarray:
         return labels == VALUE[name]
 
-    def changed(mask: np.ndarray, value: int) -> list[str]:
+    def broken(labels: np.ndarray) -> set[tuple[str, tuple[str, ...]]]:
+        return {(fault.rule, fault.structures) for fault in faults(labels, 2.5)}
+
+    def changed(mask: np.ndarray, value: int) -> set[tuple[str, tuple[str, ...]]]:
         new = labels.copy()
         new[mask] = value
-        return faults(new, 2.5)
+        return broken(new)
 
     corner = np.zeros_like(labels, dtype=bool)
     corner[:2, :2, :2] = True
-    assert "LAA too small" in changed(where("LAA"), 0)
-    assert "LV in pieces" in changed(corner, VALUE["LV"])
+    assert ("too small", ("LAA",)) in changed(where("LAA"), 0)
+    assert ("pieces", ("LV",)) in changed(corner, VALUE["LV"])
     inner = np.argwhere(ndimage.binary_erosion(where("RV"), iterations=3))[0]
     hole = np.zeros_like(corner)
     hole[tuple(inner)] = True
-    assert "RV with holes" in changed(hole, 0)
+    assert ("holes", ("RV",)) in changed(hole, 0)
     septum = np.argwhere(where("MYO") & ndimage.binary_dilation(where("RV")))
     middle = septum[np.linalg.norm(septum - septum.mean(0), axis=1).argmin()]
     window = np.linalg.norm(np.moveaxis(np.indices(labels.shape), 0, -1) - middle, axis=-1) < 8
-    assert "LV and RV touch" in changed(where("MYO") & window, VALUE["RV"])
+    assert ("forbidden contact", ("LV", "RV")) in changed(where("MYO") & window, VALUE["RV"])
     left = np.argwhere(ndimage.binary_dilation(where("LV")) & where("MYO"))
     window = np.zeros_like(corner)
     window[tuple(left[left[:, 0] < np.quantile(left[:, 0], 0.15)].T)] = True
-    assert "LV bare" in changed(window, 0)
-    mirrored = faults(labels[::-1].copy(), 2.5)
-    assert {"RA not right of LV", "RA not right of LAA"} <= set(mirrored)
-    assert "RV not before LA" in faults(labels[:, ::-1].copy(), 2.5)
+    assert ("LV open", ("LV",)) in changed(window, 0)
+    assert {("order", ("RA", "LV")), ("order", ("RA", "LAA"))} <= broken(labels[::-1].copy())
+    assert ("order", ("RV", "LA")) in broken(labels[:, ::-1].copy())
+    assert Finding("order", ("RV", "LA"), where="before") in faults(labels[:, ::-1].copy(), 2.5)
+    assert faults(np.zeros_like(labels), 2.5) == [Finding("missing")]
     split = labels.copy()
     split[corner] = VALUE["LV"]
     split[hole] = 0

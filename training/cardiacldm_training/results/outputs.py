@@ -17,7 +17,6 @@ from CardiacLDMLib.results.pictures import (
     PLANE_PIXELS,
     PLANES,
     TINT,
-    WINDOW_HU,
     Field,
     Plane,
     heart_field,
@@ -86,7 +85,8 @@ def _draw_plane(axes: Axes, plane: Plane, volume: Volume, labels: Volume, field:
     extent = (-half, half, -half, half)
     image = sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU)[::-1]
     label = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)[::-1]
-    axes.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], origin="lower", extent=extent)
+    low, high = anatomy.PICTURE_WINDOW
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
     axes.imshow(_tints()[label.astype(np.uint8)], origin="lower", extent=extent, interpolation="nearest")
     for structure in anatomy.STRUCTURES:
         mask = label == structure.value

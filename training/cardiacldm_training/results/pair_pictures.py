@@ -13,7 +13,6 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.results.pictures import WINDOW_HU
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +124,7 @@ def view(
     index = int(_middle(pair.labels)[axis]) if index is None else index
     scale = pixels / max(pair.image.array.shape)
     grey = _zoomed(pair.image, axis, index, scale, order=1)
-    low, high = WINDOW_HU
+    low, high = anatomy.PICTURE_WINDOW
     rgb = np.repeat(((grey - low) / (high - low) * 255).clip(0, 255)[..., None], 3, axis=2)
     if labelled:
         labels = _zoomed(pair.labels, axis, index, scale, order=0).astype(np.uint8)

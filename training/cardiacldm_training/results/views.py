@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 
-#: Window and level in HU at which contrast-filled chambers and myocardium are told apart.
-WINDOW_HU, LEVEL_HU = 800.0, 200.0
 #: Pixels of one view; the picture has two by two of them and the legend.
 VIEW_SIZE = (720, 600)
 LEGEND_WIDTH = 330
@@ -117,7 +115,7 @@ def open_slices(app: SlicerApp, volume_node: vtkMRMLScalarVolumeNode) -> list[Sl
 
     display = volume_node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevel(WINDOW_HU, LEVEL_HU)
+    display.SetWindowLevel(anatomy.HEART_WINDOW.width, anatomy.HEART_WINDOW.level)
     views = []
     for layout, orientation in SLICES:
         # Drawn once, when asked: not at every change of the scene, nor at its end, where that can hang.

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.files import write_text
+from CardiacLDMLib.image.overlap import dice_per_structure
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
@@ -172,7 +173,7 @@ def figures(image: torch.Tensor, labels: torch.Tensor, out_image: torch.Tensor, 
     ssim, _ = compute_ssim_and_cs(out_image, image, 3, kernel_size=(11,) * 3, kernel_sigma=(1.5,) * 3)
     third = 100 * third_class_share(names, out_names)
     psnr = -10 * np.log10(max(error, 1e-10))
-    return np.array([*segmenter.dice_per_structure(out_names, names), psnr, float(ssim.mean()), third])
+    return np.array([*dice_per_structure(out_names, names), psnr, float(ssim.mean()), third])
 
 
 def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:

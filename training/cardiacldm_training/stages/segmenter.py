@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.image.overlap import dice_per_structure
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.weights import load_networks
@@ -113,14 +114,6 @@ class SegmentationStage:
         """The first held-out case in three planes: reference above, prediction below."""
         image, labels = self._held_out_arrays(self.held_out[0])
         return panel(image, labels, self._predict(fabric, network, image))
-
-
-def dice_per_structure(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(8,) Dice of uint8 labels; NaN where neither has the structure."""
-    n = anatomy.NUM_CLASSES
-    table = np.bincount(reference.ravel().astype(np.int64) * n + prediction.ravel(), minlength=n * n).reshape(n, n)
-    both, sizes = np.diag(table).astype(float), (table.sum(0) + table.sum(1)).astype(float)
-    return np.divide(2 * both, sizes, out=np.full(n, np.nan), where=sizes > 0)[1:]
 
 
 def prepare_all(

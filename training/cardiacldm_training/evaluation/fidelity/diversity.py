@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from CardiacLDMLib.anatomy import FULL_WINDOW
+
 from ...cases.augment import to_window
 from .cases import Source
 
-WINDOW_HU = (-1000.0, 1000.0)
 #: Pairs of cases that are compared at most.
 MOST_PAIRS = 150
 #: Weights of the scales (Wang et al. 2003), the finest first; grids that are too small for all take the first ones.
@@ -27,7 +28,7 @@ def ms_ssim(cases: Source, seed: int = 0) -> np.ndarray:
     metric = MultiScaleSSIMMetric(3, kernel_size=KERNEL, weights=tuple(weights / weights.sum()))
     values = []
     for first, second in places:
-        one, two = (torch.from_numpy(to_window(cases[int(n)].hu, WINDOW_HU))[None, None] for n in (first, second))
+        one, two = (torch.from_numpy(to_window(cases[int(n)].hu, FULL_WINDOW))[None, None] for n in (first, second))
         values.append(float(metric(one, two)))
     return np.array(values)
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from CardiacLDMLib.anatomy import BACKGROUND, HEART, NUM_CLASSES, PALETTE, VALUE
+from CardiacLDMLib.anatomy import BACKGROUND, FULL_WINDOW, HEART, NUM_CLASSES, PALETTE, VALUE
 from CardiacLDMLib.generation.generator import Pair as Drawn
-from CardiacLDMLib.generation.plausibility import Finding
 from CardiacLDMLib.image.grid import AIR_HU
 from CardiacLDMLib.image.resample import block_mean
+from CardiacLDMLib.segmentation.findings import Finding
 
 from ...cases.augment import box, to_window
 from ...errors import FidelityError
@@ -29,7 +29,6 @@ from .compare import Measured, Record, spread
 
 #: Size of a voxel in the comparison, mm, and largest shift in such voxels; they go by half a voxel.
 SIZE_MM, SHIFT = 6.0, 1
-WINDOW_HU = (-1000.0, 1000.0)
 #: Less far apart than that, two training cases are one scan twice. Fewest and most cases that give a threshold.
 SAME, FEWEST, MOST_FOR_THRESHOLD = 0.02, 4, 100
 #: A distance is relative to that of so many further cases. Shifts by half voxels are for the most alike, so many.
@@ -130,8 +129,8 @@ class CopyJudge:
 
     def __call__(self, pair: Drawn) -> list[Finding]:
         _, distance = self._cases.nearest(Pair("", pair.image.array, pair.labels.array, self._cases.view))
-        what = f"{distance:.3f} times as far from one training case as from others, below {self._cases.threshold:.3f}"
-        return [Finding("replica", what)] if distance < self._cases.threshold else []
+        threshold = self._cases.threshold
+        return [Finding("replica", value=distance, limit=threshold)] if distance < threshold else []
 
     def record(self) -> dict[str, Any]:
         return {"replicas": {"training_cases": len(self._cases), "threshold": self._cases.threshold}}
@@ -161,7 +160,7 @@ def _signature(pair: Pair, offset: Sequence[int] = (0, 0, 0)) -> np.ndarray:
     middle = (heart.min(0) + heart.max(0)) / 2 if len(heart) else (grid - 1) / 2
     start = np.round(middle - (grid - 1) / 2).astype(int) + offset
     hu, names = box(pair.hu, start, start + grid, AIR_HU), box(pair.labels, start, start + grid, BACKGROUND)
-    channels = [to_window(hu, WINDOW_HU), *np.moveaxis(_COLOURS[names], -1, 0)]
+    channels = [to_window(hu, FULL_WINDOW), *np.moveaxis(_COLOURS[names], -1, 0)]
     return np.stack([block_mean(channel, np.full(3, _factor(pair))) for channel in channels])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.segmentation.findings import Finding, clause
 
 from ...errors import AnatomyError
 from ..shapes import Lattice
@@ -99,14 +100,15 @@ def draw_heart(
     """
     shape = ((HIGH_MM - LOW_MM) / spacing).astype(int)
     lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
-    wrong: list[str] = []
+    wrong: list[Finding] = []
     for _ in range(TRIES):
         drawn = _draw_once(rng, lattice, anatomies)
         heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
         wrong = faults(heart.labels, spacing)
         if not wrong:
             return replace(heart, measures=heart.measures | _measured(heart))
-    raise AnatomyError(f"No sound heart in twenty draws ({', '.join(wrong)}): are the templates whole hearts?")
+    reasons = ", ".join(clause(fault) for fault in wrong)
+    raise AnatomyError(f"No sound heart in twenty draws ({reasons}): are the templates whole hearts?")
 
 
 def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies) -> Heart:

@@ -1,8 +1,6 @@
-"""What a heart should measure: volumes and calibres drawn from published adult distributions, by sex.
+"""Target measures of a virtual heart: volumes and calibres drawn from published adult distributions, by sex.
 
-Left ventricle at end-diastole 113 +- 26 mL (men), 98 +- 21 mL (women); myocardium 145 +- 29 g and 108 +- 20 g at
-1.05 g/mL; right ventricle 190 +- 33 and 148 +- 35 mL; left atrium 50.6 +- 12.7 mL per square metre of body surface
-at end-systole; ascending aorta 34 +- 5 mm wide.
+The distributions are :data:`CardiacLDMLib.anatomy.PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -11,18 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Grams of myocardium in a millilitre.
-DENSITY = 1.05
-#: mean and SD, men and women: mL at end-diastole (LV, RV), mL of wall (MYO), mL/m2 at end-systole (LA), m2.
-PUBLISHED = {
-    "LV": ((113.0, 26.0), (98.0, 21.0)),
-    "RV": ((190.0, 33.0), (148.0, 35.0)),
-    "MYO": ((145.0 / DENSITY, 29.0 / DENSITY), (108.0 / DENSITY, 20.0 / DENSITY)),
-    "LA index": ((50.6, 12.7), (50.6, 12.7)),
-    "body surface": ((1.95, 0.20), (1.70, 0.17)),
-    "AO": ((35.0, 5.0), (33.0, 5.0)),
-    "PA": ((25.5, 3.0), (24.5, 3.0)),
-}
+from CardiacLDMLib.anatomy import PUBLISHED, Sex
+
 #: Share of the variation between persons that all chambers have in common (large people, large hearts).
 COMMON = 0.4
 #: Share of the left atrium's end-systolic volume that is left at end-diastole.
@@ -33,7 +21,7 @@ EMPTIED = 0.62
 class Measures:
     """Targets of one heart. ``volumes`` mL at its ``systole`` (0 end-diastole to 1 end-systole); ``calibres`` mm."""
 
-    sex: str
+    sex: Sex
     systole: float
     volumes: dict[str, float]
     calibres: dict[str, float]
@@ -45,11 +33,11 @@ class Measures:
 
 def draw_measures(rng: np.random.Generator) -> Measures:
     """Draw one adult: sex, size, phase of the beat, and findings at about the rate in which they are scanned."""
-    sex = "male" if rng.random() < 0.5 else "female"
+    sex: Sex = "male" if rng.random() < 0.5 else "female"
     common = rng.standard_normal()
 
     def person(name: str, shared: float = COMMON, least: float = -2.3, most: float = 2.8) -> float:
-        mean, sd = PUBLISHED[name][sex == "female"]
+        mean, sd = PUBLISHED[name, sex][:2]
         z = np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal()
         return float(mean + sd * np.clip(z, least, most))
 
@@ -57,7 +45,7 @@ def draw_measures(rng: np.random.Generator) -> Measures:
     full = {name: person(name) for name in ("LV", "RV", "MYO")}
     full["LA"] = person("LA index", 0.0) * surface
     full["RA"] = 1.08 * full["LA"] * float(np.exp(rng.normal(0.0, 0.16)))
-    calibres = {"AO": person("AO", 0.2), "PA": person("PA", 0.2)}
+    calibres = {"AO": person("aorta width", 0.2), "PA": person("pulmonary artery width", 0.2)}
     calibres["AO behind"] = calibres["AO"] * float(rng.normal(0.74, 0.05))
     full, calibres, septum, findings = _with_findings(rng, full, calibres)
     systole, now = _at_phase(rng, full)

@@ -9,13 +9,21 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from CardiacLDMLib.anatomy import FORBIDDEN_CONTACTS, NAMES, NUM_CLASSES, REQUIRED_CONTACTS, VALUE
-from CardiacLDMLib.generation.plausibility import CONTACT_MM, ORDER, SMALLEST_ML
+from CardiacLDMLib.anatomy import (
+    FORBIDDEN_CONTACTS,
+    LARGEST_LV_OPENING_DRAWN,
+    NAMES,
+    NUM_CLASSES,
+    SMALLEST_ML,
+    VALUE,
+)
+from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.generation import plausibility
+from CardiacLDMLib.generation.plausibility import Labels
+from CardiacLDMLib.segmentation.findings import Finding
 
 #: What remains between two structures that must not touch, mm; a little more than a contact.
 GAP_MM = 3.2
-#: Largest share of the left ventricle's surface that may face background.
-BARE_LV = 0.02
 
 LV, MYO = VALUE["LV"], VALUE["MYO"]
 #: Pairs kept apart by a wall, of which the first gives way.
@@ -115,55 +123,34 @@ def _holes(mask: np.ndarray) -> np.ndarray:
 # --- judging -------------------------------------------------------------------------------------------------------
 
 
-def faults(labels: np.ndarray, spacing: float) -> list[str]:
-    """What is wrong with a heart; empty if it is sound.
+def faults(labels: np.ndarray, spacing: float) -> list[Finding]:
+    """Return what makes a drawn heart implausible; none if it may be used. ``labels``: uint8 on the lattice.
 
-    Every structure there, in one piece, without holes; contacts as they should be after 2 mm dilation; the left
-    ventricle nowhere bare; left and right, front and back in order.
+    The rules are those of :mod:`CardiacLDMLib.generation.plausibility`, with four differences. Nothing of a drawn heart
+    is cut off, so nothing is excused. Each structure must have the smallest usable volume. Islands are not counted,
+    since the repair leaves none. The opening of the left ventricle is limited more strictly and counted in voxels
+    around it instead of faces. A heart with a fault of a single structure is not judged further.
     """
-    boxes = boxes_of(labels)
-    found = _broken(labels, boxes, spacing)
-    if found:
-        return found
-    reach = max(CONTACT_MM, 1.01 * spacing)
-    for pairs, wanted in ((REQUIRED_CONTACTS, True), (FORBIDDEN_CONTACTS, False)):
-        for a, b in pairs:
-            contact = _touching(labels, boxes, VALUE[b], VALUE[a], reach, spacing)
-            if (contact is not None and bool(contact[1].any())) != wanted:
-                found.append(f"{a} and {b} {'apart' if wanted else 'touch'}")
-    if _bare(labels, boxes) > BARE_LV:
-        found.append("LV bare")
-    return found + _disorder(labels, boxes)
+    try:
+        whole = plausibility.uncut_labels(labels, spacing)
+    except VolumeError:
+        return [Finding("missing")]
+    broken = [*_too_small(whole, spacing), *plausibility.pieces_and_holes(whole)]
+    if broken:
+        return broken
+    _, near = plausibility.contact_tables(whole)
+    return [*plausibility.contacts(whole, near), *_lv_opening(labels), *plausibility.order(whole)]
 
 
-def _broken(labels: np.ndarray, boxes: dict[int, Box], spacing: float) -> list[str]:
-    """Structures that are missing or too small, in pieces or with holes."""
-    found = []
-    for name in NAMES:
-        mask = labels[boxes[VALUE[name]]] == VALUE[name] if VALUE[name] in boxes else np.zeros((1, 1, 1), bool)
-        if mask.sum() * spacing**3 / 1000.0 < SMALLEST_ML[name]:
-            found.append(f"{name} too small")
-        elif cc3d.connected_components(mask, connectivity=26, return_N=True)[1] != 1:
-            found.append(f"{name} in pieces")
-        elif _holes(mask).any():
-            found.append(f"{name} with holes")
-    return found
+def _too_small(labels: Labels, spacing: float) -> list[Finding]:
+    voxels = np.bincount(labels.array.ravel(), minlength=NUM_CLASSES)
+    volumes = {name: float(voxels[VALUE[name]] * spacing**3 / 1000.0) for name in NAMES}
+    return [Finding("too small", (n,), ml, SMALLEST_ML[n]) for n, ml in volumes.items() if ml < SMALLEST_ML[n]]
 
 
-def _bare(labels: np.ndarray, boxes: dict[int, Box]) -> float:
-    """Share of the voxels just outside the left ventricle that are background."""
-    here = labels[_grow(boxes[LV], 2, labels.shape)]
+def _lv_opening(labels: np.ndarray) -> list[Finding]:
+    """Return a finding if too many of the voxels just outside the left ventricle are background."""
+    here = labels[_grow(boxes_of(labels)[LV], 2, labels.shape)]
     rim = here[ndimage.binary_dilation(here == LV) & (here != LV)]
-    return float((rim == 0).mean())
-
-
-def _disorder(labels: np.ndarray, boxes: dict[int, Box]) -> list[str]:
-    """Which of :data:`ORDER` the structures' centroids break."""
-    names = sorted({name for first, second, *_ in ORDER for name in (first, second)})
-    centre = {name: np.argwhere(labels[boxes[VALUE[name]]] == VALUE[name]).mean(0)
-              + [s.start for s in boxes[VALUE[name]]] for name in names}  # fmt: skip
-    return [
-        f"{first} not {word} {second}"
-        for first, second, axis, word in ORDER
-        if centre[first][axis] <= centre[second][axis]
-    ]
+    share, limit = float((rim == 0).mean()), LARGEST_LV_OPENING_DRAWN
+    return [Finding("LV open", ("LV",), share, limit)] if share > limit else []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from CardiacLDMLib.anatomy import HEART, VALUE
+from CardiacLDMLib.anatomy import CHEST_WINDOW, HEART, VALUE
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.image.files import read_volume
@@ -24,8 +24,6 @@ from CardiacLDMLib.image.grid import AIR_HU, Volume
 
 from ...cases.readers.folders import CaseFiles
 
-#: Soft tissue, contrast medium and the lungs' edge are all told apart.
-WINDOW_HU = (-250.0, 500.0)
 #: What a plane shows, and its side in pixels.
 FIELD_MM, PLANE_PIXELS = 240.0, 232
 COLUMNS, CAPTION_PIXELS, GAP_PIXELS = 4, 26, 8
@@ -69,7 +67,7 @@ def _planes(scan: Volume, labels: Volume) -> np.ndarray:
     index = inside.mean(0) if len(inside) else (np.array(scan.array.shape) - 1) / 2
     affine = labels.affine if len(inside) else scan.affine
     centre = affine[:3, :3] @ index + affine[:3, 3]
-    low, high = WINDOW_HU
+    low, high = CHEST_WINDOW
     grey = [((_plane(scan, centre, *axes) - low) / (high - low)).clip(0, 1) * 255 for axes in PLANES]
     return np.concatenate(grey, axis=1).astype(np.uint8)
 

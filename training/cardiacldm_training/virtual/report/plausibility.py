@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from CardiacLDMLib.anatomy import NAMES
+from CardiacLDMLib.anatomy import NAMES, PUBLISHED, Measure
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.generation import plausibility
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.segmentation.findings import clause
 
 from ...cases.readers.folders import CaseFiles
 from ...cases.workers import spread
@@ -52,30 +52,18 @@ STATES: tuple[State, ...] = ("diastole", "between", "systole", "pathological", "
 DIASTOLE = 0.15
 
 
-@dataclass(frozen=True)
-class Published:
-    """Mean and standard deviation in healthy adults, mL (mm for the aorta), at one phase of the beat."""
+def published(structure: str, sex: Sex) -> Measure | None:
+    """Return the published measure of a row of :data:`MEASURED`, or None.
 
-    mean: float
-    sd: float
-    source: str
-    state: State = "diastole"
-
-
-_MR = "magnetic resonance, Hudsmith et al. 2005"
-_INDEXED = "at its fullest, in systole, 50.6 +- 12.7 mL/m2 at 1.95 m2 (men) and 1.70 m2 (women)"
-PUBLISHED: dict[tuple[str, Sex], Published] = {
-    ("LV", "male"): Published(113, 26, "end-diastolic"),
-    ("LV", "female"): Published(98, 21, "end-diastolic"),
-    ("MYO", "male"): Published(145 / 1.05, 29 / 1.05, "145 +- 29 g at 1.05 g/mL"),
-    ("MYO", "female"): Published(108 / 1.05, 20 / 1.05, "108 +- 20 g at 1.05 g/mL"),
-    ("RV", "male"): Published(190, 33, _MR),
-    ("RV", "female"): Published(148, 35, _MR),
-    ("LA", "male"): Published(98.7, 24.8, _INDEXED, "systole"),
-    ("LA", "female"): Published(86.0, 21.6, _INDEXED, "systole"),
-    (AORTA, "male"): Published(34, 5, "ascending aorta, both sexes"),
-    (AORTA, "female"): Published(34, 5, "ascending aorta, both sexes"),
-}
+    The left atrium's is its index times the mean body surface area of the sex, rounded to 0.1 mL.
+    """
+    if sex == "unknown":
+        return None
+    if structure != "LA":
+        return PUBLISHED.get((structure, sex))
+    index, surface = PUBLISHED["LA index", sex], PUBLISHED["body surface", sex]
+    source = f"{index.source}, {index.mean} +- {index.sd} mL/m2 at {surface.mean:.2f} m2"
+    return Measure(round(index.mean * surface.mean, 1), round(index.sd * surface.mean, 1), "mL", source, "systole")
 
 
 class _Record(BaseModel):
@@ -164,7 +152,7 @@ def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
         volumes_ml={structure: round(ml, 2) for structure, ml in labels.volumes_ml().items()},
         aorta_width_mm=diversity.aorta_width_mm(labels),
         cut=sorted(labels.cut),
-        broken=[Broken(rule=finding.rule, what=finding.what) for finding in plausibility.check(labels)],
+        broken=[Broken(rule=finding.rule, what=clause(finding)) for finding in plausibility.check(labels)],
         flags=diversity.outside_limits(labels),
     )
     return report, diversity.shape_around_centre(labels)
@@ -280,8 +268,8 @@ def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
                 values = measured(cases, structure, sex, state)
                 if not len(values):
                     continue
-                known = PUBLISHED.get((structure, sex))
-                known = known if known and known.state == state else None
+                known = published(structure, sex)
+                known = known if known and known.when == state else None
                 rows.append(Distribution(
                     structure=structure, sex=sex, state=state, cases=len(values), mean=float(values.mean()),
                     sd=float(values.std(ddof=min(len(values) - 1, 1))), published_mean=known and known.mean,
@@ -343,7 +331,8 @@ def _listed(title: str, lines: dict[str, str]) -> list[str]:
 
 
 def _sources() -> list[str]:
-    return list(dict.fromkeys(f"{name} {known.source}" for (name, _), known in PUBLISHED.items()))
+    known = [(name, published(name, sex)) for name in MEASURED for sex in SEXES]
+    return list(dict.fromkeys(f"{name} {measure.source}" for name, measure in known if measure))
 
 
 def _distribution_table(rows: Sequence[Distribution]) -> str:
@@ -396,7 +385,7 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
     axes = figure.subplots(2, 4).ravel()
     for axis, structure in zip(axes, MEASURED, strict=True):
         for place, sex in enumerate(sexes):
-            _band(axis, PUBLISHED.get((structure, sex)), place)
+            _band(axis, published(structure, sex), place)
             for index, state in enumerate(states):
                 values = measured(cases, structure, sex, state)
                 shift = 0.2 * (index - (len(states) - 1) / 2)
@@ -415,7 +404,7 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
     return figure
 
 
-def _band(axis: Axes, known: Published | None, place: int) -> None:
+def _band(axis: Axes, known: Measure | None, place: int) -> None:
     if known:
         for width, alpha in ((2, 0.15), (1, 0.25)):
             low = known.mean - width * known.sd
