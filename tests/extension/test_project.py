@@ -6,10 +6,12 @@ import ast
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +139,27 @@ def test_python_examples_import_names_that_exist(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("CardiacLDMLib", "cardiacldm_")):
                 module = importlib.import_module(node.module or "")
                 assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of each ``cardiacldm`` command in a page's code blocks."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if re.match(r"(\.venv/bin/)?cardiacldm ", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_docs_have_the_options_shown(page: Path) -> None:
+    from typer.main import get_command
+
+    from cardiacldm_training.cli import app
+
+    for words in commands(page):
+        command: Any = get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert not [word for word in words if word.startswith("--") and word not in options], command.name
 
 
 def test_every_page_and_picture_of_the_docs_is_linked() -> None:
