@@ -54,12 +54,13 @@ def drawn(generator: Generator, seed: int, count: int, prior: Any) -> np.ndarray
     spec = generator.spec
     shape = (1, len(spec.latent_scale), *prior.mean.shape[1:])
     predict = sampler.guided(generator._denoiser, *generator._inputs({}), 1.0)
+    restarts = tuple(again.model_copy(update={"gains": ()}) for again in spec.sampling.restarts)
+    without_gains = spec.sampling.model_copy(update={"restarts": restarts})
     rows = []
     for index in range(count):
         with torch.inference_mode():
             z = sampler.integrate(
-                predict, sampler.noise(seed, index, 0, shape), solver=spec.solver, schedule=spec.schedule,
-                steps=spec.steps, shift=spec.time_shift, restarts=spec.restarts,
+                predict, sampler.noise(seed, index, 0, shape), without_gains,
                 generators=[sampler.step_generator(seed, index, 0)],
             )  # fmt: skip
         rows.append(coordinates(prior, z.numpy())[0])

@@ -37,10 +37,11 @@ def planted(generator: Generator, case: Pair, number: int, first: float) -> Pair
         mu, _ = generator._autoencoder.encode(image, labels)
         shift, scale = (mu.new_tensor(v).view(-1, 1, 1, 1) for v in (spec.latent_shift, spec.latent_scale))
         z = (mu - shift) / scale
-        for t, gains in zip(spec.restarts, spec.restart_gains, strict=True):
-            if t <= first:
-                z = sampler.restart(predict, z, t, z.new_tensor(rng.standard_normal(z.shape, np.float32)), gains)
-        decoded, scores, _ = generator._decode(generator._unscaled(sampler.smoothed(z, spec.smoothing)))
+        for again in spec.sampling.restarts:
+            if again.time <= first:
+                noise = z.new_tensor(rng.standard_normal(z.shape, np.float32))
+                z = sampler.restart(predict, z, again.time, noise, again.gains)
+        decoded, scores, _ = generator._decode(generator._processed_latents(z))
         drawn, names, _ = generator._volumes((number, 0, 0), decoded, scores)
     return Pair("", drawn.array, names.array, case.view)
 
@@ -66,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
     print("|---|--:|--:|--:|--:|")
     say("pairs", [cases.nearest(pairs[n])[1] for n in range(len(pairs))], cases.threshold)
     some = np.linspace(0, len(train) - 1, options.count).astype(int)
-    for first in (0.0, *sorted(generator.spec.restarts)):
+    for first in (0.0, *sorted(again.time for again in generator.spec.sampling.restarts)):
         copies = (planted(generator, train[int(n)], int(n), first) for n in some)
         name = f"copies, restarts from {first}" if first else "copies, no restarts"
         say(name, [cases.nearest(copy)[1] for copy in copies], cases.threshold)

@@ -238,7 +238,7 @@ def test_noise_goes_where_it_is_lacking_and_nowhere_else() -> None:
 
 def test_what_is_lacking_is_never_negative() -> None:
     reference = {"blood": (9.0, 4.0), "wall": (1.0, 1.0), "fat": (2.0, 2.0)}
-    assert texture.lacking(reference, {"blood": (4.0, 6.0), "wall": (1.0, 0.5)}) == {
+    assert texture.missing_power(reference, {"blood": (4.0, 6.0), "wall": (1.0, 0.5)}) == {
         "blood": (5.0, 0.0), "wall": (0.0, 0.5),
     }  # fmt: skip
 

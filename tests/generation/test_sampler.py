@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +16,14 @@ from monai.networks.schedulers import DDPMScheduler
 from CardiacLDMLib.generation.sampler import (
     DDPM_STEPS,
     EVALUATIONS,
-    SOLVERS,
     guided,
     integrate,
     noise,
     signal_shares,
-    smoothed,
     step_generator,
     times,
 )
+from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Sampling
 from CardiacLDMLib.progress import Cancelled
 
 PAIRS = [(schedule, solver) for schedule, solvers in SOLVERS.items() for solver in solvers]
@@ -38,6 +38,19 @@ def start(samples: int = 2, shape: tuple[int, ...] = (4, 4, 4, 3), seed: int = 5
 
 def generators(samples: int = 2) -> list[np.random.Generator]:
     return [step_generator(5, index, 0) for index in range(samples)]
+
+
+def solve(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor, *, solver: str, schedule: str,
+    steps: int, shift: float = 1.0, restarts: Sequence[float] = (), gains: Sequence[Sequence[float]] = (),
+    **others: Any,
+) -> torch.Tensor:  # fmt: skip
+    """:func:`integrate` with the fields of a Sampling as arguments."""
+    records = [Restart(time=t, gains=own) for t, own in zip(restarts, gains or [()] * len(restarts), strict=True)]
+    sampling = Sampling.model_validate(
+        {"solver": solver, "schedule": schedule, "steps": steps, "time_shift": shift, "restarts": records}
+    )
+    return integrate(predict, z, sampling, **others)
 
 
 def column(t: torch.Tensor) -> torch.Tensor:
@@ -147,7 +160,7 @@ def test_a_single_data_point_is_hit_whatever_the_steps(schedule: str, solver: st
         return velocity(z, t) if float(t[0]) > 0 else start() - point
 
     predict = error if schedule == "ddpm" else still
-    end = integrate(
+    end = solve(
         predict, start(), solver=solver, schedule=schedule, steps=steps, generators=generators()  # type: ignore[arg-type]
     )  # fmt: skip
     assert float((end - point).abs().max()) < 1e-6
@@ -158,7 +171,7 @@ def test_heun_is_exact_where_the_velocity_is_linear_in_time_and_euler_is_not() -
         return (2.0 + 6.0 * column(t)).expand_as(z)
 
     begin = start()
-    ends = {s: integrate(predict, begin, solver=s, schedule="rectified_flow", steps=4) for s in ("euler", "heun")}  # type: ignore[arg-type]
+    ends = {s: solve(predict, begin, solver=s, schedule="rectified_flow", steps=4) for s in ("euler", "heun")}  # type: ignore[arg-type]
     assert torch.allclose(ends["heun"], begin - 5.0, rtol=0, atol=1e-12)
     assert float((ends["euler"] - begin + 5.0).abs().max()) == pytest.approx(6 / 8)
 
@@ -168,7 +181,7 @@ def test_order_of_convergence(solver: str, order: int) -> None:
     """dz/dt = 2z from 1 to 0 ends in z exp(-2); halving the step divides the error by 2 to the order."""
     begin = start()
     errors = [
-        float((integrate(lambda z, t: 2 * z, begin, solver=solver, schedule="rectified_flow", steps=steps)  # type: ignore[arg-type]
+        float((solve(lambda z, t: 2 * z, begin, solver=solver, schedule="rectified_flow", steps=steps)  # type: ignore[arg-type]
                - begin * np.exp(-2.0)).abs().max())
         for steps in (40, 80, 160)
     ]  # fmt: skip
@@ -182,7 +195,7 @@ def test_order_of_convergence(solver: str, order: int) -> None:
 )
 def test_every_solver_reaches_a_known_gaussian(schedule: str, solver: str, steps: int) -> None:
     begin = start(2, (4, 10, 10, 10))
-    end = integrate(
+    end = solve(
         to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=steps, generators=generators()  # type: ignore[arg-type]
     )  # fmt: skip
     assert float(end.mean()) == pytest.approx(MEAN, abs=0.015)
@@ -197,7 +210,7 @@ def test_every_solver_reaches_a_known_gaussian(schedule: str, solver: str, steps
 def test_more_steps_come_nearer_to_the_gaussian(schedule: str, solver: str, few: int) -> None:
     begin = start(1)
     errors = [
-        float((integrate(to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=steps)  # type: ignore[arg-type]
+        float((solve(to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=steps)  # type: ignore[arg-type]
                - (MEAN + SD * begin)).abs().max())
         for steps in (few, 2 * few, 4 * few)
     ]  # fmt: skip
@@ -207,7 +220,7 @@ def test_more_steps_come_nearer_to_the_gaussian(schedule: str, solver: str, few:
 @pytest.mark.parametrize(("schedule", "solver"), PAIRS)
 def test_a_sample_does_not_depend_on_its_batch(schedule: str, solver: str) -> None:
     def run(z: torch.Tensor, own: list[np.random.Generator]) -> torch.Tensor:
-        return integrate(
+        return solve(
             to_gaussian(schedule), z, solver=solver, schedule=schedule, steps=7, generators=own  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -225,7 +238,7 @@ def test_steps_are_told_with_what_the_data_look_like(schedule: str, solver: str)
         calls.append(t.tolist())
         return to_gaussian(schedule)(z, t)
 
-    end = integrate(
+    end = solve(
         predict, start(), solver=solver, schedule=schedule, steps=5, generators=generators(),  # type: ignore[arg-type]
         on_step=lambda *step: told.append(step),
     )  # fmt: skip
@@ -240,7 +253,7 @@ def restarted(
     predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], z: torch.Tensor, restarts: tuple[float, ...],
     own: list[np.random.Generator], **others: object,
 ) -> torch.Tensor:  # fmt: skip
-    return integrate(
+    return solve(
         predict, z, solver="euler", schedule="rectified_flow", steps=4, restarts=restarts, generators=own, **others  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -297,7 +310,7 @@ def test_sampling_ends_when_it_is_cancelled() -> None:
 
     calls = []
     with pytest.raises(Cancelled):
-        integrate(
+        solve(
             lambda z, t: calls.append(1) or z, start(), solver="euler", schedule="rectified_flow", steps=9, on_step=stop  # type: ignore[func-returns-value]
         )  # fmt: skip
     assert len(calls) == 2
@@ -305,7 +318,7 @@ def test_sampling_ends_when_it_is_cancelled() -> None:
 
 def test_shifted_steps_reach_the_gaussian_too() -> None:
     begin = start(1)
-    end = integrate(to_gaussian("rectified_flow"), begin, solver="heun", schedule="rectified_flow", steps=40, shift=3.0)
+    end = solve(to_gaussian("rectified_flow"), begin, solver="heun", schedule="rectified_flow", steps=40, shift=3.0)
     assert float((end - (MEAN + SD * begin)).abs().max()) < 0.03
 
 
@@ -313,46 +326,17 @@ def test_the_start_is_left_as_it_is() -> None:
     begin = start()
     kept = begin.clone()
     for schedule, solver in PAIRS:
-        integrate(to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=2, generators=generators())
+        solve(to_gaussian(schedule), begin, solver=solver, schedule=schedule, steps=2, generators=generators())
         assert torch.equal(begin, kept)
 
 
-# --- smoothing -----------------------------------------------------------------------------------------------------
-
-
-def test_smoothing_takes_grain_and_leaves_edges() -> None:
-    """Two tissues that the second channel tells apart; the grain is in the first."""
-    clean = torch.zeros(1, 2, 12, 10, 8)
-    clean[:, :, 6:] = torch.tensor([3.0, 5.0])[:, None, None, None]
-    grain = 0.3 * noise(1, 0, 0, (1, 1, 12, 10, 8))
-    out = smoothed(clean + torch.cat([grain, torch.zeros_like(grain)], dim=1), (1.2, 0.7))
-    assert float((out - clean)[:, 0].std()) < 0.25 * float(grain.std())
-    for half in (slice(0, 6), slice(6, None)):
-        assert float((out - clean)[:, 0, half].mean().abs()) < 0.05
-    assert torch.allclose(out[:, 1], clean[:, 1], atol=1e-4)
-
-
-def test_smoothing_begins_with_the_first_channel_and_may_be_left_out() -> None:
-    z = start(3).float()
-    assert torch.equal(smoothed(z, None), z)
-    sharp = smoothed(z, (100.0, 0.01))  # all channels so strictly that nothing is alike
-    assert float(sharp[:, 0].std()) < 0.3
-    assert torch.allclose(sharp[:, 1:], z[:, 1:])
-
-
-def test_what_does_not_fit_together_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rectified_flow \(euler or heun\), ddpm \(ddim or ddpm\)"):
-        integrate(lambda z, t: z, start(), solver="ddim", schedule="rectified_flow", steps=2)
-    with pytest.raises(ValueError, match="needs one generator"):
-        integrate(lambda z, t: z, start(), solver="ddpm", schedule="ddpm", steps=2)
-    with pytest.raises(ValueError, match="1 generators for 2 samples"):
-        integrate(lambda z, t: z, start(), solver="ddpm", schedule="ddpm", steps=2, generators=generators(1))
-    with pytest.raises(ValueError, match="Restarts are for rectified flow"):
-        integrate(lambda z, t: z, start(), solver="euler", schedule="rectified_flow", steps=2, restarts=[0.5])
-    with pytest.raises(ValueError, match="Restarts are for rectified flow"):
-        integrate(
-            lambda z, t: z, start(), solver="ddim", schedule="ddpm", steps=2, restarts=[0.5], generators=generators()
-        )
+def test_a_wrong_number_of_generators_is_refused() -> None:
+    """Of the solver ddpm, and of restarts."""
+    for own in ([], generators(1)):
+        with pytest.raises(ValueError, match=f"{len(own)} generators for 2 samples"):
+            solve(lambda z, t: z, start(), solver="ddpm", schedule="ddpm", steps=2, generators=own)
+        with pytest.raises(ValueError, match=f"{len(own)} generators for 2 samples"):
+            restarted(lambda z, t: z, start(), (0.5,), own)
 
 
 # --- guidance ------------------------------------------------------------------------------------------------------

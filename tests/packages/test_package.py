@@ -333,7 +333,7 @@ def test_each_kind_does_its_own_work_only(tiny_generator: Path, tiny: Path) -> N
         store.require_kind(open_package(tiny), "generator")
 
 
-def test_older_programs_still_read_new_segmenters(tiny: Path, tiny_generator: Path) -> None:
+def test_a_segmenters_manifest_has_no_entry_of_generators(tiny: Path, tiny_generator: Path) -> None:
     assert "generator" not in json.loads((tiny / MANIFEST).read_text())
     manifest = json.loads((tiny_generator / MANIFEST).read_text())
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(manifest)
@@ -342,6 +342,14 @@ def test_older_programs_still_read_new_segmenters(tiny: Path, tiny_generator: Pa
 
 def set_generator(**changes: Any) -> Attack:
     return lambda folder: edit(folder, lambda m: m["generator"].update(changes))
+
+
+def set_sampling(**changes: Any) -> Attack:
+    return lambda folder: edit(folder, lambda m: m["generator"]["sampling"].update(changes))
+
+
+def set_step(step: str, **settings: Any) -> Attack:
+    return set_generator(postprocess=[{"step": step, **settings}])
 
 
 def set_both(**changes: Any) -> Attack:
@@ -358,15 +366,15 @@ def as_labelling(folder: Path) -> None:
 
 
 def prior_for_ddpm(folder: Path) -> None:
-    set_generator(schedule="ddpm", solver="ddim")(folder)
+    set_sampling(schedule="ddpm", solver="ddim")(folder)
     prior = {"prior_modes": 2, "latent_shape": [4, 4, 4]}
     edit(folder, lambda m: m["networks"]["diffusion"]["arguments"].update(prior))
 
 
 GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "nothing said": (set_manifest(generator=None), "the entry generator belongs to packages of the kind generator"),
-    "unknown schedule": (set_generator(schedule="cosine"), "generator.schedule"),
-    "solver of another schedule": (set_generator(solver="ddim"), "the solver ddim does not fit the schedule rectified"),
+    "unknown schedule": (set_sampling(schedule="cosine"), "generator.sampling.schedule"),
+    "solver of another schedule": (set_sampling(solver="ddim"), "the solver ddim does not fit the schedule rectified"),
     "scale zero": (set_generator(latent_scale=[1, 1, 0, 1]), "generator.latent_scale.2"),
     "shift no number": (set_generator(latent_shift=[0, 0, 0, float("inf")]), "generator.latent_shift.3"),
     "shift too short": (set_generator(latent_shift=[0, 0, 0]), "must be equally long"),
@@ -381,35 +389,40 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "range upside down": (set_generator(numbers={"a": [1, 0], "b": [0, 1]}), "the lower end of the condition a"),
     "choice and number": (set_generator(numbers={"sex": [0, 1], "b": [0, 1]}), "cannot be both a choice and a number"),
     "name with markup": (set_generator(numbers={"<b>": [0, 1], "b": [0, 1]}), "it is not written as it must be"),
-    "steps without end": (set_generator(steps=10**9), "generator.steps"),
+    "steps without end": (set_sampling(steps=10**9), "generator.sampling.steps"),
     "shift of ddpm": (
-        set_generator(schedule="ddpm", solver="ddim", time_shift=3.0),
-        "a time_shift other than 1 fits the schedule rectified_flow alone",
+        set_sampling(schedule="ddpm", solver="ddim", time_shift=3.0),
+        "time_shift",
     ),
     "prior for ddpm": (prior_for_ddpm, "a network with a prior fits the schedule rectified_flow alone"),
     "restarts of ddpm": (
-        set_generator(schedule="ddpm", solver="ddim", restarts=[0.5]),
-        "restarts fit the schedule rectified_flow alone",
+        set_sampling(schedule="ddpm", solver="ddim", restarts=[{"time": 0.5}]),
+        "restarts",
     ),
-    "restart at noise": (set_generator(restarts=[1.0]), "generator.restarts.0"),
-    "restarts without end": (set_generator(restarts=[0.5] * 17), "generator.restarts"),
-    "gains without restarts": (set_generator(restart_gains=[[1.0] * 4]), "restart_gains must be as many as restarts"),
+    "restart at noise": (set_sampling(restarts=[{"time": 1.0}]), "generator.sampling.restarts.0"),
+    "restarts without end": (set_sampling(restarts=[{"time": 0.5}] * 17), "generator.sampling.restarts"),
+    "restart without a time": (set_sampling(restarts=[{"gains": [1.0] * 4}]), "generator.sampling.restarts.0.time"),
     "gains of some channels": (
-        set_generator(restarts=[0.5], restart_gains=[[1.0]]), "must have one number for each latent channel",
+        set_sampling(restarts=[{"time": 0.5, "gains": [1.0]}]), "for each latent channel",
     ),
-    "gain of nothing": (set_generator(restarts=[0.5], restart_gains=[[0.0] * 4]), "generator.restart_gains"),
-    "smoothing of nothing": (set_generator(smoothing=[0.0, 1.0]), "generator.smoothing"),
-    "deblocking of nothing": (set_generator(deblocking_hu=0.0), "generator.deblocking_hu"),
-    "one smoothing": (set_generator(smoothing=[1.0]), "generator.smoothing"),
-    "shift below one": (set_generator(time_shift=0.5), "generator.time_shift"),
-    "texture of bone": (set_generator(texture={"bone": [1.0] * 14}), "generator.texture.bone"),
-    "texture too short": (set_generator(texture={"fat": [1.0] * 13}), "the spectrum of 'fat' must be 14 numbers"),
-    "texture without end": (set_generator(texture={"fat": [1e9] * 14}), "the spectrum of 'fat' must be 14 numbers"),
-    "tone that falls": (set_generator(tone=[[0.0, 0.0], [9.0, -9.0]]), "the knots of a tone must rise"),
-    "tone that stands still": (set_generator(tone=[[0.0, 0.0], [0.0, 9.0]]), "the knots of a tone must rise"),
-    "tone of no scan": (set_generator(tone=[[0.0, 1e9]]), "a tone has at most 64 knots, from -5000 to 5000 HU"),
-    "tone of too many knots": (set_generator(tone=[[float(n)] * 2 for n in range(65)]), "at most 64 knots"),
-    "unknown entry": (set_generator(guidance_scale=2.0), "generator.guidance_scale: there is no such entry"),
+    "gain of nothing": (set_sampling(restarts=[{"time": 0.5, "gains": [0.0] * 4}]), "sampling.restarts.0.gains"),
+    "smoothing of nothing": (set_step("smooth_latents", widths=[0.0, 1.0]), "widths.0"),
+    "deblocking of nothing": (set_step("deblock", width_hu=0.0), "width_hu"),
+    "one smoothing": (set_step("smooth_latents", widths=[1.0]), "widths.1"),
+    "unknown step": (set_step("sharpen", width_hu=9.0), "generator.postprocess.0"),
+    "steps out of order": (
+        set_generator(postprocess=[{"step": "deblock", "width_hu": 9.0}, {"step": "smooth_latents", "widths": [1, 1]}]),
+        "postprocess",
+    ),
+    "shift below one": (set_sampling(time_shift=0.5), "generator.sampling.time_shift"),
+    "texture of bone": (set_step("texture", spectra={"bone": [1.0] * 14}), "spectra.bone"),
+    "texture too short": (set_step("texture", spectra={"fat": [1.0] * 13}), "the spectrum of 'fat'"),
+    "texture without end": (set_step("texture", spectra={"fat": [1e9] * 14}), "the spectrum of 'fat'"),
+    "tone that falls": (set_step("tone", curve=[[0.0, 0.0], [9.0, -9.0]]), "the knots of a tone must rise"),
+    "tone that stands still": (set_step("tone", curve=[[0.0, 0.0], [0.0, 9.0]]), "the knots of a tone must rise"),
+    "tone of no scan": (set_step("tone", curve=[[0.0, 1e9]]), "a tone has at most 64 knots, from -5000 to 5000 HU"),
+    "tone of too many knots": (set_step("tone", curve=[[float(n)] * 2 for n in range(65)]), "at most 64 knots"),
+    "unknown entry": (set_sampling(guidance_scale=2.0), "generator.sampling.guidance_scale"),
     "networks on two grids": (set_network("diffusion", patch=[16, 16, 32]), "must agree in patch"),
     "networks at two spacings": (set_network("diffusion", spacing_mm=2.0), "must agree in spacing_mm"),
     "autoencoder that labels": (as_labelling, "the architecture unet cannot be the network autoencoder"),
@@ -495,7 +508,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "manifest is no text": (write(MANIFEST, bytes(range(256))), "not valid JSON"),
     "manifest nested deeply": (write(MANIFEST, b"[" * 100_000), "not valid JSON"),
     "manifest huge": (write(MANIFEST, b" " * (store.MAX_MANIFEST_BYTES + 1)), "larger than a manifest can be"),
-    "newer version": (set_manifest(schema_version=2, news=1), "newer version of CardiacLDM: update"),
+    "newer version": (set_manifest(schema_version=3, news=1), "newer version"),
     "version as text": (set_manifest(schema_version="1"), "something else"),
     "version zero": (set_manifest(schema_version=0), "schema_version"),
     # names

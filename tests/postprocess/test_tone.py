@@ -26,7 +26,7 @@ def labelled(corner: int = 4, side: int = 6) -> np.ndarray:
 )
 def test_the_curve_begins_a_voxel_away_from_labels(spacing_mm: float, distances: list[float]) -> None:
     """By voxels from the block's last one along one axis, and along the diagonal the same."""
-    share = tone.away(labelled(), spacing_mm)
+    share = tone.distance_share(labelled(), spacing_mm)
     for line in (share[9:, 6, 6], share[range(9, 20), range(9, 20), range(9, 20)]):
         assert line[: len(distances)] == pytest.approx(distances, abs=1e-6)
         assert (line[len(distances) :] == 1).all()
@@ -34,7 +34,7 @@ def test_the_curve_begins_a_voxel_away_from_labels(spacing_mm: float, distances:
 
 
 def test_without_labels_the_curve_works_everywhere() -> None:
-    assert (tone.away(np.zeros(SHAPE, np.uint8), 3.0) == 1).all()
+    assert (tone.distance_share(np.zeros(SHAPE, np.uint8), 3.0) == 1).all()
 
 
 knots = st.lists(
@@ -50,16 +50,16 @@ def test_order_and_labels_are_kept(curve: list[tuple[float, float]], seed: int) 
     """What is brighter stays at least as bright, knots are met, labels keep their HU, nothing is darker than air."""
     labels = labelled()
     hu = np.random.default_rng(seed).uniform(-1100, 1600, SHAPE).astype(np.float32)
-    free = np.argwhere(tone.away(labels, 3.0) == 1)[: len(curve)]
+    free = np.argwhere(tone.distance_share(labels, 3.0) == 1)[: len(curve)]
     for place, (drawn, _) in zip(free, curve, strict=True):
         hu[tuple(place)] = drawn
-    out = tone.toned(hu, labels, 3.0, curve)
+    out = tone.apply_tone(hu, labels, 3.0, curve)
     assert out.dtype == np.float32
     assert np.array_equal(out[labels > 0], hu[labels > 0])
     assert (out >= np.minimum(hu, AIR_HU) - 0.01).all()
     for place, (_, wanted) in zip(free, curve, strict=True):
         assert out[tuple(place)] == pytest.approx(wanted, abs=0.01)
-    away = tone.away(labels, 3.0) == 1
+    away = tone.distance_share(labels, 3.0) == 1
     order = np.argsort(hu[away])
     assert (np.diff(out[away][order]) >= -0.01).all()
 
@@ -67,7 +67,7 @@ def test_order_and_labels_are_kept(curve: list[tuple[float, float]], seed: int) 
 def test_beyond_its_ends_the_curve_moves_as_at_them() -> None:
     hu = np.full(SHAPE, 600.0, np.float32)
     hu[:, :, 10:] = -500.0
-    out = tone.toned(hu, np.zeros(SHAPE, np.uint8), 3.0, [(0.0, -20.0), (300.0, 420.0)])
+    out = tone.apply_tone(hu, np.zeros(SHAPE, np.uint8), 3.0, [(0.0, -20.0), (300.0, 420.0)])
     assert (out[:, :, :10] == 720).all()
     assert (out[:, :, 10:] == -520).all()
 
@@ -77,7 +77,7 @@ def test_beyond_its_ends_the_curve_moves_as_at_them() -> None:
 )
 def test_unsound_curves_are_refused(curve: list[tuple[float, float]]) -> None:
     with pytest.raises(ValueError, match="a tone"):
-        tone.toned(np.zeros(SHAPE), labelled(), 3.0, curve)
+        tone.apply_tone(np.zeros(SHAPE), labelled(), 3.0, curve)
 
 
 # --- how it is found -----------------------------------------------------------------------------------------------
@@ -101,7 +101,8 @@ def test_the_remedy_brightens_pale_bone_and_leaves_the_rest() -> None:
     found = [[brightness.measure(pair) for pair in side] for side in (drawn, scans)]
     curve = brightness.remedy(*found)
     tone.check_curve(curve)
-    mended = [Pair(p.name, tone.toned(p.hu, p.labels, 3.0, curve).astype(np.int16), p.labels, p.view) for p in drawn]
+    corrected = [tone.apply_tone(pair.hu, pair.labels, 3.0, curve).astype(np.int16) for pair in drawn]
+    mended = [Pair(p.name, hu, p.labels, p.view) for p, hu in zip(drawn, corrected, strict=True)]
     after = [brightness.measure(pair) for pair in mended]
     bright = [np.mean([row[-1] for row in side]) for side in (*found, after)]
     assert bright[0] < 0.5 * bright[1]

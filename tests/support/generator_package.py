@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from CardiacLDMLib.networks.build import build_network
-from CardiacLDMLib.packages.manifest import GeneratorSpec, Manifest, NetworkSpec, Provenance
+from CardiacLDMLib.packages.generator_spec import GeneratorSpec
+from CardiacLDMLib.packages.manifest import Manifest, NetworkSpec, Provenance
 from CardiacLDMLib.packages.write import write_package
 
 _DATE = datetime.date(2026, 1, 2)
@@ -19,15 +21,17 @@ CHOICES = {"sex": ["female", "male"], "implant": ["none", "leads"]}
 NUMBERS = {"spacing_mm": (1.0, 3.0), "weight_kg": (70.0, 70.0)}
 
 
-def tiny_generator_spec(**changes: object) -> GeneratorSpec:
+def tiny_generator_spec(sampling: dict[str, Any] | None = None, **changes: object) -> GeneratorSpec:
+    """Return the record of a tiny generator; ``sampling`` and ``changes`` replace single fields."""
     values = {
-        "schedule": "rectified_flow", "latent_shift": (0.1, -0.2, 0.0, 0.3), "latent_scale": (1.5, 0.5, 1.0, 2.0),
-        "choices": CHOICES, "numbers": NUMBERS, "steps": 3,
+        "latent_shift": (0.1, -0.2, 0.0, 0.3), "latent_scale": (1.5, 0.5, 1.0, 2.0),
+        "choices": CHOICES, "numbers": NUMBERS,
+        "sampling": {"schedule": "rectified_flow", "solver": "euler", "steps": 3, **(sampling or {})},
     }  # fmt: skip
     return GeneratorSpec.model_validate({**values, **changes})
 
 
-def tiny_generator_manifest(name: str = "tiny-generator", **changes: object) -> Manifest:
+def tiny_generator_manifest(name: str = "tiny-generator", **changes: Any) -> Manifest:
     """The manifest of :func:`write_tiny_generator`, without hashes; ``changes`` are of its GeneratorSpec."""
     autoencoder = NetworkSpec(
         architecture="joint_autoencoder", weights="autoencoder.safetensors", spacing_mm=SPACING_MM, patch=GRID,
@@ -50,7 +54,7 @@ def tiny_generator_manifest(name: str = "tiny-generator", **changes: object) -> 
     )  # fmt: skip
 
 
-def write_tiny_generator(folder: Path, **changes: object) -> Path:
+def write_tiny_generator(folder: Path, **changes: Any) -> Path:
     """Write a generator package with random weights to ``folder``, which gives its name; return ``folder``.
 
     All weights are drawn anew, since a fresh denoiser's last layer is zero: then conditions would not matter.

@@ -23,9 +23,13 @@ from cardiacldm_training.stages.config import write_config
 from cardiacldm_training.stages.generator_config import GeneratorRunConfig
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.generator_spec import Restart, Sampling
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.packages.weights import load_networks
-from CardiacLDMLib.postprocess.texture import BINS
+from CardiacLDMLib.postprocess.deblock import Deblock
+from CardiacLDMLib.postprocess.smooth_latents import SmoothLatents
+from CardiacLDMLib.postprocess.texture import BINS, Texture
+from CardiacLDMLib.postprocess.tone import Tone
 from tests.support.generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
 
 TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
@@ -77,9 +81,11 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert spec is not None
     assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
     assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
-    assert (spec.schedule, spec.solver, spec.steps, spec.time_shift) == ("rectified_flow", "euler", 20, 3.0)
-    assert (spec.restarts, spec.guidance) == ((0.5, 0.25), 2.0)
-    assert (spec.smoothing, spec.deblocking_hu) == ((1.2, 0.7), 60.0)
+    assert spec.sampling == Sampling(
+        schedule="rectified_flow", solver="euler", steps=20, time_shift=3.0, guidance=2.0,
+        restarts=(Restart(time=0.5), Restart(time=0.25)),
+    )  # fmt: skip
+    assert spec.postprocess == (SmoothLatents(widths=(1.2, 0.7)), Deblock(width_hu=60.0))
     assert "taken off again at the times 0.5, 0.25." in (tmp_path / "hearts" / "README.md").read_text()
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6
@@ -104,10 +110,10 @@ def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_pa
     plain, package = (export_generator(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
     spec = package.manifest.generator
     assert spec is not None
-    assert [list(each) for each in spec.restart_gains] == gains
+    assert [list(each.gains) for each in spec.sampling.restarts] == gains
     assert "at the times 0.5, 0.25, each channel made to vary more again" in (package.folder / "README.md").read_text()
-    some = Generator(package, "cpu").with_restarts([0.25]).spec
-    assert (some.restarts, [list(each) for each in some.restart_gains]) == ((0.25,), gains[1:])
+    last = spec.sampling.restarts[1:]
+    assert Generator(package, "cpu").with_restarts(last).spec.sampling.restarts == last
     drawn = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
     assert not np.array_equal(*drawn)
     content["diffusion"] = "0"
@@ -135,11 +141,12 @@ def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: 
     assert result.exit_code == 0, result.output
     package = open_package(tmp_path / "hearts")
     assert package.manifest.generator is not None
-    assert package.manifest.generator.texture == {"soft": [400.0] * BINS}
-    assert package.manifest.generator.tone == ((-800.0, -850.0), (200.0, 300.0))
+    tone, texture = package.manifest.generator.postprocess[2:]
+    assert tone == Tone(curve=((-800.0, -850.0), (200.0, 300.0)))
+    assert texture == Texture(spectra={"soft": (400.0,) * BINS})
     card = (package.folder / "README.md").read_text()
     assert "decoded images lack is added to soft." in card
-    assert "Away from the labels HU follow a curve" in card
+    assert tone.describe() in card
     refused = (({"textured": True}, "had tone or texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
     for changes, message in refused:
         report.write_text(content.model_copy(update=changes).model_dump_json())

@@ -10,10 +10,15 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from CardiacLDMLib.errors import PackageError
-from CardiacLDMLib.generation.sampler import SOLVERS
-from CardiacLDMLib.packages.manifest import Figure, GeneratorSpec, Manifest, NetworkSpec, this_anatomy
+from CardiacLDMLib.packages.generator_spec import SOLVERS, GeneratorSpec, Restart, Sampling
+from CardiacLDMLib.packages.manifest import Figure, Manifest, NetworkSpec, this_anatomy
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.write import write_package
+from CardiacLDMLib.postprocess.deblock import Deblock
+from CardiacLDMLib.postprocess.smooth_latents import SmoothLatents
+from CardiacLDMLib.postprocess.steps import Step
+from CardiacLDMLib.postprocess.texture import Texture
+from CardiacLDMLib.postprocess.tone import Tone
 from CardiacLDMLib.text import first_problem
 
 from .errors import TrainingError
@@ -151,14 +156,30 @@ def _figures(reports: Sequence[Report]) -> list[Figure]:
 
 def _spec(run: Path, settings: DiffusionConfig, remedy: Remedy) -> GeneratorSpec:
     latents = autoencoder.read_latents(run)
+    gains = diffusion.read_gains(run, settings) or [()] * len(settings.restarts)
+    restarts = tuple(Restart(time=time, gains=tuple(own)) for time, own in zip(settings.restarts, gains, strict=True))
     return GeneratorSpec(
-        schedule=settings.schedule, latent_shift=latents.shift, latent_scale=latents.scale,
+        latent_shift=latents.shift, latent_scale=latents.scale,
         choices={name: list(values) for name, values in settings.choices.items()}, numbers=settings.numbers,
         chances={name: list(shares) for name, shares in settings.chances.items()},
-        solver=SOLVERS[settings.schedule][0], time_shift=settings.time_shift,
-        restarts=settings.restarts, restart_gains=diffusion.read_gains(run, settings), smoothing=settings.smoothing,
-        deblocking_hu=settings.deblocking_hu, guidance=settings.guidance, tone=remedy.tone, texture=remedy.texture,
+        sampling=Sampling(
+            schedule=settings.schedule, solver=SOLVERS[settings.schedule][0], guidance=settings.guidance,
+            time_shift=settings.time_shift, restarts=restarts,
+        ),
+        postprocess=tuple(_postprocess(settings, remedy)),
     )  # fmt: skip
+
+
+def _postprocess(settings: DiffusionConfig, remedy: Remedy) -> Iterator[Step]:
+    """The steps of post-processing, in their order."""
+    if settings.smoothing is not None:
+        yield SmoothLatents(widths=settings.smoothing)
+    if settings.deblocking_hu is not None:
+        yield Deblock(width_hu=settings.deblocking_hu)
+    if remedy.tone:
+        yield Tone(curve=remedy.tone)
+    if remedy.texture:
+        yield Texture(spectra={name: tuple(power) for name, power in remedy.texture.items()})
 
 
 def _sampling(manifest: Manifest) -> str:
@@ -169,12 +190,13 @@ def _sampling(manifest: Manifest) -> str:
     known += [f"- **{name}**: {low:g} to {high:g}" for name, (low, high) in spec.numbers.items()]
     conditions = "\n".join(known) or "None."
     left_out = " It is then drawn as often as the training cases had it, but for numbers." if spec.chances else ""
-    shift = f", times moved towards noise by {spec.time_shift:g}" if spec.time_shift != 1 else ""
-    restarts = ", ".join(f"{time:g}" for time in spec.restarts)
-    guidance = f"with guidance {spec.guidance:g}"
+    sampling = spec.sampling
+    shift = f", times moved towards noise by {sampling.time_shift:g}" if sampling.time_shift != 1 else ""
+    restarts = ", ".join(f"{each.time:g}" for each in sampling.restarts)
+    guidance = f"with guidance {sampling.guidance:g}"
     anew = f"; then noise is added and taken off again at the times {restarts}" if restarts else ""
-    anew += ", each channel made to vary more again after each" if spec.restart_gains else ""
-    afterwards = " ".join(_afterwards(spec))
+    anew += ", each channel made to vary more again after each" if any(each.gains for each in sampling.restarts) else ""
+    afterwards = " ".join(step.describe() for step in spec.postprocess)
     return f"""
 ## Conditions
 
@@ -184,18 +206,6 @@ Each may be left out.{left_out}
 
 ## Sampling
 
-{spec.schedule}{shift}; unless asked otherwise, {spec.solver} in {spec.steps} steps {guidance}{anew}.
+{sampling.schedule}{shift}; unless asked otherwise, {sampling.solver} in {sampling.steps} steps {guidance}{anew}.
 {afterwards}
 """
-
-
-def _afterwards(spec: GeneratorSpec) -> Iterator[str]:
-    """What happens to a drawn latent and its image, in sentences."""
-    if spec.smoothing is not None:
-        yield "Neighbouring latents that are alike are averaged."
-    if spec.deblocking_hu is not None:
-        yield f"The decoded image is averaged over a latent voxel, but not across edges of {spec.deblocking_hu:g} HU."
-    if spec.tone:
-        yield "Away from the labels HU follow a curve that gives them the distribution of held-out cases."
-    if spec.texture:
-        yield f"Noise that decoded images lack is added to {', '.join(spec.texture)}."

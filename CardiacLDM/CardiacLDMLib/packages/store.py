@@ -22,7 +22,8 @@ from pydantic import (
 from ..errors import PackageError
 from ..files import RESOURCES, sha256
 from ..text import called_as, first_problem, shown
-from .manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from .manifest import MANIFEST, Manifest
+from .upgrade import SCHEMA_VERSION, upgrade
 
 if TYPE_CHECKING:
     pass
@@ -128,7 +129,7 @@ def _parse_manifest(data: bytes, called: str) -> Manifest:
     if version > SCHEMA_VERSION:
         raise PackageError(f"{shown(called)} was made for a newer version of CardiacLDM: update the program first.")
     try:
-        return Manifest.model_validate_json(data, strict=True)
+        return Manifest.model_validate_json(json.dumps(upgrade(peek)), strict=True)
     except ValidationError as error:
         raise PackageError(f"{shown(called)} is refused: in its manifest.json, {first_problem(error)}.") from error
 

@@ -1,6 +1,6 @@
-"""The bilateral filter (Tomasi and Manduchi 1998) on tensors of any number of channels: grain goes, edges stay.
+"""The bilateral filter (Tomasi and Manduchi 1998) on tensors of any number of channels.
 
-MONAI's needs compiled code that its wheels do not have, and takes no other guide than the values themselves.
+MONAI's filter needs compiled code that its wheels lack, and takes no separate guide image.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def bilateral(values: torch.Tensor, guide: torch.Tensor, width: float, taps: Sequence[float]) -> torch.Tensor:
-    """Each voxel of ``values`` (N, D, I, J, K) as the weighted mean of those around it; beyond the border is nothing.
+    """Return the weighted mean of each voxel's neighbourhood in ``values`` (N, D, I, J, K), without padding.
 
-    A neighbour weighs the product of the ``taps`` (an odd number of them, the middle one for the voxel itself) of its
-    three offsets, times ``exp(-d^2 / (2 width^2))`` for the distance ``d`` of both in ``guide`` (N, C, I, J, K).
+    The weight of a neighbour is the product of the ``taps`` of its three offsets (an odd number of taps, the middle one
+    for the voxel itself) and ``exp(-d^2 / (2 width^2))``, with ``d`` the distance of both voxels in ``guide``
+    (N, C, I, J, K).
     """
     import torch
 
@@ -34,6 +35,6 @@ def bilateral(values: torch.Tensor, guide: torch.Tensor, width: float, taps: Seq
 
 
 def _overlap(offset: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Where a box of ``shape`` has a neighbour ``-offset`` further, for every sample and channel."""
+    """Return the slices (N, C, I, J, K) of the voxels whose neighbour at ``-offset`` lies within ``shape``."""
     spans = (slice(max(o, 0), max(side + min(o, 0), 0)) for o, side in zip(offset, shape, strict=True))
     return slice(None), slice(None), *spans

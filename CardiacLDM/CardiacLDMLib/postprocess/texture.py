@@ -1,37 +1,64 @@
-"""Noise that a generated image lacks, put back tissue by tissue.
+"""Add the noise that generated images lack, tissue by tissue.
 
-Autoencoders average the noise of a scan away. What is missing is described by a power spectrum for each tissue: that of
-reference scans less that of generated ones, both measured alike. White noise, filtered to that spectrum, brings the
-image's texture back to the reference's; where nothing is missing, nothing is added.
+An autoencoder averages the noise of a scan away. The missing noise of a tissue is given by a power spectrum: that of
+reference scans minus that of generated ones, measured alike. White noise filtered to it restores the texture.
 
-Spectra are in HU^2 per mode, by distance from the origin of the frequencies: ``BINS`` equally wide rings from 0 to the
-corner of the frequencies' cube, at sqrt(3) times the Nyquist frequency. White noise of variance v has the spectrum v
-everywhere, and the mean of a spectrum over all modes is the variance.
+A spectrum is in HU^2 per mode, in ``BINS`` equally wide rings of spatial frequency from 0 to the corner of the cube of
+frequencies, sqrt(3) times the Nyquist frequency. White noise of variance v has the value v in every ring. The mean of
+a spectrum over all modes is the variance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, FiniteFloat, field_validator
 
 from ..anatomy import BACKGROUND, VALUE
+from .kinds import HuStep
 
 BINS = 14
-#: Tissues with a texture of their own; their place in a map of tissues is their index plus one.
+#: Tissues with a texture of their own. In a tissue map, the value of a tissue is its index plus one.
 TISSUES = ("blood", "wall", "soft", "fat")
-#: Unlabelled voxels of these HU, averaged over their neighbours, are soft tissue or fat; the rest (lung, air, bone,
-#: enhanced vessels) gets no noise.
+#: Unlabelled voxels whose neighbourhood has these mean HU are soft tissue or fat. Others (lung, air, bone, enhanced
+#: vessels) get no noise.
 SOFT_HU, FAT_HU = (-20.0, 160.0), (-160.0, -20.0)
 
-#: Beyond any noise of a scan, HU^2: a standard deviation of 1000 HU.
+#: The upper limit of a spectrum, HU^2: a standard deviation of 1000 HU, beyond the noise of any scan.
 MOST_POWER = 1e6
 
 Spectra = Mapping[str, Sequence[float]]
+TissueName = Annotated[str, Field(pattern=f"^({'|'.join(TISSUES)})$")]
+
+
+class Texture(HuStep):
+    """Add noise with a power spectrum for each tissue."""
+
+    step: Literal["texture"] = "texture"
+    spectra: Annotated[
+        dict[TissueName, tuple[FiniteFloat, ...]],
+        Field(min_length=1, description="Power of the added noise, HU^2, by tissue and ring of spatial frequency."),
+    ]
+
+    @field_validator("spectra")
+    @classmethod
+    def _is_valid(cls, spectra: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        check_spectra(spectra)
+        return spectra
+
+    def apply(self, hu: np.ndarray, labels: np.ndarray, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
+        """Return ``hu`` with the noise of :func:`add_noise`; ``spacing_mm`` is that of the spectra already."""
+        return add_noise(hu, tissue_map(hu, labels), self.spectra, rng)
+
+    def describe(self) -> str:
+        """Return the sentence of the model card."""
+        return f"Noise that decoded images lack is added to {', '.join(self.spectra)}."
 
 
 def check_spectra(spectra: Spectra) -> None:
-    """Raises ValueError for spectra of other tissues, length or size."""
+    """Raise ValueError for an unknown tissue, another number of rings, or a power out of range."""
     for name, values in spectra.items():
         if name not in TISSUES or len(values) != BINS or not all(0 <= value <= MOST_POWER for value in values):
             raise ValueError(
@@ -40,7 +67,7 @@ def check_spectra(spectra: Spectra) -> None:
 
 
 def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(I, J, K) uint8: which of ``TISSUES`` each voxel is (1 and up), 0 for none. ``labels`` are those of the image."""
+    """Return the tissue of each voxel, (I, J, K) uint8: 1 and up for ``TISSUES``, 0 for none."""
     import torch
 
     image = torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32))[None, None]
@@ -54,14 +81,14 @@ def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def radii(shape: Sequence[int]) -> np.ndarray:
-    """Distance of each mode of ``rfftn`` over an array of ``shape`` from the origin, as a part of the corner's."""
+    """Return the frequency of each mode of ``rfftn`` over an array of ``shape``, as a share of the corner's."""
     axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
     squares = sum(f.reshape([-1 if a == b else 1 for b in range(len(shape))]) ** 2 for a, f in enumerate(axes))
     return np.sqrt(squares) / (np.sqrt(len(shape)) / 2)
 
 
-def lacking(reference: Spectra, generated: Spectra) -> dict[str, tuple[float, ...]]:
-    """What spectra of generated images lack, by tissue: never below zero; tissues that both have."""
+def missing_power(reference: Spectra, generated: Spectra) -> dict[str, tuple[float, ...]]:
+    """Return the power by tissue that generated images lack, at least 0, for the tissues that both have."""
     return {
         name: tuple(max(float(r) - float(g), 0.0) for r, g in zip(reference[name], generated[name], strict=True))
         for name in TISSUES
@@ -70,11 +97,11 @@ def lacking(reference: Spectra, generated: Spectra) -> dict[str, tuple[float, ..
 
 
 def add_noise(hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> np.ndarray:
-    """``hu`` (I, J, K) with noise of the tissue's spectrum in each voxel, float32; a function of its arguments alone.
+    """Return ``hu`` (I, J, K) with noise of each voxel's tissue added, float32.
 
-    ``tissues`` is a :func:`tissue_map`; ``spectra`` holds ``BINS`` values, HU^2, at the image's own voxel size. One
-    field of white noise feeds all tissues, so that grains go on over their borders. Raises ValueError for spectra of
-    other tissues, length or size.
+    ``tissues`` is a :func:`tissue_map`; ``spectra`` holds ``BINS`` values, HU^2, at the image's own voxel size. All
+    tissues filter the same field of white noise, so that the grain continues across their borders. Raises ValueError
+    as :func:`check_spectra`.
     """
     check_spectra(spectra)
     out = np.array(hu, dtype=np.float32, order="C")

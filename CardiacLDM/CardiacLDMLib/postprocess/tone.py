@@ -1,31 +1,58 @@
-"""HU around the heart, brought to those of scans.
+"""Correct HU away from the heart to the distribution of reference scans.
 
-A denoiser gives means of what may have been, and where it knows little, as in ribs and spine, a mean is pale. The
-labelled structures keep their HU; away from them a curve, rising with the HU, gives an image the distribution that
-reference scans have there: bone becomes as bright, fat as dark. What has no brightness at all is not drawn anew.
+A denoiser predicts the mean of all images that are possible. Where it knows little, as in ribs and spine, the mean is
+too pale. Labelled structures keep their HU. Away from them, a rising curve maps HU to the distribution of reference
+scans: bone gets brighter, fat darker. The curve restores brightness, not structures that are missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, FiniteFloat, field_validator
 
 from ..anatomy import BACKGROUND
 from ..image.grid import AIR_HU
+from .kinds import HuStep
 
-#: The curve has its full effect further than this from all labels, mm, and none within a voxel of them, where voxels
-#: hold blood in part.
+#: Distance from all labels, mm, beyond which the curve has its full effect. Within a voxel of a label it has none:
+#: such voxels hold blood in part.
 REACH_MM = 9.0
-#: Knots of a curve, and HU of any: more is no scan's.
+#: Limits of a curve: the number of its knots, and their HU.
 MOST_KNOTS, MOST_HU = 64, 5000.0
 
-#: Knots (HU as drawn, HU as it should be), the first rising and the second not falling.
+#: Knots (HU before, HU after). The first values rise, the second do not fall.
 Curve = Sequence[tuple[float, float]]
 
 
+class Tone(HuStep):
+    """Map HU away from the labels along a curve."""
+
+    step: Literal["tone"] = "tone"
+    curve: Annotated[
+        tuple[tuple[FiniteFloat, FiniteFloat], ...],
+        Field(min_length=1, description="Knots of the curve: HU as sampled, and HU of reference scans."),
+    ]
+
+    @field_validator("curve")
+    @classmethod
+    def _is_valid(cls, curve: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        check_curve(curve)
+        return curve
+
+    def apply(self, hu: np.ndarray, labels: np.ndarray, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
+        """Return ``hu`` changed by :func:`apply_tone`; ``rng`` is not used."""
+        return apply_tone(hu, labels, spacing_mm, self.curve)
+
+    def describe(self) -> str:
+        """Return the sentence of the model card."""
+        return "Away from the labels, HU follow a curve that gives them the distribution of held-out cases."
+
+
 def check_curve(curve: Curve) -> None:
-    """Raises ValueError for knots that do not rise, or HU beyond ``MOST_HU``."""
+    """Raise ValueError for knots that do not rise, or that lie beyond the limits."""
     knots = np.array(curve, dtype=float).reshape(-1, 2)
     if len(knots) > MOST_KNOTS or not (np.abs(knots) <= MOST_HU).all():
         raise ValueError(f"a tone has at most {MOST_KNOTS} knots, from {-MOST_HU:g} to {MOST_HU:g} HU")
@@ -33,10 +60,11 @@ def check_curve(curve: Curve) -> None:
         raise ValueError("the knots of a tone must rise")
 
 
-def away(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(I, J, K) float32: 0 on labels (uint8, cubes of ``spacing_mm``) and a voxel around, up to 1 beyond ``REACH_MM``.
+def distance_share(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Return the weight of the curve in each voxel, (I, J, K) float32.
 
-    Distances are the largest of those along the three axes; of wide voxels at least two are the ramp.
+    It is 0 on labels (uint8, cubes of ``spacing_mm``) and one voxel around them, and rises to 1 at ``REACH_MM``.
+    Distance is the largest of those along the three axes. The ramp is at least two voxels wide.
     """
     import torch
 
@@ -50,14 +78,15 @@ def away(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
     return 1.0 - (share / reach)[0, 0].numpy()
 
 
-def toned(hu: np.ndarray, labels: np.ndarray, spacing_mm: float, curve: Curve) -> np.ndarray:
-    """``hu`` (I, J, K) with the ``curve`` applied away from ``labels``, float32; nothing gets darker than air.
+def apply_tone(hu: np.ndarray, labels: np.ndarray, spacing_mm: float, curve: Curve) -> np.ndarray:
+    """Return ``hu`` (I, J, K) with the ``curve`` applied away from ``labels``, float32.
 
-    Beyond the curve's ends HU move as at them. Raises ValueError as :func:`check_curve`.
+    Beyond its ends the curve is continued with the shift of its end. No voxel gets darker than air. Raises ValueError
+    as :func:`check_curve`.
     """
     check_curve(curve)
     if not curve:
         return np.asarray(hu, dtype=np.float32)
-    drawn, wanted = np.array(curve, dtype=float).T
-    shift = np.interp(hu, drawn, wanted - drawn) * away(labels, spacing_mm)
+    before, after = np.array(curve, dtype=float).T
+    shift = np.interp(hu, before, after - before) * distance_share(labels, spacing_mm)
     return np.maximum(hu + shift, np.minimum(hu, AIR_HU)).astype(np.float32)

@@ -21,10 +21,11 @@ from cardiacldm_training.stages import autoencoder, config, diffusion, generator
 from cardiacldm_training.stages.autoencoder import LatentStatistics
 from cardiacldm_training.stages.generator_config import DiffusionConfig, GeneratorRunConfig
 from CardiacLDMLib.errors import PackageError
-from CardiacLDMLib.generation.sampler import SOLVERS, guided, integrate, noise, signal_shares, step_generator
+from CardiacLDMLib.generation.sampler import guided, integrate, noise, signal_shares, step_generator
 from CardiacLDMLib.networks.architectures import check_arguments
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.denoiser import Denoiser, GaussianPrior
+from CardiacLDMLib.packages.generator_spec import SOLVERS, Sampling
 from CardiacLDMLib.packages.manifest import NetworkSpec
 from CardiacLDMLib.packages.weights import pack_weights
 from tests.support.training import equal, write_cases
@@ -209,9 +210,8 @@ def test_untrained_a_network_with_a_prior_draws_from_it() -> None:
     diffusion.learn_prior(network.prior, iter(latents), modes=2)
     begin, _, choices, numbers = inputs()
     with torch.no_grad():
-        end = integrate(
-            lambda z, t: network(z, t, choices, numbers), begin, solver="heun", schedule="rectified_flow", steps=100
-        ).numpy()
+        sampling = Sampling(schedule="rectified_flow", solver="heun", steps=100)
+        end = integrate(lambda z, t: network(z, t, choices, numbers), begin, sampling).numpy()
     direction = network.prior.modes[0].numpy()
     along, drawn = (((v * direction).sum((1, 2, 3, 4))) for v in (begin.numpy(), end - network.prior.mean.numpy()))
     assert drawn == pytest.approx(along * float(network.prior.variances[0]) ** 0.5, rel=0.03)
@@ -310,9 +310,8 @@ def test_a_network_that_says_what_it_is_to_say_gives_the_data_back(schedule: str
         return torch.from_numpy(target)[None]
 
     begin, _ = diffusion.noised(schedule, data, error, 1.0)
-    end = integrate(
-        perfect, torch.from_numpy(begin)[None], solver=SOLVERS[schedule][0], schedule=schedule, steps=8  # type: ignore[index,arg-type]
-    )  # fmt: skip
+    sampling = Sampling(schedule=schedule, solver=SOLVERS[schedule][0], steps=8)  # type: ignore[index,arg-type]
+    end = integrate(perfect, torch.from_numpy(begin)[None], sampling)
     assert np.abs(end[0].numpy() - data).max() < 1e-9
 
 
@@ -432,7 +431,7 @@ def test_what_is_learned_of_each_condition_is_what_is_drawn_for_it(schedule: str
     for solver in SOLVERS[schedule]:  # type: ignore[index]
         with torch.no_grad():
             drawn = integrate(
-                predict, begin, solver=solver, schedule=schedule, steps=10,  # type: ignore[arg-type]
+                predict, begin, Sampling(schedule=schedule, solver=solver, steps=10),  # type: ignore[arg-type]
                 generators=[step_generator(0, n, 0) for n in range(3)],
             )  # fmt: skip
         assert drawn.flatten(1).mean(1).tolist() == pytest.approx([0.0, 1.0, -1.0], abs=0.4), solver

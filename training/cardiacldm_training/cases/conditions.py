@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from CardiacLDMLib.generation.settings import scaled
+from CardiacLDMLib.generation.settings import scale_number
 
 from ..errors import DatasetError
 from .condition_names import IMPLANTS, PHASES, SCANNER_STYLES
@@ -58,7 +58,7 @@ class Vocabulary(Frozen):
             for name, values in self.choices.items()
         ]
         numbers = [
-            scaled(float(conditions[name]), *span) if name in conditions else math.nan
+            scale_number(float(conditions[name]), *span) if name in conditions else math.nan
             for name, span in self.numbers.items()
         ]
         return np.array(places, dtype=np.int64), np.array(numbers, dtype=np.float32)

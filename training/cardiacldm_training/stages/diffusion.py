@@ -24,6 +24,8 @@ from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.denoiser import GaussianPrior
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
+from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Sampling
+from CardiacLDMLib.postprocess.smooth_latents import smooth_latents
 from CardiacLDMLib.progress import Say
 
 from ..cases import conditions, pairs, split, store
@@ -182,7 +184,7 @@ class DiffusionStage:
         case = self.train[int(rng.integers(len(self.train)))]
         data = self.normalised(case.files[int(rng.integers(len(case.files)))])
         choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time(sampler.shifted((n + 0.5) * _GOLDEN % 1, self.config.learnt_shift))
+        t = self._time(sampler.shift_time((n + 0.5) * _GOLDEN % 1, self.config.learnt_shift))
         return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
@@ -237,14 +239,19 @@ class DiffusionStage:
         noise = fabric.to_device(sampler.noise(self.run_config.seed, 0, 0, held_out.shape))
         choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (case.choices, case.numbers))
         schedule = self.config.schedule
+        sampling = Sampling(
+            schedule=schedule, solver=SOLVERS[schedule][0], steps=_PANEL_STEPS, time_shift=self.config.time_shift,
+            restarts=tuple(Restart(time=time) for time in self.config.restarts),
+        )  # fmt: skip
         with fabric.autocast():
             drawn = sampler.integrate(
-                sampler.guided(network, choices, numbers, 1.0), noise, solver=sampler.SOLVERS[schedule][0],
-                schedule=schedule, steps=_PANEL_STEPS, shift=self.config.time_shift, restarts=self.config.restarts,
+                sampler.guided(network, choices, numbers, 1.0), noise, sampling,
                 generators=[sampler.step_generator(self.run_config.seed, 0, 0)],
             )  # fmt: skip
+            if self.config.smoothing is not None:
+                drawn = smooth_latents(drawn, self.config.smoothing)
             image, labels = self._decoded(held_out)
-            drawn_image, drawn_labels = self._decoded(sampler.smoothed(drawn, self.config.smoothing))
+            drawn_image, drawn_labels = self._decoded(drawn)
         return pictures.panel(image, labels, drawn_labels, predicted_image=drawn_image)
 
     def _decoded(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

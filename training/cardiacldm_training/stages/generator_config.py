@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from CardiacLDMLib.generation.sampler import SOLVERS, Schedule
-from CardiacLDMLib.packages.manifest import SmoothingWidth
+from CardiacLDMLib.packages.generator_spec import SOLVERS, Schedule
+from CardiacLDMLib.postprocess.smooth_latents import Widths
 
 from ..cases.settings import PAPER_AUGMENT, Frozen, PairAugmentConfig, Positive, Probability
 from ..errors import ConfigError
@@ -53,11 +53,11 @@ class DiffusionConfig(TrainingConfig):
 
     arguments: dict[str, Any]
     schedule: Schedule = "rectified_flow"
-    learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shifted
+    learnt_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # moves the times of training, see sampler.shift_time
     time_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # when pairs are drawn, see sampler.times
     restarts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # the same, see sampler.integrate
-    smoothing: tuple[SmoothingWidth, SmoothingWidth] | None = None  # the same, see sampler.smoothed
-    deblocking_hu: Annotated[float, Field(ge=1, le=1000)] | None = None  # of the decoded image, see generator
+    smoothing: Widths | None = None  # the same, see postprocess.smooth_latents
+    deblocking_hu: Annotated[float, Field(ge=1, le=1000)] | None = None  # of the decoded image, see postprocess.deblock
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.5  # the same, see sampler.guided
     variants: Annotated[int, Field(ge=1)] = 6
     augment: PairAugmentConfig = PairAugmentConfig()

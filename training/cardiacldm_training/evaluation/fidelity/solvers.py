@@ -10,8 +10,9 @@ import numpy as np
 
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.generation.generator import Generator
-from CardiacLDMLib.generation.sampler import EVALUATIONS, RESTART_EVALUATIONS, SOLVERS, Solver
+from CardiacLDMLib.generation.sampler import EVALUATIONS, RESTART_EVALUATIONS
 from CardiacLDMLib.generation.settings import check_settings
+from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Solver
 
 from ...results import pair_files
 from ...results.pair_pictures import draw_cleaning, write_png
@@ -59,9 +60,9 @@ def curve(
     points: list[CurvePoint] = []
     if not count:
         return points
-    for solver in SOLVERS[generator.spec.schedule]:
+    for solver in SOLVERS[generator.spec.sampling.schedule]:
         for budget in BUDGETS:
-            steps, restarts = spent(budget, solver, generator.spec.restarts)
+            steps, restarts = spent(budget, solver, generator.spec.sampling.restarts)
             within = generator.with_restarts(restarts)
             point = _point(within, solver, steps, count, seed, examiner, references)
             say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")
@@ -69,7 +70,7 @@ def curve(
     return points
 
 
-def spent(budget: int, solver: Solver, restarts: Sequence[float]) -> tuple[int, tuple[float, ...]]:
+def spent(budget: int, solver: Solver, restarts: Sequence[Restart]) -> tuple[int, tuple[Restart, ...]]:
     """Steps and restarts that together ask the network at most ``budget`` times (but a step is taken at least).
 
     Restarts have up to half of it: where that is too little for all of them, some, evenly spread over the others.
@@ -94,7 +95,7 @@ def _point(
         except VolumeError:  # not a single label
             unusable += 1
     frechet, mmd = feature_distances(found, references) if len(found) >= compare.FEWEST else (None, None)
-    restarts = len(generator.spec.restarts)
+    restarts = len(generator.spec.sampling.restarts)
     evaluations = steps * EVALUATIONS[solver] + restarts * RESTART_EVALUATIONS
     return CurvePoint(
         solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable,

@@ -112,4 +112,4 @@ def spectrum_distance_db(first: np.ndarray, second: np.ndarray) -> float:
 
 def remedy(generated: Sequence[Texture], reference: Sequence[Texture]) -> Mapping[str, tuple[float, ...]]:
     """Spectra of the noise that generated images lack, for :func:`CardiacLDMLib.texture.add_noise`."""
-    return texture.lacking(mean_spectra(reference), mean_spectra(generated))
+    return texture.missing_power(mean_spectra(reference), mean_spectra(generated))

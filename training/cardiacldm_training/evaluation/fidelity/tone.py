@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.integrate import trapezoid
 
-from CardiacLDMLib.postprocess.tone import away
+from CardiacLDMLib.postprocess.tone import distance_share
 
 from .cases import Pair
 
@@ -30,7 +30,7 @@ _FEWEST_VOXELS = 2000
 def measure(pair: Pair) -> np.ndarray:
     """(P + 1,): HU at each of the ``PERCENTILES``, then the share of bright voxels in percent. NaN for too few voxels
     around the heart."""
-    hu = pair.hu[away(pair.labels, pair.view.spacing_mm) == 1.0]
+    hu = pair.hu[distance_share(pair.labels, pair.view.spacing_mm) == 1.0]
     if len(hu) < _FEWEST_VOXELS:
         return np.full(len(PERCENTILES) + 1, np.nan)
     return np.append(np.percentile(hu, PERCENTILES), 100.0 * (hu > BRIGHT_HU).mean())
@@ -43,7 +43,7 @@ def distance_hu(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def remedy(generated: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> tuple[tuple[float, float], ...]:
-    """The curve that gives generated images the distribution of references, for :func:`CardiacLDMLib.tone.toned`.
+    """The curve that gives generated images the distribution of references, for :func:`CardiacLDMLib.tone.apply_tone`.
 
     Both are means over cases of what :func:`measure` found. Empty where a side has none.
     """

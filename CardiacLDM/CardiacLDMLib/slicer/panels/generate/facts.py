@@ -56,7 +56,7 @@ def facts_of(package: str) -> Facts:
     manifest = opened.manifest
     network, spec = manifest.networks["autoencoder"], manifest.generator
     assert spec is not None  # every generator has one
-    return Facts(spec.steps, network.patch, network.spacing_mm, spec.choices, spec.numbers)
+    return Facts(spec.sampling.steps, network.patch, network.spacing_mm, spec.choices, spec.numbers)
 
 
 def installed_generators() -> list[str]:
