@@ -49,8 +49,8 @@ def write_case_files(
 
     ``volume`` and ``labels`` share one grid. The report gets the seconds of writing; :func:`read_report` gives it back.
     ``aside`` names a new folder within ``out`` for the unfinished files, which a caller can remove if this process is
-    killed; it is gone afterwards. Returns the files, the report last. Raises ``OutputError``
-    when the folder cannot be written to or the disk is full.
+    killed; it is gone afterwards. Returns the files, the report last. Raises ``OutputError`` when the folder cannot be
+    written to or the disk is full.
     """
     began = time.perf_counter()
     names = [report.case + ending for ending in ENDINGS]

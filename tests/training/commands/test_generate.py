@@ -332,7 +332,7 @@ def test_huge_counts_say_first_what_they_take(package: Path, tmp_path: Path, mon
 def test_a_full_disk_leaves_whole_pairs(
     four: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, write = tmp_path / "out", pair_files.write_png
+    out, write = tmp_path / "out", pair_files.write_figure
 
     def full(figure: Any, path: Path) -> None:
         if "pair_0002" in str(path):
@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_whole_pairs(
         write(figure, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pair_files, "write_png", full)
+        patched.setattr(pair_files, "write_figure", full)
         result = run(package, 4, out, *SEED)
     assert result.exit_code == 1
     assert "Error: pair_0002 could not be written: No space left on device." in result.output

@@ -26,7 +26,7 @@ from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name
 
 from ..errors import PairsError
-from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_png
+from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_figure
 
 SETTINGS, SHEET, RATES = "generation.json", "contact_sheet.png", "acceptance.json"
 OVERVIEW = "overview.png"
@@ -114,7 +114,7 @@ def write_pair(pair: Pair, out: Path) -> int:
     with replace_folder(folder) as part:
         write_volume(pair.image, part / IMAGE)
         write_volume(pair.labels, part / LABELS)
-        write_png(draw_overview(pair, folder.name), part / OVERVIEW)
+        write_figure(draw_overview(pair, folder.name), part / OVERVIEW)
         write_json(part / PROVENANCE, pair.provenance)
         return sum((part / name).stat().st_size for name in FILES)
 
@@ -192,5 +192,5 @@ def write_sheets(out: Path, count: int) -> list[Path]:
     for page, start in enumerate(range(0, len(done), SHEET_PAIRS), start=1):
         indices = done[start : start + SHEET_PAIRS]
         paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))
-        write_png(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
+        write_figure(draw_sheet([(pair_folder(out, i).name, read_pair(out, i)) for i in indices]), paths[-1])
     return paths

@@ -1,32 +1,43 @@
-"""Pictures of images with their labels."""
+"""Pictures of images with their labels, for the training log."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.results.pictures import PLANES, Field, sample_plane, tint
+
+#: How strongly labels colour the image.
+PANEL_TINT = 0.5
 
 
 def panel(
     image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, predicted_image: np.ndarray | None = None
 ) -> np.ndarray:
-    """(H, W, 3) uint8: middle slices of the heart in three planes, reference above, prediction below.
+    """Return (H, W, 3) uint8: middle slices of the labels in three planes, reference above, prediction below.
 
-    Images are 0..1; below lies ``predicted_image`` if there is one.
+    All arrays are (I, J, K) on one RAS grid: images from 0 to 1, labels with the values of ``anatomy``. The prediction
+    is drawn over ``predicted_image`` if there is one.
     """
-    palette = np.array([(0, 0, 0)] + [s.colour for s in anatomy.STRUCTURES], dtype=np.float32)
     middle = np.argwhere(reference).mean(0).astype(int) if reference.any() else np.array(reference.shape) // 2
+    above = _row(image, reference, middle)
+    below = _row(image if predicted_image is None else predicted_image, prediction, middle)
+    return np.concatenate([above, below], axis=0).clip(0, 255).astype(np.uint8)
+
+
+def _row(image: np.ndarray, labels: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Return (S, 3 S, 3) float, S the longest side: slices ``middle`` of an image with labels, a voxel per pixel."""
     side = max(image.shape)
-    rows = []
-    for values, labels in ((image, reference), (image if predicted_image is None else predicted_image, prediction)):
-        tiles = []
-        for axis in (2, 1, 0):
-            grey = np.take(values, middle[axis], axis=axis)[..., None] * np.float32(255)
-            names = np.take(labels, middle[axis], axis=axis)
-            tile = np.where(names[..., None] > 0, 0.5 * grey + 0.5 * palette[names], grey)
-            tile = np.flip(tile, axis=(0, 1)).swapaxes(0, 1)  # as read: anterior or head up, the patient's right left
-            canvas = np.zeros((side, side, 3), dtype=np.float32)
-            canvas[: tile.shape[0], : tile.shape[1]] = tile
-            tiles.append(canvas)
-        rows.append(np.concatenate(tiles, axis=1))
-    return np.concatenate(rows, axis=0).clip(0, 255).astype(np.uint8)
+    # A plane's first pixel is the voxel with the highest index, so that each slice lies in the upper left corner.
+    centre = np.array(image.shape) - 1 - (side - 1) / 2
+    tiles = []
+    for plane in PLANES:
+        axis = int(np.abs(np.cross(plane.right, plane.up)).argmax())
+        at = centre.copy()
+        at[axis] = middle[axis]
+        field = Field(at, float(side))
+        grey = sample_plane(Volume(image, np.eye(4)), plane, field, side, linear=True, outside=0.0)
+        names = sample_plane(Volume(labels, np.eye(4)), plane, field, side, linear=False, outside=anatomy.BACKGROUND)
+        tiles.append(tint(grey * np.float32(255), names.astype(np.uint8), PANEL_TINT, outline=False))
+    return np.concatenate(tiles, axis=1)

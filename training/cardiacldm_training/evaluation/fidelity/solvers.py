@@ -15,7 +15,7 @@ from CardiacLDMLib.generation.settings import check_settings
 from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Solver
 
 from ...results import pair_files
-from ...results.pair_pictures import draw_cleaning, write_png
+from ...results.pair_pictures import draw_cleaning, write_figure
 from . import compare
 from .cases import Pair, View
 from .judge import Examiner, Findings, feature_distances
@@ -47,7 +47,7 @@ def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, pictur
     most = int(np.argmax(changed))
     pair = generator.generate(seed, most)
     name = pair_files.pair_folder(pairs, most).name
-    write_png(draw_cleaning(pair, name), picture)
+    write_figure(draw_cleaning(pair, name), picture)
     assert pair.raw_labels is not None  # it was drawn
     labelled = int(np.count_nonzero(pair.raw_labels.array))
     return Repair(pair=name, voxels=changed[most], labelled=labelled, mean=float(np.mean(changed)))
