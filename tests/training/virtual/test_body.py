@@ -8,11 +8,11 @@ import cc3d
 import numpy as np
 import pytest
 
-from cardiacldm_training.virtual.body.body import draw_frame, paint_body, placed, with_aorta
-from cardiacldm_training.virtual.body.canvas import Canvas, inside_capsule, interpolation
-from cardiacldm_training.virtual.body.frame import Frame
-from cardiacldm_training.virtual.body.lungs import grow
-from cardiacldm_training.virtual.heart.anatomy import Anatomies, Heart, draw_heart
+from cardiacldm_training.virtual.body.body import paint_body, place_labels
+from cardiacldm_training.virtual.body.canvas import Canvas, capsule_mask, interpolation_weights
+from cardiacldm_training.virtual.body.frame import BodyFrame, draw_frame, extend_aorta
+from cardiacldm_training.virtual.body.lungs import grow_tree
+from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, draw_heart
 from cardiacldm_training.virtual.shapes import Lattice
 from cardiacldm_training.virtual.tissue import Body, Tissue
 from CardiacLDMLib.anatomy import HEART, VALUE
@@ -22,9 +22,9 @@ BLOOD = {name: value for name, value in VALUE.items() if name != "MYO"}
 
 
 @lru_cache
-def drawn(seed: int) -> tuple[Heart, Frame]:
+def drawn(seed: int) -> tuple[Heart, BodyFrame]:
     rng = np.random.default_rng(seed)
-    heart = draw_heart(rng, SPACING, Anatomies(), partial(with_aorta, rng=rng))
+    heart = draw_heart(rng, SPACING, HeartSources(), partial(extend_aorta, rng=rng))
     return heart, draw_frame(heart, rng)
 
 
@@ -36,16 +36,16 @@ def lattice_around(heart: Heart, half: tuple[float, float], below: float, above:
 
 
 @pytest.fixture(scope="module", params=[0, 1])
-def whole(request: pytest.FixtureRequest) -> tuple[Heart, Frame, Lattice, Body]:
+def whole(request: pytest.FixtureRequest) -> tuple[Heart, BodyFrame, Lattice, Body]:
     """A whole chest with much of the abdomen."""
     heart, frame = drawn(request.param)
     lattice = lattice_around(heart, (235.0, 200.0), 220.0, 230.0)
     return heart, frame, lattice, paint_body(heart, lattice, frame, np.random.default_rng(request.param))
 
 
-def test_the_hearts_labels_are_never_overwritten(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_the_hearts_labels_are_never_overwritten(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     heart, frame, lattice, body = whole
-    expected = placed(heart, lattice, frame)
+    expected = place_labels(heart, lattice, frame)
     assert (body.labels == expected).all()
     differs = (body.tissue != body.labels) & (body.labels > 0)
     assert set(np.unique(body.tissue[differs])) <= {Tissue.PAPILLARY, Tissue.VALVE}
@@ -55,7 +55,7 @@ def test_the_hearts_labels_are_never_overwritten(whole: tuple[Heart, Frame, Latt
     assert (body.tissue[body.labels == VALUE["MYO"]] == Tissue.MYO).all()
 
 
-def test_labels_have_no_stray_voxels_and_the_aorta_leaves_below(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_labels_have_no_stray_voxels_and_the_aorta_leaves_below(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     body = whole[3]
     for name, value in VALUE.items():
         _, pieces = cc3d.connected_components(body.labels == value, connectivity=26, return_N=True)
@@ -64,7 +64,7 @@ def test_labels_have_no_stray_voxels_and_the_aorta_leaves_below(whole: tuple[Hea
     assert not (body.labels[:, :, -1] > 0).any()
 
 
-def test_every_organ_is_there(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_every_organ_is_there(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     """Millilitres within wide adult limits."""
     body = whole[3]
     ml = np.bincount(body.tissue.ravel(), minlength=len(Tissue)) * SPACING**3 / 1000.0
@@ -79,7 +79,7 @@ def test_every_organ_is_there(whole: tuple[Heart, Frame, Lattice, Body]) -> None
         assert least < ml[Tissue[name]] < most, (name, ml[Tissue[name]])
 
 
-def test_the_heart_rests_on_the_diaphragm(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_the_heart_rests_on_the_diaphragm(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     """Right beneath the left ventricle's lower wall lie fat, diaphragm, liver, stomach, bowel: hardly any lung."""
     _, _, _, body = whole
     column = np.isin(body.labels, [VALUE[n] for n in HEART])
@@ -91,7 +91,7 @@ def test_the_heart_rests_on_the_diaphragm(whole: tuple[Heart, Frame, Lattice, Bo
     assert np.isin(under, [Tissue.LIVER, Tissue.SOFT, Tissue.STOMACH, Tissue.BOWEL, Tissue.GAS, Tissue.SPLEEN]).any()
 
 
-def test_right_and_left_are_where_they_belong(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_right_and_left_are_where_they_belong(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     lattice, body = whole[2], whole[3]
 
     def middle(tissue: Tissue) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_right_and_left_are_where_they_belong(whole: tuple[Heart, Frame, Lattice
     assert middle(Tissue.LUNG)[2] > middle(Tissue.LIVER)[2] > middle(Tissue.KIDNEY)[2]
 
 
-def test_veins_reach_the_atria_and_are_not_labelled(whole: tuple[Heart, Frame, Lattice, Body]) -> None:
+def test_veins_reach_the_atria_and_are_not_labelled(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
     body = whole[3]
     for vein, atrium in (("PULMONARY_VEIN", "LA"), ("CAVA", "RA"), ("INFERIOR_CAVA", "RA")):
         blood = np.isin(body.tissue, [Tissue[vein], Tissue[atrium]])
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_body_whatever_the_range(half: tuple[float,
     first, second = (paint_body(heart, lattice, frame, np.random.default_rng(1)) for _ in range(2))
     assert (first.tissue == second.tissue).all()
     assert first.tissue.dtype == first.labels.dtype == np.uint8
-    assert (first.labels == placed(heart, lattice, frame)).all()
+    assert (first.labels == place_labels(heart, lattice, frame)).all()
 
 
 def test_without_surroundings_there_is_but_heart_lung_and_soft_tissue() -> None:
@@ -131,7 +131,7 @@ def test_without_surroundings_there_is_but_heart_lung_and_soft_tissue() -> None:
             Tissue.PAPILLARY, Tissue.VALVE, Tissue.CORONARY_ARTERY, Tissue.CORONARY_VEIN}  # fmt: skip
     assert set(np.unique(body.tissue)) <= {int(t) for t in bare} | set(VALUE.values())
     assert (body.tissue == Tissue.LUNG).sum() * SPACING**3 > 1e6
-    assert (body.labels == placed(heart, lattice, frame)).all()
+    assert (body.labels == place_labels(heart, lattice, frame)).all()
 
 
 # --- brushes -------------------------------------------------------------------------------------------------------
@@ -139,29 +139,29 @@ def test_without_surroundings_there_is_but_heart_lung_and_soft_tissue() -> None:
 
 def test_a_capsule_has_its_volume() -> None:
     lattice = Lattice(np.array([-20.0, -20.0, -20.0]), 0.5, (80, 80, 80))
-    box, mask = inside_capsule(lattice, np.array([0, 0, -5.0]), np.array([0, 0, 5.0]), 4.0, 4.0)
+    box, mask = capsule_mask(lattice, np.array([0, 0, -5.0]), np.array([0, 0, 5.0]), 4.0, 4.0)
     expected = np.pi * 16 * 10 + 4 / 3 * np.pi * 64
     assert mask.sum() * 0.125 == pytest.approx(expected, rel=0.02)
     assert all(s.stop <= 80 for s in box)
-    _, outside = inside_capsule(lattice, np.array([0, 0, 90.0]), np.array([0, 0, 95.0]), 4.0, 4.0)
+    _, outside = capsule_mask(lattice, np.array([0, 0, 90.0]), np.array([0, 0, 95.0]), 4.0, 4.0)
     assert not outside.size
 
 
 def test_smooth_fields_are_interpolated_to_third_order() -> None:
     at = np.linspace(2, 6, 17)
-    assert np.allclose(interpolation(at, 10) @ np.arange(10.0) ** 2, at**2, atol=1e-4)
+    assert np.allclose(interpolation_weights(at, 10) @ np.arange(10.0) ** 2, at**2, atol=1e-4)
     canvas = Canvas(Lattice(np.array([3.0, -8.0, 1.0]), 1.5, (30, 20, 25)))
     field = canvas.x + 2.0 * canvas.y - 0.5 * canvas.z
     expected = sum(k * canvas.lattice.axis(a) for a, k in enumerate((1.0, 2.0, -0.5)))
-    assert np.allclose(canvas.fine(field), expected, atol=1e-3)
+    assert np.allclose(canvas.upsample(field), expected, atol=1e-3)
     box = (slice(3, 9), slice(0, 20), slice(5, 6))
-    assert np.allclose(canvas.fine(field, box=box), expected[box], atol=1e-3)
+    assert np.allclose(canvas.upsample(field, box=box), expected[box], atol=1e-3)
 
 
 def test_trees_reach_every_point_and_thin_out() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 100, (60, 3))
-    tree = grow(points, np.zeros(3), 0.8, 6.0, rng)
+    tree = grow_tree(points, np.zeros(3), 0.8, 6.0, rng)
     ends = np.array([b.end for b in tree])
     assert all(np.linalg.norm(ends - p, axis=1).min() < 1e-9 for p in points)
     assert max(b.r0 for b in tree) <= 6.0

@@ -16,9 +16,9 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.virtual.body.body import draw_frame, with_aorta
+from cardiacldm_training.virtual.body.frame import draw_frame, extend_aorta
 from cardiacldm_training.virtual.cohort import FORMAT, Case, CohortSettings, make_case
-from cardiacldm_training.virtual.heart.anatomy import Anatomies, draw_heart
+from cardiacldm_training.virtual.heart.anatomy import HeartSources, draw_heart
 from CardiacLDMLib.anatomy import HEART, NAMES, VALUE
 
 COARSE = CohortSettings(seed=7, spacing_mm=3.0)
@@ -28,7 +28,7 @@ COARSE = CohortSettings(seed=7, spacing_mm=3.0)
 def template_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one template: a built-in heart saved as a label map."""
     folder = tmp_path_factory.mktemp("templates")
-    heart = draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
+    heart = draw_heart(np.random.default_rng(3), 2.5, HeartSources(deformation=0.4))
     affine = np.diag([2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = heart.lattice.origin + [40.0, -20.0, 300.0]
     nib.save(nib.Nifti1Image(heart.labels, affine), folder / "one.nii.gz")
@@ -71,7 +71,7 @@ def test_the_spine_lies_behind_the_heart() -> None:
     """Bone before and behind, never within: no labelled voxel takes the place of a vertebra."""
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        heart = draw_heart(rng, 3.0, Anatomies(), partial(with_aorta, rng=rng))
+        heart = draw_heart(rng, 3.0, HeartSources(), partial(extend_aorta, rng=rng))
         frame = draw_frame(heart, rng)
         inside = np.argwhere(np.isin(heart.labels, [VALUE[n] for n in (*HEART, "PA")]))
         points = heart.lattice.origin + heart.lattice.spacing * inside

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cardiacldm_training.errors import AnatomyError
-from cardiacldm_training.virtual.heart.anatomy import Anatomies, Heart, draw_heart
-from cardiacldm_training.virtual.heart.appendage import APPENDAGES, draw_appendage, with_appendage
+from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, draw_heart
+from cardiacldm_training.virtual.heart.appendage import APPENDAGES, draw_appendage, replace_appendage
 from cardiacldm_training.virtual.heart.deform import (
     COARSE,
     Deformation,
@@ -35,7 +35,7 @@ from CardiacLDMLib.segmentation.findings import Finding
 
 @pytest.fixture(scope="module")
 def heart() -> Heart:
-    return draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
+    return draw_heart(np.random.default_rng(3), 2.5, HeartSources(deformation=0.4))
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,11 @@ def check(labels: np.ndarray, spacing: float) -> None:
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), strength=st.floats(0.0, 1.5))
 def test_every_built_in_heart_is_sound(seed: int, strength: float) -> None:
-    check(draw_heart(np.random.default_rng(seed), 3.0, Anatomies(deformation=strength)).labels, 3.0)
+    check(draw_heart(np.random.default_rng(seed), 3.0, HeartSources(deformation=strength)).labels, 3.0)
 
 
 def test_hearts_bent_from_a_template_are_sound_and_none_is_a_copy(template_folder: Path) -> None:
-    anatomies = Anatomies(template_files(template_folder), template_share=1.0)
+    anatomies = HeartSources(template_files(template_folder), template_share=1.0)
     drawn = [draw_heart(np.random.default_rng(seed), 3.0, anatomies) for seed in range(2)]
     for h in drawn:
         check(h.labels, 3.0)
@@ -93,12 +93,12 @@ def test_hearts_bent_from_a_template_are_sound_and_none_is_a_copy(template_folde
 
 
 def test_the_share_of_templates_may_be_none(template_folder: Path) -> None:
-    none = Anatomies(template_files(template_folder), template_share=0.0)
+    none = HeartSources(template_files(template_folder), template_share=0.0)
     assert draw_heart(np.random.default_rng(0), 4.0, none).source == "parametric"
 
 
 def test_the_same_draws_give_the_same_heart(heart: Heart) -> None:
-    again = draw_heart(np.random.default_rng(3), 2.5, Anatomies(deformation=0.4))
+    again = draw_heart(np.random.default_rng(3), 2.5, HeartSources(deformation=0.4))
     assert np.array_equal(heart.labels, again.labels)
     assert heart.measures == again.measures
 
@@ -143,9 +143,9 @@ def test_appendages_differ_in_shape() -> None:
     for kind in APPENDAGES:
         far = []
         for seed in range(4):
-            drawn = with_appendage(model, kind, np.random.default_rng(seed))
+            drawn = replace_appendage(model, kind, np.random.default_rng(seed))
             points = drawn.points("LAA")
-            far.append(np.quantile(np.linalg.norm(points - model.neck[0], axis=1), 0.99))
+            far.append(np.quantile(np.linalg.norm(points - model.appendage_neck[0], axis=1), 0.99))
         reach[kind] = np.mean(far)
     assert reach["windsock"] > reach["chicken wing"] > reach["cauliflower"]
     assert reach["windsock"] > reach["cactus"] > reach["cauliflower"]
@@ -229,8 +229,8 @@ def test_growth_is_where_the_source_is() -> None:
     points = COARSE.points()
     ball = (np.linalg.norm(points, axis=-1) < 30).astype(np.float32)
     beside = (np.linalg.norm(points - np.array([60, 0, 0], np.float32), axis=-1) < 22).astype(np.float32)
-    step = Deformation(np.zeros((3, *COARSE.shape), np.float32), np.eye(3)).after(potential_flow(0.1 * ball))
-    places = step.coarse()
+    step = Deformation(np.zeros((3, *COARSE.shape), np.float32), np.eye(3)).advance(potential_flow(0.1 * ball))
+    places = step.map_coarse_points()
     grown = (np.linalg.norm(places, axis=-1) < 30).sum() / ball.sum()
     kept = (np.linalg.norm(places - np.array([60, 0, 0], np.float32), axis=-1) < 22).sum() / beside.sum()
     assert np.log(grown) == pytest.approx(0.1, abs=0.03)

@@ -11,14 +11,14 @@ from scipy import ndimage
 
 from cardiacldm_training.cases.condition_names import IMPLANTS, PHASES, SCANNER_STYLES
 from cardiacldm_training.virtual.body.implants import draw_calcium, draw_implant
-from cardiacldm_training.virtual.protocol import RANGES, SITES, Scan, draw_scan
-from cardiacldm_training.virtual.scanner.artefacts import across, projector
+from cardiacldm_training.virtual.protocol import RANGES, SITES, ScanProtocol, draw_protocol
+from cardiacldm_training.virtual.scanner.artefacts import projector, slice_matrix
 from cardiacldm_training.virtual.scanner.contrast import draw_means
 from cardiacldm_training.virtual.scanner.scanner import scan
 from cardiacldm_training.virtual.shapes import Lattice
 from cardiacldm_training.virtual.tissue import Body, Tissue
 
-PLAIN = Scan(streaks=0.0)
+PLAIN = ScanProtocol(streaks=0.0)
 LATTICE = Lattice(np.array([-36.0, -36.0, -36.0]), 1.5, (48, 48, 48))
 
 
@@ -59,7 +59,7 @@ def test_noise_is_as_strong_as_the_protocol_says(noise_hu: float) -> None:
 def test_sharp_kernels_are_noisier_between_neighbours_than_iterative_ones() -> None:
     """Soft, iterative noise is alike from voxel to voxel; that of a sharp kernel is not."""
 
-    def likeness(protocol: Scan) -> float:
+    def likeness(protocol: ScanProtocol) -> float:
         image = scan(filled(Tissue.FLUID), LATTICE, protocol, np.random.default_rng(1)).astype(float)
         image -= ndimage.gaussian_filter(image, 6)
         return float(np.corrcoef(image[1:].ravel(), image[:-1].ravel())[0, 1])
@@ -87,7 +87,7 @@ def test_thick_slices_blur_along_the_body_only() -> None:
 @pytest.mark.parametrize(("slice_mm", "offset"), [(0.5, 0.0), (1.5, 0.3), (5.0, 0.9)])
 def test_slices_keep_what_is_even(slice_mm: float, offset: float) -> None:
     """Every row of the slice matrix is a weighted mean, and a ramp stays where it was."""
-    matrix = across(60, 1.5, slice_mm, offset)
+    matrix = slice_matrix(60, 1.5, slice_mm, offset)
     assert np.allclose(matrix.sum(1), 1.0, atol=1e-5)
     ramp = matrix @ np.arange(60.0)
     assert np.abs(ramp - np.arange(60.0))[8:-8].max() < 0.4
@@ -172,25 +172,25 @@ def test_a_slow_appendage_fills_late() -> None:
 
 def test_every_tissue_has_a_look() -> None:
     for appearance in RANGES:
-        mean, _ = draw_means(Scan(appearance=appearance), RANGES[appearance], np.random.default_rng(0))
+        mean, _ = draw_means(ScanProtocol(appearance=appearance), RANGES[appearance], np.random.default_rng(0))
         assert all(mean[tissue] != 0.0 for tissue in Tissue)
 
 
 def test_protocols_are_varied_and_can_be_recorded() -> None:
     for appearance in RANGES:
         rng = np.random.default_rng(0)
-        drawn = [draw_scan(rng, appearance) for _ in range(400)]
+        drawn = [draw_protocol(rng, appearance) for _ in range(400)]
         assert {one.site for one in drawn} == set(SITES) == set(SCANNER_STYLES)
         assert {one.phase for one in drawn} == set(PHASES)
         assert {one.implant for one in drawn} == set(IMPLANTS)
         assert all(0.5 <= one.slice_mm <= 5.0 for one in drawn)
-        assert Scan(**json.loads(json.dumps(asdict(drawn[0])))) == drawn[0]
+        assert ScanProtocol(**json.loads(json.dumps(asdict(drawn[0])))) == drawn[0]
 
 
 def test_randomised_scans_go_beyond_realistic_ones_but_keep_the_wall_apart_from_its_blood() -> None:
     rng = np.random.default_rng(4)
-    wild = [draw_scan(rng, "randomised") for _ in range(500)]
-    tame = [draw_scan(rng, "realistic") for _ in range(500)]
+    wild = [draw_protocol(rng, "randomised") for _ in range(500)]
+    tame = [draw_protocol(rng, "realistic") for _ in range(500)]
     apart = np.mean([abs(one.left_hu - one.myocardium_hu) >= 25 for one in wild])
     assert 0.8 < apart < 0.95
     assert np.corrcoef([one.left_hu for one in wild], [one.right_hu for one in wild])[0, 1] < 0.5
@@ -200,7 +200,7 @@ def test_randomised_scans_go_beyond_realistic_ones_but_keep_the_wall_apart_from_
 
 
 def test_the_same_draw_gives_the_same_image() -> None:
-    body, protocol = chest(), draw_scan(np.random.default_rng(5), "randomised")
+    body, protocol = chest(), draw_protocol(np.random.default_rng(5), "randomised")
     first, second = (scan(body, LATTICE, protocol, np.random.default_rng(6)) for _ in range(2))
     assert np.array_equal(first, second)
     assert first.dtype == np.int16

@@ -41,7 +41,7 @@ def soundness(
     from CardiacLDMLib.errors import UserError
 
     from ..cases.readers.folders import find_cases
-    from ..virtual.heart.anatomy import Anatomies
+    from ..virtual.heart.anatomy import HeartSources
     from ..virtual.heart.templates import template_files
     from ..virtual.report.plausibility import report_on_drawn, report_on_files, write_report
 
@@ -56,7 +56,7 @@ def soundness(
                 name = data.resolve().name
                 report, dice = report_on_files(cases, name, workers, lambda n: progress.update(task, completed=n))
             else:
-                source = Anatomies(template_files(anatomies) if anatomies else [])
+                source = HeartSources(template_files(anatomies) if anatomies else [])
                 task = progress.add_task("Hearts", total=draw)
                 report, dice = report_on_drawn(
                     source, draw or 0, seed=seed, spacing_mm=spacing, workers=workers,

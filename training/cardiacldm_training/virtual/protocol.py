@@ -1,7 +1,7 @@
-"""How a virtual patient is scanned: the draw of everything that a technician, a scanner and a pump decide.
+"""Draw the protocol of a virtual scan: phase, enhancement, dose, kernel, slices, artefacts, implant.
 
-Two settings share one path and differ in their :class:`Ranges` only: ``realistic`` keeps to what hospitals produce,
-``randomised`` goes far beyond, so that a network trained on it meets nothing new in a real scan.
+The two appearances differ only in their :class:`Ranges`: ``realistic`` covers scans of hospitals, ``randomised`` a much
+wider range, so that real scans lie within the range on which a network is trained.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from ..cases.condition_names import IMPLANTS, PHASES
 Appearance = Literal["realistic", "randomised"]
 Span = tuple[float, float]
 
-#: Above this the superior cava is still full of contrast medium, with no saline behind it.
+#: Above this the superior vena cava is full of contrast medium that no saline has followed.
 DENSE_CAVA_HU = 450.0
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """How far a setting goes. Spans are drawn from evenly; shares are probabilities; factors multiply."""
+    """Ranges of an appearance. Spans are drawn from uniformly; shares are probabilities; factors multiply."""
 
-    redraw: float  # share of tissues whose HU is drawn anew from the widest range of its kind
-    apart: float  # share of cases whose neighbouring structures are kept at least 25 HU apart
+    redraw: float  # share of tissues whose HU comes from the widest range of its kind
+    apart: float  # share of cases in which neighbouring structures differ by at least 25 HU
     spread: float  # factor on the spread over patients and within one blood pool
     texture: Span  # factor on the texture of each tissue
     noise: Span  # factor on the noise of the site
     blur: Span  # factor on the site's point spread
-    edge: Span  # added to the edge enhancement of the site's kernel
+    edge: Span  # addition to the edge enhancement of the site's kernel
     slice: Span  # factor on the site's slice thickness
     bias_hu: Span  # slow drift over the scan
-    mixing: Span  # unmixed contrast in the right heart, 1 is all from water to twice the mean
+    mixing: Span  # unmixed contrast in the right heart; 1 spans water to twice the mean
     motion_mm: Span  # excursion of the heart's wall in an ungated scan
     streaks: Span  # factor on beam hardening and streaks
-    steps: float  # share of scans with slabs that do not fit
+    steps: float  # share of scans with misaligned slabs
     circle: float  # share of scans cut by the reconstruction circle
     cut: float  # share of scans that cut the heart's upper or lower end
     implants: tuple[float, ...]  # shares in the order of IMPLANTS
@@ -61,13 +61,13 @@ RANGES: dict[str, Ranges] = {
 
 @dataclass(frozen=True)
 class Site:
-    """The habits of one virtual scanner and the people who run it; spans unless said otherwise."""
+    """One scanner style: its share of the scans and the spans of its protocols."""
 
     share: float
     phases: tuple[float, ...]  # shares in the order of PHASES
     views: dict[str, float]  # shares
     kv: tuple[int, ...]
-    noise_hu: Span  # in a slice of 1.5 mm, in the middle of the body
+    noise_hu: Span  # in a slice of 1.5 mm
     blur_mm: Span  # standard deviation of the point spread in the plane
     edge: Span  # edge enhancement; 0 none, 1 visible overshoot
     slice_mm: Span
@@ -93,8 +93,8 @@ SITES: dict[str, Site] = {
 
 
 @dataclass(frozen=True)
-class Scan:
-    """How a case was scanned; kept in case.json. HU of the blood are means over their pools."""
+class ScanProtocol:
+    """The protocol of one scan, stored in case.json. HU of blood are means over the cavity."""
 
     appearance: str = "realistic"
     site: str = "university"
@@ -121,68 +121,68 @@ class Scan:
     calcium: bool = False
 
 
-def _even(rng: np.random.Generator, span: Span) -> float:
+def _uniform(rng: np.random.Generator, span: Span) -> float:
     return float(rng.uniform(*span))
 
 
-def _choice(rng: np.random.Generator, names: tuple[str, ...], shares: tuple[float, ...]) -> str:
+def _choose(rng: np.random.Generator, names: tuple[str, ...], shares: tuple[float, ...]) -> str:
     weights = np.asarray(shares, dtype=float)
     return str(rng.choice(names, p=weights / weights.sum()))
 
 
 def draw_site(rng: np.random.Generator, appearance: str) -> str:
-    """The name of a scanner style."""
+    """Draw the name of a scanner style."""
     shares = tuple(1.0 if RANGES[appearance].phases else site.share for site in SITES.values())
-    return _choice(rng, tuple(SITES), shares)
+    return _choose(rng, tuple(SITES), shares)
 
 
-def draw_scan(rng: np.random.Generator, appearance: str = "realistic", site: str | None = None) -> Scan:
-    """A protocol of one site: phase, enhancement, dose, kernel, slices, gating, and what is built into the patient."""
+def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> ScanProtocol:
+    """Draw a site and one of its protocols, and which implant and calcifications the patient has."""
     ranges = RANGES[appearance]
-    name = site or draw_site(rng, appearance)
+    name = draw_site(rng, appearance)
     style = SITES[name]
     kv = int(rng.choice(style.kv))
-    phase, left, right, cava = _enhancement(rng, _choice(rng, PHASES, ranges.phases or style.phases), kv, ranges)
-    thick = float(np.clip(np.exp(rng.uniform(*np.log(style.slice_mm))) * _even(rng, ranges.slice), 0.5, 5.0))
-    blur = float(np.clip(_even(rng, style.blur_mm) * _even(rng, ranges.blur), 0.35, 2.2))
-    noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _even(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
+    phase, left, right, cava = _draw_enhancement(rng, _choose(rng, PHASES, ranges.phases or style.phases), kv, ranges)
+    thick = float(np.clip(np.exp(rng.uniform(*np.log(style.slice_mm))) * _uniform(rng, ranges.slice), 0.5, 5.0))
+    blur = float(np.clip(_uniform(rng, style.blur_mm) * _uniform(rng, ranges.blur), 0.35, 2.2))
+    noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _uniform(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
     contrast = phase in ("arterial", "dual")
     ungated = rng.random() < style.ungated
     values = {
-        "left_hu": left, "right_hu": right, "myocardium_hu": _myocardium(rng, phase, left, right, ranges),
+        "left_hu": left, "right_hu": right, "myocardium_hu": _draw_myocardium(rng, phase, left, right, ranges),
         "superior_cava_hu": cava,
-        "mixing": _mixing(rng, contrast, cava, ranges),
-        "layering": _even(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
-        "tip_filling": _even(rng, (0.15, 0.8)) if phase == "arterial" and rng.random() < 0.3 else 1.0,
-        "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _even(rng, style.iterative), "blur_mm": blur,
-        "edge": max(_even(rng, style.edge) + _even(rng, ranges.edge), 0.0), "slice_mm": thick,
-        "bias_hu": _even(rng, ranges.bias_hu), "motion_mm": _even(rng, ranges.motion_mm) if ungated else 0.0,
-        "step_mm": _even(rng, (0.3, 1.0)) if not ungated and rng.random() < 2 * ranges.steps else 0.0,
-        "streaks": _even(rng, ranges.streaks),
+        "mixing": _draw_mixing(rng, contrast, cava, ranges),
+        "layering": _uniform(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
+        "tip_filling": _uniform(rng, (0.15, 0.8)) if phase == "arterial" and rng.random() < 0.3 else 1.0,
+        "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _uniform(rng, style.iterative), "blur_mm": blur,
+        "edge": max(_uniform(rng, style.edge) + _uniform(rng, ranges.edge), 0.0), "slice_mm": thick,
+        "bias_hu": _uniform(rng, ranges.bias_hu), "motion_mm": _uniform(rng, ranges.motion_mm) if ungated else 0.0,
+        "step_mm": _uniform(rng, (0.3, 1.0)) if not ungated and rng.random() < 2 * ranges.steps else 0.0,
+        "streaks": _uniform(rng, ranges.streaks),
     }  # fmt: skip
-    return Scan(
+    return ScanProtocol(
         appearance=appearance, site=name, phase=phase, kv=kv,
-        circle=bool(rng.random() < ranges.circle), implant=_choice(rng, IMPLANTS, ranges.implants),
+        circle=bool(rng.random() < ranges.circle), implant=_choose(rng, IMPLANTS, ranges.implants),
         calcium=bool(rng.random() < ranges.calcium), **{key: round(value, 2) for key, value in values.items()},
     )  # fmt: skip
 
 
-def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> tuple[str, float, float, float]:
-    """Phase and mean HU of left heart, right heart and superior vena cava.
+def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> tuple[str, float, float, float]:
+    """Draw the mean HU of left heart, right heart and superior vena cava; return them with the phase.
 
-    Iodine is the brighter the lower the voltage. HU drawn anew decide what the phase is called; without contrast
-    medium all blood is alike.
+    Iodine is brighter at lower voltage. HU from the widest range determine the phase; without contrast medium all blood
+    has about the same HU.
     """
     if rng.random() < ranges.redraw:
         if phase == "none":
             left, right, cava = rng.uniform(15, 80) + rng.normal(0, 4, 3)
             return phase, float(left), float(right), float(cava)
         left, right = rng.uniform(15, 750, 2)
-        return _visible(left, right), float(left), float(right), float(rng.uniform(0, 1500))
+        return _phase_of(left, right), float(left), float(right), float(rng.uniform(0, 1500))
     iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[kv]
     native = rng.normal(42, 5)
-    chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # by saline, or not
-    late = rng.normal(115, 25)  # mixed all through the body
+    chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # followed by saline, or not
+    late = rng.normal(115, 25)  # evenly mixed in the body
     left, right, cava = {
         "arterial": (rng.normal(330, 65), rng.normal(110, 55), chased),
         "dual": (max(rng.normal(270, 75), 70), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
@@ -193,16 +193,16 @@ def _enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) 
     return phase, left, right, cava
 
 
-def _mixing(rng: np.random.Generator, contrast: bool, cava: float, ranges: Ranges) -> float:
-    """How unevenly the right heart is filled: most where blood of the superior cava is still dense."""
-    drawn = _even(rng, ranges.mixing)
+def _draw_mixing(rng: np.random.Generator, contrast: bool, cava: float, ranges: Ranges) -> float:
+    """Draw how unmixed the blood of the right heart is: most while the superior vena cava is dense."""
+    mixing = _uniform(rng, ranges.mixing)
     if not contrast:
-        return 0.12 * drawn
-    return drawn * (1.6 if cava > DENSE_CAVA_HU else 1.0)
+        return 0.12 * mixing
+    return mixing * (1.6 if cava > DENSE_CAVA_HU else 1.0)
 
 
-def _visible(left: float, right: float) -> str:
-    """What a radiologist would call a scan with such blood."""
+def _phase_of(left: float, right: float) -> str:
+    """Return the contrast phase that left and right heart of these HU suggest."""
     if max(left, right) < 80:
         return "none"
     if max(left, right) < 220 and abs(left - right) < 60:
@@ -210,8 +210,8 @@ def _visible(left: float, right: float) -> str:
     return "arterial" if left > right + 60 else "dual"
 
 
-def _myocardium(rng: np.random.Generator, phase: str, left: float, right: float, ranges: Ranges) -> float:
-    """Mean HU of the myocardium; with ``apart`` it differs from the ventricles' blood unless there is no contrast."""
+def _draw_myocardium(rng: np.random.Generator, phase: str, left: float, right: float, ranges: Ranges) -> float:
+    """Draw the mean HU of the myocardium, 25 HU or more from the ventricles' blood in a share of ``apart``."""
     if phase != "none" and rng.random() < ranges.redraw:
         choices = rng.uniform(-20, 450, 30)
     else:

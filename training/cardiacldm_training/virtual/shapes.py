@@ -1,4 +1,4 @@
-"""Lattices, points on them, tubes and smooth random fields: the geometry under the virtual bodies. Millimetres, RAS."""
+"""Geometry of the virtual bodies: lattices, tubes and smooth random fields. Coordinates are in mm, RAS."""
 
 from __future__ import annotations
 
@@ -19,43 +19,44 @@ class Lattice:
     shape: tuple[int, ...]
 
     def axis(self, a: int) -> np.ndarray:
-        """Coordinates in mm along axis ``a``, shaped to broadcast over the grid (float32)."""
+        """Return the coordinates (mm, float32) along axis ``a``, shaped to broadcast over the grid."""
         x = (self.origin[a] + self.spacing * np.arange(self.shape[a])).astype(np.float32)
         return x.reshape([-1 if d == a else 1 for d in range(3)])
 
     def points(self) -> np.ndarray:
-        """(I, J, K, 3) coordinates of all voxel centres, float32."""
+        """Return the coordinates of all voxel centres, (I, J, K, 3) float32."""
         return np.stack(np.broadcast_arrays(*(self.axis(a) for a in range(3))), axis=-1)
 
     def index(self, point: np.ndarray) -> np.ndarray:
-        """Fractional voxel index of points (..., 3)."""
+        """Return the fractional voxel index of points (..., 3)."""
         return (np.asarray(point) - self.origin) / self.spacing
 
     def box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
-        """Slices of the voxels between two corners in mm, clipped to the grid (possibly empty)."""
+        """Return slices of the voxels between two corners (mm), clipped to the grid; they may be empty."""
         start = np.clip(np.floor(self.index(low)), 0, self.shape).astype(int)
         stop = np.clip(np.ceil(self.index(high)) + 1, start, self.shape).astype(int)
         return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))  # type: ignore[return-value]
 
-    def part(self, box: tuple[slice, slice, slice]) -> Lattice:
-        """The lattice of a box of voxels."""
+    def crop(self, box: tuple[slice, slice, slice]) -> Lattice:
+        """Return the lattice of a box of voxels."""
         start = np.array([s.start for s in box])
         return Lattice(self.origin + self.spacing * start, self.spacing, tuple(s.stop - s.start for s in box))
 
 
 def unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the unit vector in the direction of ``vector``."""
     vector = np.asarray(vector, dtype=np.float64)
     return vector / np.linalg.norm(vector)
 
 
 def perpendicular(vector: Sequence[float] | np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The unit vector closest to ``vector`` at right angles to the unit vector ``axis``."""
+    """Return the unit vector perpendicular to the unit vector ``axis`` that is closest to ``vector``."""
     vector = np.asarray(vector, dtype=np.float64)
     return unit(vector - axis * (vector @ axis))
 
 
 def rotation(angles_deg: np.ndarray) -> np.ndarray:
-    """3x3 rotation by the given angles about x, then y, then z."""
+    """Return the 3x3 rotation by ``angles_deg`` about x, then y, then z."""
     cx, cy, cz = np.cos(np.deg2rad(angles_deg))
     sx, sy, sz = np.sin(np.deg2rad(angles_deg))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -65,9 +66,9 @@ def rotation(angles_deg: np.ndarray) -> np.ndarray:
 
 
 def smooth_path(points: ArrayLike, radii: ArrayLike, step: float = 2.0) -> np.ndarray:
-    """(N, 4): a curve through ``points`` (mm) sampled about every ``step`` mm, with its radius as the fourth column.
+    """Return a curve (N, 4) through ``points`` (mm), sampled about every ``step`` mm; column 4 is its radius.
 
-    A point that repeats the one before it (landmarks of small or cut-off structures fall together) is left out.
+    A point that repeats the one before it is ignored: landmarks of small or cut-off structures may coincide.
     """
     knots = np.column_stack([np.asarray(points, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
     apart = np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)
@@ -81,11 +82,11 @@ def smooth_path(points: ArrayLike, radii: ArrayLike, step: float = 2.0) -> np.nd
     return np.column_stack([np.interp(at, along, knots[:, c]) for c in range(4)])
 
 
-def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """Voxels inside a tube: the box that holds it and the mask within that box."""
-    radius = path[:, 3] + grow
+def tube_mask(lattice: Lattice, path: np.ndarray) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Return the bounding box of a tube along ``path`` (N, 4) and its mask within that box."""
+    radius = path[:, 3]
     box = lattice.box((path[:, :3] - radius[:, None]).min(0), (path[:, :3] + radius[:, None]).max(0))
-    local = lattice.part(box)
+    local = lattice.crop(box)
     mask = np.zeros(local.shape, dtype=bool)
     if not mask.size:
         return box, mask
@@ -97,11 +98,11 @@ def inside_tube(lattice: Lattice, path: np.ndarray, grow: float = 0.0) -> tuple[
     return box, mask
 
 
-def tube_field(lattice: Lattice, path: np.ndarray, margin: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """Signed distance (mm, negative inside, at most ``margin``) to a tube, in the box that holds it."""
+def tube_distance(lattice: Lattice, path: np.ndarray, margin: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Return a box around a tube and the signed distance to it there (mm, negative inside, at most ``margin``)."""
     points, radius = path[:, :3], path[:, 3] + margin
     box = lattice.box((points - radius[:, None]).min(0), (points + radius[:, None]).max(0))
-    local = lattice.part(box)
+    local = lattice.crop(box)
     field = np.full(local.shape, margin, dtype=np.float32)
     for point, s in zip(points, radius, strict=True):
         ball = local.box(point - s, point + s)
@@ -112,9 +113,9 @@ def tube_field(lattice: Lattice, path: np.ndarray, margin: float) -> tuple[tuple
 
 
 def sample(values: np.ndarray, lattice: Lattice, points: np.ndarray) -> np.ndarray:
-    """Values (C, I, J, K) of ``lattice``, linearly interpolated at points (A, B, C, 3): (C, A, B, C) float32.
+    """Interpolate ``values`` (N, I, J, K) of ``lattice`` linearly at points (A, B, C, 3); return (N, A, B, C) float32.
 
-    Beyond the lattice its border value continues.
+    Border values continue beyond the lattice.
     """
     import torch
     from torch.nn.functional import grid_sample
@@ -127,7 +128,7 @@ def sample(values: np.ndarray, lattice: Lattice, points: np.ndarray) -> np.ndarr
 
 
 def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Smooth Gaussian noise of unit standard deviation with correlation length ``sigma`` voxels (float32)."""
+    """Draw Gaussian noise of unit standard deviation, smoothed by ``sigma`` voxels (float32)."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     if sigma > 0.3:
         noise = ndimage.gaussian_filter(noise, sigma, mode="wrap", truncate=3.0)
@@ -135,7 +136,7 @@ def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """As :func:`random_field` for long correlation lengths: drawn coarse and interpolated, many times faster."""
+    """Do the same as :func:`random_field` for long lengths, many times faster: draw coarsely and interpolate."""
     import torch
     from torch.nn.functional import interpolate
 

@@ -1,7 +1,8 @@
-"""What fills a voxel of a virtual body, and the map of it: the language between anatomy, body and scanner."""
+"""Tissue codes and tissue maps, which heart, body and scanner share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -9,7 +10,7 @@ import numpy as np
 
 
 class Tissue(IntEnum):
-    """What fills a voxel. 1 to 8 are blood or wall of the labelled structures themselves."""
+    """The tissue of a voxel. 1 to 8 are the labelled structures: blood or, for MYO, muscle."""
 
     OUTSIDE = 0
     LA = 1
@@ -42,7 +43,7 @@ class Tissue(IntEnum):
     PAPILLARY = 28  # papillary muscles and trabeculae: muscle, labelled as the cavity they stand in
     VALVE = 29
     CORONARY_ARTERY = 30
-    CORONARY_VEIN = 31  # the coronary sinus and what feeds it
+    CORONARY_VEIN = 31  # coronary sinus and great cardiac vein
     PERICARDIUM = 32
     DISC = 33
     CORD = 34  # the spinal canal
@@ -58,11 +59,18 @@ class Tissue(IntEnum):
     AIRWAY_WALL = 44
 
 
+def tissue_mask(tissue: np.ndarray, codes: Iterable[Tissue]) -> np.ndarray:
+    """Return the mask of the voxels with one of ``codes``; a table is several times faster than ``np.isin``."""
+    table = np.zeros(256, dtype=bool)
+    table[list(codes)] = True
+    return table[tissue]
+
+
 @dataclass(frozen=True)
 class Body:
-    """Tissue codes and the eight structures' labels (both uint8) on one lattice.
+    """Tissue codes and labels of the eight structures, both (I, J, K) uint8 on one lattice.
 
-    They differ where a labelled cavity holds something else than its blood: papillary muscle, a valve, a lead.
+    They differ where a labelled cavity contains papillary muscle or a valve instead of blood.
     """
 
     tissue: np.ndarray

@@ -1,7 +1,8 @@
-"""The body around a virtual heart, painted from the outside in; the heart's labels always win.
+"""The body around a virtual heart, painted from the outside in.
 
-The parts: :mod:`frame` fits a body to the heart, :mod:`chest`, :mod:`abdomen`, :mod:`lungs` and :mod:`vessels` paint
-it, :mod:`inner` adds what lies in and on the heart.
+:mod:`frame` fits the body to the heart; :mod:`chest`, :mod:`abdomen`, :mod:`lungs` and :mod:`vessels` paint it;
+:mod:`surface` and :mod:`coronaries` paint what lies on the heart, :mod:`valves` and :mod:`cavities` what lies in it.
+No organ replaces a labelled voxel.
 """
 
 from __future__ import annotations
@@ -11,58 +12,62 @@ import numpy as np
 from CardiacLDMLib.anatomy import VALUE
 
 from ..heart.anatomy import Heart
-from ..shapes import Lattice, inside_tube
+from ..shapes import Lattice, tube_mask
 from ..tissue import Body, Tissue
-from .abdomen import diaphragm, paint_abdomen
-from .canvas import Canvas
-from .chest import measure, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
-from .frame import Frame, Marks, draw_frame, with_aorta
-from .inner import Pools, paint_on_heart, paint_within
+from .abdomen import draw_diaphragm, paint_abdomen
+from .canvas import Canvas, LabelBoxes
+from .cavities import paint_cavities
+from .chest import measure_trunk, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
+from .coronaries import paint_coronaries
+from .frame import BodyFrame, Landmarks
 from .lungs import paint_lungs
-from .vessels import paint_courses, plan
-
-__all__ = ["Frame", "draw_frame", "paint_body", "with_aorta"]
+from .surface import draw_sac, paint_surface
+from .valves import paint_valves
+from .vessels import paint_courses, plan_mediastinum
 
 
 def paint_body(
-    heart: Heart, lattice: Lattice, frame: Frame, rng: np.random.Generator, surroundings: bool = True
+    heart: Heart, lattice: Lattice, frame: BodyFrame, rng: np.random.Generator, surroundings: bool = True
 ) -> Body:
-    """Heart and body on ``lattice``, whose voxels fall on those of the heart's.
+    """Return tissues and labels of heart and body on ``lattice``, whose voxels coincide with those of the heart.
 
     Without ``surroundings`` the heart lies in a plain oval body with two oval lungs.
     """
-    canvas, marks = Canvas(lattice), Marks(heart)
-    labels = placed(heart, lattice, frame)
+    canvas, marks = Canvas(lattice), Landmarks(heart)
+    labels = place_labels(heart, lattice, frame)
     if surroundings:
         _paint_around(canvas, heart, marks, frame, labels, rng)
     else:
         _paint_plain(canvas, frame)
-    pools = Pools(labels)
-    paint_on_heart(canvas, marks, pools, frame, rng, veins=surroundings)
+    boxes, sac = LabelBoxes(labels), draw_sac(marks, rng)
+    paint_surface(canvas, marks, boxes, sac, frame, rng, veins=surroundings)
+    paint_coronaries(canvas, marks, sac, rng)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
-    paint_within(canvas, marks, pools, rng)
+    paint_valves(canvas, marks, boxes, rng)
+    paint_cavities(canvas, marks, boxes, rng)
     return Body(canvas.tissue, labels)
 
 
 def _paint_around(
-    canvas: Canvas, heart: Heart, marks: Marks, frame: Frame, labels: np.ndarray, rng: np.random.Generator
+    canvas: Canvas, heart: Heart, marks: Landmarks, frame: BodyFrame, labels: np.ndarray, rng: np.random.Generator
 ) -> None:
-    trunk = measure(canvas, frame, rng)
+    """Paint chest, abdomen, lungs, bones, vessels and table."""
+    trunk = measure_trunk(canvas, frame, rng)
     paint_wall(canvas, frame, trunk, rng)
-    level, bed = diaphragm(canvas, heart, frame, rng)
+    level, bed = draw_diaphragm(canvas, heart, frame, rng)
     paint_abdomen(canvas, frame, trunk, level, rng)
-    tubes = plan(marks, frame, rng)
-    paint_lungs(canvas, marks, frame, trunk, level, bed, tubes, labels, rng)
+    plan = plan_mediastinum(marks, frame, rng)
+    paint_lungs(canvas, marks, frame, trunk, level, bed, plan, labels, rng)
     paint_spine(canvas, frame, rng)
     paint_cage(canvas, frame, rng)
     paint_shoulders(canvas, frame, trunk, rng)
-    paint_courses(canvas, tubes.courses)
+    paint_courses(canvas, plan.courses)
     paint_table(canvas, frame, trunk, rng)
 
 
-def _paint_plain(canvas: Canvas, frame: Frame) -> None:
-    """An oval body of soft tissue and two oval lungs."""
+def _paint_plain(canvas: Canvas, frame: BodyFrame) -> None:
+    """Paint an oval body of soft tissue and two oval lungs."""
     x, y, z = canvas.x - frame.middle[0], canvas.y - frame.middle[1], canvas.z
     body = 1.0 - np.square(x / (frame.half_width + 30)) - np.square(y / (frame.half_depth + 30)) + 0.0 * z
     canvas.fill(body.astype(np.float32), Tissue.MUSCLE)
@@ -72,8 +77,8 @@ def _paint_plain(canvas: Canvas, frame: Frame) -> None:
         canvas.fill(lung.astype(np.float32), Tissue.LUNG)
 
 
-def placed(heart: Heart, lattice: Lattice, frame: Frame) -> np.ndarray:
-    """The heart's labels (uint8) on the body's lattice, the aorta led on below."""
+def place_labels(heart: Heart, lattice: Lattice, frame: BodyFrame) -> np.ndarray:
+    """Return the heart's labels (uint8) on the body's lattice, with the aorta continued below the heart's lattice."""
     out = np.zeros(lattice.shape, dtype=np.uint8)
     shift = np.rint((heart.lattice.origin - lattice.origin) / lattice.spacing).astype(int)
     start, stop = np.maximum(shift, 0), np.minimum(shift + heart.labels.shape, lattice.shape)
@@ -81,7 +86,7 @@ def placed(heart: Heart, lattice: Lattice, frame: Frame) -> np.ndarray:
         target = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         source = tuple(slice(a, b) for a, b in zip(start - shift, stop - shift, strict=True))
         out[target] = heart.labels[source]
-    box, mask = inside_tube(lattice, frame.aorta)
+    box, mask = tube_mask(lattice, frame.aorta)
     bottom = heart.lattice.origin[2] - heart.lattice.spacing / 2
     mask &= lattice.axis(2)[..., box[2]] < bottom
     out[box][mask] = VALUE["AO"]

@@ -1,7 +1,7 @@
-"""A canvas of tissue codes and brushes for it: tubes, and smooth bodies given as fields on a coarse lattice.
+"""A canvas of tissue codes, onto which tubes and smooth solids are painted.
 
-A smooth field is cheap where it is computed every 4 mm and only interpolated to the voxels in which it matters. Fields
-are level sets: positive inside, in millimetres where a thickness is cut from them.
+Solids are level sets: fields that are positive inside, in mm where a thickness is subtracted. They are computed every
+4 mm and interpolated only at the voxels that they can reach, which is fast.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
+from CardiacLDMLib.anatomy import VALUE
+
 from ..shapes import Lattice, smooth_field, smooth_path
-from ..tissue import Tissue
+from ..tissue import Tissue, tissue_mask
 
 #: Distance between the points at which smooth fields are computed, mm.
 COARSE_MM = 4.0
-#: Coarse steps kept around the canvas, so that what lies just outside it shapes what lies inside.
+#: Coarse steps around the canvas, so that solids that extend beyond it keep their shape at its border.
 MARGIN = 4
 
 Box = tuple[slice, slice, slice]
 
 
-def interpolation(at: np.ndarray, size: int) -> np.ndarray:
-    """(len(at), size) weights of Keys' cubic interpolation at fractional indices, the border continued."""
+def interpolation_weights(at: np.ndarray, size: int) -> np.ndarray:
+    """Return weights (len(at), size) of Keys' cubic interpolation at fractional indices; border values continue."""
     low = np.floor(at).astype(int)
     rows = np.arange(len(at))
     weights = np.zeros((len(at), size), dtype=np.float32)
@@ -38,30 +40,31 @@ def interpolation(at: np.ndarray, size: int) -> np.ndarray:
     return weights
 
 
-def blurred(mask: np.ndarray, sigma_mm: float, spacing: float) -> np.ndarray:
-    """A mask or field smoothed by a Gaussian (float32)."""
+def blur(mask: np.ndarray, sigma_mm: float, spacing: float) -> np.ndarray:
+    """Return a mask or field smoothed by a Gaussian of ``sigma_mm`` (float32)."""
     return ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / spacing, truncate=2.5)
 
 
-def inside_capsule(
-    lattice: Lattice, start: np.ndarray, end: np.ndarray, r0: float, r1: float, tall: float = 1.0
+def capsule_mask(
+    lattice: Lattice, start: np.ndarray, end: np.ndarray, r0: float, r1: float, z_stretch: float = 1.0
 ) -> tuple[Box, np.ndarray]:
-    """Voxels of a straight tube with round ends whose radius runs from ``r0`` to ``r1``: box and mask within it.
+    """Return box, and mask within it, of a straight tube with round ends whose radius changes from ``r0`` to ``r1``.
 
-    ``tall`` stretches its section along z. Plain floats: thousands of these are drawn, most of a few voxels.
+    ``z_stretch`` stretches its section along z. It uses plain floats because thousands of tubes of a few voxels each
+    are painted.
     """
     r, sp = max(r0, r1), lattice.spacing
     axes, slices = [], []
     for a in range(3):
         p, q, o, n = float(start[a]), float(end[a]), float(lattice.origin[a]), lattice.shape[a]
-        reach = r * tall if a == 2 else r
+        reach = r * z_stretch if a == 2 else r
         low, high = max(ceil((min(p, q) - reach - o) / sp), 0), min(floor((max(p, q) + reach - o) / sp) + 1, n)
         if high <= low:
             return (slice(0, 0),) * 3, np.zeros((0, 0, 0), dtype=bool)
         slices.append(slice(low, high))
         x = np.arange(low, high, dtype=np.float32) * sp + np.float32(o - p)
-        axes.append((x / tall if a == 2 else x).reshape([-1 if d == a else 1 for d in range(3)]))
-    dx, dy, dz = float(end[0] - start[0]), float(end[1] - start[1]), float(end[2] - start[2]) / tall
+        axes.append((x / z_stretch if a == 2 else x).reshape([-1 if d == a else 1 for d in range(3)]))
+    dx, dy, dz = float(end[0] - start[0]), float(end[1] - start[1]), float(end[2] - start[2]) / z_stretch
     x, y, z = axes
     length = max(dx * dx + dy * dy + dz * dz, 1e-6)
     t = np.clip(x * (dx / length) + y * (dy / length) + z * (dz / length), 0.0, 1.0)
@@ -69,8 +72,25 @@ def inside_capsule(
     return (slices[0], slices[1], slices[2]), distance <= np.square(r0 + t * (r1 - r0))
 
 
+class LabelBoxes:
+    """Labels (uint8, (I, J, K)) on the canvas with the bounding box of each structure."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.array = labels
+        self._boxes = ndimage.find_objects(labels, max_label=len(VALUE))
+
+    def box(self, names: tuple[str, ...], margin: int) -> Box | None:
+        """Return the box around some structures, ``margin`` voxels wider; None if all of them are absent."""
+        found = [b for n in names if (b := self._boxes[VALUE[n] - 1]) is not None]
+        if not found:
+            return None
+        x, y, z = (slice(max(min(b[a].start for b in found) - margin, 0), max(b[a].stop for b in found) + margin)
+                   for a in range(3))  # fmt: skip
+        return x, y, z
+
+
 class Canvas:
-    """Tissue codes (uint8) on a lattice, a coarse lattice around it, and brushes."""
+    """Tissue codes (uint8, (I, J, K)) on a lattice, with a coarse lattice around it for level sets."""
 
     def __init__(self, lattice: Lattice) -> None:
         self.lattice = lattice
@@ -81,10 +101,10 @@ class Canvas:
         self.x, self.y, self.z = (self.coarse.axis(a) for a in range(3))
 
     def noise(self, rng: np.random.Generator, length_mm: float) -> np.ndarray:
-        """Smooth noise of unit standard deviation on the coarse lattice."""
+        """Draw smooth noise of unit standard deviation on the coarse lattice."""
         return smooth_field(rng, self.coarse.shape, length_mm / self.coarse.spacing)
 
-    def fine(self, field: np.ndarray, lattice: Lattice | None = None, box: Box | None = None) -> np.ndarray:
+    def upsample(self, field: np.ndarray, lattice: Lattice | None = None, box: Box | None = None) -> np.ndarray:
         """A field on ``lattice`` (default: the coarse one) interpolated to the canvas, or to a box of it."""
         lattice = lattice or self.coarse
         box = box or (slice(0, self.lattice.shape[0]), slice(0, self.lattice.shape[1]), slice(0, self.lattice.shape[2]))
@@ -95,13 +115,13 @@ class Canvas:
             low, high = max(int(at.min()) - 2, 0), min(int(at.max()) + 4, field.shape[a])
             low = min(low, high - 1)
             out = out[tuple(slice(low, high) if d == a else slice(None) for d in range(3))]
-            weights.append(interpolation(at - low, high - low))
+            weights.append(interpolation_weights(at - low, high - low))
         out = np.tensordot(weights[0], out, axes=(1, 0))
         out = np.matmul(weights[1], out)
         return np.matmul(out.reshape(-1, out.shape[2]), weights[2].T).reshape(out.shape[0], out.shape[1], -1)
 
-    def box_of(self, field: np.ndarray, lattice: Lattice | None = None) -> Box | None:
-        """The part of the canvas in which a level set may be positive; none if nowhere."""
+    def positive_box(self, field: np.ndarray, lattice: Lattice | None = None) -> Box | None:
+        """Return the box of voxels in which a level set may be positive; None if there is none."""
         lattice = lattice or self.coarse
         reach = field > 0
         spans = [np.flatnonzero(reach.any(axis=tuple(d for d in range(3) if d != a))) for a in range(3)]
@@ -112,11 +132,9 @@ class Canvas:
                                lattice.origin + lattice.spacing * corner[:, 1])  # fmt: skip
         return box if all(s.stop > s.start for s in box) else None
 
-    def over(self, box: Box, tissues: Iterable[Tissue]) -> np.ndarray:
-        """Where a box holds one of these tissues."""
-        allowed = np.zeros(256, dtype=bool)
-        allowed[[int(t) for t in tissues]] = True
-        return allowed[self.tissue[box]]
+    def tissue_mask(self, box: Box, tissues: Iterable[Tissue]) -> np.ndarray:
+        """Return the mask of the voxels of a box that have one of ``tissues``."""
+        return tissue_mask(self.tissue[box], tissues)
 
     def fill(
         self,
@@ -125,32 +143,32 @@ class Canvas:
         over: Iterable[Tissue] | None = None,
         lattice: Lattice | None = None,
     ) -> None:
-        """Paint where a level set is positive, only over certain tissues if they are named."""
-        box = self.box_of(field, lattice)
+        """Paint ``tissue`` where a level set is positive, replacing only the tissues in ``over`` if they are given."""
+        box = self.positive_box(field, lattice)
         if box is None:
             return
-        mask = self.fine(field, lattice, box) > 0
+        mask = self.upsample(field, lattice, box) > 0
         if over is not None:
-            mask &= self.over(box, over)
+            mask &= self.tissue_mask(box, over)
         self.tissue[box][mask] = tissue
 
-    def capsule(
+    def paint_capsule(
         self, start: np.ndarray, end: np.ndarray, r0: float, r1: float, tissue: Tissue,
-        over: Iterable[Tissue] | None = None, tall: float = 1.0,
+        over: Iterable[Tissue] | None = None, z_stretch: float = 1.0,
     ) -> None:  # fmt: skip
-        """A straight piece of a tube; never thinner than a voxel, so that it does not break up."""
+        """Paint a straight piece of a tube, at least about a voxel thick so that it stays in one piece."""
         least = 0.55 * self.lattice.spacing
-        box, mask = inside_capsule(self.lattice, start, end, max(r0, least), max(r1, least), tall)
+        box, mask = capsule_mask(self.lattice, start, end, max(r0, least), max(r1, least), z_stretch)
         if mask.size:
             if over is not None:
-                mask &= self.over(box, over)
+                mask &= self.tissue_mask(box, over)
             self.tissue[box][mask] = tissue
 
-    def tube(
+    def paint_tube(
         self, points: ArrayLike, radii: ArrayLike, tissue: Tissue, over: Iterable[Tissue] | None = None,
-        tall: float = 1.0,
+        z_stretch: float = 1.0,
     ) -> None:  # fmt: skip
-        """A tube along a smooth path."""
+        """Paint a tube along a smooth path through ``points`` (N, 3) with ``radii`` (N,), in mm."""
         path = smooth_path(points, radii, step=float(np.clip(1.2 * np.max(radii), 3.0, 8.0)))
         for a, b in pairwise(path):
-            self.capsule(a[:3], b[:3], float(a[3]), float(b[3]), tissue, over, tall)
+            self.paint_capsule(a[:3], b[:3], float(a[3]), float(b[3]), tissue, over, z_stretch)

@@ -1,7 +1,7 @@
-"""Fitting a body to a heart: the aorta's further course, the spine's curve, the shape of chest and skin by height.
+"""Fit a body to a heart: course of the aorta, curve of the spine, size of the chest.
 
-The body is fitted to the heart, not the heart to the body: the spine lies behind the descending aorta, the chest is
-wide and deep enough for the heart, the diaphragm carries it. Millimetres in RAS, the heart's centre near the origin.
+The spine lies behind the descending aorta, the chest is wide and deep enough for the heart, and the heart rests on the
+diaphragm. Coordinates are in mm, RAS, with the heart's centre near the origin.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from scipy import ndimage
 from CardiacLDMLib.anatomy import HEART, VALUE
 
 from ..heart.anatomy import Heart
-from ..shapes import Lattice, inside_tube, smooth_path, unit
+from ..shapes import Lattice, perpendicular, smooth_path, tube_mask, unit
 
-#: From the hindmost point of the heart to the middle of the vertebral bodies, at least (their radius and oesophagus).
+#: Least distance from the heart's hindmost point to the middle of the vertebral bodies, mm: room for their radius and
+#: the oesophagus.
 SPINE_BEHIND_MM = 25.0
-#: Radius around the middle of a vertebral body that heart and vessels keep clear, mm.
+#: Least distance of heart and vessels from the middle of a vertebral body, mm.
 SPINE_CLEARANCE_MM = 19.0
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where the body lies around its heart, mm. Curves are sampled at heights ``z``."""
+class BodyFrame:
+    """The body's geometry around its heart, in mm. Curves are sampled at heights ``z``."""
 
     sex: str
     spine: np.ndarray  # (2,) x, y of the vertebral bodies behind the heart
@@ -34,7 +35,7 @@ class Frame:
     fat: float
     muscle: float
     top: float  # z of the lungs' tips
-    seat: float  # z of the heart's lower surface
+    seat: float  # z on which the heart rests
     aorta: np.ndarray  # (N, 4) course of the aorta below the heart's lattice
     z: np.ndarray  # (M,) heights of the curves
     spine_x: np.ndarray  # (M,)
@@ -44,11 +45,11 @@ class Frame:
     arms_down: bool
 
     def spine_at(self, z: np.ndarray | float) -> np.ndarray:
-        """(..., 2) x, y of the vertebral bodies' middle at heights ``z``."""
+        """Return x, y (..., 2) of the vertebral bodies' middle at heights ``z``."""
         return np.stack([np.interp(z, self.z, self.spine_x), np.interp(z, self.z, self.spine_y)], axis=-1)
 
     def cavity(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Half width, foremost and hindmost y of the thoracic and abdominal cavity at heights ``z``."""
+        """Return half width, foremost and hindmost y of the thoracic and abdominal cavity at heights ``z``."""
         below = np.clip(self.top - z, 0.0, None)
         apex = np.clip(below / 150.0, 0.0, 1.0)
         waist = 1.0 - (0.09 if self.sex == "female" else 0.03) * np.clip((below - 270.0) / 100.0, 0.0, 1.0)
@@ -58,8 +59,8 @@ class Frame:
         return width, front, back
 
 
-class Marks:
-    """Landmarks of a heart: its structures' points about every 3 mm, found once."""
+class Landmarks:
+    """Points of a heart's structures about every 3 mm, and landmarks among them."""
 
     def __init__(self, heart: Heart) -> None:
         step = max(1, round(3.0 / heart.lattice.spacing))
@@ -72,25 +73,54 @@ class Marks:
         self.sex, self.findings = heart.sex, heart.findings
 
     def points(self, *names: str) -> np.ndarray:
-        """(N, 3) mm of some structures."""
+        """Return the points (N, 3; mm) of some structures."""
         return np.concatenate([self._points[name] for name in names])
 
     def centre(self, name: str) -> np.ndarray:
-        """Centre of mass of a structure, mm."""
+        """Return the centre of mass of a structure, mm."""
         return np.asarray(self._points[name].mean(0))
 
-    def extreme(self, name: str, direction: np.ndarray, quantile: float = 0.985) -> np.ndarray:
-        """Middle of the part of a structure that reaches furthest along ``direction``, mm."""
+    def extreme(self, name: str, direction: np.ndarray) -> np.ndarray:
+        """Return the middle (mm) of the 1.5 % of a structure's points that lie furthest along ``direction``."""
         points = self._points[name]
         along = points @ direction
-        return np.asarray(points[along >= np.quantile(along, quantile)].mean(0))
+        return np.asarray(points[along >= np.quantile(along, 0.985)].mean(0))
 
 
-# --- the aorta's further course ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class VentricleAxes:
+    """Axes of the left ventricle: ``base`` and ``length`` in mm, unit vectors towards apex, septum and front."""
+
+    base: np.ndarray
+    apex: np.ndarray
+    septum: np.ndarray
+    front: np.ndarray
+    length: float
 
 
-def aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
-    """(N, 4) path of the aorta from where the heart's labels end (after arch or ascending part) down to the abdomen."""
+def ventricle_axes(marks: Landmarks) -> VentricleAxes:
+    """Return the axes of the left ventricle from its labels."""
+    cavity, middle = marks.points("LV"), marks.centre("LV")
+    apex = unit(middle - marks.centre("LA"))
+    along = cavity @ apex
+    base = middle + apex * (np.quantile(along, 0.02) - middle @ apex)
+    tip = cavity[along >= np.quantile(along, 0.99)].mean(0)
+    axis = unit(tip - base)
+    septum = perpendicular(marks.centre("RV") - middle, axis)
+    front = np.cross(axis, septum)
+    return VentricleAxes(
+        base, axis, septum, front * np.sign(front @ np.array([-0.2, 0.7, 0.7])), float(np.linalg.norm(tip - base))
+    )
+
+
+# --- course of the aorta ------------------------------------------------------------------------------------
+
+
+def draw_aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
+    """Draw the aorta's path (N, 4: point and radius in mm) from the end of the heart's labels down to the abdomen.
+
+    Where the labels end with the ascending aorta, an arch is part of the path.
+    """
     points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(heart.labels == VALUE["AO"])
     behind = points[points[:, 1] < heart.centre("LA")[1] - 6.0]
     slab = 2.0 * heart.lattice.spacing
@@ -118,10 +148,10 @@ def aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
     return smooth_path(knots[:, :3], knots[:, 3])
 
 
-def with_aorta(heart: Heart, rng: np.random.Generator) -> Heart:
-    """The heart with its aorta led on to the lower end of its lattice, wherever no other structure lies."""
+def extend_aorta(heart: Heart, rng: np.random.Generator) -> Heart:
+    """Return the heart with its aorta continued to the lower end of its lattice, through background only."""
     labels = heart.labels.copy()
-    box, mask = inside_tube(heart.lattice, aorta_course(heart, rng))
+    box, mask = tube_mask(heart.lattice, draw_aorta_course(heart, rng))
     labels[box][mask & (labels[box] == 0)] = VALUE["AO"]
     return replace(heart, labels=labels)
 
@@ -129,16 +159,16 @@ def with_aorta(heart: Heart, rng: np.random.Generator) -> Heart:
 # --- fitting the body ----------------------------------------------------------------------------------------------
 
 
-def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
-    """Thorax and spine that fit the heart: behind its aorta, around its chambers."""
-    marks = Marks(heart)
+def draw_frame(heart: Heart, rng: np.random.Generator) -> BodyFrame:
+    """Draw a thorax around the heart's chambers and a spine behind its aorta."""
+    marks = Landmarks(heart)
     points = marks.points(*HEART)
     low, high = points.min(0), points.max(0)
-    aorta = _descending(heart)
+    aorta = _lower_aorta(heart)
     spine = aorta[:2] + unit([0.65, -0.76]) * (aorta[3] + rng.uniform(18.0, 24.0))
-    spine[1] = min(spine[1], _back_of_heart(marks, spine[0]) - SPINE_BEHIND_MM)
+    spine[1] = min(spine[1], _hindmost_y(marks, spine[0]) - SPINE_BEHIND_MM)
     z = np.arange(low[2] - 420.0, high[2] + 320.0, 5.0)
-    spine_x, spine_y = _spine_curve(marks, spine, z, rng)
+    spine_x, spine_y = _draw_spine_curve(marks, spine, z, rng)
     front = high[1] + rng.uniform(3.0, 14.0)
     back = spine[1] - 40.0
     half_depth = (front - back) / 2
@@ -149,23 +179,23 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> Frame:
     half_width = max(float(np.clip(usual, half_depth * 1.25, half_depth * 1.7)), needed)
     top = high[2] + rng.uniform(75, 115)
     fat = float(np.clip(rng.lognormal(np.log(17 if sex == "female" else 13), 0.45), 4, 38))
-    floor = _floor(points)
+    floor = _heart_floor(points)
     last = aorta[2]
     course = np.stack([[aorta[0] + 0.06 * k, 0.0, last + 4 - k] for k in np.linspace(0, 300, 12)])
     behind = np.interp(course[:, 2], z, spine_y)
     course[:, 1] = aorta[1] + (behind - behind[0]) * 0.9
-    return Frame(
+    return BodyFrame(
         sex, spine, middle, half_width, half_depth, fat,
         muscle=float(rng.uniform(9, 20) if sex == "male" else rng.uniform(5, 13)),
         top=float(top), seat=floor,
         aorta=smooth_path(course, np.linspace(aorta[3], max(aorta[3] * 0.8, 7.0), 12)),
-        z=z, spine_x=spine_x, spine_y=spine_y, front=_front_curve(marks, z, front, float(top), spine_y, rng),
+        z=z, spine_x=spine_x, spine_y=spine_y, front=_draw_front_curve(marks, z, front, float(top), spine_y, rng),
         pitch=float(rng.uniform(23, 28)), arms_down=bool(rng.random() < 0.12),
     )  # fmt: skip
 
 
-def _floor(points: np.ndarray) -> float:
-    """The height (mm) on which the heart rests: lower than nine tenths of its lower surface."""
+def _heart_floor(points: np.ndarray) -> float:
+    """Return the height (mm) on which the heart rests: the 12 % quantile of its lower surface."""
     column = np.rint(points[:, :2] / 6.0).astype(int)
     _, inverse = np.unique(column, axis=0, return_inverse=True)
     lowest = np.full(inverse.max() + 1, np.inf)
@@ -173,10 +203,10 @@ def _floor(points: np.ndarray) -> float:
     return float(np.quantile(lowest, 0.12))
 
 
-def _spine_curve(
-    marks: Marks, spine: np.ndarray, z: np.ndarray, rng: np.random.Generator
+def _draw_spine_curve(
+    marks: Landmarks, spine: np.ndarray, z: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the vertebral bodies at heights ``z``: kyphosis, a little scoliosis, clear of heart and vessels."""
+    """Draw x and y of the vertebral bodies at heights ``z`` with kyphosis and scoliosis, clear of the heart."""
     points = marks.points(*HEART, "PA", "AO")
     away = np.abs(z - rng.uniform(-10, 30)) / 100.0
     bend = rng.uniform(5.0, 13.0) * 2.6 * (1.0 - np.exp(-(away**2) / 2.6))
@@ -192,10 +222,10 @@ def _spine_curve(
     return x, y + ndimage.gaussian_filter1d(ndimage.minimum_filter1d(push, 9), 4.0)
 
 
-def _front_curve(
-    marks: Marks, z: np.ndarray, front: float, top: float, spine_y: np.ndarray, rng: np.random.Generator
+def _draw_front_curve(
+    marks: Landmarks, z: np.ndarray, front: float, top: float, spine_y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Foremost y of the cavity at heights ``z``: the sternum slants back towards the inlet, in front of the vessels."""
+    """Draw the foremost y of the cavity at heights ``z``: it slants backward towards the inlet, before the vessels."""
     depth = front - np.interp(0.0, z, spine_y)
     slant = rng.uniform(0.8, 1.15)
     share = np.interp(top - z, [-60, 0, 25, 60, 120, 180, 260, 400], [0.75, 0.66, 0.5, 0.3, 0.12, 0.03, 0, 0.02])
@@ -208,14 +238,14 @@ def _front_curve(
     return np.asarray(np.maximum(y, spine_y + 24.0))
 
 
-def _back_of_heart(marks: Marks, x: float) -> float:
-    """The hindmost y (mm) of heart and pulmonary artery in front of a spine at ``x``."""
+def _hindmost_y(marks: Landmarks, x: float) -> float:
+    """Return the hindmost y (mm) of heart and pulmonary artery in front of a spine at ``x``."""
     points = marks.points(*HEART, "PA")
     return float(points[np.abs(points[:, 0] - x) < 34.0, 1].min(initial=np.inf)) - marks.lattice.spacing
 
 
-def _descending(heart: Heart) -> np.ndarray:
-    """(4,) middle and radius of the aorta where it leaves the heart's lattice at the bottom."""
+def _lower_aorta(heart: Heart) -> np.ndarray:
+    """Return middle and radius (4,; mm) of the aorta at the bottom of the heart's lattice."""
     index = np.argwhere(heart.labels == VALUE["AO"])
     last = index[index[:, 2] == index[:, 2].min()]
     radius = max(np.sqrt(len(last) / np.pi) * heart.lattice.spacing, 7.0)

@@ -1,4 +1,4 @@
-"""Lungs beside the mediastinum, the trees of arteries, bronchi and veins in them, and what may be wrong with them."""
+"""Lungs with their arteries, bronchi and veins, and lung diseases."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from ..shapes import unit
 from ..tissue import Tissue
 from .abdomen import steepness
-from .canvas import Canvas, blurred
-from .chest import Trunk, oval
-from .frame import Frame, Marks
+from .canvas import Canvas, blur
+from .chest import Trunk, oval_depth
+from .frame import BodyFrame, Landmarks
 from .vessels import Mediastinum
 
-#: Volume of lung that one last branch of a tree serves, mm3.
-SERVED_MM3 = 3600.0
-#: Most last branches in a lung.
-MOST_LEAVES = 420
-IN_LUNG = (Tissue.LUNG,)
-NEAR_LUNG = (Tissue.LUNG, Tissue.FAT)
+#: Volume of lung for each end branch of a tree, mm3.
+LEAF_MM3 = 3600.0
+#: Most end branches in a lung.
+MAX_LEAVES = 420
+LUNG_ONLY = (Tissue.LUNG,)
+LUNG_OR_FAT = (Tissue.LUNG, Tissue.FAT)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A piece of a vessel from ``start`` to ``end`` (mm)."""
+    """A straight piece of a vessel from ``start`` to ``end`` with its radii there, in mm."""
 
     start: np.ndarray
     end: np.ndarray
@@ -32,8 +32,13 @@ class Branch:
     r1: float
 
 
-def grow(points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng: np.random.Generator) -> list[Branch]:
-    """A tree from ``root`` to every point (N, 3): halved again and again, radii by Murray's law."""
+def grow_tree(
+    points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng: np.random.Generator
+) -> list[Branch]:
+    """Return a tree from ``root`` to every point (N, 3; mm), built by halving the points again and again.
+
+    Radii follow Murray's law with exponent 2.6, from ``twig`` at the ends to at most ``thickest``.
+    """
     out: list[Branch] = []
     waiting = [(np.asarray(root, float), points, thickest)]
     while waiting:
@@ -59,42 +64,42 @@ def grow(points: np.ndarray, root: np.ndarray, twig: float, thickest: float, rng
 
 
 def paint_lungs(
-    canvas: Canvas, marks: Marks, frame: Frame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
+    canvas: Canvas, marks: Landmarks, frame: BodyFrame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
     plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Both lungs with their vessels and airways; none under the heart, which rests on its ``bed``."""
+    """Paint both lungs with vessels and airways, above the diaphragm (``level``) and the heart's ``bed``."""
     above = (canvas.z - level) / steepness(level, canvas.coarse.spacing)
-    room = np.minimum(-trunk.out - np.float32(rng.uniform(0.6, 2.4)), above - 0.3)
+    room = np.minimum(-trunk.outside - np.float32(rng.uniform(0.6, 2.4)), above - 0.3)
     room = np.minimum(room, canvas.z - bed)
-    room = np.minimum(room, _beside_mediastinum(canvas, frame, plan, labels, rng)).astype(np.float32)
+    room = np.minimum(room, _mediastinum_clearance(canvas, frame, plan, labels, rng)).astype(np.float32)
     canvas.fill(room, Tissue.LUNG)
     for k, side in enumerate((1.0, -1.0)):
-        mine = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
-        if (mine > 4.0).any():
-            _paint_side(canvas, marks, mine, plan, k, rng)
-    _illness(canvas, frame, room, rng)
+        lung = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
+        if (lung > 4.0).any():
+            _paint_side(canvas, marks, lung, plan, k, rng)
+    _paint_diseases(canvas, frame, room, rng)
 
 
-def _beside_mediastinum(
-    canvas: Canvas, frame: Frame, plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator
+def _mediastinum_clearance(
+    canvas: Canvas, frame: BodyFrame, plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Level set, positive in the lungs: outside a skin drawn over all organs of the mediastinum and the spine."""
+    """Return a level set that is positive outside a smooth hull of mediastinum and spine, on the coarse lattice."""
     step, coarse = canvas.coarse.spacing, canvas.coarse
     every = [np.clip(np.rint((coarse.axis(a).ravel() - canvas.lattice.origin[a]) / canvas.lattice.spacing), 0, n - 1)
              .astype(int) for a, n in enumerate(canvas.lattice.shape)]  # fmt: skip
     mask = labels[np.ix_(*every)] > 0
     scratch = Canvas(coarse)
     for one in plan.courses:
-        scratch.tube(one.points, one.radii + 0.6, Tissue.SOFT)
+        scratch.paint_tube(one.points, one.radii + 0.6, Tissue.SOFT)
     mask |= scratch.tissue > 0
     sigma = rng.uniform(4.5, 7.5)
-    share = blurred(mask, sigma, step)
-    # The blur saturates a few millimetres off; what is far must be far.
+    share = blur(mask, sigma, step)
+    # The blurred share is 0 beyond a few millimetres: add distance there.
     free = (rng.uniform(0.2, 0.36) - share) * sigma / 0.36 + 25.0 * np.clip(1.0 - share / 0.04, 0, 1)
     heights = canvas.z.ravel().astype(float)
     spine = frame.spine_at(heights)
     y = canvas.y - spine[:, 1][None, None]
-    column = oval(canvas.x - spine[:, 0][None, None], y, np.array([20.0]), np.array([19.0]), 2.2)
+    column = oval_depth(canvas.x - spine[:, 0][None, None], y, np.array([20.0]), np.array([19.0]), 2.2)
     behind = np.minimum(22.0 - np.abs(canvas.x - spine[:, 0][None, None]), -y)
     _, front, _ = frame.cavity(heights)
     share = np.clip(y / np.maximum(front - spine[:, 1], 1.0)[None, None], 0, 1)
@@ -107,13 +112,13 @@ def _beside_mediastinum(
 
 
 def _paint_side(
-    canvas: Canvas, marks: Marks, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
+    canvas: Canvas, marks: Landmarks, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
 ) -> None:  # fmt: skip
-    """Arteries with bronchi beside them, and veins between, in one lung."""
+    """Paint arteries with bronchi beside them, and veins between them, into lung ``k`` (0 right, 1 left)."""
     spots = np.argwhere(room > 3.0)
-    leaves = int(np.clip(len(spots) * canvas.coarse.spacing**3 / SERVED_MM3, 8, MOST_LEAVES))
+    leaves = int(np.clip(len(spots) * canvas.coarse.spacing**3 / LEAF_MM3, 8, MAX_LEAVES))
 
-    def served() -> np.ndarray:
+    def draw_ends() -> np.ndarray:
         chosen = spots[rng.choice(len(spots), size=min(leaves, len(spots)), replace=False)]
         return np.asarray(
             canvas.coarse.origin + canvas.coarse.spacing * (chosen + rng.uniform(-0.4, 0.4, chosen.shape))
@@ -121,22 +126,22 @@ def _paint_side(
 
     side = 1.0 if k == 0 else -1.0
     twig = rng.uniform(0.6, 0.85)
-    arteries = grow(served(), plan.hila[k], twig, rng.uniform(5.5, 7.5), rng)
+    arteries = grow_tree(draw_ends(), plan.hila[k], twig, rng.uniform(5.5, 7.5), rng)
     for b in arteries:
-        canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.LUNG_VESSEL, NEAR_LUNG if b.r0 > 2.2 else IN_LUNG)
-    _bronchi(canvas, arteries, plan.bronchi[k], plan.hila[k])
-    points = served()
+        canvas.paint_capsule(b.start, b.end, b.r0, b.r1, Tissue.LUNG_VESSEL, LUNG_OR_FAT if b.r0 > 2.2 else LUNG_ONLY)
+    _paint_bronchi(canvas, arteries, plan.bronchi[k], plan.hila[k])
+    points = draw_ends()
     ends = vein_ends(marks, side)
     upper = (points - ends.mean(0))[:, 2] + 0.5 * (points - ends.mean(0))[:, 1] > 0
-    for end, mine in zip(ends, (points[upper], points[~upper]), strict=True):
-        if len(mine):
-            for b in grow(mine, end, twig, rng.uniform(4.5, 6.0), rng):
-                over = NEAR_LUNG if b.r0 > 2.0 else IN_LUNG
-                canvas.capsule(b.start, b.end, b.r0, b.r1, Tissue.PULMONARY_VEIN, over)
+    for end, lung in zip(ends, (points[upper], points[~upper]), strict=True):
+        if len(lung):
+            for b in grow_tree(lung, end, twig, rng.uniform(4.5, 6.0), rng):
+                over = LUNG_OR_FAT if b.r0 > 2.0 else LUNG_ONLY
+                canvas.paint_capsule(b.start, b.end, b.r0, b.r1, Tissue.PULMONARY_VEIN, over)
 
 
-def vein_ends(marks: Marks, side: float) -> np.ndarray:
-    """(2, 3) where upper and lower pulmonary vein of a side leave the neighbourhood of the left atrium, mm."""
+def vein_ends(marks: Landmarks, side: float) -> np.ndarray:
+    """Return where upper and lower pulmonary vein of a side enter the lung, (2, 3) in mm."""
     out = []
     for z, along in ((0.5, [side, 0.05, 0.55]), (-0.4, [side, -0.6, -0.3])):
         ostium = marks.extreme("LA", unit([side, -0.4, z]))
@@ -144,8 +149,8 @@ def vein_ends(marks: Marks, side: float) -> np.ndarray:
     return np.array(out)
 
 
-def _bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.ndarray) -> None:
-    """Airways beside the larger arteries, walls first."""
+def _paint_bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.ndarray) -> None:
+    """Paint airways beside the larger arteries, walls first."""
     pieces = [b for b in arteries if b.r0 > 1.5]
     shift = end - hilum
     moved = []
@@ -157,51 +162,54 @@ def _bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.
         moved.insert(0, (end, moved[0][0], moved[0][2] * 1.2, moved[0][2]))
     solid = (Tissue.LUNG, Tissue.FAT, Tissue.AIRWAY_WALL)
     for start, stop, r0, r1 in moved:
-        canvas.capsule(start, stop, r0 + 0.25 * r0 + 0.5, r1 + 0.25 * r1 + 0.5, Tissue.AIRWAY_WALL, NEAR_LUNG)
+        canvas.paint_capsule(start, stop, r0 + 0.25 * r0 + 0.5, r1 + 0.25 * r1 + 0.5, Tissue.AIRWAY_WALL, LUNG_OR_FAT)
     for start, stop, r0, r1 in moved:
-        canvas.capsule(start, stop, r0, r1, Tissue.AIRWAY, solid)
+        canvas.paint_capsule(start, stop, r0, r1, Tissue.AIRWAY, solid)
 
 
-# --- illness -------------------------------------------------------------------------------------------------------
+# --- diseases ------------------------------------------------------------------------------------------------------
 
 
-def _illness(canvas: Canvas, frame: Frame, room: np.ndarray, rng: np.random.Generator) -> None:
-    """At times effusions with collapsed lung before them, dense lung at the back, consolidation, emphysema, nodules."""
+def _paint_diseases(canvas: Canvas, frame: BodyFrame, room: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint, at random, effusions with atelectasis, dependent density, consolidation, emphysema and nodules."""
     whole = (Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.PULMONARY_VEIN, Tissue.AIRWAY, Tissue.AIRWAY_WALL)
     effusion = rng.random() < 0.16
     sides = rng.choice(["right", "left", "both"], p=[0.4, 0.25, 0.35]) if effusion else ""
     for name, side in (("right", 1.0), ("left", -1.0)):
         if sides in (name, "both"):
-            _effusion(canvas, frame, np.where(side * (canvas.x - frame.spine[0]) > 0, room + 1.5, -1.0), whole, rng)
-    if rng.random() < 0.25:  # lung that is not aired at the back
+            _paint_effusion(
+                canvas, frame, np.where(side * (canvas.x - frame.spine[0]) > 0, room + 1.5, -1.0), whole, rng
+            )
+    if rng.random() < 0.25:  # dependent density
         back = frame.spine_at(0.0)[1] - 34.0 + rng.uniform(4, 10) + 4.0 * canvas.noise(rng, 12.0)
-        canvas.fill(np.minimum(back - canvas.y, room + 1.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=IN_LUNG)
+        canvas.fill(np.minimum(back - canvas.y, room + 1.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=LUNG_ONLY)
     if rng.random() < 0.10:
-        _patches(canvas, room, 9.0, rng.uniform(1.7, 2.4), Tissue.COLLAPSED_LUNG, rng)
+        _paint_patches(canvas, room, 9.0, rng.uniform(1.7, 2.4), Tissue.COLLAPSED_LUNG, rng)
     if rng.random() < 0.12:
-        _patches(canvas, room - 2.0, 5.0, rng.uniform(1.3, 2.1), Tissue.GAS, rng)
+        _paint_patches(canvas, room - 2.0, 5.0, rng.uniform(1.3, 2.1), Tissue.GAS, rng)
     for _ in range(int(rng.poisson(0.5))):
         spots = np.argwhere(room > 6.0)
         if len(spots):
             at = canvas.coarse.origin + canvas.coarse.spacing * spots[rng.integers(len(spots))]
             r = rng.uniform(2.0, 8.0)
-            canvas.capsule(at, at + rng.normal(0, 0.4 * r, 3), r, 0.8 * r, Tissue.SOFT, whole)
+            canvas.paint_capsule(at, at + rng.normal(0, 0.4 * r, 3), r, 0.8 * r, Tissue.SOFT, whole)
 
 
-def _effusion(
-    canvas: Canvas, frame: Frame, room: np.ndarray, whole: tuple[Tissue, ...], rng: np.random.Generator
+def _paint_effusion(
+    canvas: Canvas, frame: BodyFrame, room: np.ndarray, whole: tuple[Tissue, ...], rng: np.random.Generator
 ) -> None:  # fmt: skip
-    """Fluid settles at the back and below; the lung before it collapses."""
+    """Paint fluid at the back and below and, in most cases, collapsed lung in front of it."""
     surface = frame.spine_at(0.0)[1] + rng.uniform(-28, 25) - 0.12 * (canvas.z - frame.seat)
     surface = surface + 2.5 * canvas.noise(rng, 22.0)
     if rng.random() < 0.75:
         dense = surface + rng.uniform(3, 16) + 3.0 * canvas.noise(rng, 8.0)
-        canvas.fill(np.minimum(dense - canvas.y, room - 2.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=IN_LUNG)
+        canvas.fill(np.minimum(dense - canvas.y, room - 2.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=LUNG_ONLY)
     canvas.fill(np.minimum(surface - canvas.y, room).astype(np.float32), Tissue.FLUID, over=whole + (Tissue.FAT,))
 
 
-def _patches(
+def _paint_patches(
     canvas: Canvas, room: np.ndarray, length: float, threshold: float, tissue: Tissue, rng: np.random.Generator
 ) -> None:  # fmt: skip
+    """Paint patches of ``tissue`` where smooth noise of ``length`` mm exceeds ``threshold``."""
     spread = 3.0 * (canvas.noise(rng, length) - threshold)
-    canvas.fill(np.minimum(spread, room).astype(np.float32), tissue, over=IN_LUNG)
+    canvas.fill(np.minimum(spread, room).astype(np.float32), tissue, over=LUNG_ONLY)

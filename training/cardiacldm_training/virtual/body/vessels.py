@@ -1,6 +1,6 @@
-"""Courses of everything tubular in the mediastinum: cavae and their tributaries, branches of the arch, airways, gullet.
+"""Tubular organs of the mediastinum: venae cavae and their tributaries, branches of the arch, airways, oesophagus.
 
-Planned before the lungs are painted (they make room for them), kept clear of the labelled heart and vessels.
+They are planned before the lungs are painted, which leave room for them, and kept clear of the labelled structures.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy import ndimage
 from ..shapes import unit
 from ..tissue import Tissue
 from .canvas import Canvas
-from .frame import Frame, Marks
+from .frame import BodyFrame, Landmarks
 
 
 @dataclass(frozen=True)
 class Course:
-    """A tube through ``points`` (N, 3) mm with ``radii`` (N,), in a wall of its own at times."""
+    """A tube through ``points`` (N, 3) with ``radii`` (N,), in mm, and its wall if it has one."""
 
     points: np.ndarray
     radii: np.ndarray
@@ -30,108 +30,113 @@ class Course:
 
 @dataclass(frozen=True)
 class Mediastinum:
-    """Planned tubes, and where branches begin: ``hila`` (2, 3) of the pulmonary arteries, right first."""
+    """Planned tubes and the points (mm) where the lungs' trees begin, right lung first."""
 
     courses: list[Course]
-    carina: np.ndarray
-    hila: np.ndarray
+    hila: np.ndarray  # (2, 3) ends of the pulmonary arteries
     bronchi: np.ndarray  # (2, 3) ends of the main bronchi
 
 
 class Obstacles:
-    """Distance (mm) to the labelled heart and vessels, to push courses clear of them."""
+    """Distances (mm) to the labelled structures, to push courses clear of them."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Landmarks) -> None:
         self.lattice, thin = marks.lattice, marks.labels
         free = ndimage.distance_transform_edt(thin == 0) - ndimage.distance_transform_edt(thin > 0)
         self.distance = free.astype(np.float32) * self.lattice.spacing
         self.gradient = np.stack(np.gradient(ndimage.gaussian_filter(self.distance, 1.0)))
 
-    def clear(self, points: ArrayLike, radius: float, keep: int = 0) -> np.ndarray:
-        """Points moved out of the heart until ``radius`` fits beside it; the first ``keep`` stay."""
+    def push_out(self, points: ArrayLike, radius: float) -> np.ndarray:
+        """Return points (N, 3; mm) moved away from the heart until a tube of ``radius`` mm fits beside it."""
         moved = np.array(points, dtype=float)
         for _ in range(8):
-            index = self.lattice.index(moved[keep:]).T
+            index = self.lattice.index(moved).T
             need = radius + 1.0 - ndimage.map_coordinates(self.distance, index, order=1, mode="nearest")
             slope = np.stack([ndimage.map_coordinates(g, index, order=1, mode="nearest") for g in self.gradient], -1)
             norm = np.linalg.norm(slope, axis=-1, keepdims=True)
-            moved[keep:] += slope / np.maximum(norm, 1e-3) * np.clip(need, 0.0, 6.0)[:, None]
+            moved += slope / np.maximum(norm, 1e-3) * np.clip(need, 0.0, 6.0)[:, None]
         return moved
 
 
-def course(
+def make_course(
     points: ArrayLike, radii: ArrayLike, tissue: Tissue, wall: Tissue | None = None, wall_mm: float = 0.0
 ) -> Course:
+    """Return a course; one radius stands for all points."""
     return Course(np.asarray(points, float), np.broadcast_to(np.asarray(radii, float), len(np.asarray(points))).copy(),
                   tissue, wall, wall_mm)  # fmt: skip
 
 
-def plan(marks: Marks, frame: Frame, rng: np.random.Generator) -> Mediastinum:
-    """Courses in the order in which they are painted."""
-    free = Obstacles(marks)
+def plan_mediastinum(marks: Landmarks, frame: BodyFrame, rng: np.random.Generator) -> Mediastinum:
+    """Plan all courses, in the order in which they are painted."""
+    obstacles = Obstacles(marks)
     hila = np.stack([marks.extreme("PA", unit([s, -0.35, -0.15])) for s in (1.0, -1.0)])
-    airways, carina, bronchi = _airways(marks, frame, hila, free, rng)
-    courses = [*_gullet(marks, frame, carina, free, rng), *airways, *_arch_branches(marks, frame, carina, rng),
-               *_superior_veins(marks, frame, carina, free, rng), *_inferior_cava(marks, frame, free, rng)]  # fmt: skip
-    return Mediastinum(courses, carina, hila, bronchi)
+    airways, carina, bronchi = _plan_airways(marks, frame, hila, obstacles, rng)
+    courses = [
+        *_plan_oesophagus(marks, frame, carina, obstacles, rng),
+        *airways,
+        *_plan_arch_branches(marks, frame, rng),
+        *_plan_superior_veins(marks, frame, carina, obstacles, rng),
+        *_plan_inferior_cava(marks, frame, obstacles, rng),
+    ]
+    return Mediastinum(courses, hila, bronchi)
 
 
 def paint_courses(canvas: Canvas, courses: list[Course]) -> None:
-    """Walls first, so that tubes that join are open to each other."""
+    """Paint the walls of all courses first, so that tubes that join are open to each other."""
     for one in courses:
         if one.wall is not None:
-            canvas.tube(one.points, one.radii + one.wall_mm, one.wall)
+            canvas.paint_tube(one.points, one.radii + one.wall_mm, one.wall)
     for one in courses:
-        canvas.tube(one.points, one.radii, one.tissue)
+        canvas.paint_tube(one.points, one.radii, one.tissue)
 
 
-def _airways(
-    marks: Marks, frame: Frame, hila: np.ndarray, free: Obstacles, rng: np.random.Generator
+def _plan_airways(
+    marks: Landmarks, frame: BodyFrame, hila: np.ndarray, obstacles: Obstacles, rng: np.random.Generator
 ) -> tuple[list[Course], np.ndarray, np.ndarray]:
-    """Trachea and main bronchi; also the carina and the bronchi's ends."""
+    """Return trachea and main bronchi, the carina and the bronchi's ends (2, 3)."""
     top = marks.extreme("PA", np.array([0.0, 0.0, 1.0]))[2]
     z = top + rng.uniform(-4, 8)
     spine = frame.spine_at(z)
     front = 0.5 * (hila[0] + hila[1])[1] - rng.uniform(4, 12)
     carina = np.array([0.5 * spine[0] + 0.5 * hila[:, 0].mean() + 3.0, max(front, spine[1] + 30.0), z])
-    carina = free.clear(carina[None], 10.0)[0]
+    carina = obstacles.push_out(carina[None], 10.0)[0]
     r = rng.uniform(7.0, 9.5) if frame.sex == "male" else rng.uniform(6.0, 8.0)
     up = frame.top - np.array([-60.0, 0.0, 45.0])
     above = np.column_stack([np.full(3, frame.middle[0]), frame.spine_at(up)[:, 1] + np.array([44, 36, 34]), up])
     trachea = np.vstack([above, carina])
-    trachea[:-1] = free.clear(trachea[:-1], r + 1.0)
-    out = [course(trachea, r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.4)]
+    trachea[:-1] = obstacles.push_out(trachea[:-1], r + 1.0)
+    out = [make_course(trachea, r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.4)]
     ends = []
     for side, hilum in zip((1.0, -1.0), hila, strict=True):
         end = hilum + [-side * 6.0, -9.0, -12.0]
         between = 0.5 * (carina + end) + [0, -2.0, -2.0]
-        knots = np.vstack([carina, free.clear([between, end], 0.7 * r)])
-        out.append(course(knots, np.array([0.85, 0.75, 0.62]) * r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.3))
+        knots = np.vstack([carina, obstacles.push_out([between, end], 0.7 * r)])
+        out.append(make_course(knots, np.array([0.85, 0.75, 0.62]) * r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.3))
         ends.append(knots[-1])
     return out, carina, np.array(ends)
 
 
-def _gullet(
-    marks: Marks, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
+def _plan_oesophagus(
+    marks: Landmarks, frame: BodyFrame, carina: np.ndarray, obstacles: Obstacles, rng: np.random.Generator
 ) -> list[Course]:  # fmt: skip
-    """The oesophagus behind trachea and left atrium, in front of the aorta; at times with air or fluid in it."""
+    """Return the oesophagus behind trachea and left atrium, at times with air or fluid in it."""
     z = np.array([frame.top + 60, frame.top - 40, carina[2], marks.centre("LA")[2], frame.seat, frame.seat - 25])
     spine = frame.spine_at(z)
     ahead = np.array([30.0, 24.0, 22.0, 24.0, 32.0, 38.0])
     points = np.column_stack([spine[:, 0] - np.array([4, 6, 4, 8, 16, 28]) + rng.normal(0, 2.5, 6),
                               spine[:, 1] + ahead, z])  # fmt: skip
     size = rng.uniform(5.0, 8.0)
-    out = [course(free.clear(points, size), size, Tissue.OESOPHAGUS)]
+    out = [make_course(obstacles.push_out(points, size), size, Tissue.OESOPHAGUS)]
     if rng.random() < 0.35:
         first = int(rng.integers(0, 4))
         hollow = out[0].points[first : first + 3]
         content = Tissue.AIRWAY if rng.random() < 0.7 else Tissue.STOMACH
-        out.append(course(hollow, rng.uniform(0.2, 0.65) * size, content))
+        out.append(make_course(hollow, rng.uniform(0.2, 0.65) * size, content))
     return out
 
 
-def _arch_branches(marks: Marks, frame: Frame, carina: np.ndarray, rng: np.random.Generator) -> list[Course]:
-    """Brachiocephalic, left carotid and left subclavian artery: blood of the aorta that is not labelled as aorta."""
+def _plan_arch_branches(marks: Landmarks, frame: BodyFrame, rng: np.random.Generator) -> list[Course]:
+    """Return brachiocephalic, left carotid and left subclavian artery: aortic blood without a label."""
     points = marks.points("AO")
     points = points[points[:, 2] > points[:, 2].max() - 12.0]
     out = []
@@ -142,42 +147,46 @@ def _arch_branches(marks: Marks, frame: Frame, carina: np.ndarray, rng: np.rando
         middle = 0.6 * start + 0.4 * end + [0, 0, 4.0]
         r = radius * rng.uniform(0.85, 1.15)
         out.append(
-            course([start - [0, 0, 5.0], middle, end, end + [np.sign(x) * 8, 0, 60]], r, Tissue.AO, Tissue.WALL, 1.0)
+            make_course(
+                [start - [0, 0, 5.0], middle, end, end + [np.sign(x) * 8, 0, 60]], r, Tissue.AO, Tissue.WALL, 1.0
+            )
         )
     return out
 
 
-def _superior_veins(
-    marks: Marks, frame: Frame, carina: np.ndarray, free: Obstacles, rng: np.random.Generator
+def _plan_superior_veins(
+    marks: Landmarks, frame: BodyFrame, carina: np.ndarray, obstacles: Obstacles, rng: np.random.Generator
 ) -> list[Course]:  # fmt: skip
-    """Superior vena cava, both brachiocephalic veins and the azygos vein, which joins over the right bronchus."""
+    """Return superior vena cava, both brachiocephalic veins and the azygos vein over the right bronchus."""
     ra = marks.centre("RA")
     up = marks.extreme("RA", unit([0.2, -0.45, 1.0]))
     r = rng.uniform(7.5, 11.5)
     top = frame.top - rng.uniform(50, 70)
     climb = max(top - up[2], 40.0)
     x = max(up[0], frame.middle[0] + 14.0)
-    knots = free.clear(
+    knots = obstacles.push_out(
         np.array([up + [0, 0, 12], [x + 2, up[1] + 2, up[2] + 0.5 * climb], [x, up[1] + 8, up[2] + climb]]), r
     )
-    cava = course(np.vstack([0.6 * up + 0.4 * ra, up, knots]), [1.1 * r, r, r, 0.97 * r, 0.95 * r], Tissue.CAVA)
+    cava = make_course(np.vstack([0.6 * up + 0.4 * ra, up, knots]), [1.1 * r, r, r, 0.97 * r, 0.95 * r], Tissue.CAVA)
     joint = knots[-1]
-    left = free.clear(np.array([joint + [-22, 10, 8], joint + [-55, 8, 22], joint + [-78, -4, 44]]), 0.7 * r)
+    left = obstacles.push_out(np.array([joint + [-22, 10, 8], joint + [-55, 8, 22], joint + [-78, -4, 44]]), 0.7 * r)
     right = joint + np.array([[8, 0, 18], [22, -4, 42]])
     arms = Tissue.CAVA if rng.random() < 0.5 else Tissue.VEIN  # the injected arm is bright
     small = rng.uniform(3.0, 5.0)
     z = np.array([frame.seat - 160, frame.seat - 60, marks.centre("LA")[2], carina[2] - 4])
     spine = frame.spine_at(z)
-    column = free.clear(np.column_stack([spine[:, 0] + [6, 8, 9, 12], spine[:, 1] + 20.0, z]), small)
-    arch = free.clear([carina + [24, -8, 8], carina + [28, 6, 12]], small)
+    column = obstacles.push_out(np.column_stack([spine[:, 0] + [6, 8, 9, 12], spine[:, 1] + 20.0, z]), small)
+    arch = obstacles.push_out([carina + [24, -8, 8], carina + [28, 6, 12]], small)
     at = knots[1] * 0.5 + knots[0] * 0.5
-    return [cava, course(np.vstack([joint, left]), 0.72 * r, arms),
-            course(np.vstack([joint, right]), 0.75 * r, Tissue.CAVA),
-            course(np.vstack([column, arch, [*at[:2], arch[-1][2] + 2]]), small, Tissue.VEIN)]  # fmt: skip
+    return [cava, make_course(np.vstack([joint, left]), 0.72 * r, arms),
+            make_course(np.vstack([joint, right]), 0.75 * r, Tissue.CAVA),
+            make_course(np.vstack([column, arch, [*at[:2], arch[-1][2] + 2]]), small, Tissue.VEIN)]  # fmt: skip
 
 
-def _inferior_cava(marks: Marks, frame: Frame, free: Obstacles, rng: np.random.Generator) -> list[Course]:
-    """From the right atrium through the diaphragm down beside the aorta."""
+def _plan_inferior_cava(
+    marks: Landmarks, frame: BodyFrame, obstacles: Obstacles, rng: np.random.Generator
+) -> list[Course]:
+    """Return the inferior vena cava from the right atrium through the diaphragm down beside the aorta."""
     ra = marks.centre("RA")
     down = marks.extreme("RA", unit([0.1, -0.4, -1.0]))
     r = rng.uniform(9, 13.5)
@@ -186,4 +195,4 @@ def _inferior_cava(marks: Marks, frame: Frame, free: Obstacles, rng: np.random.G
     low = np.column_stack([spine[:, 0] + [20, 20, 16], spine[:, 1] + [36, 30, 28], z])
     low[0] = 0.5 * low[0] + 0.5 * np.array([down[0] - 2, down[1] - 6, z[0]])
     points = np.vstack([0.65 * down + 0.35 * ra, down + [0, -2, -5], low])
-    return [course(points, [0.95 * r, r, 1.12 * r, r, 0.9 * r], Tissue.INFERIOR_CAVA)]
+    return [make_course(points, [0.95 * r, r, 1.12 * r, r, 0.9 * r], Tissue.INFERIOR_CAVA)]

@@ -1,7 +1,7 @@
-"""Virtual hearts: solids or template label maps, grown to drawn volumes and bent by random smooth invertible maps.
+"""Virtual hearts: models of solids or templates, deformed smoothly and invertibly to randomly drawn volumes.
 
-Coordinates are RAS millimetres with the heart's centre near the origin. Every heart that leaves this module has all
-eight structures, each in one piece, touching what it should and nothing that it should not.
+Coordinates are in mm, RAS, with the heart's centre near the origin. Every heart has all eight structures, each in one
+piece, with the required contacts and without the forbidden ones.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from CardiacLDMLib.segmentation.findings import Finding, clause
 
 from ...errors import AnatomyError
 from ..shapes import Lattice
-from .appendage import draw_appendage, with_appendage
+from .appendage import draw_appendage, replace_appendage
 from .deform import COARSE, Deformation, draw_deformation, grow
 from .measures import Measures, draw_measures
-from .model import Model
+from .model import HeartModel
 from .parametric import parametric_model
 from .templates import read_template
 from .topology import Box, boxes_of, faults, repair
 
-#: Corners of the box around the heart in which labels are drawn, mm: the arch and the hila fit in.
+#: Corners of the box in which labels are drawn, mm: it includes aortic arch and hila.
 LOW_MM, HIGH_MM = np.array([-115.0, -115.0, -110.0]), np.array([115.0, 115.0, 135.0])
-#: Share of templates whose appendage is replaced: theirs are mostly invented.
+#: Share of templates whose appendage is replaced: most of theirs are not segmented from an image.
 NEW_APPENDAGE = 0.8
-#: Small steps in which a heart grows to its measures.
+#: Number of steps in which a model grows to its target volumes.
 STEPS = 8
-#: How many draws are tried before the templates are blamed.
+#: Draws until the templates are reported as unusable.
 TRIES = 20
 
 
 @dataclass(frozen=True)
 class Heart:
-    """Labels (uint8) on ``lattice``, where they came from (``parametric`` or the template's name) and whose they are.
+    """Labels (uint8, (I, J, K)) on ``lattice``, their ``source`` (``parametric`` or a template's name) and the patient.
 
     ``measures``: ``systole`` (0 end-diastole to 1 end-systole), ``body_surface_m2``, ``aorta_mm`` and ``pulmonary_mm``
-    (widths asked for), ``wall_mm`` (median thickness of the left ventricle's wall), ``<structure>_ml`` (of the labels;
-    the great vessels within the lattice), ``LV_diastole_ml``, ``RV_diastole_ml``, ``LA_systole_ml``,
-    ``RA_systole_ml`` (that person's largest).
+    (target diameters), ``wall_mm`` (median thickness of the left ventricle's wall), ``<structure>_ml`` (volume of the
+    labels), and the patient's largest volumes ``LV_diastole_ml``, ``RV_diastole_ml``, ``LA_systole_ml`` and
+    ``RA_systole_ml``.
     """
 
     labels: np.ndarray
@@ -56,18 +56,12 @@ class Heart:
     measures: dict[str, float] = field(default_factory=dict)
 
     def centre(self, name: str) -> np.ndarray:
-        """Centre of mass of a structure, mm."""
+        """Return the centre of mass of a structure, mm."""
         return self.points(name).mean(0)
 
-    def extreme(self, name: str, direction: np.ndarray, quantile: float = 0.99) -> np.ndarray:
-        """Middle of the part of a structure that reaches furthest along ``direction``, mm."""
-        points = self.points(name)
-        along = points @ direction
-        return points[along >= np.quantile(along, quantile)].mean(0)
-
     def points(self, name: str) -> np.ndarray:
-        """(N, 3) voxel centres of a structure, mm; raises KeyError if there is none."""
-        part = self.lattice.part(self._boxes[VALUE[name]])
+        """Return the voxel centres (N, 3; mm) of a structure. Raises KeyError if it is absent."""
+        part = self.lattice.crop(self._boxes[VALUE[name]])
         return part.origin + part.spacing * np.argwhere(self.labels[self._boxes[VALUE[name]]] == VALUE[name])
 
     @cached_property
@@ -76,8 +70,11 @@ class Heart:
 
 
 @dataclass(frozen=True)
-class Anatomies:
-    """Where hearts come from: the share drawn from template files, and how strongly all are bent (1: adult range)."""
+class HeartSources:
+    """Sources of hearts: template files, the share of hearts from them, and the strength of ``deformation``.
+
+    Strength 1 covers the range of adults.
+    """
 
     templates: list[Path] = field(default_factory=list)
     template_share: float = 0.7
@@ -90,39 +87,40 @@ class Anatomies:
 def draw_heart(
     rng: np.random.Generator,
     spacing: float,
-    anatomies: Anatomies,
+    sources: HeartSources,
     finish: Callable[[Heart], Heart] = lambda heart: heart,
 ) -> Heart:
-    """A sound random heart at ``spacing`` mm, from a template or from solids.
+    """Draw a plausible heart at ``spacing`` mm, from a template or from solids.
 
-    ``finish`` may add to the labels (the aorta's course through the body) before they are repaired and judged. An
-    unsound draw is thrown away and drawn again; raises :class:`AnatomyError` if twenty in a row fail.
+    ``finish`` may extend the labels (by the aorta's course) before they are repaired and checked. Implausible draws are
+    repeated; raises :class:`AnatomyError` if twenty in a row fail.
     """
     shape = ((HIGH_MM - LOW_MM) / spacing).astype(int)
     lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
     wrong: list[Finding] = []
     for _ in range(TRIES):
-        drawn = _draw_once(rng, lattice, anatomies)
+        drawn = _draw_once(rng, lattice, sources)
         heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
         wrong = faults(heart.labels, spacing)
         if not wrong:
-            return replace(heart, measures=heart.measures | _measured(heart))
+            return replace(heart, measures=heart.measures | _measure(heart))
     reasons = ", ".join(clause(fault) for fault in wrong)
-    raise AnatomyError(f"No sound heart in twenty draws ({reasons}): are the templates whole hearts?")
+    raise AnatomyError(f"Twenty draws gave no plausible heart ({reasons}): are the templates whole hearts?")
 
 
-def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies) -> Heart:
+def _draw_once(rng: np.random.Generator, lattice: Lattice, sources: HeartSources) -> Heart:
+    """Draw measures, model and deformation; the labels may be implausible."""
     measures = draw_measures(rng)
     kind = draw_appendage(rng)
-    if anatomies.templates and rng.random() < anatomies.template_share:
-        model = read_template(anatomies.templates[int(rng.integers(len(anatomies.templates)))])
+    if sources.templates and rng.random() < sources.template_share:
+        model = read_template(sources.templates[int(rng.integers(len(sources.templates)))])
         replaced = rng.random() < NEW_APPENDAGE
     else:
         model, replaced = parametric_model(rng), True
     if replaced:
-        model = with_appendage(model, kind, rng)
-    deformation = _grown(rng, model, measures, anatomies.deformation)
-    labels = bend(model, deformation, lattice)
+        model = replace_appendage(model, kind, rng)
+    deformation = _fit_deformation(rng, model, measures, sources.deformation)
+    labels = deform_labels(model, deformation, lattice)
     asked = {"systole": measures.systole, "body_surface_m2": measures.body_surface,
              "aorta_mm": measures.calibres["AO"], "pulmonary_mm": measures.calibres["PA"]}  # fmt: skip
     asked |= {f"{n}_{'diastole' if n in ('LV', 'RV') else 'systole'}_ml": v
@@ -130,32 +128,39 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, anatomies: Anatomies)
     return Heart(labels, lattice, model.name, measures.sex, measures.findings, kind if replaced else "template", asked)
 
 
-def _grown(rng: np.random.Generator, model: Model, measures: Measures, strength: float) -> Deformation:
-    """A random map under which the model has the drawn volumes and calibres."""
+def _fit_deformation(rng: np.random.Generator, model: HeartModel, measures: Measures, strength: float) -> Deformation:
+    """Draw a deformation under which the model has the target volumes and diameters."""
     asked = sum(measures.volumes.values())
     scale = float(np.clip((asked / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
-    deformation = draw_deformation(rng, strength, scale, scale * model.bottom)
-    wider = {name: (mm / (scale * model.calibre[name])) ** 2 for name, mm in measures.calibres.items()}
-    return grow(deformation, Growth(model, dict(measures.volumes), wider, measures.septum), STEPS)
+    deformation = draw_deformation(rng, strength, scale, scale * model.bottom_z)
+    wider = {name: (mm / (scale * model.calibres_mm[name])) ** 2 for name, mm in measures.calibres.items()}
+    return grow(deformation, GrowthRates(model, dict(measures.volumes), wider, measures.septum), STEPS)
 
 
-class Growth:
-    """Where and how fast a model must grow to have its ``volumes`` (mL) and vessels ``wider`` (in area) than now."""
+class GrowthRates:
+    """Local growth rates with which a model reaches its target ``volumes`` (mL).
 
-    def __init__(self, model: Model, volumes: dict[str, float], wider: dict[str, float], septum: float) -> None:
+    ``wider``: ratio of the vessels' target cross-sections to the model's. ``septum``: extra thickening of the septum,
+    as a logarithm.
+    """
+
+    def __init__(self, model: HeartModel, volumes: dict[str, float], wider: dict[str, float], septum: float) -> None:
         self.model, self.targets, self.wider, self.septum = model, volumes, wider, septum
 
     def __call__(self, places: np.ndarray, left: int) -> np.ndarray:
-        """Sources on the coarse lattice, whose points lie at ``places`` of the model, with ``left`` steps to go."""
+        """Return the growth rates (I, J, K) on the coarse lattice for the next of ``left`` steps.
+
+        ``places`` (I, J, K, 3) are the lattice's points in the model.
+        """
         shares = self.model.shares_at(places)
         parts = {name: shares[VALUE[name] - 1] for name in (*NAMES[:5], "PA", "LAA")}
-        front = 1.0 / (1.0 + np.exp((self.model.behind - places[..., 1]) / 5.0))
+        front = 1.0 / (1.0 + np.exp((self.model.descending_y - places[..., 1]) / 5.0))
         parts["AO"] = shares[VALUE["AO"] - 1] * front
         parts["AO behind"] = shares[VALUE["AO"] - 1] - parts["AO"]
         source = np.zeros(COARSE.shape, dtype=np.float32)
         for name, share in parts.items():
             volume = max(float(share.sum(dtype=np.float64)) * COARSE.spacing**3 / 1000.0, 0.3)
-            if name not in self.targets:  # a vessel: as much wider as its volume grows
+            if name not in self.targets:  # a vessel of fixed length: its volume grows as its cross-section
                 self.targets[name] = volume * self.wider[name]
             rate = np.log(self.targets[name] / volume) / max(left - 1, 1)
             source += np.float32(np.clip(rate, -0.35, 0.35)) * share
@@ -165,9 +170,12 @@ class Growth:
         return source
 
 
-def bend(model: Model, deformation: Deformation, lattice: Lattice) -> np.ndarray:
-    """Labels (uint8) on ``lattice``: the structure with the largest share, each looked up in its own box only."""
-    rough = model.shares_at(deformation.coarse())
+def deform_labels(model: HeartModel, deformation: Deformation, lattice: Lattice) -> np.ndarray:
+    """Return the labels (uint8) of the deformed model on ``lattice``: the structure with the largest partial volume.
+
+    Each structure is interpolated only in its own box, which is faster.
+    """
+    rough = model.shares_at(deformation.map_coarse_points())
     out = np.zeros(lattice.shape, dtype=np.uint8)
     best, total = np.zeros(lattice.shape, dtype=np.float32), np.zeros(lattice.shape, dtype=np.float32)
     for value, share in enumerate(rough, start=1):
@@ -179,7 +187,7 @@ def bend(model: Model, deformation: Deformation, lattice: Lattice) -> np.ndarray
         box = lattice.box(low, high)
         if min(s.stop - s.start for s in box) < 1:
             continue
-        here = model.share_at(value, deformation(lattice.part(box).points()))
+        here = model.share_at(value, deformation(lattice.crop(box).points()))
         total[box] += here
         more = here > best[box]
         out[box][more] = value
@@ -188,15 +196,15 @@ def bend(model: Model, deformation: Deformation, lattice: Lattice) -> np.ndarray
     return out
 
 
-def _measured(heart: Heart) -> dict[str, float]:
-    """Volumes (mL) and wall thickness (mm) of the finished labels."""
+def _measure(heart: Heart) -> dict[str, float]:
+    """Return volumes (mL) and wall thickness (mm) of the final labels."""
     voxel_ml = heart.lattice.spacing**3 / 1000.0
     volumes = {f"{name}_ml": voxel_ml * len(heart.points(name)) for name in NAMES}
     return volumes | {"wall_mm": wall_thickness(heart)}
 
 
 def wall_thickness(heart: Heart) -> float:
-    """Median thickness in mm of the left ventricle's wall, away from the base."""
+    """Return the median thickness (mm) of the left ventricle's wall, away from the base."""
     spacing = heart.lattice.spacing
     labels = np.pad(heart.labels[boxes_of(heart.labels)[VALUE["MYO"]]], 1)
     cavity, wall = labels == VALUE["LV"], labels == VALUE["MYO"]

@@ -1,7 +1,7 @@
 """The left atrial appendage in its four published shapes.
 
 Chicken wing about 48 % (one lobe with a sharp bend), cactus 30 % (a central lobe with secondary lobes up and down),
-windsock 19 % (one long dominant lobe), cauliflower 3 % (short, many lobes, none of them leading).
+windsock 19 % (one long dominant lobe), cauliflower 3 % (short, with many lobes of equal size).
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ import numpy as np
 
 from CardiacLDMLib.anatomy import VALUE
 
-from ..shapes import perpendicular, smooth_path, tube_field, unit
-from .model import Model
+from ..shapes import perpendicular, smooth_path, tube_distance, unit
+from .model import HeartModel
 
-#: Shapes and how often they are seen.
+#: Shapes and their frequencies.
 APPENDAGES = {"chicken wing": 0.48, "cactus": 0.30, "windsock": 0.19, "cauliflower": 0.03}
-#: Millilitres that an appendage must keep beside its neighbours; otherwise another way is tried.
+#: Least volume of an appendage in the free space beside its neighbours, mL.
 LEAST_ML = 2.0
-#: How many ways through its neighbours are tried.
+#: Directions that are tried.
 TRIES = 5
 
 
 def draw_appendage(rng: np.random.Generator) -> str:
-    """One of the four shapes."""
+    """Draw one of the four shapes."""
     return str(rng.choice(list(APPENDAGES), p=list(APPENDAGES.values())))
 
 
-def lobes(rng: np.random.Generator, kind: str, outward: np.ndarray, side: np.ndarray, size: float) -> list[np.ndarray]:
-    """Tubes (N, 4) of an appendage with its neck at the origin, leaving along ``outward`` and bending to ``side``.
+def draw_lobes(
+    rng: np.random.Generator, kind: str, outward: np.ndarray, side: np.ndarray, size: float
+) -> list[np.ndarray]:
+    """Draw the lobes of an appendage as tubes (N, 4; point and radius in mm) with the neck at the origin.
 
-    ``size`` scales it; at 1 it holds 6 to 9 mL.
+    It leaves the atrium along ``outward`` and bends to ``side``. Its volume is 6 to 9 mL at ``size`` 1.
     """
     across = np.cross(outward, side)
 
@@ -47,12 +49,12 @@ def lobes(rng: np.random.Generator, kind: str, outward: np.ndarray, side: np.nda
         tip = (reach + wing * np.cos(bend), wing * np.sin(bend), rng.uniform(-6, 6))
         middle = (reach + 2 + 0.45 * wing * np.cos(bend), 0.5 * wing * np.sin(bend), 0.0)
         out = [tube([(-6, 0, 0), (0, 0, 0), (reach, 1, 0), middle, tip], [neck + 1, neck, 8.5, 8.0, 3.5])]
-        return out + _bumps(rng, out[0], 4, 0.5)
+        return out + _draw_bumps(rng, out[0], 4, 0.5)
     if kind == "windsock":
         long, sway = rng.uniform(36, 46), rng.uniform(3, 11)
         out = [tube([(-6, 0, 0), (0, 0, 0), (0.35 * long, 0.3 * sway, 0), (0.7 * long, 0.7 * sway, 2), (long, sway, 2)],
                     [neck + 1, neck, 8.2, 7.0, 3.5])]  # fmt: skip
-        return out + _bumps(rng, out[0], 5, 0.55)
+        return out + _draw_bumps(rng, out[0], 5, 0.55)
     if kind == "cactus":
         long = rng.uniform(22, 28)
         out = [tube([(-6, 0, 0), (0, 0, 0), (0.5 * long, 0, 0), (long, 2, 0)], [neck + 1, neck, 8.0, 5.0])]
@@ -61,7 +63,7 @@ def lobes(rng: np.random.Generator, kind: str, outward: np.ndarray, side: np.nda
             up, more = way * rng.uniform(13, 19), rng.uniform(-7, 7)
             out.append(tube([(at, 0, 0), (at + 3, 0.6 * up, 0.4 * more), (at + rng.uniform(3, 9), up, more)],
                             [5.5, 5.0, 3.0]))  # fmt: skip
-        return out + _bumps(rng, out[0], 3, 0.5)
+        return out + _draw_bumps(rng, out[0], 3, 0.5)
     short = rng.uniform(11, 15)
     out = [tube([(-6, 0, 0), (0, 0, 0), (short, 0, 0)], [neck + 2, neck + 1, 8.5])]
     for turn in np.linspace(0, 2 * np.pi, int(rng.integers(5, 9)), endpoint=False):
@@ -70,8 +72,8 @@ def lobes(rng: np.random.Generator, kind: str, outward: np.ndarray, side: np.nda
     return out
 
 
-def _bumps(rng: np.random.Generator, path: np.ndarray, count: int, share: float) -> list[np.ndarray]:
-    """Small lobes on the outer half of a tube: the pectinate, crenated outline."""
+def _draw_bumps(rng: np.random.Generator, path: np.ndarray, count: int, share: float) -> list[np.ndarray]:
+    """Draw small lobes on the outer half of a tube, for the crenated outline."""
     out = []
     for _ in range(count):
         root = path[int(rng.uniform(0.4, 0.95) * len(path))]
@@ -80,9 +82,12 @@ def _bumps(rng: np.random.Generator, path: np.ndarray, count: int, share: float)
     return out
 
 
-def with_appendage(model: Model, kind: str, rng: np.random.Generator) -> Model:
-    """The model with its appendage replaced by one of ``kind`` that grows from the same neck into free space."""
-    neck, hint = model.neck
+def replace_appendage(model: HeartModel, kind: str, rng: np.random.Generator) -> HeartModel:
+    """Return the model with an appendage of ``kind`` that extends from the same neck into free space.
+
+    The model keeps its own appendage if no direction has room for ``LEAST_ML``.
+    """
+    neck, hint = model.appendage_neck
     lattice = model.lattice
     best, most = model, 0.0
     for _ in range(TRIES):
@@ -92,8 +97,8 @@ def with_appendage(model: Model, kind: str, rng: np.random.Generator) -> Model:
         shares[0] += shares[VALUE["LAA"]]
         shares[VALUE["LAA"]] = 0
         size = rng.uniform(0.85, 1.05)
-        for path in lobes(rng, kind, outward, side, size):
-            box, field = tube_field(lattice, path + np.append(neck, 0.0), lattice.spacing)
+        for path in draw_lobes(rng, kind, outward, side, size):
+            box, field = tube_distance(lattice, path + np.append(neck, 0.0), lattice.spacing)
             here = np.clip(0.5 - field / lattice.spacing, 0, 1) * 255
             free = shares[(0, *box)]
             taken = np.minimum(free, (here * (free / 255.0)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Whole-heart label maps from a folder, as models to bend."""
+"""Read template label maps of whole hearts as models."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from CardiacLDMLib.image.resample import resample
 
 from ...errors import AnatomyError
 from ..shapes import Lattice
-from .model import Model, centred
+from .model import HeartModel, make_model
 
-#: Spacing at which templates are kept, mm.
+#: Spacing of the models, mm.
 MODEL_MM = 1.5
-#: A template's structures may span this much, mm: a whole heart with its aorta, not a body, not a vertebra.
+#: Largest and smallest extent of a template's structures, mm: a whole heart with its aorta.
 LARGEST_MM, SMALLEST_MM = 500.0, 60.0
-#: A structure of less than this many millilitres is a speck.
+#: Least volume of a structure, mL.
 LEAST_ML = 0.3
-#: More voxels than a whole-body scan at half a millimetre has no place here.
+#: Most voxels of a template.
 MOST_VOXELS = 700 * 700 * 900
 
 
 def template_files(folder: Path) -> list[Path]:
-    """The NIfTI label maps of a folder, sorted; raises :class:`AnatomyError` if there is none."""
+    """Return the NIfTI label maps of a folder, sorted. Raises :class:`AnatomyError` if there is none."""
     if not Path(folder).is_dir():
         raise AnatomyError(f"There is no folder {Path(folder).name} with template label maps.")
     files = sorted(p for p in Path(folder).glob("*.nii*") if p.is_file() and not p.name.startswith("."))
@@ -38,17 +38,17 @@ def template_files(folder: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=16)
-def read_template(path: Path) -> Model:
-    """Read one label map (values 1 to 8 as in the anatomy table), any orientation.
+def read_template(path: Path) -> HeartModel:
+    """Read a label map (values 1 to 8 as in the anatomy table) in any orientation.
 
-    Raises :class:`AnatomyError` with one sentence when it is no such map.
+    Raises :class:`AnatomyError` if it is not the label map of a whole heart.
     """
     try:
         volume = read_volume(path)
     except VolumeError as error:
-        said = str(error)
-        raise AnatomyError(f"Template {'' if said.startswith(path.name) else path.name + ': '}{said}") from error
-    volume = _checked(volume, path.name)
+        message = str(error)
+        raise AnatomyError(f"Template {'' if message.startswith(path.name) else path.name + ': '}{message}") from error
+    volume = _check_labels(volume, path.name)
     inside = np.argwhere(volume.array > 0)
     world = inside @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     low, high = world.min(0) - 8.0, world.max(0) + 8.0
@@ -60,14 +60,14 @@ def read_template(path: Path) -> Model:
     target = Grid(tuple(np.ceil((high - low) / MODEL_MM).astype(int) + 1), affine)
     shares = [resample(Volume((volume.array == v).astype(np.uint8), volume.affine), target, float(v == 0)).array
               for v in range(NUM_CLASSES)]  # fmt: skip
-    model = centred(path.name.split(".")[0], np.rint(np.stack(shares) * 255).astype(np.uint8),
+    model = make_model(path.name.split(".")[0], np.rint(np.stack(shares) * 255).astype(np.uint8),
                     Lattice(low, MODEL_MM, target.shape))  # fmt: skip
-    _check_places(model, path.name)
+    _check_orientation(model, path.name)
     return model
 
 
-def _checked(volume: Volume, name: str) -> Volume:
-    """The volume as uint8 labels, if it holds the eight structures and nothing else."""
+def _check_labels(volume: Volume, name: str) -> Volume:
+    """Return the volume as uint8 labels. Raises AnatomyError unless it has exactly the eight structures."""
     if volume.array.size > MOST_VOXELS:
         shape = " x ".join(map(str, volume.array.shape))
         raise AnatomyError(f"Template {name} is too large ({shape} voxels): crop it to the heart.")
@@ -80,11 +80,11 @@ def _checked(volume: Volume, name: str) -> Volume:
     return Volume(volume.array.astype(np.uint8), volume.affine)
 
 
-def _check_places(model: Model, name: str) -> None:
-    """Refuse a map whose left and right, or front and back, are not where its header says."""
-    gone = [n for n in NAMES if n not in model.boxes or model.volume_ml(VALUE[n]) < LEAST_ML]
-    if gone:
-        raise AnatomyError(f"Template {name} does not hold the eight structures: {', '.join(gone)} too small.")
+def _check_orientation(model: HeartModel, name: str) -> None:
+    """Raise AnatomyError for structures that are too small, or a header with the wrong orientation."""
+    small = [n for n in NAMES if n not in model.boxes or model.volume_ml(VALUE[n]) < LEAST_ML]
+    if small:
+        raise AnatomyError(f"Template {name} does not hold the eight structures: {', '.join(small)} too small.")
     centre = {n: model.points(n).mean(0) for n in NAMES}
     if not (centre["LV"][0] < centre["RA"][0] and centre["RV"][1] > centre["LA"][1]):
-        raise AnatomyError(f"Template {name} lies the wrong way round: mend the orientation in its header.")
+        raise AnatomyError(f"Template {name} lies the wrong way round: correct the orientation in its header.")

@@ -26,8 +26,8 @@ from CardiacLDMLib.segmentation.findings import clause
 from ...cases.readers.folders import CaseFiles
 from ...cases.workers import spread
 from ...errors import AnatomyError
-from ..body.body import with_aorta
-from ..heart.anatomy import Anatomies, draw_heart
+from ..body.frame import extend_aorta
+from ..heart.anatomy import HeartSources, draw_heart
 from . import diversity
 
 if TYPE_CHECKING:
@@ -178,12 +178,12 @@ def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
         return files.name, str(error)
 
 
-def judge_drawn(index: int, *, anatomies: Anatomies, seed: int, spacing_mm: float) -> Judged | tuple[str, str]:
+def judge_drawn(index: int, *, anatomies: HeartSources, seed: int, spacing_mm: float) -> Judged | tuple[str, str]:
     """Draw heart ``index`` without body or scan, and judge it: nothing of it is cut but the aorta's lower end."""
     rng = np.random.default_rng([seed, index])
     name = f"heart_{index:04d}"
     try:
-        heart = draw_heart(rng, spacing_mm, anatomies, finish=lambda heart: with_aorta(heart, rng))
+        heart = draw_heart(rng, spacing_mm, anatomies, finish=lambda heart: extend_aorta(heart, rng))
         record = {"anatomy": heart.source, "sex": heart.sex, "findings": heart.findings, "measures": heart.measures}
         return judge(Volume(heart.labels, np.diag([spacing_mm] * 3 + [1.0])), name, record)
     except (AnatomyError, VolumeError) as error:
@@ -201,7 +201,7 @@ def report_on_files(
 
 
 def report_on_drawn(
-    anatomies: Anatomies, count: int, *, seed: int = 0, spacing_mm: float = 2.0, workers: int = 1,
+    anatomies: HeartSources, count: int, *, seed: int = 0, spacing_mm: float = 2.0, workers: int = 1,
     done: Callable[[int], None] = lambda n: None,
 ) -> tuple[Report, np.ndarray]:  # fmt: skip
     """Judge ``count`` hearts that are drawn for it."""

@@ -1,9 +1,9 @@
-"""What a scanner adds to a body: errors of its projections, the beating heart, slabs that do not fit, noise.
+"""Artefacts of a scanner: projection errors, heartbeat, misaligned slabs, kernel and noise.
 
-Errors of projections are computed where they arise: a coarse set of parallel projections of the dense matter goes
-wrong (beam hardening, moving contrast, few photons) and filtered back-projection carries the error through the slice,
-so that streaks and dark bands lie between dense objects. ``ctaug`` does the same at full resolution, which took 36 s
-for metal in 64x160x160 voxels; on this coarse grid, with a sparse matrix kept for all slices, it is a fraction of one.
+Projection errors (beam hardening, moving contrast medium, photon starvation) are computed on coarse parallel
+projections; filtered back-projection spreads them over the slice, so that streaks and dark bands lie between dense
+objects. ``ctaug`` does the same at full resolution in 36 s for metal in 64x160x160 voxels; the coarse grid with one
+sparse matrix for all slices takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft, ndimage, sparse
 
-from ..protocol import Scan
+from ..protocol import ScanProtocol
 from ..shapes import Lattice, smooth_field
 
-#: Voxel size of the projections, mm; about as fine as streaks are sharp after a scanner's kernel.
+#: Pixel size of the projections, mm; about the width of streaks after a scanner's kernel.
 COARSE_MM = 3.0
-#: Attenuation of water at the energies of a CT, per mm.
+#: Attenuation of water at CT energies, per mm.
 WATER = 0.0195
+#: Number of projection angles over 180 degrees.
 ANGLES = 72
-#: Attenuation of metal or dense blood along one ray beyond which its misfit grows no more.
-DEEPEST = 0.15
+#: Attenuation of metal or dense blood along a ray at which its inconsistency saturates.
+MISFIT_LIMIT = 0.15
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class Projector:
     bins: int
 
     def project(self, slices: np.ndarray) -> np.ndarray:
-        """(pixels, slices) to line sums (angles, bins, slices), in pixels."""
+        """Return the line sums (angles, bins, slices) of (pixels, slices)."""
         return (self.matrix @ slices).reshape(ANGLES, self.bins, -1)
 
     def smear(self, rays: np.ndarray) -> np.ndarray:
-        """Mean over the angles of the rays through each pixel: (angles, bins, slices) to (pixels, slices)."""
+        """Return the mean (pixels, slices) over the angles of the rays (angles, bins, slices) through each pixel."""
         return (self.matrix.T @ rays.reshape(ANGLES * self.bins, -1)) / ANGLES
 
     def reconstruct(self, rays: np.ndarray) -> np.ndarray:
-        """Filtered back-projection of (angles, bins, slices) to (pixels, slices)."""
+        """Return the filtered back-projection (pixels, slices) of (angles, bins, slices)."""
         frequency = fft.rfftfreq(2 * self.bins)
         ramp = frequency * (0.5 + 0.5 * np.cos(2 * np.pi * frequency))
         spectrum = fft.rfft(rays, 2 * self.bins, axis=1) * ramp[None, :, None].astype(np.float32)
@@ -53,7 +54,7 @@ class Projector:
 
 @lru_cache(maxsize=8)
 def projector(side: int) -> Projector:
-    """The projector of a slice of ``side`` pixels."""
+    """Return the projector of a slice of ``side`` x ``side`` pixels."""
     bins = int(np.ceil(side * 1.45)) | 1
     grid = np.arange(side, dtype=np.float32) - (side - 1) / 2
     x, y = np.meshgrid(grid, grid, indexing="ij")
@@ -70,15 +71,15 @@ def projector(side: int) -> Projector:
     return Projector(sparse.csr_matrix(entries, shape=(ANGLES * bins, side * side)), side, bins)
 
 
-def of_projections(
-    image: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator
+def projection_errors(
+    image: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(HU to add, factor on the noise), both float32 on the image's grid.
+    """Return the error (HU) and the local noise factor, both float32 on the image's grid.
 
-    The factor is 1 on average over the body: rays through much of it carry few photons, so its middle is noisier, and
-    where it is wide (shoulders) noise lies along the rays.
+    The factor is about 1 on average over the body. Rays through more tissue carry fewer photons: the middle of the body
+    is noisier, and at the shoulders noise is aligned with the rays.
     """
-    coarse, zoom = _coarse(image, lattice.spacing)
+    coarse, zoom = _downsample(image, lattice.spacing)
     side, depth = coarse.shape[0], coarse.shape[2]
     rays = projector(side)
     flat = coarse.reshape(side * side, depth)
@@ -89,30 +90,30 @@ def of_projections(
     scale = 1000.0 / (COARSE_MM * WATER)
 
     hardening = 0.35 * protocol.streaks * np.sqrt(100.0 / protocol.kv)
-    # Dense blood that moves and metal do not fit from one projection to the next.
+    # Projections of moving dense blood and of metal are inconsistent with each other.
     misfit = ndimage.gaussian_filter(rng.standard_normal((ANGLES, 1, depth)), (1.2, 0, 0.7), mode="wrap")
     misfit *= 1.8 * protocol.streaks / misfit.std()
-    unfit = DEEPEST * np.tanh(heavy / DEEPEST)  # a pool of dense blood changes at its rim, not all through
-    error = -hardening * np.square(dense) + misfit.astype(np.float32) * unfit
+    moving = MISFIT_LIMIT * np.tanh(heavy / MISFIT_LIMIT)  # large volumes of dense blood change only at their rim
+    error = -hardening * np.square(dense) + misfit.astype(np.float32) * moving
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)
     error += starved * rng.standard_normal(error.shape, dtype=np.float32)
     wrong = rays.reconstruct(error.astype(np.float32)) * scale
-    spread = _evened(np.sqrt(rays.smear(photons)), flat > -400.0)
-    fine = [_fine(a.reshape(side, side, depth), image.shape, zoom) for a in (wrong, spread)]
+    spread = _normalise_noise(np.sqrt(rays.smear(photons)), flat > -400.0)
+    fine = [_upsample(a.reshape(side, side, depth), image.shape, zoom) for a in (wrong, spread)]
     return np.clip(fine[0], -400.0, 400.0), np.clip(fine[1], 0.3, 2.2)
 
 
-def _evened(spread: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Noise (pixels, slices) around 1 in the body: the tube's current follows the patient, not quite far enough."""
+def _normalise_noise(spread: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Scale the noise (pixels, slices) to about 1 in the body, as tube current modulation does incompletely."""
     inside = np.maximum(body.sum(0), 1)
     level = np.where(body.any(0), (spread * body).sum(0) / inside, spread.mean(0))
     usual = float(np.median(level))
     return spread / np.maximum(level * np.clip(level / max(usual, 1e-6), 0.6, 1.7) ** -0.35, 1e-6)
 
 
-def _coarse(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
-    """Block means on a grid of about 3 mm, padded with air to a square in the plane."""
+def _downsample(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
+    """Return block means on a grid of about 3 mm, padded with air to square slices, and the zoom factor."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -124,8 +125,8 @@ def _coarse(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
     return np.pad(small, [*padding, (0, 0)], constant_values=-1000.0), zoom
 
 
-def _fine(coarse: np.ndarray, shape: tuple[int, ...], zoom: float) -> np.ndarray:
-    """Undo :func:`_coarse`: cut the padding off and interpolate."""
+def _upsample(coarse: np.ndarray, shape: tuple[int, ...], zoom: float) -> np.ndarray:
+    """Undo :func:`_downsample`: remove the padding and interpolate to ``shape``."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -140,10 +141,13 @@ def _fine(coarse: np.ndarray, shape: tuple[int, ...], zoom: float) -> np.ndarray
 # --- movement ------------------------------------------------------------------------------------------------------
 
 
-def beaten(image: np.ndarray, heart: np.ndarray, lattice: Lattice, excursion: float, rng: np.random.Generator) -> None:
-    """Ungated scans show several moments at once: blend the heart with itself, squeezed and stretched. In place.
+def blend_heartbeat(
+    image: np.ndarray, heart: np.ndarray, lattice: Lattice, excursion: float, rng: np.random.Generator
+) -> None:
+    """Blend the heart with itself contracted and expanded, as in ungated scans. In place.
 
-    The moments lie on both sides of the labelled one, so that the mean outline stays where the labels are.
+    ``heart`` is its mask, ``excursion`` the motion of its wall in mm. Contraction and expansion are equal, so that the
+    mean outline agrees with the labels.
     """
     import torch
     from torch.nn.functional import grid_sample
@@ -171,8 +175,8 @@ def beaten(image: np.ndarray, heart: np.ndarray, lattice: Lattice, excursion: fl
     image[box] = blend
 
 
-def stepped(image: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> None:
-    """Slabs of different heartbeats: each a little aside (at most 1 mm) and a little brighter or darker. In place."""
+def shift_slabs(image: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator) -> None:
+    """Shift slabs of different heartbeats by up to 1 mm in the plane and change their brightness. In place."""
     spacing, depth = lattice.spacing, image.shape[2]
     edge = int(rng.uniform(0, 25) / spacing)
     while edge < depth:
@@ -186,13 +190,18 @@ def stepped(image: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.
 # --- kernel and noise ----------------------------------------------------------------------------------------------
 
 
-def across(depth: int, spacing: float, slice_mm: float, offset: float) -> np.ndarray:
-    """(depth, depth) matrix along z: the slice's profile, read at the slices' positions, interpolated on the grid."""
+def slice_matrix(depth: int, spacing: float, slice_mm: float, offset: float) -> np.ndarray:
+    """Return the matrix (depth, depth) that averages along z over thick slices and interpolates back to the grid.
+
+    ``offset`` (0 to 1) is the position of the first slice in units of the slice increment.
+    """
     at = np.arange(depth) * spacing
     increment = max(spacing, 0.8 * slice_mm)
     centres = np.arange(offset * increment - increment, at[-1] + 2 * increment, increment)
     distance = np.abs(centres[:, None] - at[None, :])
-    flat = np.clip((slice_mm + spacing - 2 * distance) / (2 * spacing), 0.0, 1.0)  # a box, its ends partly in voxels
+    flat = np.clip(
+        (slice_mm + spacing - 2 * distance) / (2 * spacing), 0.0, 1.0
+    )  # a box with partial voxels at its ends
     profile = flat + 0.05 * np.exp(-np.square(distance / max(slice_mm, spacing)))
     profile[:, 0] += 1e-6 * (centres < at[0] + spacing)  # slices beyond the ends repeat the last voxels
     profile[:, -1] += 1e-6 * (centres > at[-1] - spacing)
@@ -203,15 +212,15 @@ def across(depth: int, spacing: float, slice_mm: float, offset: float) -> np.nda
     return ((1 - share) * profile[below] + share * profile[below + 1]).astype(np.float32)
 
 
-def transfer(shape: tuple[int, ...], spacing: float, protocol: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Transfer function of the kernel in the plane, and the amplitude of its noise, over (fx, fy) of a real FFT.
+def kernel_spectra(shape: tuple[int, ...], spacing: float, protocol: ScanProtocol) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernel's in-plane transfer function and the amplitude of its noise, over (fx, fy) of a real FFT.
 
-    Sharp kernels lift the middle frequencies, which overshoots at edges. The noise of filtered back-projection grows
-    with frequency before the kernel cuts it off; iterative reconstruction leaves the slow, blotchy part.
+    Sharp kernels raise the middle frequencies, which overshoots at edges. Noise of filtered back-projection grows with
+    frequency up to the kernel's cut-off; iterative reconstruction keeps its low frequencies.
     """
     fx, fy = fft.fftfreq(shape[0], spacing)[:, None], fft.rfftfreq(shape[1], spacing)[None, :]
     f = np.hypot(fx, fy)
-    point = np.hypot(protocol.blur_mm, 0.4 * spacing)  # the second hides the voxels' stairs
+    point = np.hypot(protocol.blur_mm, 0.4 * spacing)  # the second term avoids stair-steps of the voxels
     soft = np.exp(-2 * np.square(np.pi * point * f))
     lift = 1.0 + 2.2 * protocol.edge * np.square(f / 0.3) / (1 + np.square(f / 0.3))
     kernel = np.exp(-2 * np.square(np.pi * protocol.blur_mm * f)) * lift
@@ -220,8 +229,8 @@ def transfer(shape: tuple[int, ...], spacing: float, protocol: Scan) -> tuple[np
     return (soft * lift).astype(np.float32), grain.astype(np.float32)
 
 
-def filtered(image: np.ndarray, response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image after a filter over its first two axes, edges continued; ``size`` is that of :func:`transfer`."""
+def apply_kernel(image: np.ndarray, response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Filter the image's first two axes, with edges continued to ``size``, the shape of :func:`kernel_spectra`."""
     before = [(n - m) // 2 for n, m in zip(size, image.shape[:2], strict=True)]
     pad = [(b, n - m - b) for b, n, m in zip(before, size, image.shape[:2], strict=True)]
     wide = np.pad(image, [*pad, (0, 0)], mode="edge")
@@ -229,23 +238,23 @@ def filtered(image: np.ndarray, response: np.ndarray, size: tuple[int, int]) -> 
     return out[before[0] : before[0] + image.shape[0], before[1] : before[1] + image.shape[1]]
 
 
-def noise(
+def draw_noise(
     shape: tuple[int, ...], grain: np.ndarray, size: tuple[int, int], along: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise of unit standard deviation with the kernel's grain in the plane and the slices' correlation along z."""
+    """Draw noise of unit standard deviation with the spectrum ``grain`` in the plane and slice matrix ``along`` z."""
     white = rng.standard_normal((*size, shape[2]), dtype=np.float32)
     out = fft.irfft2(fft.rfft2(white, axes=(0, 1)) * grain[:, :, None], s=size, axes=(0, 1))
     out = out[: shape[0], : shape[1]] @ along.T
     return out / max(float(out.std()), 1e-9)
 
 
-def drift(shape: tuple[int, ...], spacing: float, protocol: Scan, rng: np.random.Generator) -> np.ndarray:
-    """A slow error over the scan, HU (float32)."""
+def draw_bias(shape: tuple[int, ...], spacing: float, protocol: ScanProtocol, rng: np.random.Generator) -> np.ndarray:
+    """Draw a bias that varies slowly over the scan, HU (float32)."""
     return protocol.bias_hu * smooth_field(rng, shape, 60.0 / spacing)
 
 
-def circle(lattice: Lattice, protocol: Scan) -> np.ndarray | None:
-    """(I, J) mask of what lies outside the circle of reconstruction, or None: nothing is cut."""
+def outside_circle(lattice: Lattice, protocol: ScanProtocol) -> np.ndarray | None:
+    """Return the mask (I, J) outside the reconstruction circle; None if the scan is not cut."""
     if not protocol.circle:
         return None
     x, y = (lattice.axis(a)[:, :, 0] for a in range(2))

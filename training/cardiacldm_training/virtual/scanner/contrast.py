@@ -1,4 +1,4 @@
-"""Tissues to Hounsfield units: contrast medium where blood carries it, and the texture of what it does not reach."""
+"""Convert tissues to Hounsfield units: enhancement of blood and organs, texture, unmixed contrast medium."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..protocol import RANGES, Ranges, Scan
+from ..protocol import RANGES, Ranges, ScanProtocol
 from ..shapes import Lattice, random_field, smooth_field
-from ..tissue import Tissue
+from ..tissue import Tissue, tissue_mask
 
 T = Tissue
 
 
 @dataclass(frozen=True)
 class Look:
-    """HU of a tissue: native mean and spread over patients, what the arterial and the venous phase add (120 kV), the
-    widest range it is drawn from when drawn anew, and texture of 1, 4 and 14 mm (HU)."""
+    """HU of a tissue at 120 kV."""
 
-    mean: float
-    spread: float
-    arterial: float
-    venous: float
-    widest: tuple[float, float]
-    texture: tuple[float, float, float]
+    mean: float  # without contrast medium
+    spread: float  # standard deviation over patients
+    arterial: float  # enhancement in the arterial phase
+    venous: float  # enhancement in the venous phase
+    widest: tuple[float, float]  # range of randomised means
+    texture: tuple[float, float, float]  # amplitudes of texture of 1, 4 and 14 mm
 
 
-#: Soft tissue may be anything that is neither air nor dense bone; fat stays below most, lung stays lung.
+#: Widest ranges. Soft tissue covers everything between air and dense bone.
 SOFT, FATTY, AIRY, HARD = (-60.0, 330.0), (-250.0, 40.0), (-1000.0, -450.0), (120.0, 1700.0)
 
 LOOKS: dict[Tissue, Look] = {
@@ -61,23 +60,13 @@ LOOKS: dict[Tissue, Look] = {
     T.VALVE: Look(60, 15, 30, 40, SOFT, (6, 4, 0)),
 }
 
-#: Blood pools: their texture is that of flowing blood, nearly none.
-LEFT = (T.LV, T.LA, T.LAA, T.AO, T.PULMONARY_VEIN, T.CORONARY_ARTERY)
-RIGHT = (T.RV, T.RA, T.PA)
 #: What unmixed contrast swirls in.
 MIXED = (T.RA, T.RV, T.PA, T.CAVA, T.INFERIOR_CAVA)
-SEPARATE = 25.0
+SEPARATION_HU = 25.0
 
 
-def holds(tissue: np.ndarray, codes: tuple[Tissue, ...]) -> np.ndarray:
-    """Where a tissue map holds one of the codes: a look-up, several times faster than ``np.isin``."""
-    table = np.zeros(256, dtype=bool)
-    table[list(codes)] = True
-    return table[tissue]
-
-
-def painted(tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> np.ndarray:
-    """HU (float32) of a tissue map before any scanner has touched it."""
+def paint_hu(tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator) -> np.ndarray:
+    """Return the HU (float32) of a tissue map before the scanner's effects."""
     ranges = RANGES[protocol.appearance]
     mean, texture = draw_means(protocol, ranges, rng)
     image = mean[tissue]
@@ -86,24 +75,24 @@ def painted(tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random
     image += texture[0][tissue] * fine
     image += texture[1][tissue] * medium
     image += texture[2][tissue] * smooth_field(rng, tissue.shape, 14.0 / spacing)
-    _grain(image, tissue, lattice, fine, medium, protocol, rng)
-    _swirl(image, tissue, lattice, protocol, rng)
-    _gradients(image, tissue, lattice, protocol, rng)
+    _add_structure(image, tissue, lattice, fine, medium, protocol, rng)
+    _mix_contrast(image, tissue, lattice, protocol, rng)
+    _add_gradients(image, tissue, lattice, protocol, rng)
     return image
 
 
 # --- one patient's table -------------------------------------------------------------------------------------------
 
 
-def draw_means(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mean HU by tissue code, and (3, codes) textures of 1, 4 and 14 mm, for one patient (float32)."""
+def draw_means(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one patient's mean HU by tissue code and textures (3, codes) of 1, 4 and 14 mm, float32."""
     size = max(Tissue) + 1
     mean, texture = np.zeros(size, np.float32), np.zeros((3, size), np.float32)
     arterial, venous = {"none": (0.0, 0.0), "arterial": (1.0, 0.0), "dual": (0.7, 0.05), "venous": (0.0, 1.0)}[
         protocol.phase
     ]
     iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[protocol.kv]
-    dose = rng.uniform(0.6, 1.3)  # one patient's organs enhance together
+    dose = rng.uniform(0.6, 1.3)  # common to all organs of a patient
     for tissue, look in LOOKS.items():
         uptake = iodine * dose * (arterial * look.arterial + venous * look.venous)
         mean[tissue] = look.mean + look.spread * np.clip(rng.standard_normal(), -2.3, 2.3) + uptake
@@ -113,7 +102,7 @@ def draw_means(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> tupl
             texture[:, tissue] += rng.uniform(0, 12, 3) * (look.widest is SOFT)
     if rng.random() < 0.12:
         mean[T.LIVER] -= rng.uniform(20, 55)  # fatty
-    for tissue, hu in _blood(protocol, ranges, rng).items():
+    for tissue, hu in _blood_hu(protocol, ranges, rng).items():
         mean[tissue] = hu
         texture[:, tissue] = rng.uniform((0.0, 0.01, 0.01), (0.01, 0.035, 0.04)) * abs(hu - 20) * ranges.spread
     muscle = protocol.myocardium_hu
@@ -127,8 +116,8 @@ def draw_means(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> tupl
     return mean, texture
 
 
-def _blood(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> dict[Tissue, float]:
-    """HU of every blood pool, tied to the phase: left and right hearts, cavae, veins, coronary vessels."""
+def _blood_hu(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator) -> dict[Tissue, float]:
+    """Draw the HU of cavities and vessels from those of left and right heart and the phase."""
     left, right, native = protocol.left_hu, protocol.right_hu, 42.0
 
     def near(hu: float, share: float) -> float:
@@ -149,34 +138,34 @@ def _blood(protocol: Scan, ranges: Ranges, rng: np.random.Generator) -> dict[Tis
     return blood
 
 
-def _keep_apart(mean: np.ndarray, protocol: Scan) -> None:
-    """Move what lies next to a labelled structure away from it in HU, where both look the same. In place.
+def _keep_apart(mean: np.ndarray, protocol: ScanProtocol) -> None:
+    """Change the HU of fat, walls and liver where they equal those of a labelled neighbour. In place.
 
-    Without contrast medium blood and muscle do look the same, and nothing is moved.
+    Realistic scans keep their HU.
     """
     if protocol.appearance == "realistic":
         return
     for pool in (T.LV, T.RV, T.LA, T.RA):
-        if abs(mean[T.FAT] - mean[pool]) < SEPARATE:
-            mean[T.FAT] = mean[pool] - SEPARATE * 2
-    mean[T.WALL] = mean[T.MYO] if abs(mean[T.WALL] - mean[T.LA]) < SEPARATE else mean[T.WALL]
+        if abs(mean[T.FAT] - mean[pool]) < SEPARATION_HU:
+            mean[T.FAT] = mean[pool] - SEPARATION_HU * 2
+    mean[T.WALL] = mean[T.MYO] if abs(mean[T.WALL] - mean[T.LA]) < SEPARATION_HU else mean[T.WALL]
     if abs(mean[T.LIVER] - mean[T.MYO]) < 8:
-        mean[T.LIVER] += SEPARATE
+        mean[T.LIVER] += SEPARATION_HU
 
 
-# --- texture with a shape ------------------------------------------------------------------------------------------
+# --- structured texture ------------------------------------------------------------------------------------------
 
 
-def _grain(
+def _add_structure(
     image: np.ndarray,
     tissue: np.ndarray,
     lattice: Lattice,
     fine: np.ndarray,
     medium: np.ndarray,
-    protocol: Scan,
+    protocol: ScanProtocol,
     rng: np.random.Generator,
 ) -> None:
-    """Septa in fat, fat between muscle fibres, fine vessels and gravity in lungs, gas in bowels. In place."""
+    """Add septa in fat, fat in muscle, small vessels and a gravity gradient in lungs, gas in bowel. In place."""
     factor = rng.uniform(*RANGES[protocol.appearance].texture)
     spacing = lattice.spacing
     sheets = np.exp(-np.square(smooth_field(rng, tissue.shape, 7.0 / spacing) / 0.07))  # level sets of a smooth field
@@ -191,10 +180,10 @@ def _grain(
     image -= (tissue == T.BOWEL) * (factor * 500 * np.clip(np.abs(medium) - 1.3, 0.0, 1.0))
 
 
-def _gradients(
-    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator
+def _add_gradients(
+    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator
 ) -> None:
-    """The bolus is not the same along the aorta; the appendage's tip fills late; dense blood sinks. In place."""
+    """Add gradients of enhancement: along the aorta, to the appendage's tip, and by layering of blood. In place."""
     if protocol.phase == "none":
         return
     slope = rng.normal(0.0, 0.0004) * RANGES[protocol.appearance].spread
@@ -202,9 +191,9 @@ def _gradients(
     height = lattice.axis(2)
     image += aorta * (slope * (protocol.left_hu - 42.0) * (height - float(height.mean())))
     if protocol.tip_filling < 1.0:
-        _slow_tip(image, tissue, lattice, protocol)
+        _delay_tip_filling(image, tissue, lattice, protocol)
     if protocol.layering > 0.0:
-        pools = holds(tissue, MIXED)
+        pools = tissue_mask(tissue, MIXED)
         if pools.any():
             depth = lattice.axis(1)
             middle = float(np.median(np.broadcast_to(depth, tissue.shape)[pools]))
@@ -212,8 +201,8 @@ def _gradients(
             image += pools * (protocol.layering * (protocol.right_hu - 42.0) * down)
 
 
-def _slow_tip(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan) -> None:
-    """Less and less contrast from the appendage's ostium to its tip. In place."""
+def _delay_tip_filling(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol) -> None:
+    """Reduce the enhancement of the appendage from its ostium to its tip. In place."""
     appendage = np.argwhere(tissue == T.LAA)
     atrium = np.argwhere(tissue == T.LA)
     if not len(appendage) or not len(atrium):
@@ -228,12 +217,14 @@ def _slow_tip(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol:
 # --- unmixed contrast in the right heart ---------------------------------------------------------------------------
 
 
-def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, rng: np.random.Generator) -> None:
-    """Dense blood from above and clear blood from below meet in the right atrium and are mixed on the way. In place.
+def _mix_contrast(
+    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator
+) -> None:
+    """Add unmixed contrast medium to the right heart, less and less from atrium to pulmonary artery. In place.
 
-    The level sets of a smooth field curl like stirred fluids: the sine of a few times such a field makes streaks.
+    Level sets of a smooth field curl like stirred fluid, so the sine of a multiple of such a field gives streaks.
     """
-    where = holds(tissue, MIXED)
+    where = tissue_mask(tissue, MIXED)
     box = ndimage.find_objects(where.astype(np.uint8))
     if not box or protocol.mixing <= 0.02:
         return
@@ -242,7 +233,7 @@ def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Sc
     fine = smooth_field(rng, part.shape, rng.uniform(2.5, 5) / spacing)
     swirl = np.sin(rng.uniform(1.5, 4.0) * slow + rng.uniform(0.5, 1.6) * fine)
     blend = rng.uniform(0.4, 0.95)
-    swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred here, still there
+    swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred in some regions only
     pattern = blend * swirl + (1 - blend) * np.clip(slow + 0.6 * fine, -1.7, 1.7)
     amount = np.zeros(max(Tissue) + 1, np.float32)
     decay = rng.uniform(0.25, 0.85)
@@ -251,14 +242,19 @@ def _swirl(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Sc
     above = protocol.mixing * np.maximum(image[box[0]] - 42.0, 30.0) * amount[part] * pattern
     local = Lattice(lattice.origin + spacing * np.array([s.start for s in box[0]]), spacing, part.shape)
     image[box[0]] += above
-    _inflow(image[box[0]], part, local, protocol, slow, rng)
+    _add_inflow(image[box[0]], part, local, protocol, slow, rng)
     image[box[0]] = np.where(where[box[0]], np.maximum(image[box[0]], 20.0), image[box[0]])
 
 
-def _inflow(
-    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: Scan, slow: np.ndarray, rng: np.random.Generator
+def _add_inflow(
+    image: np.ndarray,
+    tissue: np.ndarray,
+    lattice: Lattice,
+    protocol: ScanProtocol,
+    slow: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
-    """Blood of the inferior cava wells up from the atrium's floor, a jet of the superior one falls from its roof."""
+    """Add clear blood at the atrium's floor (inferior vena cava) and dense blood at its roof (superior). In place."""
     atrium = tissue == T.RA
     if not atrium.any() or protocol.phase in ("none", "venous"):
         return

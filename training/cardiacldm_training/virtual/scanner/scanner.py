@@ -1,4 +1,4 @@
-"""The virtual scanner: a body becomes a CT, with contrast, foreign bodies, artefacts, kernel, slices and noise."""
+"""The virtual scanner: a CT of a body with enhancement, foreign bodies, artefacts, slice profile, kernel and noise."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from scipy import fft
 
 from CardiacLDMLib.anatomy import HEART, VALUE
 
-from ..body.body import Frame
-from ..body.implants import Foreign, draw_calcium, paint
+from ..body.frame import BodyFrame
+from ..body.implants import ForeignBody, draw_calcium, paint_foreign_bodies
 from ..heart.anatomy import Heart
-from ..protocol import RANGES, SITES, Scan
+from ..protocol import RANGES, SITES, ScanProtocol
 from ..shapes import Lattice
-from ..tissue import Body, Tissue
+from ..tissue import Body, Tissue, tissue_mask
 from . import artefacts
-from .contrast import holds, painted
+from .contrast import paint_hu
 
-#: Lowest and highest HU that are stored, as by most scanners (12 bit).
+#: Lowest and highest stored HU, as on most scanners (12 bit).
 STORED_HU = (-1024, 3071)
-#: What the heart's beat moves.
+#: Tissues that move with the heartbeat.
 BEATING = tuple(Tissue[name] for name in HEART) + (
     Tissue.PAPILLARY, Tissue.VALVE, Tissue.CORONARY_ARTERY, Tissue.CORONARY_VEIN,
 )  # fmt: skip
 
 
 def scan(
-    body: Body, lattice: Lattice, protocol: Scan, rng: np.random.Generator, implant: Iterable[Foreign] = ()
+    body: Body, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator, implant: Iterable[ForeignBody] = ()
 ) -> np.ndarray:
-    """Hounsfield units (int16, (I, J, K) as the body) of a body with an implant on its own lattice.
+    """Return the CT (int16 HU, (I, J, K)) of a body on its own lattice.
 
-    The order is that of a real scan: matter, movement while it is measured, errors of the projections, slice profile,
-    kernel, noise; last what happens to finished slices.
+    Steps follow the order of a real scan: HU, motion, projection errors, slice profile, kernel, noise; last the errors
+    of finished slices.
     """
-    image = painted(body.tissue, lattice, protocol, rng)
-    paint(image, [*draw_calcium(body, lattice, protocol, rng), *implant])
+    image = paint_hu(body.tissue, lattice, protocol, rng)
+    paint_foreign_bodies(image, [*draw_calcium(body, lattice, protocol, rng), *implant])
     if protocol.motion_mm > 0:
-        artefacts.beaten(image, holds(body.tissue, BEATING), lattice, protocol.motion_mm, rng)
-    wrong, spread = artefacts.of_projections(image, lattice, protocol, rng)
+        artefacts.blend_heartbeat(image, tissue_mask(body.tissue, BEATING), lattice, protocol.motion_mm, rng)
+    error_hu, noise_factor = artefacts.projection_errors(image, lattice, protocol, rng)
     shape = image.shape
     size = (fft.next_fast_len(shape[0] + 12, True), fft.next_fast_len(shape[1] + 12, True))
-    response, grain = artefacts.transfer(size, lattice.spacing, protocol)
-    along = artefacts.across(shape[2], lattice.spacing, protocol.slice_mm, rng.random())
-    image = artefacts.filtered((image + wrong) @ along.T, response, size)
-    image += spread * protocol.noise_hu * artefacts.noise(shape, grain, size, along, rng)
-    image += artefacts.drift(shape, lattice.spacing, protocol, rng)
+    response, grain = artefacts.kernel_spectra(size, lattice.spacing, protocol)
+    along = artefacts.slice_matrix(shape[2], lattice.spacing, protocol.slice_mm, rng.random())
+    image = artefacts.apply_kernel((image + error_hu) @ along.T, response, size)
+    image += noise_factor * protocol.noise_hu * artefacts.draw_noise(shape, grain, size, along, rng)
+    image += artefacts.draw_bias(shape, lattice.spacing, protocol, rng)
     if protocol.step_mm > 0:
-        artefacts.stepped(image, lattice, protocol, rng)
-    outside = artefacts.circle(lattice, protocol)
+        artefacts.shift_slabs(image, lattice, protocol, rng)
+    outside = artefacts.outside_circle(lattice, protocol)
     if outside is not None:
         image[outside] = STORED_HU[0]
     return np.clip(np.rint(image), *STORED_HU).astype(np.int16)
 
 
 def draw_view(
-    heart: Heart, frame: Frame, protocol: Scan, rng: np.random.Generator
+    heart: Heart, frame: BodyFrame, protocol: ScanProtocol, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Lower and upper corner of the scan (mm, RAS) and its kind.
+    """Draw the field of view: its lower and upper corner (mm, RAS) and its kind.
 
-    ``heart`` and ``wide``: about the heart, 180 to 320 mm; ``chest``: lungs from side to side; ``trunk``: with the
-    upper abdomen. Few scans cut the heart's lower or upper end (``cut`` is then part of the kind).
+    ``heart`` and ``wide`` are centred on the heart, 180 to 330 mm; ``chest`` covers both lungs; ``trunk`` also the
+    upper abdomen. A few scans cut the heart's lower or upper end; their kind ends with ``cut``.
     """
     chambers = np.isin(heart.labels, [VALUE[name] for name in HEART])
     points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(chambers)
