@@ -192,7 +192,7 @@ def _tell_files(out: Path, name: str) -> None:
 
 def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> None:
     """Volume of each structure, and where there is a reference Dice and the 95th percentile Hausdorff distance."""
-    from .evaluation.segmenter import score_labels
+    from .evaluation.metrics import score_labels
 
     scores = {}
     if scan.reference is not None:

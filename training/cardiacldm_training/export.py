@@ -17,7 +17,8 @@ from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.write import write_package
 from CardiacLDMLib.text import first_problem
 
-from .evaluation.segmenter import METRICS, Evaluation, table
+from .evaluation.metrics import METRICS
+from .evaluation.segmenter import Evaluation, table
 from .stages import loop
 from .stages.config import NETWORKS, RunConfig, read_config
 from .stages.generator_config import GeneratorRunConfig

@@ -1,14 +1,7 @@
-"""How well a model package segments labelled cases: Dice, HD95 and NSD per structure, with bootstrap intervals.
+"""Evaluation of a segmenter package on labelled cases: scores per structure with bootstrap intervals.
 
-Definitions, fixed so that figures can be compared:
-
-- Labels are compared on the case's own grid, with the whole pipeline in between: locator, resampling, clean-up.
-- **Dice**: twice the common voxels over the sum of both.
-- **HD95** in mm: the larger of the two directed 95th percentiles of the distances between surface voxels.
-- **NSD**: the part of both surfaces (areas at sub-voxel precision) within ``TOLERANCE_MM`` of the other.
-- A structure that is **missed**, or labelled where there is none (**extra**), has Dice 0, NSD 0 and the scan's
-  diagonal as HD95; both are counted. One that neither has is left out.
-- Intervals are percentile bootstraps over cases (95 %).
+Labels are compared on the case's own grid, so that the scores cover the whole pipeline: locator, resampling, clean-up.
+:mod:`.metrics` defines the scores. Intervals are 95 % percentile bootstraps over cases.
 """
 
 from __future__ import annotations
@@ -18,7 +11,6 @@ import datetime
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -32,11 +24,10 @@ from CardiacLDMLib.segmentation.segmenter import Segmenter
 
 from ..cases.readers.folders import CaseFiles
 from ..errors import EvaluationError
+from .metrics import METRICS, TOLERANCE_MM, StructureScore, score_labels
 
-#: How far apart two surfaces may lie and still agree, in mm: about two voxels of a cardiac CT.
-TOLERANCE_MM = 2.0
+#: Bootstrap resamples of an interval.
 RESAMPLES = 2000
-METRICS = ("dice", "hd95_mm", "nsd")
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evaluation.md"
 
 Say = Callable[[str], None]
@@ -46,18 +37,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StructureScore(_Record):
-    """One structure of one case."""
-
-    structure: str
-    dice: float
-    hd95_mm: float
-    nsd: float
-    outcome: Literal["found", "missed", "extra"]
-
-
 class CaseScore(_Record):
-    """One case: the structures that it or its prediction has, the pipeline's warnings, and its time."""
+    """Scores of one case, the warnings of the segmenter, and the time that it took."""
 
     case: str
     structures: list[StructureScore]
@@ -74,7 +55,7 @@ class Interval(_Record):
 
 
 class Summary(_Record):
-    """One structure (or ``mean``: each case's mean over its structures) over all cases."""
+    """Scores over all cases of one structure, or of ``mean``: the mean over the structures of each case."""
 
     structure: str
     cases: int
@@ -86,7 +67,7 @@ class Summary(_Record):
 
 
 class Evaluation(_Record):
-    """A whole evaluation, as stored in ``evaluation.json``."""
+    """An evaluation as stored in ``evaluation.json``. ``failed``: case -> why it could not be scored."""
 
     package: str
     package_version: str
@@ -106,45 +87,6 @@ class Evaluation(_Record):
 # --- one case ------------------------------------------------------------------------------------------------------
 
 
-def score_labels(prediction: np.ndarray, reference: np.ndarray, spacing_mm: np.ndarray) -> list[StructureScore]:
-    """Scores of every structure that is in ``prediction`` or ``reference`` (uint8, same grid, (I, J, K))."""
-    diagonal = float(np.linalg.norm(np.array(reference.shape) * spacing_mm))
-    scores = []
-    for structure in anatomy.STRUCTURES:
-        predicted, wanted = prediction == structure.value, reference == structure.value
-        has_prediction, has_reference = bool(predicted.any()), bool(wanted.any())
-        if has_prediction and has_reference:
-            dice, hd95, nsd = compare_masks(predicted, wanted, spacing_mm)
-            scores.append(StructureScore(structure=structure.name, dice=dice, hd95_mm=hd95, nsd=nsd, outcome="found"))
-        elif has_prediction or has_reference:
-            outcome: Literal["missed", "extra"] = "missed" if has_reference else "extra"
-            scores.append(
-                StructureScore(structure=structure.name, dice=0.0, hd95_mm=diagonal, nsd=0.0, outcome=outcome)
-            )
-    return scores
-
-
-def compare_masks(
-    predicted: np.ndarray, wanted: np.ndarray, spacing_mm: np.ndarray, tolerance_mm: float = TOLERANCE_MM
-) -> tuple[float, float, float]:
-    """Dice, HD95 in mm and NSD of two masks, neither of them empty.
-
-    MONAI measures the distances. It is given the box of both masks only, for speed, and a voxel of background around
-    it, so that a mask that ends with the scan has a surface there.
-    """
-    import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-
-    either = np.nonzero(predicted | wanted)
-    box = tuple(slice(places.min(), places.max() + 1) for places in either)
-    pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (predicted, wanted)]
-    spacing = [float(s) for s in spacing_mm]
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
-    nsd = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
-    dice = 2.0 * np.count_nonzero(predicted & wanted) / (np.count_nonzero(predicted) + np.count_nonzero(wanted))
-    return float(dice), float(hd95), float(nsd)
-
-
 def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseScore:
     """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
     image, reference = read_volume(files.image), read_volume(files.labels)
@@ -161,9 +103,10 @@ def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseSc
 def _check_reference(image: Volume, reference: Volume) -> None:
     if not reference.grid.same_as(image.grid, tolerance_mm=0.01):
         raise VolumeError("Its labels lie on another grid than its scan: resample them first.")
-    highest = reference.array.max()
-    if highest >= anatomy.NUM_CLASSES or reference.array.min() < 0:
-        raise VolumeError(f"Its labels hold the value {highest:g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
+    lowest, highest = reference.array.min(), reference.array.max()
+    if lowest < 0 or highest >= anatomy.NUM_CLASSES:
+        value = lowest if lowest < 0 else highest
+        raise VolumeError(f"Its labels hold the value {value:g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
 
 
 # --- all cases -----------------------------------------------------------------------------------------------------
@@ -172,7 +115,7 @@ def _check_reference(image: Volume, reference: Volume) -> None:
 def evaluate_cases(
     segmenter: Segmenter, cases: Sequence[CaseFiles], data: str, *, flips: bool = False, say: Say = lambda line: None
 ) -> Evaluation:
-    """Score all ``cases``; one that fails is listed and the others go on. ``data`` names the set in the report."""
+    """Score all ``cases``; a case that fails is listed and the others are scored. ``data`` names them in the report."""
     done: list[CaseScore] = []
     failed: dict[str, str] = {}
     for index, files in enumerate(cases):
@@ -202,7 +145,7 @@ def _case_line(name: str, done: Sequence[CaseScore], failed: dict[str, str]) -> 
 
 
 def summarise(cases: Sequence[CaseScore]) -> list[Summary]:
-    """A row per structure that any case has, and ``mean`` last; empty without cases."""
+    """Return a row for each structure that any case has, and ``mean`` last; nothing without cases."""
     tables = {metric: np.full((len(cases), len(anatomy.NAMES)), np.nan) for metric in METRICS}
     outcomes = np.full((len(cases), len(anatomy.NAMES)), "", dtype=object)
     for row, case in enumerate(cases):
@@ -234,7 +177,7 @@ def _summary(structure: str, outcomes: np.ndarray, values: dict[str, np.ndarray]
 
 
 def bootstrap(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of ``values`` (n >= 1) with its percentile bootstrap interval; the same for the same values."""
+    """Return the mean of ``values`` (n,) with its percentile bootstrap interval. Equal values give equal intervals."""
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -255,7 +198,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What :func:`write_evaluation` wrote. Raises :class:`EvaluationError`."""
+    """Read what :func:`write_evaluation` wrote. Raises :class:`EvaluationError`."""
     try:
         return Evaluation.model_validate_json((folder / JSON_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -273,7 +216,7 @@ def _csv(evaluation: Evaluation) -> str:
 
 
 def table(summary: Sequence[Summary]) -> str:
-    """The summary as a Markdown table; one case has no interval."""
+    """Return the summary as a Markdown table, with intervals where there are several cases."""
     lines = [
         "| structure | cases | missed | extra | Dice | HD95 mm | NSD |",
         "|---|---|---|---|---|---|---|",
