@@ -24,8 +24,9 @@ from CardiacLDMLib.progress import Cancelled, Progress
 from CardiacLDMLib.segmentation import run, segmenter
 from CardiacLDMLib.segmentation.findings import Finding, cut_off, findings
 from CardiacLDMLib.segmentation.heart import lung_share
-from CardiacLDMLib.segmentation.scan import check
-from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter, window_count
+from CardiacLDMLib.segmentation.scan import check_scan
+from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
+from CardiacLDMLib.segmentation.windows import predict_with_flips, window_count
 from CardiacLDMLib.torch_device import resolve_device
 from tests.support.package import write_tiny_package
 from tests.support.phantom import CENTRES, RADIUS_MM, STRUCTURE_HU, ByIntensity, phantom, phantom_package
@@ -299,9 +300,9 @@ def test_missing_numbers_become_air_and_are_counted() -> None:
     ct.array[20, 20, :2] = np.nan
     ct.array[20, 21, 0] = np.inf
     ct.array[20, 21, 1] = -np.inf
-    warnings: list[str] = []
-    out = check(ct, warnings)
-    assert warnings == ["4 voxels (0.0063 %) hold no number: they were taken for air."]
+    out, warnings = check_scan(ct)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("4 voxels (0.0063 %)")
     assert (out.array[20, 20:22, :2] == -1024.0).all()
     assert np.isnan(ct.array[20, 20, 0])
     rest = np.isfinite(ct.array)
@@ -309,9 +310,9 @@ def test_missing_numbers_become_air_and_are_counted() -> None:
 
 
 def test_thick_slices_are_mentioned() -> None:
-    warnings: list[str] = []
-    check(_ct((40, 40, 20), (1.0, 1.0, 7.5)), warnings)
-    assert warnings == ["The slices are 7.5 mm apart: small structures may be wrong."]
+    _, warnings = check_scan(_ct((40, 40, 20), (1.0, 1.0, 7.5)))
+    assert len(warnings) == 1
+    assert "7.5 mm" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +467,7 @@ def test_flips_weigh_the_plain_prediction_three_quarters() -> None:
     network, windows = ByPlace(), torch.rand(2, 1, 3, 4, 5)
     plain = network(windows)
     mirrored = [network(windows.flip(axis)).flip(axis) for axis in (2, 3, 4)]
-    out = segmenter._flip_mean(network, windows, lambda: None)
+    out = predict_with_flips(network, windows, lambda: None)
     torch.testing.assert_close(out, plain * 0.75 + sum(mirrored) / 12)
 
 

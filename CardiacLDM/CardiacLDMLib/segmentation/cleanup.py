@@ -1,4 +1,4 @@
-"""Repair of label maps: stray islands and holes. Works on the label array alone; units are mL where volumes matter."""
+"""Repair of label maps: remove stray islands, fill holes. It sees the labels only; volumes are in mL."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import numpy as np
 
 from .. import anatomy
 
-#: Pieces a structure may have. The aorta comes in two where the scan ends below its arch.
+#: Pieces that a structure may have. The aorta is in two pieces where the scan ends below its arch.
 MAX_PIECES = {anatomy.VALUE["AO"]: 2}
 #: A second piece of aorta smaller than this is stray: 2 cm of a descending aorta hold some 7 mL.
 MIN_SECOND_PIECE_ML = 5.0
-#: Enclosed background between several structures is wall, unless it is as small as this: then it is a gap.
+#: Background enclosed by several structures is a wall between them, but a gap up to this volume.
 MAX_GAP_ML = 0.1
 
 Box = tuple[slice, ...]
 
-_OPEN = anatomy.NUM_CLASSES  # background while components are counted: 0 would be left out
+_BACKGROUND = anatomy.NUM_CLASSES  # stands for background while components are counted: cc3d ignores 0
 
 
 def clean(labels: np.ndarray, voxel_ml: float) -> np.ndarray:
-    """A copy of ``labels`` (uint8, 3D, values of :mod:`anatomy`) with one piece per structure and no holes inside.
+    """Return a copy of ``labels`` (uint8, 3D, values of :mod:`anatomy`) with one piece per structure and no holes.
 
-    Pieces touch through faces. Of each structure the largest piece stays (two of the aorta); an island becomes what
-    surrounds most of it. Background enclosed by a single structure becomes that structure; between several ones it is
-    wall and stays, apart from gaps up to ``MAX_GAP_ML``. The array's edge counts as outside.
+    Voxels of a piece touch through faces. Each structure keeps its largest piece (the aorta two); an island takes the
+    label that surrounds most of it. Background enclosed by a single structure takes its label; between several
+    structures it is wall and stays, except for gaps up to ``MAX_GAP_ML``. The edge of the array counts as outside.
     """
-    out = labels.copy(order="F")  # so that ties fall the same way whatever the order of the input
+    out = labels.copy(order="F")  # ties are then decided alike, whatever the memory order of the input
     box = _foreground_box(labels)
     if box is None:
         return out
@@ -36,7 +36,7 @@ def clean(labels: np.ndarray, voxel_ml: float) -> np.ndarray:
 
 
 def _foreground_box(labels: np.ndarray) -> Box | None:
-    """The box around all labels and one voxel more, so that the background around them is one piece."""
+    """Return the box around all labels and one voxel more, so that the background around them is one piece."""
     flat = [np.flatnonzero(labels.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if not flat[0].size:
         return None
@@ -44,18 +44,18 @@ def _foreground_box(labels: np.ndarray) -> Box | None:
 
 
 def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
-    """One round of repair, in place; whether an island became background."""
-    solid = np.where(region == anatomy.BACKGROUND, np.uint8(_OPEN), region)
+    """Repair once, in place. Return whether an island became background."""
+    solid = np.where(region == anatomy.BACKGROUND, np.uint8(_BACKGROUND), region)
     components = cc3d.connected_components(solid, connectivity=6)
     statistics = cc3d.statistics(components)
     counts = statistics["voxel_counts"]
     values = np.zeros(len(counts), dtype=np.uint8)
     values[components.ravel(order="K")] = solid.ravel(order="K")
-    values[values == _OPEN] = anatomy.BACKGROUND
+    values[values == _BACKGROUND] = anatomy.BACKGROUND
 
     background = values == anatomy.BACKGROUND
     holes = background & ~_touches_edge(statistics["bounding_boxes"], region.shape)
-    islands = ~background & ~_kept(values, counts, voxel_ml)
+    islands = ~background & ~_pieces_to_keep(values, counts, voxel_ml)
     if not (holes | islands).any():
         return False
     around = _surroundings(components, values, holes | islands)
@@ -65,28 +65,28 @@ def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
     return bool((new[islands] == anatomy.BACKGROUND).any())
 
 
-def _kept(values: np.ndarray, counts: np.ndarray, voxel_ml: float) -> np.ndarray:
-    """Which components are the pieces to keep of their structures."""
-    kept = np.zeros(len(values), dtype=bool)
+def _pieces_to_keep(values: np.ndarray, counts: np.ndarray, voxel_ml: float) -> np.ndarray:
+    """Return a mask of the components: the pieces of their structures to keep."""
+    keep = np.zeros(len(values), dtype=bool)
     for value in anatomy.BY_VALUE:
         pieces = np.flatnonzero(values == value)
         pieces = pieces[np.argsort(counts[pieces], kind="stable")[::-1]]
         for rank, piece in enumerate(pieces[: MAX_PIECES.get(value, 1)]):
-            kept[piece] = rank == 0 or counts[piece] * voxel_ml >= MIN_SECOND_PIECE_ML
-    return kept
+            keep[piece] = rank == 0 or counts[piece] * voxel_ml >= MIN_SECOND_PIECE_ML
+    return keep
 
 
 def _touches_edge(boxes: list[Box | None], shape: tuple[int, ...]) -> np.ndarray:
-    """For each component whether its bounding box (None: no such component) reaches a face of the array."""
+    """Return for each component whether its bounding box (None: no such component) reaches a face of the array."""
     return np.array(
         [box is None or any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)) for box in boxes]
     )
 
 
 def _surroundings(components: np.ndarray, values: np.ndarray, undecided: np.ndarray) -> np.ndarray:
-    """(N, 9): how many faces each undecided component has to each label value; undecided neighbours do not count.
+    """Return (N, 9): how many faces each undecided component shares with each label; undecided ones do not count.
 
-    One pass per axis over all voxels, so that speckle in any number does not make it slow.
+    One pass per axis over all voxels: any amount of speckle takes the same time.
     """
     faces = np.zeros(len(values) * anatomy.NUM_CLASSES, dtype=np.int64)
     is_open = undecided[components]

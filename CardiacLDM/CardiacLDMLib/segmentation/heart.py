@@ -1,9 +1,8 @@
-"""Finding the heart in a coarse labelling: its box, and the share of lung around it."""
+"""Locate the heart in a coarse labelling: its box, and the share of lung around it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import cc3d
 import numpy as np
@@ -12,27 +11,25 @@ from .. import anatomy
 from ..image.grid import Grid
 from ..image.resample import dilated
 
-if TYPE_CHECKING:
-    pass
-
-
-#: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is something else, or too little of one.
+#: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is another organ or part of a heart.
 MIN_HEART_ML = 60.0
-#: Pieces of the coarse heart nearer than this are one heart.
+#: Pieces of the coarse heart closer than this belong to one heart.
 JOIN_MM = 10.0
-#: Around what the coarse pass found: its error, and the rest of the vessels.
+#: Margin around the coarse heart: covers the error of the coarse pass and the rest of the vessels.
 MARGIN_MM = 15.0
-_HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
+#: Label values of chambers, wall and appendage.
+HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
 
 
 def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
-    """RAS box (2, 3) around the group of pieces with most heart in ``shares`` (9, I, J, K), great vessels included.
+    """Return the RAS box (2, 3) around the group of pieces with most heart, great vessels included.
 
-    Pieces belong together up to ``JOIN_MM`` apart: walls between structures count as background, and coarse voxels
-    lose thin parts. None when the group holds less than ``MIN_HEART_ML`` of heart.
+    ``shares``: (9, I, J, K) class probabilities on ``grid``. Pieces up to ``JOIN_MM`` apart form a group: walls between
+    structures count as background, and coarse voxels lose thin parts. Returns None if the group holds less than
+    ``MIN_HEART_ML`` of heart.
     """
     structures = shares[0] < 0.5
-    heart = structures & (shares[_HEART_VALUES].sum(axis=0) > 0.5)
+    heart = structures & (shares[HEART_VALUES].sum(axis=0) > 0.5)
     reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
     groups = np.where(structures, cc3d.connected_components(dilated(structures, reach), connectivity=26), 0)
     counts = np.bincount(groups[heart], minlength=2)
@@ -44,14 +41,17 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
 
 
 def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float:
-    """How much of the 15 mm around ``heart`` (bool, on ``image`` in HU) is lung, 0 to 1."""
+    """Return the share (0 to 1) of lung in the 15 mm around ``heart`` (bool; ``image`` in HU)."""
     around = image[dilated(heart, round(15.0 / spacing_mm)) & ~dilated(heart, 1)]
-    around = around[around > -1010.0]  # below is what lies outside the scan
+    around = around[around > -1010.0]  # lower values lie outside the scan
     return np.count_nonzero(around < -400.0) / max(around.size, 1)
 
 
-def _grown_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
-    """``box`` padded by the margin, no smaller than one window (better real surroundings than padding), in the scan."""
+def grow_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
+    """Return ``box`` (2, 3) with the margin, at least one window wide, within the box of the ``scan``.
+
+    Real surroundings fill a window better than padding does.
+    """
     low, high = box[0] - MARGIN_MM, box[1] + MARGIN_MM
     missing = np.maximum(at_least_mm - (high - low), 0.0) / 2.0
     return np.stack([np.maximum(low - missing, scan[0]), np.minimum(high + missing, scan[1])])

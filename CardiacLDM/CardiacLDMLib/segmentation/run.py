@@ -1,4 +1,4 @@
-"""One run of the segmenter: its clock, its warnings, its progress, and the device that it ends up on."""
+"""One run of the segmenter: its clock, warnings and progress, and the device that it ends up on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from ..progress import Cancelled, Progress, Quality
 
-if TYPE_CHECKING:
-    pass
-
-
+#: Windows that go through the network at once, by kind of device.
 WINDOWS_PER_BATCH = {"cpu": 1, "cuda": 8}
 
-#: From where to where each stage moves the progress bar, in percent: its usual share of the time.
+#: Where each stage starts and ends on the progress bar, in percent: its usual share of the time.
 _STAGES = {"prepare": (0, 2), "locate": (2, 12), "segment": (12, 80), "resample": (80, 94), "clean": (94, 100)}
 
 
 @dataclass
-class _Job:
-    """One run: its clock, its warnings, and the device it ends up on."""
+class Run:
+    """The state of one run. ``device`` and ``batch`` change when the GPU's memory is full."""
 
     device: str
     quality: Quality
@@ -43,6 +39,7 @@ class _Job:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and report its start."""
         self._stage = name
         self.step(0.0)
         began = time.perf_counter()
@@ -51,7 +48,7 @@ class _Job:
 
     @contextlib.contextmanager
     def in_network(self) -> Iterator[None]:
-        """Counts the time; on the GPU that is when its work is done, not when it is handed over."""
+        """Add the time within to ``network_seconds``; on a GPU until its work is done, not only queued."""
         began = time.perf_counter()
         yield
         if self.device != "cpu":
@@ -59,30 +56,32 @@ class _Job:
         self.network_seconds += time.perf_counter() - began
 
     def stop_if_cancelled(self) -> None:
+        """Raise :class:`Cancelled` if the caller wants to stop."""
         if self.cancelled is not None and self.cancelled():
             raise Cancelled
 
     def step(self, share: float) -> None:
-        """Report that this share (0..1) of the stage is done, unless the user wants to stop."""
+        """Report that ``share`` (0 to 1) of the stage is done. Raises :class:`Cancelled`."""
         self.stop_if_cancelled()
         start, end = _STAGES[self._stage]
         self._report(round(start + share * (end - start)))
 
     def finish(self) -> None:
-        """Report the end, also where there was no heart to segment."""
+        """Report the end, also if there was no heart to segment."""
         self._report(100)
 
     def _report(self, percent: int) -> None:
-        self._percent = max(self._percent, percent)  # a pass that is repeated on the CPU does not turn the bar back
+        self._percent = max(self._percent, percent)  # a pass repeated on the CPU does not turn the bar back
         if self.progress is not None:
             self.progress(Progress(self._percent, 100, self._stage, time.perf_counter() - self._began))
 
     @property
     def can_give_way(self) -> bool:
+        """Whether the run can go on with less GPU memory."""
         return self.batch > 1 or self.device != "cpu"
 
     def give_way(self) -> None:
-        """Out of GPU memory: half as many windows at once, then the CPU."""
+        """Use less GPU memory: half as many windows at once, and at one window the CPU."""
         if self.batch == 1:
             self.use_cpu()
             return
@@ -91,6 +90,7 @@ class _Job:
         self._warn_once("The GPU's memory was short: fewer windows at a time were used.")
 
     def use_cpu(self) -> None:
+        """Continue on the CPU."""
         torch.cuda.empty_cache()
         self.device, self.batch = "cpu", WINDOWS_PER_BATCH["cpu"]
         self._warn_once("The GPU's memory was not enough: the CPU was used instead.")

@@ -1,33 +1,27 @@
-"""Whether a scan can be segmented, and its voxels as the networks take them."""
+"""Check whether a scan can be segmented, and map its voxels to the input of a network."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import SegmenterError
 from ..image.grid import AIR_HU, Volume
 
-if TYPE_CHECKING:
-    from ..packages.manifest import NetworkSpec
-
-
+#: The smallest scan: slices along any axis, and extent.
 MIN_SLICES = 4
 MIN_EXTENT_MM = 20.0
-#: Longer than any patient: the header's spacing is in other units, and the grids made from it would not fit in memory.
+#: Longer than any patient: the spacing in the header is in other units, and its grids would not fit in memory.
 MAX_EXTENT_MM = 2500.0
+#: Slices further apart than this lose small structures.
 THICK_MM = 5.0
 
 
-# --- steps ---------------------------------------------------------------------------------------------------------
+def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
+    """Return the volume, with air in place of voxels that hold no number, and warnings for the user.
 
-
-def check(volume: Volume, warnings: list[str]) -> Volume:
-    """The volume with every voxel a number; appends gentle ``warnings``.
-
-    Raises :class:`SegmenterError` when it is too thin or too long, blank, or does not look like CT in Hounsfield units.
+    Raises :class:`SegmenterError` for a scan that is too thin or too long, blank, or no CT in Hounsfield units.
     """
+    warnings: list[str] = []
     grid = volume.grid
     thinnest = int(grid.size_mm.argmin())
     if min(grid.shape) < MIN_SLICES:
@@ -41,11 +35,11 @@ def check(volume: Volume, warnings: list[str]) -> Volume:
     if grid.spacing.max() > THICK_MM:
         warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
     _check_values(volume.array)
-    return _finite(volume, warnings)
+    return _replace_missing(volume, warnings), warnings
 
 
 def _check_values(array: np.ndarray) -> None:
-    """Whether a sample of the voxels looks like CT: numbers, not constant, some air, lung or fat, and some tissue."""
+    """Refuse values that cannot be those of a chest CT: no numbers, a constant, no air, lung or fat, or no tissue."""
     step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
@@ -54,16 +48,16 @@ def _check_values(array: np.ndarray) -> None:
     if sample.min() == sample.max():
         raise SegmenterError("Every voxel of the scan has the same value.")
     low, high = np.percentile(sample, [0.5, 99.5])
-    thin = np.mean((sample > -1100.0) & (sample < -200.0))  # any crop of a chest holds lung, air or both
+    light = np.mean((sample > -1100.0) & (sample < -200.0))  # any crop of a chest holds lung, air or both
     tissue = np.mean((sample > -150.0) & (sample < 1500.0))
-    if thin < 0.002 or tissue < 0.01:
+    if light < 0.002 or tissue < 0.01:
         raise SegmenterError(
             f"The values (mostly {low:.5g} to {high:.5g}) are not Hounsfield units of a chest: is this a CT?"
         )
 
 
-def _finite(volume: Volume, warnings: list[str]) -> Volume:
-    """The volume itself, or a float32 copy with air where it holds no number."""
+def _replace_missing(volume: Volume, warnings: list[str]) -> Volume:
+    """Return the volume itself, or a float32 copy with air where it holds no number, and a warning about that."""
     array = volume.array
     if array.dtype.kind != "f":
         return volume
@@ -82,8 +76,8 @@ def _finite(volume: Volume, warnings: list[str]) -> Volume:
     return Volume(copy, volume.affine)
 
 
-def windowed(image: np.ndarray, spec: NetworkSpec) -> np.ndarray:
-    """HU clipped to the network's window and mapped to 0..1, float32."""
-    low, high = spec.window_hu
+def to_window(image: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    """Clip HU to the window of a network and map them to 0..1 (float32)."""
+    low, high = window_hu
     out = (np.ascontiguousarray(image, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
     return np.clip(out, 0.0, 1.0, out=out)

@@ -1,12 +1,11 @@
-"""A CT volume in, eight labelled structures out, on exactly the volume's grid.
+"""The segmenter: labels the eight structures of a CT volume on the volume's own grid.
 
-A coarse pass over the whole scan finds the heart; the box around it is segmented at the package's finer spacing; the
-logits go back to the scan's own grid slice by slice, so that never all classes exist at full size.
+A coarse pass over the whole scan finds the heart. The box around it is segmented at the package's finer spacing. The
+logits return to the grid of the scan a few slices at a time, so that all classes never exist at full size.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,35 +25,35 @@ from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import resolve_device
 from .cleanup import clean
 from .findings import cut_off, findings, sentence
-from .heart import _HEART_VALUES, MIN_HEART_ML, _grown_box, heart_box, lung_share
-from .run import _Job
-from .scan import check, windowed
+from .heart import HEART_VALUES, MIN_HEART_ML, grow_box, heart_box, lung_share
+from .run import Run
+from .scan import check_scan, to_window
+from .windows import autocast, predict_with_flips, window_count
 
 if TYPE_CHECKING:
     from ..packages.store import ModelPackage
 
-
 #: How far below the heart's box the descending aorta is followed, mm.
 AORTA_BELOW_MM = 200.0
-#: Less than that of ventricle or its wall is no heart either.
+#: A heart has at least this much of left ventricle and of its wall.
 MIN_VENTRICLE_ML = 5.0
-#: Less lung than this around what looks like a heart, and it is none: networks see hearts in livers and bowels. It was
-#: 0.38 or more around 120 virtual hearts (median 0.55, some with effusion), 0.34 in a patient with a large effusion,
-#: 0.29 or more around virtual and real hearts cut off by the scan, 0.23 or less around livers taken for the heart of
-#: scans that end below or in it, and 0.15 or less in abdomens.
+#: Least share of lung around a heart: networks see hearts in livers and bowels. The share was 0.38 or more around 120
+#: virtual hearts (median 0.55, some with effusion), 0.34 in a patient with a large effusion, 0.29 or more around
+#: virtual and real hearts that the scan cuts off, 0.23 or less around livers mistaken for the heart in scans that end
+#: below or in it, and 0.15 or less in abdomens.
 MIN_LUNG_SHARE = 0.26
-#: Share of its side by which a window reaches over the next. At a quarter the shipped package lost much of a real
-#: scan's right atrium (mean Dice 0.781; 0.806 at three eighths, 0.818 at a half) and saved no window on a usual heart.
+#: Share of its side by which a window overlaps the next. At a quarter the shipped package lost much of the right atrium
+#: of a real scan (mean Dice 0.781; 0.806 at three eighths, 0.818 at a half) and saved no window on a usual heart.
 OVERLAP: dict[Quality, float] = {"fast": 0.375, "full": 0.5, "flips": 0.5}
 
 
 @dataclass
 class Segmentation:
-    """What came out of one scan.
+    """The result for one scan.
 
-    ``labels``: uint8 on exactly the input's grid, all zero when no heart was found. ``warnings``: sentences for the
-    user. ``seconds`` per stage; ``network_seconds`` of them passed in the networks. ``device``: where the networks ran
-    in the end. ``volumes_ml`` per structure name.
+    ``labels``: uint8 on the grid of the input, all zero if no heart was found. ``warnings``: sentences for the user.
+    ``seconds`` per stage, of which ``network_seconds`` in the networks. ``device``: where the networks ran in the end.
+    ``volumes_ml`` by structure name.
     """
 
     labels: Volume
@@ -67,16 +66,16 @@ class Segmentation:
 
 
 class Segmenter:
-    """The two networks of a model package, loaded once, for any number of scans.
+    """The two networks of a model package, loaded once for any number of scans.
 
-    Raises :class:`SegmenterError` for a device that is not there, ``PackageError`` for a package that cannot be used.
+    Raises :class:`SegmenterError` for a device that does not exist, ``PackageError`` for an unusable package.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         require_kind(package, "segmenter")
         self.package = package
         self.device = resolve_device(device)
-        self._networks = load_networks(package)  # moved when first used, where a full GPU is dealt with
+        self._networks = load_networks(package)  # moved at first use, where a full GPU is handled
 
     def segment(
         self,
@@ -88,160 +87,137 @@ class Segmenter:
     ) -> Segmentation:
         """Label ``volume`` (HU, any orientation and spacing; never modified).
 
-        ``quality``: ``fast`` has fewer windows, and labels and cleans on the network's own grid; ``flips`` averages
-        over mirrored windows too, which is four times the work. ``progress`` is called after every step; ``cancelled``
-        is asked before every step and ends the job with :class:`Cancelled`. A GPU whose memory is full is left step by
-        step. Raises :class:`SegmenterError` when the volume cannot be a chest or heart CT.
+        ``quality``: ``fast`` uses fewer windows, and labels and cleans on the network's own grid; ``flips`` also
+        averages over mirrored windows, which is four times the work. ``progress`` is called after every step;
+        ``cancelled`` is called before every step and stops the run with :class:`Cancelled`. When the GPU's memory is
+        full, fewer windows at once are used, then the CPU. Raises :class:`SegmenterError` if the volume cannot be a CT
+        of the chest or heart.
         """
         if quality not in QUALITIES:
             raise SegmenterError(f"The quality must be fast, full or flips, not {quality!r}.")
-        job = _Job(self.device, quality, progress, cancelled)
-        with job.stage("prepare"):
-            volume = check(volume, job.warnings)
+        run = Run(self.device, quality, progress, cancelled)
+        with run.stage("prepare"):
+            volume, run.warnings = check_scan(volume)
         try:
-            labels = self._label(volume, job)
-        except torch.cuda.OutOfMemoryError:  # beside the networks: they give way by themselves
-            if job.device == "cpu":
+            labels = self._label(volume, run)
+        except torch.cuda.OutOfMemoryError:  # outside the networks, which handle it themselves
+            if run.device == "cpu":
                 raise
             labels = None
         if labels is None:  # out here the failed attempt's tensors are no longer held by the error
-            job.use_cpu()
-            labels = self._label(volume, job)
-        result = _result(Volume(labels, volume.affine), job)
-        job.finish()
+            run.use_cpu()
+            labels = self._label(volume, run)
+        result = _result(Volume(labels, volume.affine), run)
+        run.finish()
         return result
 
-    def _label(self, volume: Volume, job: _Job) -> np.ndarray:
-        """Labels (uint8) on the volume's grid."""
+    def _label(self, volume: Volume, run: Run) -> np.ndarray:
+        """Return labels (uint8) on the grid of the volume."""
         labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order files have
-        with job.stage("locate"):
-            box = self._locate(volume, job)
+        with run.stage("locate"):
+            box = self._locate(volume, run)
         if box is None:
             return labels
-        with job.stage("segment"):
-            logits, grid = self._segment_box(volume, box, job)
+        with run.stage("segment"):
+            logits, grid = self._segment_box(volume, box, run)
         if logits is None:
             return labels
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         inner = volume.grid.crop(start, stop)
-        if job.quality == "fast" and (inner.spacing <= grid.spacing[0]).all():
-            with job.stage("resample"):
-                _label_nearest(part, logits, grid, inner, job)
+        if run.quality == "fast" and (inner.spacing <= grid.spacing[0]).all():
+            with run.stage("resample"):
+                _label_nearest(part, logits, grid, inner, run)
             return labels
-        with job.stage("resample"):
-            _label_slices(part, logits, grid, inner, job)
+        with run.stage("resample"):
+            _label_slices(part, logits, grid, inner, run)
             del logits
-        with job.stage("clean"):
+        with run.stage("clean"):
             part[...] = clean(part, volume.grid.voxel_ml)
         return labels
 
-    def _locate(self, volume: Volume, job: _Job) -> np.ndarray | None:
-        """The padded RAS box (2, 3) around the heart, within the scan; None when there is none."""
+    def _locate(self, volume: Volume, run: Run) -> np.ndarray | None:
+        """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart."""
         spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
         grid = ras_grid(scan, spec.spacing_mm)
         image = resample(volume, grid).array
-        logits = self._predict("locator", image, job)
+        logits = self._predict("locator", image, run)
         box = heart_box(logits.softmax(0).cpu().numpy(), grid)
         if box is None:
             return None
         fine = self.package.manifest.networks["segmenter"]
-        return _grown_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
+        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
 
-    def _segment_box(self, volume: Volume, box: np.ndarray, job: _Job) -> tuple[torch.Tensor | None, Grid]:
-        """Logits (9, I, J, K) on the fine RAS grid of the box; None if what they show is no heart between lungs.
+    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor | None, Grid]:
+        """Return logits (9, I, J, K) on the fine RAS grid of the box, and the grid; None if there is no lung around.
 
-        The grid reaches further down, where nothing but the aorta goes on: the coarse pass loses it among the vessels.
+        The grid reaches below the box, where only the aorta is labelled: the coarse pass loses it among the vessels.
         """
         spec = self.package.manifest.networks["segmenter"]
         bottom = volume.grid.bounds_ras()[0, 2]
         below = math.floor(min(box[0, 2] - bottom, AORTA_BELOW_MM) / spec.spacing_mm)
         grid = ras_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid).array
-        logits = self._predict("segmenter", image, job)
+        logits = self._predict("segmenter", image, run)
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
         values = largest(logits.numpy()) if logits.device.type == "cpu" else logits.argmax(0).cpu().numpy()
-        heart = np.isin(values, _HEART_VALUES)
+        heart = np.isin(values, HEART_VALUES)
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 
-    def _predict(self, name: str, image: np.ndarray, job: _Job) -> torch.Tensor:
-        """Logits (9, I, J, K) of ``image`` (I, J, K) in HU; gives way step by step when the GPU's memory is full."""
+    def _predict(self, name: str, image: np.ndarray, run: Run) -> torch.Tensor:
+        """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU, with less GPU memory each time it is full."""
         spec = self.package.manifest.networks[name]
-        source = torch.from_numpy(windowed(image, spec))[None, None]
+        source = torch.from_numpy(to_window(image, spec.window_hu))[None, None]
         while True:
             try:
-                return self._windows(name, source, spec.patch, job)
+                return self._windows(name, source, spec.patch, run)
             except torch.cuda.OutOfMemoryError:
-                if not job.can_give_way:
+                if not run.can_give_way:
                     raise
-            job.give_way()  # out here the failed attempt's tensors are no longer held by the error
+            run.give_way()  # out here the failed attempt's tensors are no longer held by the error
 
-    def _windows(self, name: str, source: torch.Tensor, patch: tuple[int, int, int], job: _Job) -> torch.Tensor:
-        """One pass of Gaussian sliding windows on the job's device."""
-        network = self._networks[name].to(job.device)
-        flips = job.quality == "flips" and name == "segmenter"
-        overlap = OVERLAP[job.quality]
-        batches = math.ceil(window_count(source.shape[2:], patch, overlap) / job.batch)
+    def _windows(self, name: str, source: torch.Tensor, patch: tuple[int, int, int], run: Run) -> torch.Tensor:
+        """Return logits (9, I, J, K) of one pass of Gaussian sliding windows on the run's device."""
+        network = self._networks[name].to(run.device)
+        flips = run.quality == "flips" and name == "segmenter"
+        overlap = OVERLAP[run.quality]
+        batches = math.ceil(window_count(source.shape[2:], patch, overlap) / run.batch)
         done = 0
 
         def predict(windows: torch.Tensor) -> torch.Tensor:
             nonlocal done
-            job.step(done / batches)
+            run.step(done / batches)
             done += 1
-            with job.in_network(), _autocast(job.device):
-                return _flip_mean(network, windows, job.stop_if_cancelled) if flips else network(windows).float()
+            with run.in_network(), autocast(run.device):
+                if flips:
+                    return predict_with_flips(network, windows, run.stop_if_cancelled)
+                return network(windows).float()
 
         with torch.inference_mode():
             return sliding_window_inference(
-                source.to(job.device), patch, job.batch, predict, overlap=overlap, mode="gaussian", sigma_scale=0.125
+                source.to(run.device), patch, run.batch, predict, overlap=overlap, mode="gaussian", sigma_scale=0.125
             )[0]
 
 
-def window_count(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> int:
-    """How many windows that share ``overlap`` of their side with the next cover ``shape`` voxels."""
-    steps = (1 + math.ceil(max(n - p, 0) / max(int(p * (1 - overlap)), 1)) for n, p in zip(shape, patch, strict=True))
-    return math.prod(steps)
-
-
-def _flip_mean(network: torch.nn.Module, windows: torch.Tensor, before_each: Callable[[], None]) -> torch.Tensor:
-    """Three quarters the plain prediction, one quarter the mean of those of the windows mirrored along each axis.
-
-    A mirrored heart is not a heart, and networks see few in training. At half and half the right atrium of a real scan
-    was lost altogether; at a quarter the shipped package is as good as without (Dice 0.819 and 0.818 there).
-    """
-    mean = network(windows).float() * 0.75
-    for axis in (2, 3, 4):
-        before_each()
-        mean += network(windows.flip(axis)).float().flip(axis) / 12
-    return mean
-
-
-def _autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Half precision on the GPU. Not on the CPU: half as fast there."""
-    if device == "cpu":
-        return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-
-
-def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
-    """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; outside ``grid`` 0."""
+def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:
+    """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; 0 outside ``grid``."""
     for k, values in interpolate(logits.cpu().numpy(), grid.affine, target):
-        job.step(k / target.shape[2])
+        run.step(k / target.shape[2])
         part[:, :, k : k + values.shape[3]] = largest(values)
     fill_outside(part, target, grid, anatomy.BACKGROUND)
 
 
-def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, job: _Job) -> None:
-    """As :func:`_label_slices`, but with the structure of the nearest voxel of ``grid``, cleaned there.
+def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:
+    """Fill ``part`` like :func:`_label_slices`, but with the label of the nearest voxel of ``grid``, cleaned there.
 
-    ``target`` is nowhere coarser than ``grid``: what is one piece stays one, and there is far less to clean.
+    ``target`` is nowhere coarser than ``grid``, so a single piece stays single, and there is far less to clean.
     """
     values = clean(largest(logits.cpu().numpy()), grid.voxel_ml)
     for k, slab in nearest(values, grid.affine, target):
-        job.step(k / target.shape[2])
+        run.step(k / target.shape[2])
         part[:, :, k : k + slab.shape[2]] = slab
     fill_outside(part, target, grid, anatomy.BACKGROUND)
 
@@ -249,17 +225,17 @@ def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: G
 # --- the result ----------------------------------------------------------------------------------------------------
 
 
-def _result(labels: Volume, job: _Job) -> Segmentation:
-    """Measure the labels; too little heart counts as none."""
+def _result(labels: Volume, run: Run) -> Segmentation:
+    """Measure the labels. Too little heart counts as none, and its labels are removed."""
     counts = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
     volumes = {s.name: float(counts[s.value] * labels.grid.voxel_ml) for s in anatomy.STRUCTURES}
     found = sum(volumes[name] for name in anatomy.HEART) >= MIN_HEART_ML
     found = found and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
     if found:
-        job.warnings += [sentence(finding) for finding in findings(labels, volumes)]
+        run.warnings += [sentence(finding) for finding in findings(labels, volumes)]
     else:
         much = "Too little of a heart" if cut_off(labels) else "No heart"
-        job.warnings.append(f"{much} was found in the scan: nothing was labelled.")
+        run.warnings.append(f"{much} was found in the scan: nothing was labelled.")
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
-    return Segmentation(labels, job.warnings, job.seconds, job.network_seconds, job.device, found, volumes)
+    return Segmentation(labels, run.warnings, run.seconds, run.network_seconds, run.device, found, volumes)

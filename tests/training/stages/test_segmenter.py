@@ -29,7 +29,7 @@ from CardiacLDMLib.errors import PackageError
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.packages.weights import load_networks
-from CardiacLDMLib.segmentation.scan import windowed
+from CardiacLDMLib.segmentation.scan import to_window
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.training import TINY, equal, prepare, tiny_network, tiny_run, train, write_cases
 
@@ -267,7 +267,7 @@ def test_dice_per_structure_against_hand_counts() -> None:
 def test_training_and_runtime_see_the_same_values() -> None:
     image = np.random.default_rng(0).uniform(-1024, 3000, (5, 6, 7)).astype(np.float32)
     settings = tiny_network()
-    assert np.array_equal(augment.to_window(image, settings.window_hu), windowed(image, settings))  # type: ignore[arg-type]
+    assert np.array_equal(augment.to_window(image, settings.window_hu), to_window(image, settings.window_hu))
 
 
 # --- configuration -------------------------------------------------------------------------------------------------
