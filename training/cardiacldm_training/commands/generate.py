@@ -225,12 +225,12 @@ class _Run:
 
     def all(self, yes: bool) -> int:
         """Draw what is missing; returns the exit code."""
-        from ..results.pair_files import finished, opened, rates, record, rejected
+        from ..results.pair_files import acceptance_rates, hold_folder, pair_indices, rejections, shared_settings
 
         with contextlib.ExitStack() as held:
-            wanted = record(self.generator.package, self.seed, self.settings, self.judge)
-            self._first(lambda: held.enter_context(opened(self.out, wanted)))
-            done = self._first(lambda: finished(self.out, self.count) | rejected(self.out, self.count).keys())
+            wanted = shared_settings(self.generator.package, self.seed, self.settings, self.judge)
+            self._first(lambda: held.enter_context(hold_folder(self.out, wanted)))
+            done = self._first(lambda: pair_indices(self.out, self.count) | rejections(self.out, self.count).keys())
             try:
                 done |= self._first(partial(self._try_one, done, yes))
                 code = self._share(done)
@@ -241,7 +241,7 @@ class _Run:
             if not code:
                 code = self._first(self._summary)
             if self.fabric.is_global_zero:
-                _tell(code, rates(self.out, self.count), self.count, self.out)
+                _tell(code, acceptance_rates(self.out, self.count), self.count, self.out)
         return code
 
     def _first(self, work: Callable[[], Result]) -> Result:
@@ -294,7 +294,7 @@ class _Run:
         from CardiacLDMLib.errors import NoAcceptablePair
         from CardiacLDMLib.generation.acceptance import draw
 
-        from ..results.pair_files import pair_folder, write_pair, write_rejected
+        from ..results.pair_files import pair_folder, write_pair, write_rejection
 
         began = time.perf_counter()
         title, settings = f"{pair_folder(self.out, index).name} ({number} of {self.count})", self.settings
@@ -305,7 +305,7 @@ class _Run:
                     guidance=settings.guidance, solver=settings.solver, progress=progress, cancelled=self.cancelled,
                 )  # fmt: skip
             except NoAcceptablePair as error:
-                write_rejected(self.out, index, error.rejected)
+                write_rejection(self.out, index, error.rejected)
                 size, end = math.prod(self.generator.shape) * 3, f"not accepted in {len(error.rejected)} attempts"
             else:
                 size = write_pair(pair, self.out)
@@ -316,10 +316,10 @@ class _Run:
 
     def _summary(self) -> int:
         """Contact sheets, and how many pairs were rejected; the exit code."""
-        from ..results.pair_files import rates, write_rates, write_sheets
+        from ..results.pair_files import acceptance_rates, write_rates, write_sheets
 
         write_sheets(self.out, self.count)
-        found = rates(self.out, self.count)
+        found = acceptance_rates(self.out, self.count)
         if self.judge is not None:
             write_rates(self.out, found)
         return FAILED if found.never_accepted else 0

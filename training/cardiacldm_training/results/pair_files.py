@@ -1,8 +1,8 @@
 """Synthetic pairs on disk: a folder ``pair_NNNN`` with four :data:`FILES` each, shared settings, contact sheets.
 
-A pair's folder is made aside and renamed when its files are on the disk: it is whole or absent. Of a pair that was
-never accepted there is ``pair_NNNN.rejected.json`` with the reasons. A folder that was begun is continued with the
-same settings only, by one run at a time.
+A pair's folder is complete or absent. A pair that failed the checks in every attempt leaves
+``pair_NNNN.rejected.json`` with the reasons. An unfinished run can be continued with the same settings, by one process
+group at a time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from CardiacLDMLib.files import lock, replace_folder, sweep, write_json
+from CardiacLDMLib.files import lock, sweep, write_json
 from CardiacLDMLib.generation.acceptance import Judge
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.generation.settings import Settings
-from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.packages.store import ModelPackage
+from CardiacLDMLib.results import pairs
 from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name
 
 from ..errors import PairsError
@@ -35,28 +36,32 @@ REJECTED = ".rejected.json"
 
 
 def pair_folder(out: Path, index: int) -> Path:
+    """Return the folder of pair ``index``."""
     return out / pair_name(index)
 
 
-def record(package: ModelPackage, seed: int, settings: Settings, judge: Judge | None = None) -> dict[str, Any]:
-    """What all pairs of a folder share; neither their number nor where they were computed."""
+def shared_settings(package: ModelPackage, seed: int, settings: Settings, judge: Judge | None = None) -> dict[str, Any]:
+    """Return what all pairs of a folder have in common, for generation.json.
+
+    The number of pairs and the device are not part of it, so that a run can be extended and moved.
+    """
     check = None
     if judge is not None and judge.segmenter is not None:
-        check = f"{_described(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
+        check = f"{_package_text(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
         check += "".join(f", {name} {value}" for part in judge.further for name, value in part.record().items())
-    return {"package": _described(package), "seed": seed, **asdict(settings), "check": check}
+    return {"package": _package_text(package), "seed": seed, **asdict(settings), "check": check}
 
 
-def _described(package: ModelPackage) -> str:
+def _package_text(package: ModelPackage) -> str:
     return f"{package.manifest.name} {package.manifest.version} (SHA-256 {package.sha256})"
 
 
 @contextlib.contextmanager
-def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
-    """Hold the folder for one run; made if needed, and cleared of what a killed run left half-made.
+def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
+    """Lock the folder for one run with the settings ``wanted``; make it if needed.
 
-    Raises :class:`PairsError` if it holds pairs of other settings, if another run is at work there, or if it cannot be
-    written to.
+    Unfinished files of a killed run are removed. Raises :class:`PairsError` if the folder holds pairs of other
+    settings, if another run uses it, or if it cannot be used.
     """
     if out.exists() and not out.is_dir():
         raise PairsError(f"The pairs need a folder, but {out.name} is a file.")
@@ -65,10 +70,8 @@ def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
             write_json(out / SETTINGS, wanted)
         with (out / SETTINGS).open("rb") as file:
             if not _locked(file.fileno()):
-                raise PairsError(
-                    f"Another run is drawing pairs into {out.name}: wait for it, or choose another folder."
-                )
-            _refuse_other(out, file.read(), wanted)
+                raise PairsError(f"Another run writes to {out.name}: wait for its end, or choose another folder.")
+            _refuse_other_settings(out, file.read(), wanted)
             sweep(out, older_than=0)
             yield
     except OSError as error:
@@ -76,78 +79,82 @@ def opened(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
 
 
 def _locked(file: int) -> bool:
-    """Take the lock on an open file unless another process has it; file systems without locks do without."""
+    """Take the lock on an open file; False if another process has it. A file system without locks counts as locked."""
     try:
         return lock(file)
     except OSError:
         return True
 
 
-def _refuse_other(out: Path, stored: bytes, wanted: dict[str, Any]) -> None:
+def _refuse_other_settings(out: Path, stored: bytes, wanted: dict[str, Any]) -> None:
     try:
-        found = json.loads(stored)
-        names = sorted({*found, *wanted})
+        existing = json.loads(stored)
+        names = sorted({*existing, *wanted})
     except (ValueError, TypeError) as error:
         raise PairsError(f"{out.name}/{SETTINGS} is damaged: choose another folder.") from error
     for name in names:
-        old, new = found.get(name), json.loads(json.dumps(wanted.get(name)))
+        old, new = existing.get(name), json.loads(json.dumps(wanted.get(name)))
         if old != new:
             raise PairsError(f"{out.name} holds pairs whose {name} is {old!r}, not {new!r}: choose another folder.")
 
 
-def finished(out: Path, count: int) -> set[int]:
-    """The numbers below ``count`` whose pair is there. Raises :class:`PairsError` if one has lost a file since."""
-    done = set()
+def pair_indices(out: Path, count: int) -> set[int]:
+    """Return the indices below ``count`` whose pair exists. Raises :class:`PairsError` if a pair lacks a file."""
+    indices = set()
     for entry in os.scandir(out):
         match = re.fullmatch(r"pair_(\d{4,})", entry.name)
         if match and int(match[1]) < count:
             missing = [name for name in FILES if not os.path.isfile(os.path.join(entry.path, name))]
             if missing:
-                raise PairsError(f"{entry.name} has lost its {missing[0]}: remove that folder to have it drawn again.")
-            done.add(int(match[1]))
-    return done
+                raise PairsError(f"{entry.name} lacks {missing[0]}: remove that folder to generate the pair again.")
+            indices.add(int(match[1]))
+    return indices
 
 
 def write_pair(pair: Pair, out: Path) -> int:
-    """Write a pair to ``out``, whole or not at all; returns its bytes on disk. Raises ``OutputError``."""
+    """Write a pair with its overview to ``out``; return the bytes on disk. Raises ``OutputError``."""
     folder = pair_folder(out, pair.provenance["index"])
-    with replace_folder(folder) as part:
-        write_volume(pair.image, part / IMAGE)
-        write_volume(pair.labels, part / LABELS)
+
+    def draw(part: Path) -> None:
         write_figure(draw_overview(pair, folder.name), part / OVERVIEW)
-        write_json(part / PROVENANCE, pair.provenance)
-        return sum((part / name).stat().st_size for name in FILES)
+
+    pairs.write_pair(folder, None, pair.image, pair.labels, pair.provenance, draw=draw)
+    return sum((folder / name).stat().st_size for name in FILES)
 
 
 def read_pair(out: Path, index: int) -> Pair:
-    """A pair as it was written. Raises ``VolumeError`` or :class:`PairsError`."""
+    """Read pair ``index``. Raises ``VolumeError`` or :class:`PairsError`."""
     folder = pair_folder(out, index)
     provenance = _read_json(folder / PROVENANCE)
     return Pair(read_volume(folder / IMAGE), read_volume(folder / LABELS), provenance)
 
 
-# --- pairs that were not accepted ----------------------------------------------------------------------------------
+# --- rejected pairs ------------------------------------------------------------------------------------------------
 
 
-def write_rejected(out: Path, index: int, faults: Sequence[Sequence[str]]) -> None:
-    """Note why no attempt at a pair was accepted. Raises ``OutputError``."""
+def write_rejection(out: Path, index: int, faults: Sequence[Sequence[str]]) -> None:
+    """Record the faults of each attempt at a pair of which none was accepted. Raises ``OutputError``."""
     path = out / f"{pair_name(index)}{REJECTED}"
     write_json(path, {"index": index, "rejected": faults})
 
 
-def rejected(out: Path, count: int) -> dict[int, list[list[str]]]:
-    """The numbers below ``count`` whose pair was never accepted, with the faults of each attempt."""
-    found = {}
+def rejections(out: Path, count: int) -> dict[int, list[list[str]]]:
+    """Return the indices below ``count`` whose pair was never accepted, with the faults of each attempt."""
+    faults = {}
     for path in sorted(out.glob(f"pair_*{REJECTED}")):
         content = _read_json(path)
         if content["index"] < count:
-            found[int(content["index"])] = content["rejected"]
-    return found
+            faults[int(content["index"])] = content["rejected"]
+    return faults
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How many pairs below a count were ``accepted``, how often one was ``drawn`` and ``rejected``, for which rules."""
+    """Counts over a folder, written as acceptance.json.
+
+    Pairs ``accepted``, attempts ``drawn`` and ``rejected``, rejected attempts by rule, and names of the pairs of which
+    no attempt was accepted.
+    """
 
     accepted: int
     drawn: int
@@ -156,9 +163,9 @@ class Rates:
     never_accepted: list[str]
 
 
-def rates(out: Path, count: int) -> Rates:
-    """From what is on the disk, so that it does not matter in how many runs the pairs were drawn."""
-    never, done = rejected(out, count), finished(out, count)
+def acceptance_rates(out: Path, count: int) -> Rates:
+    """Count the pairs below ``count`` and their rejected attempts from the files, over all runs."""
+    never, done = rejections(out, count), pair_indices(out, count)
     faults = [attempt for attempts in never.values() for attempt in attempts]
     for index in done:
         faults += _read_json(pair_folder(out, index) / PROVENANCE).get("acceptance", {}).get("rejected", [])
@@ -167,9 +174,9 @@ def rates(out: Path, count: int) -> Rates:
     return Rates(len(done), len(done) + len(faults), len(faults), dict(sorted(rules.items())), names)
 
 
-def write_rates(out: Path, found: Rates) -> None:
+def write_rates(out: Path, rates: Rates) -> None:
     """Write acceptance.json. Raises ``OutputError``."""
-    write_json(out / RATES, asdict(found))
+    write_json(out / RATES, asdict(rates))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -183,12 +190,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_sheets(out: Path, count: int) -> list[Path]:
-    """Contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
+    """Write contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
 
     Raises :class:`PairsError` or ``OutputError``.
     """
     paths: list[Path] = []
-    done = sorted(finished(out, count))
+    done = sorted(pair_indices(out, count))
     for page, start in enumerate(range(0, len(done), SHEET_PAIRS), start=1):
         indices = done[start : start + SHEET_PAIRS]
         paths.append(out / (SHEET if page == 1 else f"{SHEET.removesuffix('.png')}_{page}.png"))

@@ -1,4 +1,4 @@
-"""Pictures of a labelled heart by Slicer's own views, without a display: three slices, a 3D view and a legend."""
+"""Render a labelled heart with Slicer's own views, without a display: three slices, a 3D view and a legend."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import replace_file, replace_files
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.results.report import NOTICE
 
 from ..errors import RenderingError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 #: Pixels of one view; the picture has two by two of them and the legend.
 VIEW_SIZE = (720, 600)
 LEGEND_WIDTH = 330
-#: Least height in mm of what a slice view shows: the heart with its surroundings.
+#: Least height of a slice view in mm: the heart with its surroundings.
 FIELD_MM = 210.0
 #: Slicer's layout names and their orientations.
 SLICES = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))
@@ -35,10 +36,10 @@ SLICES = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))
 SKY = ((193, 195, 232), (116, 120, 190))
 
 DARK, GREY = "#1b1b1f", "#b9b9c2"
-#: Degrees by which the 3D view turns from the front to the patient's left, where both ventricles show.
+#: Degrees by which the 3D view turns from the front to the patient's left, so that both ventricles are visible.
 VIEW_FROM_LEFT = 25.0
 
-_TRIAL = """
+_RENDER_TEST = """
 import vtkmodules.vtkRenderingOpenGL2
 from vtkmodules.vtkRenderingCore import vtkRenderer, vtkRenderWindow
 window = vtkRenderWindow()
@@ -50,26 +51,26 @@ raise SystemExit(0 if window.SupportsOpenGL() else 1)
 
 
 def require_rendering() -> None:
-    """Try to draw one empty window, in a process of its own: without OpenGL, VTK ends the process it runs in.
+    """Render one empty window in a process of its own, since VTK ends its process when OpenGL is missing.
 
-    Raises :class:`RenderingError` naming the packages to install.
+    Raises :class:`RenderingError`, which names the packages to install.
     """
     _prefer_off_screen()
-    if subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, timeout=120, check=False).returncode:
+    if subprocess.run([sys.executable, "-c", _RENDER_TEST], capture_output=True, timeout=120, check=False).returncode:
         raise RenderingError(
-            "Slicer's views need OpenGL to draw: install it with "
-            "'sudo apt install libegl1 libgl1-mesa-dri' (Debian, Ubuntu) and run again."
+            "Slicer's views need OpenGL: install it with 'sudo apt install libegl1 libgl1-mesa-dri' "
+            "(Debian, Ubuntu) and run the command again."
         )
 
 
 def _prefer_off_screen() -> None:
-    """Draw without a display server: VTK would look for one first and complain."""
+    """Have VTK render without a display server; by default it looks for one first and prints an error."""
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 
 def slicer_app() -> SlicerApp:
-    """Slicer's scene and module logics, without its windows. Of VTK's messages only errors reach stderr."""
+    """Return Slicer's scene and module logics without its windows. VTK prints errors only, to stderr."""
     _prefer_off_screen()
     from trame_slicer.core import SlicerApp
     from vtkmodules.util.misc import calldata_type
@@ -88,10 +89,7 @@ def slicer_app() -> SlicerApp:
 
 
 def save_scene(app: SlicerApp, path: Path) -> None:
-    """Save the scene with all its data as ``path`` (``NAME.mrb``), whole or not at all.
-
-    Raises :class:`~CardiacLDMLib.errors.OutputError` when the folder cannot be written to or the disk is full.
-    """
+    """Save the scene with all its data as ``path`` (``NAME.mrb``), whole or not at all. Raises ``OutputError``."""
     from vtkmodules.vtkCommonCore import vtkObject
 
     with replace_files(path.parent, [path.name]) as folder:
@@ -106,9 +104,9 @@ def save_scene(app: SlicerApp, path: Path) -> None:
 
 
 def open_slices(app: SlicerApp, volume_node: vtkMRMLScalarVolumeNode) -> list[SliceView]:
-    """Slicer's axial, coronal and sagittal view of a volume, with a window for the heart.
+    """Open Slicer's axial, coronal and sagittal view of a volume, in the heart's HU window.
 
-    Open them before the segmentation is made: what enters a view first is drawn first, and the scan belongs below.
+    Call this before the segmentation is made: nodes are rendered in the order of entry, and the scan belongs below.
     """
     from trame_slicer.views import SliceView
     from trame_slicer.views.render_scheduler import NoScheduleRendering
@@ -118,7 +116,7 @@ def open_slices(app: SlicerApp, volume_node: vtkMRMLScalarVolumeNode) -> list[Sl
     display.SetWindowLevel(anatomy.HEART_WINDOW.width, anatomy.HEART_WINDOW.level)
     views = []
     for layout, orientation in SLICES:
-        # Drawn once, when asked: not at every change of the scene, nor at its end, where that can hang.
+        # Rendered on request only: automatic rendering can hang when the scene is closed.
         view = SliceView(app.scene, app.app_logic, layout, NoScheduleRendering())
         view.render_window().SetSize(*VIEW_SIZE)
         view.set_orientation(orientation)
@@ -137,10 +135,10 @@ def render_picture(
     *,
     title: str,
 ) -> None:
-    """Draw the slice views, Slicer's 3D view and a legend with volumes into one PNG.
+    """Render the slice views, Slicer's 3D view and a legend with volumes into one PNG.
 
-    ``labels`` are those of ``segmentation_node``, in the world: they say where to look. The views stay in ``app``'s
-    scene, so a scene saved afterwards opens on the same slices.
+    ``labels`` are those of ``segmentation_node`` in world space; they decide which slices are shown. The views stay in
+    ``app``'s scene, so a scene saved afterwards opens on the same slices.
     """
     show_like_slicer(segmentation_node)
     index = np.argwhere(labels.array)
@@ -158,7 +156,7 @@ def render_picture(
 
 
 def show_like_slicer(segmentation_node: vtkMRMLSegmentationNode) -> None:
-    """Filled and outlined segments, closed surfaces, the wall translucent around the ventricle."""
+    """Show filled and outlined segments, closed surfaces, and the myocardium translucent around the ventricle."""
     segmentation_node.CreateClosedSurfaceRepresentation()
     display = segmentation_node.GetDisplayNode()
     display.SetOpacity2DFill(0.35)
@@ -168,37 +166,37 @@ def show_like_slicer(segmentation_node: vtkMRMLSegmentationNode) -> None:
 
 
 def _slice_axes(view: SliceView) -> np.ndarray:
-    """(3, 3): RAS directions to the right, up and out of the screen, as columns."""
+    """Return (3, 3): the RAS directions to the right, up and out of the screen, as columns."""
     matrix = view.get_view_node().GetSliceToRAS()
     return np.array([[matrix.GetElement(row, column) for column in range(3)] for row in range(3)])
 
 
 def _look_at(view: SliceView, points: np.ndarray, structure: np.ndarray, step_mm: float) -> None:
-    """Go to the slice that shows most structures and zoom to the heart; without labels stay in the scan's middle.
+    """Go to the slice with most structures and zoom to the heart; without labels stay in the middle of the scan.
 
     ``points`` (N, 3) are the labelled voxels in RAS mm, ``structure`` (N,) their label values.
     """
     if not len(points):
         return
     heart = np.isin(structure, [anatomy.VALUE[name] for name in anatomy.HEART])
-    seen = points[heart] if heart.any() else points
-    centre = (seen.min(0) + seen.max(0)) / 2
+    target = points[heart] if heart.any() else points
+    centre = (target.min(0) + target.max(0)) / 2
 
     across = int(np.abs(_slice_axes(view)[:, 2]).argmax())
     slot = np.round((points[:, across] - points[:, across].min()) / step_mm).astype(int)
     area = np.zeros((slot.max() + 1, anatomy.NUM_CLASSES))
     np.add.at(area, (slot, structure), 1.0)
-    best = int(np.sqrt(area).sum(1).argmax())  # the root: many structures of middling size before a large one
+    best = int(np.sqrt(area).sum(1).argmax())  # the root prefers many structures of medium size to a large one
     centre[across] = points[slot == best, across].mean()
 
-    height = max(FIELD_MM, 1.3 * float(np.ptp(seen, axis=0).max()))
+    height = max(FIELD_MM, 1.3 * float(np.ptp(target, axis=0).max()))
     node = view.get_view_node()
     node.SetFieldOfView(height * VIEW_SIZE[0] / VIEW_SIZE[1], height, node.GetFieldOfView()[2])
     node.JumpSliceByCentering(*centre)
 
 
 def _edge_letters(view: SliceView) -> str:
-    """The patient's directions at the left, right, top and bottom edge of a slice view."""
+    """Return the letters of the patient's directions at the left, right, top and bottom edge of a slice view."""
     right, up = _slice_axes(view)[:, :2].T
     return "".join(_letter(direction) for direction in (-right, right, up, -up))
 
@@ -209,7 +207,7 @@ def _letter(direction: np.ndarray) -> str:
 
 
 def _solid_picture(app: SlicerApp, points: np.ndarray) -> np.ndarray:
-    """Slicer's 3D view from the front and a little from the left, ``points`` (N, 3; RAS mm) filling it."""
+    """Render Slicer's 3D view from the front and slightly from the left, zoomed to ``points`` (N, 3; RAS mm)."""
     from trame_slicer.views import ThreeDView
     from trame_slicer.views.render_scheduler import NoScheduleRendering
 
@@ -217,7 +215,7 @@ def _solid_picture(app: SlicerApp, points: np.ndarray) -> np.ndarray:
 
     view = ThreeDView(app.scene, app.app_logic, "1", NoScheduleRendering())
     view.render_window().SetSize(*VIEW_SIZE)
-    view.renderer().SetUseDepthPeeling(False)  # with Mesa's software OpenGL it loses translucent surfaces
+    view.renderer().SetUseDepthPeeling(False)  # it loses translucent surfaces with Mesa's software OpenGL
     view.set_box_visible(False)
     view.set_background_gradient_color(*SKY)
     view.set_orientation_marker(
@@ -234,7 +232,7 @@ def _solid_picture(app: SlicerApp, points: np.ndarray) -> np.ndarray:
 
 
 def _pixels(view: SliceView | ThreeDView) -> np.ndarray:
-    """Draw a view: (height, width, 3) uint8, the first row on top."""
+    """Render a view; return (height, width, 3) uint8, the top row first."""
     from vtkmodules.util.numpy_support import vtk_to_numpy
     from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
@@ -247,11 +245,11 @@ def _pixels(view: SliceView | ThreeDView) -> np.ndarray:
     return np.array(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1])
 
 
-# --- putting the picture together ----------------------------------------------------------------------------------
+# --- the picture ---------------------------------------------------------------------------------------------------
 
 
 def _compose(pictures: list[np.ndarray], letters: list[str], path: Path, title: str, volumes_ml: np.ndarray) -> None:
-    """Slicer's four-up layout (axial, 3D; coronal, sagittal), letters at the edges, the legend beside it."""
+    """Write Slicer's four-up layout (axial, 3D; coronal, sagittal) with letters at the edges and the legend beside."""
     from matplotlib.figure import Figure
 
     (width, height), gap, dpi = VIEW_SIZE, 4, 100
@@ -269,7 +267,7 @@ def _compose(pictures: list[np.ndarray], letters: list[str], path: Path, title: 
 
 
 def _legend(figure: Any, left: float, title: str, volumes_ml: np.ndarray) -> None:
-    """Colour, name and volume of each structure in the strip from ``left`` (fraction of the width) to the edge."""
+    """Write colour, name and volume of each structure into the strip from ``left`` (fraction of the width) on."""
     from matplotlib.patches import Rectangle
 
     axes = figure.add_axes((left, 0.0, 1.0 - left, 1.0))
@@ -283,7 +281,6 @@ def _legend(figure: Any, left: float, title: str, volumes_ml: np.ndarray) -> Non
         volume = volumes_ml[structure.value]
         note = f"{volume:.0f} mL" if volume > 0 else "not found"
         axes.text(0.21, y - 0.013, note, color=GREY, fontsize=10, va="center")
-    statement = "Research use,\nnot a medical device."
-    axes.text(0.07, 0.035, statement, color=GREY, fontsize=10, va="bottom", linespacing=1.4)
+    axes.text(0.07, 0.035, NOTICE.replace(", ", ",\n"), color=GREY, fontsize=10, va="bottom", linespacing=1.4)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

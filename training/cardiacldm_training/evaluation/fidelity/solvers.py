@@ -33,9 +33,9 @@ def view_of_generator(generator: Generator) -> View:
 def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
     """Pairs 0 to ``count`` of ``seed``, no condition asked for, as ``cardiacldm generate`` leaves them; those that are
     there are kept. Raises PairsError or GeneratorError."""
-    record = pair_files.record(generator.package, seed, check_settings(generator.spec))
-    with pair_files.opened(out, record):
-        for index in sorted(set(range(count)) - pair_files.finished(out, count)):
+    record = pair_files.shared_settings(generator.package, seed, check_settings(generator.spec))
+    with pair_files.hold_folder(out, record):
+        for index in sorted(set(range(count)) - pair_files.pair_indices(out, count)):
             pair_files.write_pair(generator.generate(seed, index), out)
             say(f"Drew pair {index + 1} of {count}.")
 
