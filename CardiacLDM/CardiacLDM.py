@@ -16,7 +16,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 import slicer
-from CardiacLDMLib.errors import ClientError, VolumeError
+from CardiacLDMLib.errors import ClientError, JobError, VolumeError
 from CardiacLDMLib.slicer import dependencies
 from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
 from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
@@ -201,7 +201,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
             cancelled=lambda: outcome.update(error=_("The segmentation was cancelled.")),
         )  # fmt: skip
         while job.running:
-            self._dispatcher.wait_a_little()
+            self._dispatcher.process_events()
         if "error" in outcome:
             raise RuntimeError(outcome["error"])
         return outcome["node"]
@@ -221,8 +221,8 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
             return SceneJob(
                 self._dispatcher, volumeNode, segmentationNode, Settings(package, device, quality), listener
             )
-        except (ClientError, VolumeError) as error:
-            raise RuntimeError(str(error)) from error
+        except (ClientError, JobError, VolumeError, ImportError) as error:
+            raise RuntimeError(_sentence(error)) from error
 
     def generate(
         self, package=None, count=1, seed=None, steps=None, conditions=None, device="auto", check=True, progress=None
@@ -244,7 +244,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
             cancelled=lambda: outcome.update(error=_("Generating was cancelled.")),
         )  # fmt: skip
         while job.running:
-            self._dispatcher.wait_a_little()
+            self._dispatcher.process_events()
         if "error" not in outcome and not job.pairs:
             outcome["error"] = outcome["rejected"][-1]
         if "error" in outcome:
@@ -270,8 +270,8 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
         settings = PairSettings(package, count, seed, steps, conditions or {}, device, check)
         try:
             return PairsJob(self._dispatcher, settings, listener)
-        except ClientError as error:
-            raise RuntimeError(str(error)) from error
+        except (ClientError, JobError, ImportError) as error:
+            raise RuntimeError(_sentence(error)) from error
 
     @property
     def client(self):
@@ -294,6 +294,13 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
 
 def _nothing(*_unused):
     pass
+
+
+def _sentence(error):
+    """Return an error in one sentence for the user."""
+    if isinstance(error, ImportError):
+        return _("The Python library {name} is missing: install what the module needs.").format(name=error.name)
+    return str(error)
 
 
 class CardiacLDMTest(ScriptedLoadableModuleTest):

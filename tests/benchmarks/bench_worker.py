@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.image.resample import resample
+from CardiacLDMLib.worker.messages import SegmentVolume
 from tests.support.worker import Bench, Outcome
 
 SIDE, SPACING_MM = 160, 2.0
@@ -39,7 +40,7 @@ def measure(bench: Bench, volume: Volume, quality: str) -> dict[str, float]:
     """Seconds of one job: in all, in the pipeline, in the networks."""
     outcome = Outcome()
     began = time.perf_counter()
-    bench.client.segment(volume, device="cpu", quality=quality, **outcome.watched())
+    bench.client.submit(SegmentVolume(image=volume, device="cpu", quality=quality), outcome.listener())
     bench.wait(outcome)
     seconds = time.perf_counter() - began
     if outcome.failure or not outcome.done.heart_found:
@@ -51,7 +52,7 @@ def measure(bench: Bench, volume: Volume, quality: str) -> dict[str, float]:
 def cancel_seconds(bench: Bench, volume: Volume, stage: str) -> float:
     """From cancelling in a stage to the end of the job."""
     outcome = Outcome()
-    bench.client.segment(volume, device="cpu", **outcome.watched())
+    bench.client.submit(SegmentVolume(image=volume, device="cpu"), outcome.listener())
     bench.loop.run(lambda: outcome or any(p.stage == stage for p in outcome.progress))
     began = time.perf_counter()
     bench.client.cancel()

@@ -23,7 +23,8 @@ from cardiacldm_training.results.pair_files import read_pair
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.packages import manifest, store
-from CardiacLDMLib.worker.client import Failure, PairReply
+from CardiacLDMLib.worker.job import Failure, JobListener
+from CardiacLDMLib.worker.messages import GeneratedPair, GeneratePair
 from tests.support.generator_package import GRID, write_tiny_generator
 from tests.support.host import Host, close_module, held_ms, open_module, pump, start_host
 from tests.support.phantom_package import write_phantom_package
@@ -360,31 +361,28 @@ def test_closing_the_scene_half_way_ends_the_job(user: User) -> None:
 
 
 class Worker:
-    """Instead of the dispatcher: what becomes of each pair, in order."""
+    """In place of the dispatcher: ends each job with the next of the given outcomes."""
 
     busy = False
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
-        self.job: Any = None
 
-    def submit(self, begin: Any, failed: Any) -> None:
+    def submit(self, request: GeneratePair, listener: JobListener[GeneratedPair]) -> None:
         outcome = self.outcomes.pop(0)
-
-        def tell() -> None:
-            (failed if isinstance(outcome, Failure) else self.job._drawn)(outcome)
-
-        QtCore.QTimer.singleShot(0, tell)
+        end = listener.failed if isinstance(outcome, Failure) else listener.done
+        QtCore.QTimer.singleShot(0, lambda: end(outcome))
 
     def ended(self) -> None:
         pass
 
 
-def reply(index: int) -> PairReply:
-    """A pair as it comes from the worker, drawn twice."""
+def reply(index: int) -> GeneratedPair:
+    """Return a pair as it comes from the worker, accepted at the second attempt."""
     pair = expected(index)
     acceptance = {"attempts": 2, "agreement": 0.876, "rejected": [["agreement: 0.5"]]}
-    return PairReply(pair.image, pair.labels, {**pair.provenance, "acceptance": acceptance}, "cpu", 1.0)
+    provenance = {**pair.provenance, "acceptance": acceptance}
+    return GeneratedPair(image=pair.image, labels=pair.labels, provenance=provenance, device="cpu", seconds=1.0)
 
 
 def test_pairs_that_are_never_accepted_are_listed_and_others_go_on(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +391,6 @@ def test_pairs_that_are_never_accepted_are_listed_and_others_go_on(user: User, m
     monkeypatch.setattr(user.panel, "_dispatcher", worker)
     user.prepare(count=2, check=True)
     user.ui.apply.click()
-    worker.job = user.panel._job
     user.wait(lambda: not user.panel.running)
     assert user.ui.warningsLabel.text == rejected.message
     assert user.ui.resultLabel.text.startswith("1 of 2 pairs of seed 7")
@@ -408,7 +405,6 @@ def test_a_full_disk_half_way_is_said_and_finished_pairs_stay(user: User, monkey
     monkeypatch.setattr(user.panel, "_dispatcher", worker)
     user.prepare(count=5)
     user.ui.apply.click()
-    worker.job = user.panel._job
     user.wait(lambda: not user.panel.running)
     assert user.ui.errorLabel.text == full.message
     assert user.rows() == ["Synthetic 7-0000", "Synthetic 7-0001"]
@@ -597,7 +593,10 @@ def test_the_window_is_never_held_by_a_large_pair(user: User, record_property: A
     shape = (256, 256, 160)
     image, labels = (np.zeros(shape, kind, order="F") for kind in (np.int16, np.uint8))
     labels[60:180, 60:180, 40:120] = (np.arange(80) % 9).astype(np.uint8)
-    pair = PairReply(Volume(image, np.eye(4)), Volume(labels, np.eye(4)), expected(0).provenance, "cpu", 1.0)
+    pair = GeneratedPair(
+        image=Volume(image, np.eye(4)), labels=Volume(labels, np.eye(4)), provenance=expected(0).provenance,
+        device="cpu", seconds=1.0,
+    )  # fmt: skip
     none = lambda *_: None  # noqa: E731
     listener = PairListener(none, none, lambda pair: user.panel._arrived(pair, True), none, none, none)
     show_side_by_side()  # Slicer makes the views itself

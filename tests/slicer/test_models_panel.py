@@ -17,7 +17,9 @@ import pytest
 from CardiacLDMLib.errors import PackageError
 from CardiacLDMLib.packages import archive, cards, store
 from CardiacLDMLib.slicer import dependencies
-from CardiacLDMLib.worker.client import DeviceReply, Failure, VerifyReply
+from CardiacLDMLib.worker.device import DeviceCheck
+from CardiacLDMLib.worker.job import Failure, JobListener
+from CardiacLDMLib.worker.messages import CheckedDevice, CheckedPackage, ImportPackage, Request
 from tests.support.host import Heartbeat, pump, start_host
 from tests.support.package import write_tiny_package
 
@@ -42,31 +44,19 @@ def host() -> Iterator[Any]:
     HOST.check()
 
 
-class FakeClient:
-    """Keeps what it is asked for; the test says how it ended."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, tuple[Any, ...]]] = []
-        self.ends: dict[str, Any] = {}
-
-    def __getattr__(self, job: str) -> Any:
-        def ask(*arguments: Any, on_done: Any, on_failed: Any, on_cancelled: Any, **options: Any) -> None:
-            self.asked.append((job, (*arguments, *options.values())))
-            self.ends = {"done": on_done, "failed": on_failed, "cancelled": on_cancelled}
-
-        return ask
-
-
 class FakeDispatcher:
-    """Gives every job to a :class:`FakeClient` at once."""
+    """Keeps each request and its listener; the test decides how the job ends."""
 
     def __init__(self) -> None:
-        self.client, self.busy, self.cancelled, self.jobs_ended = FakeClient(), False, 0, 0
+        self.requests: list[Request[Any]] = []
+        self.listener: JobListener[Any]
+        self.busy, self.cancelled, self.jobs_ended = False, 0, 0
 
-    def submit(self, begin: Any, failed: Any) -> None:
+    def submit(self, request: Request[Any], listener: JobListener[Any]) -> None:
         if self.busy:
             raise models.ClientError("The worker is busy.")
-        begin(self.client)
+        self.requests.append(request)
+        self.listener = listener
 
     def cancel(self) -> bool:
         self.cancelled += 1
@@ -74,6 +64,10 @@ class FakeDispatcher:
 
     def ended(self) -> None:
         self.jobs_ended += 1
+
+
+def checked(name: str) -> CheckedPackage:
+    return CheckedPackage(name=name, version="1.0", sha256="0" * 64, size_bytes=1)
 
 
 def make_panel(dispatcher: Any = None) -> Any:
@@ -213,11 +207,11 @@ def test_import_ends_in_the_list(user_dir: Path, host: Any, tmp_path: Path) -> N
     panel, told = make_panel(dispatcher), []
     panel.packagesChanged.append(lambda: told.append(True))
     importing(panel, host, tmp_path / "tiny.zip")
-    assert dispatcher.client.asked == [("import_package", (str(tmp_path / "tiny.zip"), False))]
+    assert dispatcher.requests == [ImportPackage(source=tmp_path / "tiny.zip")]
     assert panel.ui.cancelButton.enabled
     assert not panel.ui.verifyButton.enabled
     write_tiny_package(user_dir / "tiny")
-    dispatcher.client.ends["done"](VerifyReply("tiny", "1.0", "0" * 64, 1))
+    dispatcher.listener.done(checked("tiny"))
     wait(panel)
     assert panel._chosen().name == "tiny"
     assert panel.ui.messageLabel.text == "tiny was checked and installed."
@@ -229,12 +223,12 @@ def test_import_asks_before_replacing(user_dir: Path, host: Any, tmp_path: Path)
     dispatcher = FakeDispatcher()
     panel = make_panel(dispatcher)
     importing(panel, host, tmp_path / "tiny.zip")
-    dispatcher.client.ends["failed"](Failure("it is there already", "", "exists"))
-    assert len(dispatcher.client.asked) == 1
+    dispatcher.listener.failed(Failure("it is there already", "", "exists"))
+    assert len(dispatcher.requests) == 1
     importing(panel, host, tmp_path / "tiny.zip")
     host.answer("Replace it?", True)
-    dispatcher.client.ends["failed"](Failure("it is there already", "", "exists"))
-    assert dispatcher.client.asked[-1] == ("import_package", (str(tmp_path / "tiny.zip"), True))
+    dispatcher.listener.failed(Failure("it is there already", "", "exists"))
+    assert dispatcher.requests[-1] == ImportPackage(source=tmp_path / "tiny.zip", replace=True)
 
 
 def test_refusals_and_a_busy_worker_are_told(user_dir: Path, host: Any, tmp_path: Path) -> None:
@@ -242,7 +236,7 @@ def test_refusals_and_a_busy_worker_are_told(user_dir: Path, host: Any, tmp_path
     panel = make_panel(dispatcher)
     host.answer("getExistingDirectory", str(tmp_path))
     panel.ui.importFolderButton.click()
-    dispatcher.client.ends["failed"](Failure("x is refused: y is missing.", "", "package"))
+    dispatcher.listener.failed(Failure("x is refused: y is missing.", "", "package"))
     assert panel.ui.messageLabel.text == "x is refused: y is missing."
     assert panel.ui.importFolderButton.enabled
     dispatcher.busy = True
@@ -257,14 +251,14 @@ def test_cancelling_and_closing(user_dir: Path) -> None:
     panel.ui.verifyButton.click()
     panel.ui.cancelButton.click()
     assert dispatcher.cancelled == 1
-    dispatcher.client.ends["cancelled"]()
+    dispatcher.listener.cancelled()
     wait(panel)
     assert panel.ui.messageLabel.text == "Cancelled."
     panel.ui.verifyButton.click()
     panel.cleanup()
     assert dispatcher.cancelled == 2
     panel.ui.messageLabel.text = "as it was"
-    dispatcher.client.ends["done"](VerifyReply("x", "1", "0", 1))  # too late: the panel is gone
+    dispatcher.listener.done(checked("x"))  # too late: the panel is gone
     assert panel.ui.messageLabel.text == "as it was"
 
 
@@ -276,7 +270,8 @@ def test_device_check_can_be_pasted(user_dir: Path) -> None:
     assert not panel.ui.copyButton.enabled
     panel.ui.deviceButton.click()
     text = f"torch: 2.13.0\nsee {Path.home()}/x and {sys.prefix}/lib"
-    dispatcher.client.ends["done"](DeviceReply(True, None, "cpu", 0.1, {}, [], text))
+    check = DeviceCheck(True, None, "cpu", 0.1, {}, [], text)
+    dispatcher.listener.done(CheckedDevice(check=check))
     panel.ui.copyButton.click()
     pasted = qt.QApplication.clipboard().text()
     assert pasted == panel.ui.deviceText.plainText
@@ -514,7 +509,7 @@ def test_only_the_main_thread_may_install() -> None:
 def test_the_panel_opens_in_a_fresh_slicer(
     user_dir: Path, fresh: set[str], pytorch: FakeTorchExtension, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rooms = ("CardiacLDMLib.packages", "CardiacLDMLib.networks", "CardiacLDMLib.text")
+    rooms = ("CardiacLDMLib.packages", "CardiacLDMLib.networks", "CardiacLDMLib.text", "CardiacLDMLib.worker.messages")
     for name in [name for name in sys.modules if name.startswith(rooms)]:
         monkeypatch.delitem(sys.modules, name)
     with monkeypatch.context() as blocked:
@@ -524,6 +519,10 @@ def test_the_panel_opens_in_a_fresh_slicer(
         assert "pydantic" in panel.ui.installLabel.text
         assert "once the Python packages are installed" in shown_card(panel)
         assert not panel.ui.verifyButton.enabled
+        panel.ui.deviceButton.click()
+        for fact in ("Slicer: 5.12.0", "numpy: ", "torch is missing"):
+            assert fact in panel.ui.deviceText.plainText
+        assert panel.ui.copyButton.enabled
     with_pip(monkeypatch, lambda *_, **__: fresh.clear())
     host.answer("To download", True)
     panel.ui.installButton.click()

@@ -582,10 +582,13 @@ def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
 
 
 def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:
-    """Those of the other tab go to the client directly."""
+    """A job that goes to the client directly, not through the panel."""
+    from CardiacLDMLib.worker.job import JobListener
+    from CardiacLDMLib.worker.messages import VerifyPackage
+
     user.load()
     done: list[Any] = []
-    user.widget.logic.client.verify("phantom", on_done=done.append, on_failed=done.append)
+    user.widget.logic.client.submit(VerifyPackage(package="phantom"), JobListener(done=done.append, failed=done.append))
     assert not user.ui.apply.enabled
     assert "busy" in user.ui.hint.text
     user.wait(lambda: done)
@@ -645,7 +648,7 @@ def test_a_script_is_called_back(user: User) -> None:
 
 
 def test_devices_are_listed_when_they_are_known(user: User) -> None:
-    from CardiacLDMLib.worker.client import Device
+    from CardiacLDMLib.worker.device import Device
 
     panel = user.widget.segment
     gpu = Device("cuda:0", "NVIDIA RTX A4000", 16 * 1024**3, 10 * 1024**3)

@@ -20,7 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CardiacLDM"))
 
-from CardiacLDMLib.worker.client import WorkerClient, worker_program
+from CardiacLDMLib.worker.client import WorkerClient
+from CardiacLDMLib.worker.job import JobListener
+from CardiacLDMLib.worker.process import worker_program
 from CardiacLDMLib.worker.wire import PROTOCOL, encode, end_process_group
 
 
@@ -133,6 +135,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.progress: list[Any] = []
+        self.previews: list[bytes] = []
         self.done: Any = None
         self.failure: Any = None
         self.cancelled = False
@@ -141,20 +144,20 @@ class Outcome:
     def __bool__(self) -> bool:
         return self.ends > 0
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
+    def listener(self) -> JobListener[Any]:
+        """Return callbacks that note the end and the progress here."""
+
         def end(name: str, value: Any) -> None:
             setattr(self, name, value)
             self.ends += 1
 
-        return {
-            "on_done": lambda reply: end("done", reply),
-            "on_failed": lambda failure: end("failure", failure),
-            "on_cancelled": lambda: end("cancelled", True),
-        }
-
-    def watched(self) -> dict[str, Callable[..., None]]:
-        """For jobs that report progress."""
-        return {**self.callbacks(), "on_progress": self.progress.append}
+        return JobListener(
+            done=lambda reply: end("done", reply),
+            failed=lambda failure: end("failure", failure),
+            cancelled=lambda: end("cancelled", True),
+            progress=self.progress.append,
+            preview=lambda preview: self.previews.append(Path(preview.file).read_bytes()),
+        )
 
 
 class Bench:
@@ -198,13 +201,19 @@ def bad_worker(kind: str) -> list[str]:
 
 
 def _work(find_cases: Callable[..., Any]) -> None:
-    """Be a worker that imports nothing and does this when it is asked for the cases in a folder."""
-    from CardiacLDMLib.worker import jobs, worker
+    """Be a worker that imports no torch and calls ``find_cases`` when it is asked to find or to segment something."""
+    from CardiacLDMLib.worker import handlers, jobs, messages, worker
 
-    jobs._find_cases = find_cases
-    jobs.Jobs._segment_array = lambda self, *arguments: find_cases(*arguments)  # type: ignore[method-assign]
+    for request in (messages.FindCases, messages.SegmentVolume):
+        handlers.HANDLERS[request] = find_cases
     jobs.Jobs.load = lambda self: self._loaded.set()  # type: ignore[method-assign]
     worker.main(sys.argv[2:])
+
+
+def _nothing_found() -> Any:
+    from CardiacLDMLib.worker.messages import FoundCases
+
+    return FoundCases(cases=[], refused=[])
 
 
 def _noisy() -> None:
@@ -219,7 +228,7 @@ def _noisy() -> None:
         libc.fflush(None)
         subprocess.run(["echo", "from a child"], check=True)
         assert sys.stdin.read() == ""
-        return {"cases": [], "refused": []}
+        return _nothing_found()
 
     _work(find_cases)
 
@@ -244,12 +253,10 @@ def _endless() -> None:
 def _slow() -> None:
     """Works on until it should stop."""
 
-    def find_cases(request: Any, report: Any, unwanted: Any) -> None:
-        from CardiacLDMLib.worker import jobs
-
+    def find_cases(request: Any, job: Any) -> None:
         print("begun", file=sys.stderr, flush=True)
         while True:
-            jobs._stop_if(unwanted)
+            job.step(0, "read")
             time.sleep(0.02)
 
     _work(find_cases)
@@ -292,7 +299,7 @@ def _garbage() -> None:
 
 
 KINDS: dict[str, Callable[[], None]] = {
-    "good": lambda: _work(lambda *_: {"cases": [], "refused": []}),
+    "good": lambda: _work(lambda *_: _nothing_found()),
     "noisy": _noisy,
     "endless": _endless,
     "slow": _slow,

@@ -1,11 +1,10 @@
-"""The client against a scripted transport and a clock of its own: what it makes of any output, and what it leaves."""
+"""The client with a scripted transport and a clock of its own: any output is handled, and no file is left."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -22,10 +21,12 @@ from hypothesis import strategies as st
 from CardiacLDMLib.errors import ClientError
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.progress import Progress, remaining
+from CardiacLDMLib.worker import arrays, job_folder, process, wire
 from CardiacLDMLib.worker import client as client_module
-from CardiacLDMLib.worker import job_folder, wire
 from CardiacLDMLib.worker.client import WorkerClient
+from CardiacLDMLib.worker.job import JobListener, ignore
 from CardiacLDMLib.worker.job_folder import JobFolder, sweep
+from CardiacLDMLib.worker.messages import ListDevices, SegmentVolume
 from CardiacLDMLib.worker.wire import PROTOCOL, Lines, decode, encode
 from tests.support.worker import Outcome
 
@@ -101,7 +102,7 @@ class World:
         """Begin a job and bring it to the point where the worker has it."""
         outcome = Outcome()
         array = np.zeros((4, 5, 6), np.int16) if array is None else array
-        self.client.segment(Volume(array, AFFINE), **outcome.watched())
+        self.client.submit(SegmentVolume(image=Volume(array, AFFINE)), outcome.listener())
         self.pass_time()
         if self.process.running and not self.process.sent:
             self.process.hello()
@@ -109,19 +110,30 @@ class World:
 
     def answer(self, request: dict[str, Any], labels: np.ndarray) -> None:
         """Do what a worker does at the end of a segmentation."""
-        np.save(request["out"], labels)
-        self.process.say(
-            event="result", id=request["id"], labels=request["out"], warnings=["a"], seconds=1.0, stage_seconds={},
-            network_seconds=0.5, device="cpu", quality="full", heart_found=True, volumes_ml={"LV": 1.0},
-            package={"name": "p", "version": "1", "sha256": "0"},
-        )  # fmt: skip
+        np.save(Path(request["folder"]) / "labels.npy", labels)
+        fields = {
+            "warnings": ["a"], "seconds": 1.0, "stage_seconds": {}, "network_seconds": 0.5, "device": "cpu",
+            "quality": "full", "heart_found": True, "volumes_ml": {"LV": 1.0},
+            "package": {"name": "p", "version": "1", "sha256": "0"},
+        }  # fmt: skip
+        self.send_result(request, fields, {"labels": AFFINE.tolist()})
+
+    def send_result(self, request: dict[str, Any], fields: object, volumes: object = ()) -> None:
+        """Answer a request."""
+        self.process.say(event="result", id=request["id"], fields=fields, volumes=volumes)
+
+    def list_devices(self) -> Outcome:
+        """Submit a job without volumes."""
+        outcome = Outcome()
+        self.client.submit(ListDevices(), outcome.listener())
+        return outcome
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder for temporary files; nothing may stay there."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(client_module, "end_process_group", lambda pid: None)
+    monkeypatch.setattr(process, "end_process_group", lambda pid: None)
     return tmp_path
 
 
@@ -238,12 +250,12 @@ def test_only_folders_of_jobs_are_removed_for_another_process(temporary: Path) -
 def test_arrays_arrive_as_they_are_and_labels_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    monkeypatch.setattr(client_module, "PIECE_BYTES", 100)
+    monkeypatch.setattr(arrays, "PIECE_BYTES", 100)
     array = change(np.random.default_rng(0).integers(-1000, 1000, (7, 8, 12)).astype(np.int16))
     outcome = world.segment(array)
     request = world.process.sent[0]
-    np.testing.assert_array_equal(np.load(request["image"]), array)
-    assert request["affine"] == AFFINE.tolist()
+    np.testing.assert_array_equal(np.load(Path(request["folder"]) / "image.npy"), array)
+    assert request["volumes"] == {"image": AFFINE.tolist()}
     labels = (np.arange(array.size) % 9).astype(np.uint8).reshape(array.shape)
     world.answer(request, labels)
     np.testing.assert_array_equal(outcome.done.labels.array, labels)
@@ -251,13 +263,14 @@ def test_arrays_arrive_as_they_are_and_labels_come_back(
     assert outcome.done.warnings == ["a"]
     assert outcome.ends == 1
     assert not world.client.busy
-    assert not Path(request["image"]).parent.exists()
+    assert not Path(request["folder"]).exists()
 
 
 def test_a_large_array_is_written_in_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(arrays, "PIECE_BYTES", 1000)
     outcome = Outcome()
-    world.client.segment(Volume(np.zeros((10, 10, 100), np.int16), AFFINE), **outcome.watched())
+    image = Volume(np.zeros((10, 10, 100), np.int16), AFFINE)
+    world.client.submit(SegmentVolume(image=image), outcome.listener())
     steps = 0
     while world.next_timer():
         steps += 1
@@ -279,8 +292,8 @@ def test_progress_and_time_left(world: World) -> None:
 
 def test_one_job_at_a_time(world: World) -> None:
     outcome = world.segment()
-    with pytest.raises(ClientError, match="running already"):
-        world.client.devices(on_done=print, on_failed=print)
+    with pytest.raises(ClientError):
+        world.list_devices()
     world.process.say(event="error", id=1, kind="input", message="It is no CT.", ending=False)
     assert outcome.failure.message == "It is no CT."
     second = world.segment()
@@ -290,22 +303,30 @@ def test_one_job_at_a_time(world: World) -> None:
 
 
 def test_a_job_may_be_begun_from_the_callback_of_another(world: World) -> None:
-    second = Outcome()
+    second = []
 
     def again(_: object) -> None:
-        world.client.devices(**second.callbacks())
+        second.append(world.list_devices())
 
-    world.client.devices(on_done=again, on_failed=print)
+    world.client.submit(ListDevices(), JobListener(done=again, failed=ignore))
     world.pass_time()
     world.process.hello()
-    devices = [{"device": "cpu", "name": "P", "total_bytes": None, "free_bytes": None}]
-    world.process.say(event="result", id=1, devices=devices)
+    devices = {"devices": [{"device": "cpu", "name": "P", "total_bytes": None, "free_bytes": None}]}
+    world.send_result(world.process.sent[0], devices)
     world.pass_time()
-    world.process.say(event="result", id=2, devices=devices)
-    assert second.done[0].device == "cpu"
+    world.send_result(world.process.sent[1], devices)
+    assert second[0].done.devices[0].device == "cpu"
 
 
-@pytest.mark.parametrize("result", [{}, {"labels": 3}, {"warnings": [], "nonsense": 1}])
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"fields": 3, "volumes": {}},
+        {"fields": {}, "volumes": {"labels": AFFINE.tolist()}},
+        {"fields": {"warnings": [], "nonsense": 1}, "volumes": {}},
+    ],
+)
 def test_an_answer_that_cannot_be_read_is_a_failure(world: World, result: dict[str, Any]) -> None:
     outcome = world.segment()
     world.process.say(event="result", id=1, **result)
@@ -319,13 +340,14 @@ def test_labels_of_another_shape_are_not_taken(world: World) -> None:
     assert outcome.failure.kind == "internal"
 
 
-def test_a_full_disk_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(client_module._Upload, "write_piece", full)
+    monkeypatch.setattr(arrays.ArrayUpload, "write_piece", full)
     outcome = world.segment()
-    assert outcome.failure.message == "The temporary folder cannot be written to: No space left on device."
+    assert outcome.failure.kind == "input"
+    assert "No space left on device" in outcome.failure.message
 
 
 # --- being stopped -------------------------------------------------------------------------------------------------
@@ -352,7 +374,7 @@ def test_cancel_is_asked_for_and_then_enforced(world: World) -> None:
 def test_a_cancelled_job_that_ends_otherwise_is_cancelled_and_leaves_the_worker_warm(world: World) -> None:
     endings: list[Callable[[], None]] = [
         lambda: world.process.say(event="cancelled", id=world.process.sent[-1]["id"]),
-        lambda: world.answer(next(r for r in world.process.sent[::-1] if "out" in r), np.zeros((4, 5, 6), np.uint8)),
+        lambda: world.answer(next(r for r in world.process.sent[::-1] if "folder" in r), np.zeros((4, 5, 6), np.uint8)),
         lambda: world.process.say(
             event="error", id=world.process.sent[-1]["id"], kind="input", message="No.", ending=False
         ),
@@ -370,7 +392,7 @@ def test_a_cancelled_job_that_ends_otherwise_is_cancelled_and_leaves_the_worker_
 
 def test_cancel_before_the_worker_has_the_job_leaves_the_worker_alone(world: World) -> None:
     outcome = Outcome()
-    world.client.segment(Volume(np.zeros((4, 4, 4), np.int16), AFFINE), **outcome.watched())
+    world.client.submit(SegmentVolume(image=Volume(np.zeros((4, 4, 4), np.int16), AFFINE)), outcome.listener())
     world.pass_time()
     world.client.cancel()
     assert not outcome  # never from within the call
@@ -392,26 +414,26 @@ def test_shutdown_ends_the_job_and_the_process(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "sentence"),
+    ("code", "facts"),
     [
-        (-9, "", "signal 9.*memory"),
-        (137, "", "signal 9.*memory"),
-        (-11, "", "signal 11"),
-        (139, "", "signal 11"),
-        (1, "", "exit code 1"),
-        (0, "", "exit code 0"),
+        (-9, ("signal 9", "memory")),
+        (137, ("signal 9", "memory")),
+        (-11, ("signal 11",)),
+        (139, ("signal 11",)),
+        (1, ("exit code 1",)),
+        (0, ("exit code 0",)),
     ],
 )
-def test_a_process_that_ends_is_said_with_the_end_of_its_output(
-    world: World, code: int, reason: str, sentence: str
+def test_a_process_that_ends_is_reported_with_the_end_of_its_output(
+    world: World, code: int, facts: tuple[str, ...]
 ) -> None:
     outcome = world.segment()
     world.process.say(event="progress", id=1, step=1, total=100, stage="load", seconds=0.0)
     world.process.complain("".join(f"line {n}\n" for n in range(300)).encode() + b"\xff last\nhalf")
-    world.process.end(code, reason)
-    assert re.search(sentence, outcome.failure.message)
+    world.process.end(code)
+    assert all(fact in outcome.failure.message for fact in facts)
     assert outcome.failure.kind == "crash"
-    assert len(outcome.failure.details.splitlines()) == client_module.TAIL_LINES
+    assert len(outcome.failure.details.splitlines()) == process.TAIL_LINES
     assert outcome.failure.details.endswith("\N{REPLACEMENT CHARACTER} last")
     assert not world.client.busy
     second = world.segment()
@@ -421,36 +443,35 @@ def test_a_process_that_ends_is_said_with_the_end_of_its_output(
 
 
 def test_a_program_that_is_not_there(world: World) -> None:
-    outcome = Outcome()
-    world.client.devices(**outcome.callbacks())
+    outcome = world.list_devices()
     world.pass_time()
     world.process.end(None, "No such file or directory")
-    assert outcome.failure.message == "The worker could not be started: No such file or directory."
+    assert outcome.failure.kind == "crash"
+    assert "No such file or directory" in outcome.failure.message
 
 
 def test_a_process_that_never_says_hello(world: World) -> None:
-    outcome = Outcome()
-    world.client.devices(**outcome.callbacks())
+    outcome = world.list_devices()
     world.pass_time(client_module.HELLO_SECONDS + 1)
-    assert "did not start within" in outcome.failure.message
+    assert outcome.failure.kind == "internal"
+    assert f"{client_module.HELLO_SECONDS:.0f} seconds" in outcome.failure.message
     assert world.process.stopped
 
 
 @pytest.mark.parametrize("hello", [{"protocol": PROTOCOL + 1, "pid": 1}, {"protocol": PROTOCOL}, {}])
 def test_another_protocol_is_refused(world: World, hello: dict[str, Any]) -> None:
-    outcome = Outcome()
-    world.client.devices(**outcome.callbacks())
+    outcome = world.list_devices()
     world.pass_time()
     world.process.say(event="hello", **hello)
-    assert "restart Slicer" in outcome.failure.message
+    assert outcome.failure.kind == "internal"
     assert world.process.stopped
 
 
-def test_a_worker_that_had_idled_too_long_just_now_is_replaced_without_a_word(world: World) -> None:
-    world.client.devices(**Outcome().callbacks())
+def test_a_worker_that_had_idled_too_long_just_now_is_replaced_silently(world: World) -> None:
+    world.list_devices()
     world.pass_time()
     world.process.hello()
-    world.process.say(event="result", id=1, devices=[])
+    world.send_result(world.process.sent[0], {"devices": []})
     outcome = world.segment()
     world.process.end(0)
     assert len(world.processes) == 2

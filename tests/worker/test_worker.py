@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,21 @@ from CardiacLDMLib.progress import STAGES
 from CardiacLDMLib.results import pairs
 from CardiacLDMLib.results.report import CaseReport
 from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.worker import handlers, messages
 from CardiacLDMLib.worker.client import CANCEL_SECONDS
+from CardiacLDMLib.worker.job import Failure
 from CardiacLDMLib.worker.jobs import Jobs, explain
+from CardiacLDMLib.worker.messages import (
+    CheckDevice,
+    FindCases,
+    GeneratePair,
+    ListDevices,
+    Request,
+    SavePair,
+    SegmentFile,
+    SegmentVolume,
+    VerifyPackage,
+)
 from CardiacLDMLib.worker.wire import decode
 from tests.support.dicom import write_series
 from tests.support.generator_package import GRID, write_tiny_generator
@@ -89,6 +103,28 @@ def assert_gone(pid: int, seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+def submit(bench: Bench, request: Request[Any]) -> Outcome:
+    outcome = Outcome()
+    bench.client.submit(request, outcome.listener())
+    return outcome
+
+
+def done(bench: Bench, request: Request[Any]) -> Any:
+    """Return the reply to a request."""
+    outcome = bench.wait(submit(bench, request))
+    assert outcome.done is not None, outcome.failure
+    return outcome.done
+
+
+def failure(bench: Bench, request: Request[Any]) -> Failure:
+    """Return the failure of a request, which must be one sentence without a traceback."""
+    outcome = bench.wait(submit(bench, request))
+    assert outcome.failure is not None
+    assert "\n" not in outcome.failure.message
+    assert "Traceback" not in outcome.failure.message
+    return outcome.failure
+
+
 def folders(temporary: Path) -> list[Path]:
     return list(temporary.glob("cardiacldm-*"))
 
@@ -98,14 +134,13 @@ def folders(temporary: Path) -> list[Path]:
 
 def test_a_volume_is_labelled_as_by_the_segmenter_itself(warm: Bench, package: str, temporary: Path) -> None:
     expected = Segmenter(open_package(package), "cpu").segment(CT)
-    outcome = Outcome()
-    warm.client.segment(CT, package=package, device="cpu", **outcome.watched())
+    outcome = submit(warm, SegmentVolume(image=CT, package=package, device="cpu"))
     reply = warm.wait(outcome).done
     np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
     assert reply.labels.grid.same_as(CT.grid)
     assert reply.heart_found
     assert reply.volumes_ml == expected.volumes_ml
-    assert (reply.device, reply.quality, reply.package["name"]) == ("cpu", "full", "phantom")
+    assert (reply.device, reply.quality, reply.package.name) == ("cpu", "full", "phantom")
     assert 0 < reply.network_seconds <= sum(reply.stage_seconds.values()) <= reply.seconds
     steps = [progress.step for progress in outcome.progress]
     assert steps == sorted(steps)
@@ -118,33 +153,28 @@ def test_qualities_differ_and_the_process_stays(warm: Bench, package: str) -> No
     labels = {}
     before = len(warm.transports)
     for quality in ("fast", "full"):
-        outcome = Outcome()
-        warm.client.segment(CT, package=package, device="cpu", quality=quality, **outcome.watched())
-        reply = warm.wait(outcome).done
+        reply = done(warm, SegmentVolume(image=CT, package=package, device="cpu", quality=quality))
         labels[quality] = reply.labels.array
         assert reply.quality == quality
     assert len(warm.transports) == max(before, 1)
     assert (labels["fast"] != labels["full"]).any()
 
 
-def test_a_scan_that_is_none_is_refused_in_one_sentence(warm: Bench, package: str) -> None:
-    outcome = Outcome()
-    warm.client.segment(Volume(np.zeros((20, 20, 20)), AFFINE), package=package, device="cpu", **outcome.watched())
-    failure = warm.wait(outcome).failure
-    assert (failure.kind, failure.message) == ("input", "Every voxel of the scan has the same value.")
-    assert "Traceback" not in failure.details
+def test_a_volume_that_is_no_scan_is_refused(warm: Bench, package: str) -> None:
+    blank = Volume(np.zeros((20, 20, 20)), AFFINE)
+    refused = failure(warm, SegmentVolume(image=blank, package=package, device="cpu"))
+    assert refused.kind == "input"
+    assert "Traceback" not in refused.details
 
 
 def test_unknown_packages_and_devices(warm: Bench, package: str) -> None:
-    for options, kind, words in (
-        ({"package": "none-such"}, "package", "There is no package 'none-such'"),
-        ({"package": package, "device": "tpu"}, "input", "The device must be"),
+    for options, kind, fact in (
+        ({"package": "none-such"}, "package", "none-such"),
+        ({"package": package, "device": "tpu"}, "input", "tpu"),
     ):
-        outcome = Outcome()
-        warm.client.segment(CT, **options, **outcome.watched())
-        failure = warm.wait(outcome).failure
-        assert failure.kind == kind
-        assert words in failure.message
+        refused = failure(warm, SegmentVolume(image=CT, **options))
+        assert refused.kind == kind
+        assert fact in refused.message
 
 
 def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> None:
@@ -152,88 +182,69 @@ def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> N
     lps, _ = phantom(Grid((44, 44, 36), np.diag([-4.0, -4.0, 5.0, 1.0]) + np.outer([90, 85, -80, 0], [0, 0, 0, 1])))
     write_series(tmp_path / "in" / "dicom", lps.array, spacing=(4.0, 4.0, 5.0), origin=(-90.0, -85.0, -80.0))
     (tmp_path / "in" / "text.nii.gz").write_text("Dear colleague")
-    found = Outcome()
-    warm.client.find_cases(tmp_path / "in", **found.callbacks())
-    cases = dict(warm.wait(found).done.cases)
+    cases = {case.name: case.source for case in done(warm, FindCases(source=tmp_path / "in")).cases}
     assert set(cases) == {"chest", "dicom", "text"}
+    out = tmp_path / "out"
     for name, ct in (("chest", CT), ("dicom", lps)):
-        outcome = Outcome()
-        warm.client.segment_file(
-            cases[name], tmp_path / "out", package=package, device="cpu", quality="fast", **outcome.watched()
-        )
-        reply = warm.wait(outcome).done
+        reply = done(warm, SegmentFile(source=cases[name], out=out, package=package, device="cpu", quality="fast"))
         assert [file.name for file in reply.files] == [f"{name}.labels.nii.gz", f"{name}.report.json"]
-        report = CaseReport.model_validate_json(reply.files[1].read_text(encoding="utf-8"))
+        report = CaseReport.model_validate_json(reply.files[-1].read_text(encoding="utf-8"))
         assert (report.quality, report.heart_found) == ("fast", True)
         assert read_volume(reply.files[0]).grid.same_as(ct.grid, tolerance_mm=0.01)
-    bad, again = Outcome(), Outcome()
-    warm.client.segment_file(cases["text"], tmp_path / "out", package=package, **bad.watched())
-    assert "text.nii.gz" in warm.wait(bad).failure.message
-    warm.client.segment_file(cases["chest"], tmp_path / "out", package=package, **again.watched())
-    assert "exists already" in warm.wait(again).failure.message
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    bad = failure(warm, SegmentFile(source=cases["text"], out=out, package=package))
+    assert (bad.kind, "text.nii.gz" in bad.message) == ("input", True)
+    again = failure(warm, SegmentFile(source=cases["chest"], out=out, package=package))
+    assert (again.kind, "chest.labels.nii.gz" in again.message) == ("input", True)
+    assert len(list(out.iterdir())) == 4
 
 
 def test_a_folder_that_cannot_be_written_to(warm: Bench, package: str, tmp_path: Path) -> None:
     write_volume(CT, tmp_path / "chest.nrrd")
     (tmp_path / "out").write_text("a file")
-    outcome = Outcome()
-    warm.client.segment_file(tmp_path / "chest.nrrd", tmp_path / "out", package=package, device="cpu",
-                             **outcome.watched())  # fmt: skip
-    failure = warm.wait(outcome).failure
-    assert failure.kind == "output"
-    assert "out" in failure.message
+    request = SegmentFile(source=tmp_path / "chest.nrrd", out=tmp_path / "out", package=package, device="cpu")
+    refused = failure(warm, request)
+    assert refused.kind == "output"
+    assert "out" in refused.message
 
 
 def test_packages_are_verified_and_reloaded_when_they_change(warm: Bench, package: str, tmp_path: Path) -> None:
     copy = tmp_path / "phantom"
     shutil.copytree(package, copy)
-    for expected in ("done", "failure"):
-        segmented, verified = Outcome(), Outcome()
-        warm.client.segment(CT, package=str(copy), device="cpu", **segmented.watched())
-        assert getattr(warm.wait(segmented), expected)
-        warm.client.verify(str(copy), **verified.callbacks())
-        assert getattr(warm.wait(verified), expected)
-        weights = copy / "segmenter.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1] + b"\x77")
-    assert verified.failure.kind == "package"
+    requests = SegmentVolume(image=CT, package=str(copy), device="cpu"), VerifyPackage(package=str(copy))
+    for request in requests:
+        assert done(warm, request)
+    weights = copy / "segmenter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x77")
+    for request in requests:
+        assert failure(warm, request).kind == "package"
 
 
 def test_devices_and_their_check(warm: Bench) -> None:
-    devices, check, none = Outcome(), Outcome(), Outcome()
-    warm.client.devices(**devices.callbacks())
-    assert warm.wait(devices).done[-1].device == "cpu"
-    warm.client.check_device("cpu", **check.callbacks())
-    reply = warm.wait(check).done
-    assert reply.ok
-    assert reply.seconds > 0
-    for words in ("torch: ", "Check on cpu: passed", "Device cpu: "):
-        assert words in reply.text
-    assert str(Path.home()) not in reply.text
-    warm.client.check_device("cuda:77", **none.callbacks())
-    reply = warm.wait(none).done
-    assert not reply.ok
-    assert reply.problem in reply.text
+    assert done(warm, ListDevices()).devices[-1].device == "cpu"
+    check = done(warm, CheckDevice(device="cpu")).check
+    assert check.ok
+    assert check.problem is None
+    assert check.seconds > 0
+    assert check.devices[-1].device == "cpu"
+    for fact in ("torch: ", "Check on cpu: passed", "Device cpu: "):
+        assert fact in check.text
+    assert str(Path.home()) not in check.text
+    check = done(warm, CheckDevice(device="cuda:77")).check
+    assert not check.ok
+    assert check.problem in check.text
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------
 
 
-def draw(bench: Bench, package: str | None, **options: object) -> tuple[Outcome, list[bytes]]:
-    """Ask for a pair; the pictures are read when they come, as a panel does."""
-    outcome, pictures = Outcome(), []
-    options = {"seed": 7, "index": 1, "device": "cpu", "check": False, **options}
-    bench.client.generate(
-        package=package, on_preview=lambda preview: pictures.append(Path(preview.file).read_bytes()),
-        **options, **outcome.watched(),
-    )  # fmt: skip
-    return outcome, pictures
+def pair_request(package: str | None, **options: Any) -> GeneratePair:
+    return GeneratePair(**{"package": package, "seed": 7, "index": 1, "device": "cpu", "check": False, **options})
 
 
-def test_a_pair_is_drawn_as_by_the_generator_itself(warm: Bench, generator: str, temporary: Path) -> None:
+def test_a_pair_is_generated_as_by_the_generator_itself(warm: Bench, generator: str, temporary: Path) -> None:
     settings = {"conditions": {"sex": "female", "spacing_mm": 2.0}, "steps": 9}
     expected = Generator(open_package(generator), "cpu").generate(7, 1, **settings)
-    outcome, pictures = draw(warm, generator, **settings)
+    outcome = submit(warm, pair_request(generator, **settings))
     reply = warm.wait(outcome).done
     np.testing.assert_array_equal(reply.image.array, expected.image.array)
     np.testing.assert_array_equal(reply.labels.array, expected.labels.array)
@@ -242,43 +253,41 @@ def test_a_pair_is_drawn_as_by_the_generator_itself(warm: Bench, generator: str,
     assert {name: reply.provenance[name] for name in ("seed", "index", "conditions", "steps")} == {
         "seed": 7, "index": 1, **settings
     }  # fmt: skip
-    assert [picture[:12] for picture in pictures] == [b"P5 16 16 255"] * 2  # after steps 4 and 8
-    assert {len(picture) for picture in pictures} == {13 + GRID[0] * GRID[1]}
+    assert [picture[:12] for picture in outcome.previews] == [b"P5 16 16 255"] * 2  # after steps 4 and 8
+    assert {len(picture) for picture in outcome.previews} == {13 + GRID[0] * GRID[1]}
     assert [p.step for p in outcome.progress] == sorted(p.step for p in outcome.progress)
     assert not folders(temporary)
 
 
-def test_what_no_pair_can_be_drawn_with_is_said(warm: Bench, package: str, generator: str) -> None:
-    for name, options, kind, words in (
-        (package, {}, "package", "phantom is a segmenter package, which labels scans: choose one that generates"),
-        (generator, {"conditions": {"colour": "red"}}, "input", "There is no condition 'colour': this package knows"),
-        (generator, {"conditions": {"sex": "x"}}, "input", "sex cannot be 'x': this package knows female, male."),
-        (generator, {"steps": 0}, "input", "The steps must be from 1 to 1000, not 0."),
-        (generator, {"seed": -1}, "input", "The seed must be from 0 to 4294967295, not -1."),
-        (generator, {"device": "cuda:77"}, "input", "GPU"),
+def test_requests_for_pairs_that_cannot_be_met(warm: Bench, package: str, generator: str) -> None:
+    for name, options, kind, facts in (
+        (package, {}, "package", ("phantom", "segmenter")),
+        (generator, {"conditions": {"colour": "red"}}, "input", ("colour",)),
+        (generator, {"conditions": {"sex": "x"}}, "input", ("'x'", "female, male")),
+        (generator, {"steps": 0}, "input", ("1000", "not 0")),
+        (generator, {"seed": -1}, "input", ("4294967295", "not -1")),
+        (generator, {"device": "cuda:77"}, "input", ("GPU",)),
     ):
-        failure = warm.wait(draw(warm, name, **options)[0]).failure
-        assert (failure.kind, failure.message.count("Traceback")) == (kind, 0)
-        assert words in failure.message
+        refused = failure(warm, pair_request(name, **options))
+        assert refused.kind == kind
+        assert all(fact in refused.message for fact in facts), refused.message
 
 
 @pytest.mark.skipif((shipped_packages_dir() / DEFAULT_GENERATOR).is_dir(), reason="a generator ships")
-def test_without_a_generator_that_ships_it_is_said_what_to_do(warm: Bench) -> None:
-    failure = warm.wait(draw(warm, None)[0]).failure
-    assert failure.message == "No generator package comes with this version: import one under Models & device."
+def test_a_missing_shipped_generator_is_reported(warm: Bench) -> None:
+    assert failure(warm, pair_request(None)).kind == "input"
 
 
-def test_a_pair_that_is_never_accepted_is_a_failure_of_its_own(warm: Bench, generator: str) -> None:
-    outcome, _ = draw(warm, generator, check=True)
-    failure = warm.wait(outcome).failure
-    assert failure.kind == "rejected"
-    assert failure.message.startswith("Pair 1 was drawn 5 times and never accepted; the last time: ")
+def test_a_pair_that_never_passes_the_checks_is_rejected(warm: Bench, generator: str) -> None:
+    outcome = warm.wait(submit(warm, pair_request(generator, check=True)))
+    assert outcome.failure.kind == "rejected"
+    assert "5 times" in outcome.failure.message
     assert {progress.total for progress in outcome.progress} == {100, 200, 300, 400, 500}
 
 
-def test_drawing_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Bench, generator: str) -> None:
-    outcome, pictures = draw(warm, generator, steps=1000)
-    warm.loop.run(lambda: outcome or pictures)
+def test_generating_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Bench, generator: str) -> None:
+    outcome = submit(warm, pair_request(generator, steps=1000))
+    warm.loop.run(lambda: outcome or outcome.previews)
     process, began = warm.process, time.monotonic()
     warm.client.cancel()
     assert warm.wait(outcome).cancelled
@@ -286,31 +295,56 @@ def test_drawing_is_cancelled_within_a_step_and_the_worker_stays_warm(warm: Benc
     assert process is warm.process
 
 
-def test_a_disk_that_is_full_is_said(generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", save)
     jobs = Jobs()
     jobs._loaded.set()
-    request = {"job": "generate", "folder": str(tmp_path), "package": generator, "seed": 1, "index": 0, "check": False,
-               "device": "cpu"}  # fmt: skip
-    with pytest.raises(JobError, match="The disk that holds temporary files is full: free some space"):
-        jobs.do(request, lambda _: None, lambda: False)
+    fields = {"package": generator, "seed": 1, "index": 0, "check": False, "device": "cpu"}
+    message = {"job": "generate_pair", "folder": str(tmp_path), "fields": fields, "volumes": {}}
+    with pytest.raises(JobError, match="disk"):
+        jobs.do(message, lambda _: None, lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("message", "fact"),
+    [
+        ({"job": "paint"}, "paint"),
+        ({"job": ["find_cases"]}, "find_cases"),
+        ({"job": "find_cases"}, "find_cases"),
+        ({"job": "find_cases", "fields": {}}, "source"),
+        ({"job": "find_cases", "fields": {"source": 3}}, "source"),
+        ({"job": "find_cases", "fields": {"source": "x", "depth": 2}}, "depth"),
+        ({"job": "generate_pair", "fields": {"seed": "7", "index": 0}}, "seed"),
+        ({"job": "segment_volume", "fields": {}}, "image"),
+    ],
+)
+def test_unknown_and_ill_typed_messages_are_refused(message: dict[str, Any], fact: str) -> None:
+    jobs = Jobs()
+    jobs._loaded.set()
+    with pytest.raises(JobError, match=fact):
+        jobs.do(message, lambda _: None, lambda: False)
+
+
+def test_every_request_has_a_handler_and_a_reply() -> None:
+    assert set(handlers.HANDLERS) >= set(messages.REQUESTS.values())
+    for request in messages.REQUESTS.values():
+        assert issubclass(request.reply_type(), messages.Reply)
 
 
 def test_a_pair_is_saved_as_training_reads_it_and_never_over_another(
     warm: Bench, generator: str, tmp_path: Path
 ) -> None:
-    pair = warm.wait(draw(warm, generator)[0]).done
+    pair = done(warm, pair_request(generator))
     out = tmp_path / "pairs" / "pair_0001"
-    for labels, expected in ((pair.labels.array, "done"), (np.zeros(GRID, np.uint8), "failure")):
-        outcome = Outcome()
-        warm.client.save_pair(
-            pair.image, Volume(labels, pair.image.affine), pair.provenance, out, **outcome.callbacks()
-        )
-        assert getattr(warm.wait(outcome), expected), outcome.failure
-    assert outcome.failure.message == "pair_0001 exists already: choose another folder."
+    request = SavePair(image=pair.image, labels=pair.labels, provenance=pair.provenance, out=out)
+    assert done(warm, request).folder == out
+    other = Volume(np.zeros(GRID, np.uint8), pair.image.affine)
+    refused = failure(warm, SavePair(image=pair.image, labels=other, provenance=pair.provenance, out=out))
+    assert refused.kind in ("input", "output")
+    assert "pair_0001" in refused.message
     assert sorted(path.name for path in out.parent.iterdir()) == ["pair_0001"]
     assert sorted(path.name for path in out.iterdir()) == ["ct.nii.gz", "labels.nii.gz", "provenance.json"]
     saved = read_pair(out.parent, 1)
@@ -359,9 +393,7 @@ def bench(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Bench]:
 
 def ask(bench: Bench) -> Outcome:
     """A job that needs no library, which most misbehaving workers misbehave at."""
-    outcome = Outcome()
-    bench.client.find_cases(Path(), **outcome.callbacks())
-    return outcome
+    return submit(bench, FindCases(source=Path()))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
@@ -373,49 +405,46 @@ def test_what_libraries_print_goes_to_the_details_only(bench: Bench, chunk: int)
 
 
 @pytest.mark.parametrize(
-    ("bench", "kind", "sentence", "details"),
+    ("bench", "kind", "fact", "details"),
     [
-        ("memory", "memory", "There is not enough memory", "MemoryError"),
-        ("cuda", "device", "The GPU failed (CUDA error: an illegal memory access was encountered): try", "Traceback"),
-        ("import", "missing", "The Python library torch cannot be loaded", "DLL load failed"),
-        ("unforeseen", "internal", "An unforeseen error, please report it: KeyError: 'no such thing'", "Traceback"),
-        ("crash", "crash", "The worker ended unexpectedly (signal 11)", "Segmentation fault"),
-        ("garbage", "internal", "The worker's answer cannot be read", ""),
+        ("memory", "memory", "", "MemoryError"),
+        ("cuda", "device", "CUDA error: an illegal memory access was encountered", "Traceback"),
+        ("import", "missing", "torch", "DLL load failed"),
+        ("unforeseen", "internal", "KeyError: 'no such thing'", "Traceback"),
+        ("crash", "crash", "signal 11", "Segmentation fault"),
+        ("garbage", "internal", "", ""),
         ("newer", "internal", "restart Slicer", ""),
-        ("leaving", "crash", "could not be started (exit code 3)", ""),
+        ("leaving", "crash", "exit code 3", ""),
     ],
     indirect=["bench"],
 )
-def test_every_way_to_fail_is_one_sentence_and_details(bench: Bench, kind: str, sentence: str, details: str) -> None:
-    failure = bench.wait(ask(bench)).failure
-    assert failure.kind == kind
-    assert sentence in failure.message
-    assert "\n" not in failure.message
-    assert details in failure.details
+def test_every_way_to_fail_is_one_sentence_and_details(bench: Bench, kind: str, fact: str, details: str) -> None:
+    failed = failure(bench, FindCases(source=Path()))
+    assert failed.kind == kind
+    assert fact in failed.message
+    assert details in failed.details
     bench.client._program = bad_worker("good")
     if bench.client._process is None:
         assert bench.wait(ask(bench)).done is not None
         assert len(bench.transports) == 2
 
 
-def test_a_full_gpu_is_said_and_ends_the_worker() -> None:
+def test_a_full_gpu_is_reported_and_ends_the_worker() -> None:
     full = explain(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert (full.kind, full.expected) == ("memory", False)
-    assert "GPU's memory is full" in full.message
+    assert "GPU" in full.message
     ram = explain(RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"))
     assert ram.kind == "memory"
 
 
 @pytest.mark.parametrize("bench", ["without torch"], indirect=True)
 def test_a_missing_library_is_named(bench: Bench, package: str) -> None:
-    check, outcome = Outcome(), Outcome()
-    bench.client.check_device(**check.callbacks())
-    assert bench.wait(check).done.problem == "The Python library torch is missing."
-    assert "Check on auto: failed. The Python library torch is missing." in check.done.text
-    bench.client.segment(CT, package=package, **outcome.watched())
-    failure = bench.wait(outcome).failure
-    assert failure.kind == "missing"
-    assert "torch" in failure.message
+    check = done(bench, CheckDevice()).check
+    assert "torch" in check.problem
+    assert check.problem in check.text
+    refused = failure(bench, SegmentVolume(image=CT, package=package))
+    assert refused.kind == "missing"
+    assert "torch" in refused.message
 
 
 # --- being stopped -------------------------------------------------------------------------------------------------
@@ -429,9 +458,8 @@ def demo_scan() -> Volume:
 
 
 def test_cancel_while_the_shipped_package_works_takes_less_than_two_seconds(warm: Bench) -> None:
-    outcome = Outcome()
     shipped = str(shipped_packages_dir() / DEFAULT_PACKAGE)
-    warm.client.segment(demo_scan(), package=shipped, device="cpu", **outcome.watched())
+    outcome = submit(warm, SegmentVolume(image=demo_scan(), package=shipped, device="cpu"))
     warm.loop.run(lambda: outcome or any(p.stage == "locate" and p.step > 2 for p in outcome.progress))
     process = warm.process
     began = time.monotonic()
@@ -465,8 +493,7 @@ def test_cancel_ends_a_worker_that_does_not_listen(bench: Bench) -> None:
 
 @pytest.mark.parametrize("bench", ["slow"], indirect=True)
 def test_cancel_ends_a_worker_that_is_halted(bench: Bench, temporary: Path) -> None:
-    outcome = Outcome()
-    bench.client.segment(CT, **outcome.watched())
+    outcome = submit(bench, SegmentVolume(image=CT))
     bench.loop.run(lambda: "begun" in bench.output)
     assert folders(temporary)
     os.kill(bench.process.pid, signal.SIGSTOP)
@@ -477,18 +504,16 @@ def test_cancel_ends_a_worker_that_is_halted(bench: Bench, temporary: Path) -> N
 
 
 def test_a_worker_killed_half_way_is_told_and_the_next_job_works(warm: Bench, package: str, temporary: Path) -> None:
-    outcome, again = Outcome(), Outcome()
-    warm.client.segment(demo_scan(), device="cpu", **outcome.watched())
+    outcome = submit(warm, SegmentVolume(image=demo_scan(), device="cpu"))
     warm.loop.run(lambda: outcome or any(p.stage == "locate" for p in outcome.progress))
     assert folders(temporary)
     os.kill(warm.process.pid, signal.SIGKILL)
-    failure = warm.wait(outcome, 5.0).failure
-    assert failure.kind == "crash"
-    assert failure.message.startswith("The worker ended unexpectedly (signal 9)")
+    crash = warm.wait(outcome, 5.0).failure
+    assert crash.kind == "crash"
+    assert "signal 9" in crash.message
     assert not folders(temporary)
     processes = len(warm.transports)
-    warm.client.segment(CT, package=package, device="cpu", **again.watched())
-    assert warm.wait(again).done.heart_found
+    assert done(warm, SegmentVolume(image=CT, package=package, device="cpu")).heart_found
     assert len(warm.transports) == processes + 1
 
 
@@ -552,10 +577,11 @@ import sys; sys.path.insert(0, sys.argv[1])
 import tempfile; tempfile.tempdir = sys.argv[2]
 import numpy as np
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.worker.messages import SegmentVolume
 from tests.support.worker import *
 bench = Bench(bad_worker("slow"))
 outcome = Outcome()
-bench.client.segment(Volume(np.zeros((9, 9, 9)), np.eye(4)), **outcome.watched())
+bench.client.submit(SegmentVolume(image=Volume(np.zeros((9, 9, 9)), np.eye(4))), outcome.listener())
 bench.loop.run(lambda: "begun" in bench.output)
 print(bench.process.pid, flush=True)
 bench.loop.run(lambda: False, 1000)

@@ -1,16 +1,19 @@
-"""What this computer can compute on: its devices, and a check of one that ends in a text fit for a forum post.
+"""The compute devices of this computer, and a check of one that ends in a text to be pasted into a forum post.
 
-The text names versions and hardware, never a person, a file or a folder. It is complete also where torch is missing.
+The text names versions and hardware, never a person, a file or a folder. It is complete also where libraries are
+missing: nothing but the standard library is imported at the start.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import __version__
 
@@ -21,55 +24,104 @@ _MODULES = {"connected-components-3d": "cc3d"}
 _CHANNELS, _SIDE = 32, 64
 #: Half-precision hardware may be used for it; a wrong result is off by far more.
 _TOLERANCE = 2e-2
+#: For pydantic: as parts of a message these records are made from their fields.
+_FROM_FIELDS: dict[str, Any] = {"strict": False, "extra": "forbid"}
 
 
-def list_devices() -> list[dict[str, Any]]:
-    """Each GPU and the CPU: ``device`` as in a job, ``name``, ``total_bytes`` and ``free_bytes`` (None for the CPU)."""
+@dataclass(frozen=True)
+class Device:
+    """A device under the name that a job takes (``cpu``, ``cuda:0``). Memory in bytes, None for the CPU."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _FROM_FIELDS
+
+    device: str
+    name: str
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class DeviceCheck:
+    """The result of checking ``device``.
+
+    ``problem``: a sentence, None if all is well. ``seconds``: of one convolution, None if there was none. ``text``:
+    all of it, to be pasted.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _FROM_FIELDS
+
+    ok: bool
+    problem: str | None
+    device: str
+    seconds: float | None
+    versions: dict[str, str]
+    devices: list[Device]
+    text: str
+
+
+def list_devices() -> list[Device]:
+    """Return the GPUs and, last, the CPU."""
     import torch
 
     devices = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(number)
-        name = torch.cuda.get_device_name(number)
-        devices.append({"device": f"cuda:{number}", "name": name, "total_bytes": total, "free_bytes": free})
-    return [*devices, {"device": "cpu", "name": _processor(), "total_bytes": None, "free_bytes": None}]
+        devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), total, free))
+    return [*devices, Device("cpu", _processor())]
 
 
-def check_device(device: str = "auto") -> dict[str, Any]:
-    """Look at the libraries, and compute something real on ``device``.
+def check_device(device: str = "auto") -> DeviceCheck:
+    """Look at the libraries and compute something on ``device``.
 
-    Returns ``ok``, ``problem`` (a sentence, or None), ``device``, ``seconds`` of the operation (or None), ``versions``,
-    ``devices`` as :func:`list_devices` gives them, and all of it as ``text``.
+    If a library is missing, no library is imported: Slicer calls this in its own process then.
     """
     versions = {"CardiacLDM": __version__, "Python": platform.python_version()} | {n: _version(n) for n in LIBRARIES}
-    found: dict[str, Any] = {"device": device, "seconds": None, "devices": [], "versions": versions}
-    problem = _broken_library()
+    seconds, devices = None, list[Device]()
+    problem = _missing_library() or _broken_library()
     if problem is None:
         import torch
 
         versions["CUDA of torch"] = torch.version.cuda or "none: this torch has no CUDA"
         try:
-            found["devices"] = list_devices()
-            found["device"], found["seconds"] = _convolve(device)
-        except Exception as error:  # whatever it is, it is what the user wants to know
+            devices = list_devices()
+            device, seconds = _convolve(device)
+        except Exception as error:  # any error is what the user wants to know
             problem = _sentence(error)
-    found |= {"ok": problem is None, "problem": problem}
-    return found | {"text": _text(found)}
+    result = f"failed. {problem}" if problem else f"passed, one 3D convolution in {(seconds or 0.0) * 1000:.1f} ms"
+    text = "\n".join([*_system_lines(versions, devices), f"Check on {device}: {result}"])
+    return DeviceCheck(problem is None, problem, device, seconds, versions, devices, text)
 
 
 def _version(library: str) -> str:
+    """Return the version of a library. Slicer's own are not always installed as distributions: import those."""
     try:
         return version(library)
-    except PackageNotFoundError:  # Slicer's own are not always installed as distributions
-        try:
-            module = importlib.import_module(_MODULES.get(library, library))
-        except Exception:
+    except PackageNotFoundError:
+        if not _is_there(library):
             return "missing"
-        return str(getattr(module, "__version__", "of unknown version"))
+    try:
+        module = importlib.import_module(_MODULES.get(library, library))
+    except Exception:
+        return "missing"
+    return str(getattr(module, "__version__", "of unknown version"))
+
+
+def _is_there(library: str) -> bool:
+    """Return whether a library is installed, without importing it."""
+    try:
+        return importlib.util.find_spec(_MODULES.get(library, library)) is not None
+    except (ImportError, ValueError):  # ValueError: a module without a specification stands in its place
+        return False
+
+
+def _missing_library() -> str | None:
+    """Return a sentence on the first library that is not installed, None if all are."""
+    missing = next((library for library in LIBRARIES if not _is_there(library)), None)
+    return f"The Python library {missing} is missing." if missing else None
 
 
 def _broken_library() -> str | None:
-    """A sentence on the first library that is missing or cannot be loaded."""
+    """Import the libraries; return a sentence on the first that cannot be loaded, None if all can."""
     for library in LIBRARIES:
         try:
             importlib.import_module(_MODULES.get(library, library))
@@ -81,7 +133,7 @@ def _broken_library() -> str | None:
 
 
 def _convolve(device: str) -> tuple[str, float]:
-    """The device that ``device`` stands for, and the seconds of a convolution there whose result is checked."""
+    """Return the device that ``device`` stands for, and the seconds of a convolution there whose result was checked."""
     import torch
 
     from ..torch_device import resolve_device
@@ -106,6 +158,7 @@ def _convolve(device: str) -> tuple[str, float]:
 
 
 def _finish(device: str) -> None:
+    """Wait until the device has done its work."""
     import torch
 
     if device != "cpu":
@@ -113,33 +166,30 @@ def _finish(device: str) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    from ..errors import SegmenterError
+    from ..errors import UserError
 
-    return str(error) if isinstance(error, SegmenterError) else f"The device cannot be used: {_first_line(error)}."
+    return str(error) if isinstance(error, UserError) else f"The device cannot be used: {_first_line(error)}."
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _text(found: dict[str, Any]) -> str:
+def _system_lines(versions: dict[str, str], devices: list[Device]) -> list[str]:
+    """Return the lines on the system, the libraries and the devices."""
     lines = [f"System: {platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs"]
-    lines += [f"{name}: {number}" for name, number in found["versions"].items()]
-    for device in found["devices"]:
+    lines += [f"{name}: {number}" for name, number in versions.items()]
+    for device in devices:
         memory = ""
-        if device["total_bytes"]:
-            free, total = (device[key] / 2**30 for key in ("free_bytes", "total_bytes"))
+        if device.total_bytes and device.free_bytes is not None:
+            free, total = device.free_bytes / 2**30, device.total_bytes / 2**30
             memory = f", {free:.1f} of {total:.1f} GiB free"
-        lines.append(f"Device {device['device']}: {device['name']}{memory}")
-    if found["ok"]:
-        lines.append(f"Check on {found['device']}: passed, one 3D convolution in {found['seconds'] * 1000:.1f} ms")
-    else:
-        lines.append(f"Check on {found['device']}: failed. {found['problem']}")
-    return "\n".join(lines)
+        lines.append(f"Device {device.device}: {device.name}{memory}")
+    return lines
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, otherwise its kind."""
+    """Return the processor's name where the system knows it, otherwise its type."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from ..files import lock
 
-#: Folders beside results in which these are made before they are moved into place.
-ASIDE = ".part-"
 _PREFIX, _OWNER = "cardiacldm-job-", "owner"
-#: A folder without an owner's file is being made, or was left by a process that died while making it.
+#: Age at which a folder without an owner file was left by a process that died; a younger one is being made.
 _UNOWNED_SECONDS = 3600.0
 
 
@@ -24,7 +22,7 @@ _UNOWNED_SECONDS = 3600.0
 class JobFolder:
     """A folder that only this user can open, for the arrays of one job. Its process holds a lock as long as it lives.
 
-    It goes with :meth:`remove`, with the object or with the process; after a crash :func:`sweep` finds it.
+    It is deleted by :meth:`remove`, with the object or with the process; after a crash by :func:`sweep`.
     """
 
     def __init__(self) -> None:
@@ -35,21 +33,21 @@ class JobFolder:
             raise OSError("the temporary folder cannot be locked")
 
     def remove(self) -> bool:
-        """Remove the folder; whether it is gone. Windows keeps what is still mapped: call again later."""
+        """Remove the folder and return whether it is gone. Windows keeps files that are mapped: call again later."""
         self._owner.close()
         self._folder.cleanup()
         return not self.path.exists()
 
 
 def sweep() -> None:
-    """Remove the private folders of processes that are no more."""
+    """Remove the private folders of processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_job_folder(folder: Path) -> None:
-    """Remove a folder that a :class:`JobFolder` of another process made; nothing else is ever touched."""
+    """Remove a folder that a :class:`JobFolder` of another process made. Any other folder is left alone."""
     if folder.name.startswith(_PREFIX) and (folder / _OWNER).is_file() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
 

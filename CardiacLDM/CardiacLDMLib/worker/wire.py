@@ -1,4 +1,4 @@
-"""What the worker process and its client share: the protocol's version and lines, progress, and a job's private folder.
+"""The wire between client and worker: protocol version, messages as lines of JSON, and the end of a process group.
 
 Only the standard library: the client lives in Slicer, and the worker must be able to say what it lacks.
 """
@@ -10,9 +10,9 @@ import os
 import sys
 from typing import Any
 
-#: Raised with every change that an older partner would misunderstand.
-PROTOCOL = 1
-#: No honest message is longer, in bytes; more is the stray output of a library.
+#: Version of the messages. Raised with every change that an older client or worker would misunderstand.
+PROTOCOL = 2
+#: No message is longer, in bytes; a longer line was printed by a library.
 MAX_LINE = 1 << 20
 
 
@@ -20,16 +20,13 @@ MAX_LINE = 1 << 20
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, whatever the pieces it comes in.
-
-    Of a line longer than ``MAX_LINE`` only the beginning is kept, so that garbage cannot fill the memory.
-    """
+    """Cuts a stream of bytes into lines. A line longer than ``MAX_LINE`` is cut off, so it cannot fill the memory."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that ``data`` completes, without their ends."""
+        """Return the lines that ``data`` completes, without their line ends."""
         *ends, rest = data.split(b"\n")
         lines = []
         for end in ends:
@@ -44,12 +41,12 @@ class Lines:
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """A message as one line. ASCII, so that paths that are no valid Unicode survive."""
-    return json.dumps(message, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+    """Return a message as one line; paths become strings. ASCII, so that paths that are not valid Unicode survive."""
+    return json.dumps(message, ensure_ascii=True, allow_nan=False, default=os.fspath).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """The message in a line; None if it holds none."""
+    """Return the message in a line, None if there is none."""
     if not line.lstrip().startswith(b"{"):
         return None
     try:
@@ -63,7 +60,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def end_process_group(pid: int) -> None:
-    """End a worker and all that it started, now. ``pid`` is what it said of itself; that it is gone already is fine."""
+    """End the worker ``pid`` and all processes that it started, now. No error if it has ended already."""
     if sys.platform == "win32":
         import subprocess
 

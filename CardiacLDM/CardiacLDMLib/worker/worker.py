@@ -1,10 +1,10 @@
 """The worker process: jobs in, progress and results out.
 
-torch starts slowly and can take down the process it lives in, so it lives here and not in Slicer. A request is a line
-of JSON on stdin, an event a line of JSON on what stdout was at the start; arrays lie in files beside it. Whatever
-libraries print goes to stderr, also from C. docs/develop/worker.md describes the messages.
+torch starts slowly and can crash its process, so it runs here and not in Slicer. A request is a line of JSON on stdin;
+an event is a line of JSON on the original stdout; arrays lie in files. Everything that libraries print goes to stderr,
+also from C. docs/develop/worker.md describes the messages.
 
-One job runs at a time, on the main thread, and looks between steps whether it should stop. Other threads read the
+One job runs at a time, on the main thread, and checks between steps whether it should stop. Other threads read the
 requests, import torch ahead of the first job, and watch the parent: without it, or after idling, the process ends.
 """
 
@@ -26,19 +26,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-if not __package__:  # run as a file: the folder of the package must be found, its modules by themselves must not
+if not __package__:  # run as a file: import the package from its folder, never its modules by themselves
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from CardiacLDMLib import __version__
+from CardiacLDMLib.files import PART
 from CardiacLDMLib.progress import Cancelled, Preview, Progress
-from CardiacLDMLib.worker.job_folder import ASIDE, remove_job_folder
+from CardiacLDMLib.worker.job_folder import remove_job_folder
 from CardiacLDMLib.worker.jobs import Jobs, explain
 from CardiacLDMLib.worker.wire import PROTOCOL, Lines, decode, encode
 
 IDLE_SECONDS = 600.0
-#: How often the parent is looked at.
+#: Seconds between two checks of the parent.
 WATCH_SECONDS = 1.0
-#: How long a job may take to notice that nobody waits for it.
+#: How long a job may take to stop when the worker ends.
 LAST_SECONDS = 5.0
 
 
@@ -50,7 +51,7 @@ class Wire:
         self._lock = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        """Send one event. A client that is gone hears nothing; that stdin has ended will be seen."""
+        """Send one event. If the client is gone, nothing happens here: the end of stdin ends the worker."""
         data = memoryview(encode(message))
         with self._lock, contextlib.suppress(OSError):
             while data:
@@ -58,16 +59,16 @@ class Wire:
 
 
 class Worker:
-    """Takes requests from the file ``source`` and answers on ``wire`` until it idles, is told to quit or is alone."""
+    """Reads requests from the file ``source`` and answers on ``wire`` until it idles, must quit or loses its parent."""
 
     def __init__(self, source: int, wire: Wire, idle_seconds: float = IDLE_SECONDS) -> None:
         self._source = source
         self._wire = wire
         self._idle_seconds = idle_seconds
-        self._parent = os.getppid()  # before hello: after it the parent may be gone at any time
+        self._parent = os.getppid()  # before hello: afterwards the parent may end at any time
         self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._request: dict[str, Any] = {}
-        self._unwanted: set[Any] = set()
+        self._cancelled: set[Any] = set()
         self._ending = threading.Event()
         self._jobs = Jobs()
 
@@ -87,12 +88,12 @@ class Worker:
     # --- on the main thread ---
 
     def _do(self, request: dict[str, Any]) -> bool:
-        """Run a job and send how it ended; whether the worker is fit for another one."""
+        """Run a job and send its result or error; return whether the worker can take another one."""
         self._request = request
         number = request.get("id")
         try:
-            self._stop_if_unwanted()
-            result = self._jobs.do(request, self._report, self._is_unwanted)
+            self._stop_if_cancelled()
+            result = self._jobs.do(request, self._report, self._is_cancelled)
             self._wire.send(event="result", id=number, **result)
         except Cancelled:
             self._wire.send(event="cancelled", id=number)
@@ -108,24 +109,24 @@ class Worker:
             if self._ending.is_set():
                 _remove_leftovers(request)
             self._request = {}
-            self._unwanted.discard(number)
+            self._cancelled.discard(number)
         return True
 
-    def _report(self, told: Progress | Preview) -> None:
-        event = "preview" if isinstance(told, Preview) else "progress"
-        self._wire.send(event=event, id=self._request.get("id"), **asdict(told))
+    def _report(self, step: Progress | Preview) -> None:
+        event = "preview" if isinstance(step, Preview) else "progress"
+        self._wire.send(event=event, id=self._request.get("id"), **asdict(step))
 
-    def _is_unwanted(self) -> bool:
-        return self._ending.is_set() or self._request.get("id") in self._unwanted
+    def _is_cancelled(self) -> bool:
+        return self._ending.is_set() or self._request.get("id") in self._cancelled
 
-    def _stop_if_unwanted(self) -> None:
-        if self._is_unwanted():
+    def _stop_if_cancelled(self) -> None:
+        if self._is_cancelled():
             raise Cancelled
 
     # --- on other threads ---
 
     def _read(self) -> None:
-        """Take requests until the client is gone."""
+        """Read requests until the client is gone."""
         lines = Lines()
         with contextlib.suppress(OSError):
             while data := os.read(self._source, 1 << 16):
@@ -137,20 +138,20 @@ class Worker:
 
     def _take(self, request: dict[str, Any]) -> None:
         if request.get("job") == "cancel":
-            self._unwanted.add(request.get("id"))
+            self._cancelled.add(request.get("id"))
         elif request.get("job") == "quit":
             self._end()
         else:
             self._requests.put(request)
 
     def _watch(self) -> None:
-        """End when the parent is gone though its pipe is still open somewhere: a launcher that was killed, say."""
+        """End when the parent is gone. Its pipe may still be open, for instance if a launcher was killed."""
         while not self._ending.wait(WATCH_SECONDS):
             if os.getppid() != self._parent:
                 self._end()
 
     def _end(self) -> NoReturn:
-        """Let the job stop at its next step; if that takes too long, end without it."""
+        """Let the job stop at its next step; if that takes too long, end the process."""
         self._ending.set()
         self._requests.put(None)
         time.sleep(LAST_SECONDS)
@@ -159,22 +160,22 @@ class Worker:
 
 
 def _remove_leftovers(request: dict[str, Any]) -> None:
-    """Remove what the client would have removed if it still lived."""
-    if "folder" in request:
+    """Remove the temporary folders of a job whose client may be gone."""
+    if request.get("folder"):
         remove_job_folder(Path(request["folder"]))
-    if Path(request.get("aside", "")).name.startswith(ASIDE):
+    if request.get("aside") and Path(request["aside"]).name.startswith(PART):
         shutil.rmtree(request["aside"], ignore_errors=True)
 
 
 def take_over_streams() -> tuple[int, Wire]:
-    """Keep stdin and stdout for the protocol; everyone else now reads nothing and prints to stderr."""
+    """Keep stdin and stdout for the protocol; all other code reads nothing from now on and prints to stderr."""
     source, target = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    os.write(target, b"\n")  # ends whatever was printed before
+    os.write(target, b"\n")  # ends a line that was printed before
     return source, Wire(target)
 
 
@@ -185,13 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = parser.parse_args(arguments)
     source, wire = take_over_streams()
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Slicer's terminal: Slicer tells us what to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Slicer's terminal: Slicer decides
     if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # leads a group already
+        with contextlib.suppress(OSError):  # it leads a group already
             os.setpgid(0, 0)
     Worker(source, wire, options.idle_seconds).run()
     sys.stderr.flush()
-    os._exit(0)  # nothing to save, and libraries may crash while they are taken down
+    os._exit(0)  # nothing to save, and libraries may crash while they are unloaded
 
 
 if __name__ == "__main__":

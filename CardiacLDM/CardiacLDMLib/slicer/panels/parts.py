@@ -10,7 +10,8 @@ from slicer.i18n import tr as _
 import slicer
 
 from ...progress import STAGES, Progress, remaining
-from ...worker.client import Device, Failure
+from ...worker.device import Device
+from ...worker.job import Failure
 
 #: Texts that ask for attention, readable on light and on dark windows: to be looked at; gone wrong.
 ATTENTION, TROUBLE = "#c77700", "#d9363e"

@@ -1,7 +1,7 @@
-"""Qt's event loop for the worker's client: a process whose output arrives as signals, timers, and work in slices.
+"""The worker's client on Qt's event loop: a process whose output arrives as signals, timers, and work in slices.
 
-Nothing waits, but for :meth:`Dispatcher.wait_a_little`, which scripts need: a window that waits hangs. And no threads:
-they starve while Qt idles.
+Nothing blocks the window; only :meth:`Dispatcher.process_events` waits, for scripts. There are no threads: they starve
+while Qt idles.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import qt
 from slicer.i18n import tr as _
@@ -18,18 +18,26 @@ from slicer.i18n import tr as _
 import slicer
 
 from ...errors import ClientError
-from ...worker.client import Failure, WorkerClient, worker_program
+from ...worker.client import WorkerClient
+from ...worker.job import Failure, JobListener
+from ...worker.process import worker_program
 
-#: How long a slice of work may hold the window before its last step, which may be a long one: making nodes takes 60 ms.
+if TYPE_CHECKING:
+    from ...worker.device import Device
+    from ...worker.messages import Reply, Request
+
+    ReplyT = TypeVar("ReplyT", bound=Reply)
+
+#: A slice of work begins no further step after this time. Its last step may take longer: making nodes takes 60 ms.
 SLICE_SECONDS = 0.01
-#: After a step that took this long the window has its turn.
+#: A slice also ends after a step that took this long.
 LONG_STEP_SECONDS = 0.01
 
-_timers: set[Any] = set()  # a QTimer that nobody references never fires
+_timers: set[Any] = set()  # a QTimer without a Python reference never fires
 
 
 def later(seconds: float, call: Callable[[], None]) -> Any:
-    """Call once after some seconds, unless the timer that is returned is stopped before."""
+    """Call once after some seconds. Return the timer, which can be stopped before."""
     timer = qt.QTimer()
     timer.setSingleShot(True)
 
@@ -44,9 +52,9 @@ def later(seconds: float, call: Callable[[], None]) -> Any:
 
 
 class Sliced:
-    """Runs an iterator a slice at a time, so that the window lives on between two of its steps.
+    """Runs an iterator in slices, so that the window can respond in between.
 
-    ``on_end`` is called once: with ``None``, or with what the iterator raised. Not after :meth:`stop`.
+    ``on_end`` is called once, with None or the error that the iterator raised; never after :meth:`stop`.
     """
 
     def __init__(self, work: Iterator[None], on_end: Callable[[Exception | None], None]) -> None:
@@ -59,7 +67,7 @@ class Sliced:
     def stop(self) -> None:
         """Do no further step."""
         self._timer.stop()
-        self._work = iter(())  # whatever it holds is free now
+        self._work = iter(())  # releases what it holds
 
     def _slice(self) -> None:
         now = time.perf_counter()
@@ -70,10 +78,10 @@ class Sliced:
                 next(self._work)
                 now = time.perf_counter()
                 if now - began > LONG_STEP_SECONDS:
-                    break  # who knows how long the next one takes
+                    break
         except StopIteration:
             self._end(None)
-        except Exception as error:  # told to the caller: Qt would only print it
+        except Exception as error:  # reported to the caller: Qt would only print it
             self._end(error)
 
     def _end(self, error: Exception | None) -> None:
@@ -82,10 +90,14 @@ class Sliced:
 
 
 class QtTransport:
-    """A process on QProcess, as :class:`~CardiacLDMLib.client.Transport` asks for it."""
+    """A process on QProcess, as :class:`~CardiacLDMLib.worker.process.Transport` describes it."""
 
     def __init__(self) -> None:
         self._process: Any = None
+        self._has_started = False
+        self._on_output: Callable[[bytes], None]
+        self._on_error_output: Callable[[bytes], None]
+        self._on_end: Callable[[int | None, str], None]
 
     @property
     def running(self) -> bool:
@@ -101,49 +113,52 @@ class QtTransport:
         on_end: Callable[[int | None, str], None],
     ) -> None:
         """Start ``program`` with ``environment`` on top of Slicer's own; ``on_end`` comes once, after all output."""
-        process = qt.QProcess()
-        running = False
+        self._on_output, self._on_error_output, self._on_end = on_output, on_error_output, on_end
+        process = self._process = qt.QProcess()
         if environment:
             variables = qt.QProcessEnvironment.systemEnvironment()
             for name, value in environment.items():
                 variables.insert(name, value)
             process.setProcessEnvironment(variables)
-
-        def read() -> None:
-            for channel, tell in (
-                (process.readAllStandardOutput, on_output),
-                (process.readAllStandardError, on_error_output),
-            ):
-                data = channel().data()
-                if data:
-                    tell(data)
-
-        def end(code: int | None, reason: str) -> None:
-            if self._process is process:  # a process that cannot start may say so twice
-                read()
-                self._process = None
-                process.deleteLater()
-                on_end(code, reason)
-
-        def started() -> None:
-            nonlocal running
-            running = True
-
-        def finished() -> None:
-            crashed = process.exitStatus() == qt.QProcess.CrashExit
-            end(-process.exitCode() if crashed else process.exitCode(), "")
-
-        def failed() -> None:
-            if not running:  # of one that ran, finished() tells
-                end(None, process.errorString())
-
-        process.connect("started()", started)
-        process.connect("readyReadStandardOutput()", read)
-        process.connect("readyReadStandardError()", read)
-        process.connect("finished(int,QProcess::ExitStatus)", finished)
-        process.connect("errorOccurred(QProcess::ProcessError)", failed)
-        self._process = process
+        process.connect("started()", self._started)
+        process.connect("readyReadStandardOutput()", self._read)
+        process.connect("readyReadStandardError()", self._read)
+        process.connect("finished(int,QProcess::ExitStatus)", self._finished)
+        process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
         process.start(program[0], program[1:])
+
+    def _started(self) -> None:
+        self._has_started = True
+
+    def _read(self) -> None:
+        if self._process is None:
+            return
+        for channel, deliver in (
+            (self._process.readAllStandardOutput, self._on_output),
+            (self._process.readAllStandardError, self._on_error_output),
+        ):
+            data = channel().data()
+            if data:
+                deliver(data)
+
+    def _finished(self, *_unused: Any) -> None:
+        if self._process is not None:
+            crashed = self._process.exitStatus() == qt.QProcess.CrashExit
+            code = self._process.exitCode()
+            self._end(-code if crashed else code, "")
+
+    def _failed(self, *_unused: Any) -> None:
+        if self._process is not None and not self._has_started:  # otherwise finished() follows
+            self._end(None, self._process.errorString())
+
+    def _end(self, code: int | None, reason: str) -> None:
+        """Report the end once: a process that cannot start may signal it twice."""
+        process = self._process
+        self._read()
+        if self._process is process:
+            self._process = None
+            process.deleteLater()
+            self._on_end(code, reason)
 
     def write(self, data: bytes) -> None:
         """Send ``data`` to the process's input."""
@@ -151,34 +166,34 @@ class QtTransport:
             self._process.write(data)
 
     def stop(self) -> None:
-        """End the process now. What it started itself, it or the client ends."""
+        """End the process now. Its own child processes are ended by it or by the client."""
         if self._process is not None:
             self._process.closeWriteChannel()  # a worker behind a launcher sees the end of its input
             self._process.kill()
 
     def wait(self, seconds: float) -> None:
-        """Wait for output of the process, at most so long; whoever listens is told."""
+        """Wait for output of the process, at most this long, and deliver it."""
         if self._process is not None:
             self._process.waitForReadyRead(round(seconds * 1000))
 
     def wait_for_end(self, seconds: float) -> None:
-        """Wait until a process that was stopped is gone, at most so long: Qt complains of one that it has to end."""
+        """Wait until a stopped process is gone, at most this long: Qt warns about a process that it has to end."""
         if self._process is not None:
             self._process.waitForFinished(round(seconds * 1000))
 
 
 class Dispatcher:
-    """Owns the client and its worker, and gives it one job at a time; ``busy_changed`` is called when that changes.
+    """Owns the client and its worker and submits one job at a time; ``busy_changed`` is called when that changes.
 
-    Listing the devices is done on the side: a job that comes meanwhile waits for its end, which is what the worker
-    needs anyway to be ready.
+    The list of devices is fetched in the background. A job that is submitted meanwhile waits for it, no longer than
+    the worker takes to start.
     """
 
     def __init__(self, busy_changed: Callable[[], None]) -> None:
         self._busy_changed = busy_changed
         self._client: WorkerClient | None = None
         self._transport: QtTransport | None = None
-        self._waiting: tuple[Callable[[WorkerClient], object], Callable[[Failure], None]] | None = None
+        self._waiting: tuple[Request[Any], JobListener[Any]] | None = None
         self._listing = False
 
     @property
@@ -197,27 +212,27 @@ class Dispatcher:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is on its way or waits."""
+        """Whether a job runs or waits."""
         return self._waiting is not None or (self._client is not None and self._client.busy and not self._listing)
 
-    def submit(self, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]) -> None:
-        """Soon call ``begin``, which gives the client a job, or ``failed`` if the client cannot take it.
+    def submit(self, request: Request[ReplyT], listener: JobListener[ReplyT]) -> None:
+        """Begin a job soon. ``listener.failed`` is called if the client cannot begin it.
 
         Raises :class:`ClientError` while there is another job.
         """
         if self.busy:
             raise ClientError(_("The worker is busy: wait for the other job, or cancel it."))
-        self._waiting = (begin, failed)
+        self._waiting = (request, listener)
         if not self._listing:
-            later(0.0, self._begin_now)
+            later(0.0, self._submit_waiting)
         self._busy_changed()
 
     def ended(self) -> None:
-        """To be called when a job has ended."""
+        """Must be called when a job has ended."""
         self._busy_changed()
 
     def cancel(self) -> bool:
-        """Stop the job; false if it had not begun, so that nobody will hear of it."""
+        """Stop the job. Return false if it had not begun: its listener is not called then."""
         if self._waiting is not None:
             self._waiting = None
             return False
@@ -225,25 +240,35 @@ class Dispatcher:
             self._client.cancel()
         return True
 
-    def list_devices(self, found: Callable[[list[Any]], None]) -> None:
-        """Ask the worker for the devices, unless it has something else to do; failing that, nothing is called."""
+    def list_devices(self, show: Callable[[list[Device]], None]) -> None:
+        """Ask the worker for the devices and pass them to ``show``.
+
+        If the worker is busy, lacks libraries or fails, nothing is called.
+        """
         if self.busy or self._listing:
             return
+        try:
+            from ...worker.messages import DeviceList, ListDevices
+        except ImportError:  # pydantic is not installed yet
+            return
 
-        def ended(*devices: Any) -> None:
+        def end(*_unused: Any) -> None:
             self._listing = False
-            if devices and isinstance(devices[0], list):
-                found(devices[0])
-            self._begin_now()
+            self._submit_waiting()
+
+        def done(reply: DeviceList) -> None:
+            self._listing = False
+            show(reply.devices)
+            self._submit_waiting()
 
         self._listing = True
         try:
-            self.client.devices(on_done=ended, on_failed=ended, on_cancelled=ended)
+            self.client.submit(ListDevices(), JobListener(done=done, failed=end, cancelled=end))
         except ClientError:
             self._listing = False
 
-    def wait_a_little(self) -> None:
-        """For scripts that wait for a job: let Slicer handle its events, and wait for the worker if it is its turn."""
+    def process_events(self) -> None:
+        """Handle Slicer's events and wait a little for the worker. For scripts that wait for a job."""
         slicer.app.processEvents()
         if self._client is not None and self._client.busy and self._transport is not None:
             self._transport.wait(0.02)
@@ -256,12 +281,12 @@ class Dispatcher:
         if self._transport is not None:
             self._transport.wait_for_end(1.0)
 
-    def _begin_now(self) -> None:
+    def _submit_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            begin, failed = waiting
+            request, listener = waiting
             try:
-                begin(self.client)
+                self.client.submit(request, listener)
             except ClientError as error:
-                failed(Failure(str(error), "", "internal"))
+                listener.failed(Failure(str(error), "", "internal"))
         self._busy_changed()

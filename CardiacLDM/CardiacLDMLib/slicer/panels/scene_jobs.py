@@ -14,12 +14,14 @@ from slicer.i18n import tr as _
 from ... import __version__, anatomy
 from ...image.grid import Volume
 from ...progress import Progress, Quality
-from ...worker.client import Failure, SegmentationReply, WorkerClient
+from ...worker.job import Failure, JobListener
 from .. import segmentations, volumes
 from .process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+
+    from ...worker.messages import SegmentedVolume
 
 #: Slices of labels that are looked through in one step: some milliseconds.
 SLICES_PER_STEP = 8
@@ -64,8 +66,7 @@ class SceneJob:
         self._import: Sliced | None = None
         self._ended = False
         self._scene = volume.GetScene()
-        voxels = volumes.volume_from_node(volume)
-        dispatcher.submit(lambda client: self._begin(client, voxels), self._failed)
+        self._submit(volumes.volume_from_node(volume))
         self._tags = [
             self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
             self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._node_goes()),
@@ -88,17 +89,20 @@ class SceneJob:
 
     # --- the worker's part ---
 
-    def _begin(self, client: WorkerClient, voxels: Volume) -> None:
-        client.segment(
-            voxels,
-            package=self._settings.package,
-            device=self._settings.device,
-            quality=self._settings.quality,
-            on_progress=self._progress,
-            on_done=self._labelled,
-            on_failed=self._failed,
-            on_cancelled=self._cancelled,
+    def _submit(self, image: Volume) -> None:
+        from ...worker.messages import SegmentVolume, invalid_values_explained
+
+        with invalid_values_explained():
+            request = SegmentVolume(
+                image=image,
+                package=self._settings.package,
+                device=self._settings.device,
+                quality=self._settings.quality,
+            )
+        listener = JobListener(
+            done=self._labelled, failed=self._failed, cancelled=self._cancelled, progress=self._progress
         )
+        self._dispatcher.submit(request, listener)
 
     def _progress(self, progress: Progress) -> None:
         if not self._ended:
@@ -134,11 +138,11 @@ class SceneJob:
 
     # --- the scene's part ---
 
-    def _labelled(self, reply: SegmentationReply) -> None:
+    def _labelled(self, reply: SegmentedVolume) -> None:
         if not self._ended:
             self._import = Sliced(self._bring_in(reply), self._brought_in)
 
-    def _bring_in(self, reply: SegmentationReply) -> Iterator[None]:
+    def _bring_in(self, reply: SegmentedVolume) -> Iterator[None]:
         """Put the labels into the scene. Nothing is there before the last step, all of it after."""
         box, at_edge = yield from looked_through(reply.labels.array)
         part = part_of(reply.labels, box)
@@ -191,13 +195,13 @@ def part_of(labels: Volume, box: tuple[slice, ...]) -> Volume:
     return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 
 
-def _record(reply: SegmentationReply) -> dict[str, str]:
+def _record(reply: SegmentedVolume) -> dict[str, str]:
     """What the segmentation node says of its origin."""
     return {
         "program": f"CardiacLDM {__version__}",
-        "package": reply.package["name"],
-        "version": reply.package["version"],
-        "sha256": reply.package["sha256"],
+        "package": reply.package.name,
+        "version": reply.package.version,
+        "sha256": reply.package.sha256,
         "device": reply.device,
         "quality": reply.quality,
         "seconds": f"{reply.seconds:.1f}",

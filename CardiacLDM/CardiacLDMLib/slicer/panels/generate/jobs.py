@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slicer.i18n import tr as _
 
@@ -23,11 +24,14 @@ from ....errors import ClientError, VolumeError
 from ....image.grid import Volume
 from ....progress import Preview, Progress
 from ....results.pairs import pair_name
-from ....worker.client import Failure, PairReply, WorkerClient
+from ....worker.job import Failure, JobListener
 from ... import pairs, segmentations, volumes
 from ...pairs import SyntheticPair
-from ..process import Dispatcher, Sliced
+from ..process import Dispatcher, Sliced, later
 from ..scene_jobs import looked_through, part_of
+
+if TYPE_CHECKING:
+    from ....worker.messages import GeneratedPair, SavedPair
 
 #: More pairs than any scene could hold.
 MAX_COUNT = 100_000
@@ -82,7 +86,7 @@ class PairsJob:
         self._run = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._index, self._reached, self._began = 0, 0.0, time.monotonic()
         self._rejected: list[str] = []
-        self._arrived: deque[PairReply] = deque()
+        self._arrived: deque[GeneratedPair] = deque()
         self._import: Sliced | None = None
         self._outcome: Callable[[], None] | None = None  # what is told once all that arrived is in the scene
         self._ended = False
@@ -102,16 +106,19 @@ class PairsJob:
     # --- the worker's part ---
 
     def _submit(self) -> None:
-        settings, index = self._settings, self._index
+        from ....worker.messages import GeneratePair, invalid_values_explained
 
-        def begin(client: WorkerClient) -> None:
-            client.generate(
-                settings.seed, index, package=settings.package, steps=settings.steps, conditions=settings.conditions,
-                check=settings.check, device=settings.device, on_progress=self._progress, on_preview=self._preview,
-                on_done=self._drawn, on_failed=self._failed, on_cancelled=lambda: self._stop(self._listener.cancelled),
+        settings = self._settings
+        with invalid_values_explained():
+            request = GeneratePair(
+                seed=settings.seed, index=self._index, package=settings.package, steps=settings.steps,
+                conditions=dict(settings.conditions), check=settings.check, device=settings.device,
             )  # fmt: skip
-
-        self._dispatcher.submit(begin, self._failed)
+        listener = JobListener(
+            done=self._drawn, failed=self._failed, cancelled=lambda: self._stop(self._listener.cancelled),
+            progress=self._progress, preview=self._preview,
+        )  # fmt: skip
+        self._dispatcher.submit(request, listener)
 
     def _progress(self, progress: Progress) -> None:
         """Of all pairs. It never falls, also where a pair is drawn again."""
@@ -126,7 +133,7 @@ class PairsJob:
         if not self._ended:
             self._listener.preview(preview)
 
-    def _drawn(self, reply: PairReply) -> None:
+    def _drawn(self, reply: GeneratedPair) -> None:
         if not self._ended:
             self._arrived.append(reply)
             self._next()
@@ -156,7 +163,7 @@ class PairsJob:
         if self._import is None and self._arrived and not self._ended:
             self._import = Sliced(self._bring_in(self._arrived.popleft()), self._brought_in)
 
-    def _bring_in(self, reply: PairReply) -> Iterator[None]:
+    def _bring_in(self, reply: GeneratedPair) -> Iterator[None]:
         """Put a pair into the scene. Nothing is there before the last step, all of it after."""
         box, _at_edge = yield from looked_through(reply.labels.array)
         number = f"{reply.provenance['seed']}-{reply.provenance['index']:04d}"
@@ -202,7 +209,7 @@ class PairsJob:
             self._end_if_all_is_in()
 
 
-def _record(reply: PairReply) -> dict[str, str]:
+def _record(reply: GeneratedPair) -> dict[str, str]:
     """What both nodes of a pair say of their origin."""
     origin = reply.provenance
     acceptance = origin.get("acceptance", {})
@@ -264,19 +271,22 @@ class SaveJob:
             self._next()  # it was removed meanwhile
             return
         self._listener.progress(Progress(self._written, self._count, "write", time.monotonic() - self._began))
-        self._dispatcher.submit(lambda client: self._write(client, pair, folder), self._failed)
+        self._write(pair, folder)
 
-    def _write(self, client: WorkerClient, pair: SyntheticPair, folder: Path) -> None:
+    def _write(self, pair: SyntheticPair, folder: Path) -> None:
+        from ....worker.messages import SavePair
+
         try:
             image, labels = voxels_of(pair)
         except VolumeError as error:
-            raise ClientError(str(error)) from error
-        client.save_pair(
-            image, labels, pair.provenance, folder, on_done=self._done, on_failed=self._failed,
-            on_cancelled=lambda: self._fail(_("Cancelled.")),
-        )  # fmt: skip
+            why = str(error)
+            later(0.0, lambda: self._fail(why))  # never from within the constructor
+            return
+        request = SavePair(image=image, labels=labels, provenance=pair.provenance, out=folder)
+        listener = JobListener(done=self._done, failed=self._failed, cancelled=lambda: self._fail(_("Cancelled.")))
+        self._dispatcher.submit(request, listener)
 
-    def _done(self, _folder: Path) -> None:
+    def _done(self, _reply: SavedPair) -> None:
         self._written += 1
         try:
             self._next()

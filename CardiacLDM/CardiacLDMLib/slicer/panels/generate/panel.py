@@ -17,9 +17,10 @@ from slicer.i18n import tr as _
 import slicer
 
 from .... import anatomy
-from ....errors import ClientError
+from ....errors import ClientError, JobError
 from ....progress import Preview, Progress
-from ....worker.client import Device, Failure
+from ....worker.device import Device
+from ....worker.job import Failure
 from ...pairs import SyntheticPair, synthetic_pairs
 from ..install import ensure_dependencies
 from ..parts import ATTENTION, Choice, ErrorBox, device_labels, show_progress
@@ -268,7 +269,7 @@ class GeneratePanel:
         )
         try:
             self._job = PairsJob(self._dispatcher, settings, listener)
-        except ClientError as error:
+        except (ClientError, JobError) as error:
             self._errors.show(Failure(str(error), "", "input"))
         self.refresh()
 

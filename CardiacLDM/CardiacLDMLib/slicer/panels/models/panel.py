@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import qt
 from slicer.i18n import tr as _
@@ -18,13 +18,18 @@ import slicer
 
 from ....errors import ClientError
 from ....files import RESOURCES
+from ....worker.device import check_device
+from ....worker.job import JobListener
 from ... import dependencies
 from ..install import ensure_dependencies
 from ..process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
     from ....packages.cards import Row
-    from ....worker.client import DeviceReply, Failure, VerifyReply, WorkerClient
+    from ....worker.job import Failure
+    from ....worker.messages import CheckedDevice, CheckedPackage, Reply, Request
+
+    ReplyT = TypeVar("ReplyT", bound=Reply)
 
 _UI = RESOURCES / "UI" / "Models.ui"
 _NAME, _SIZE, _STATE = range(3)
@@ -172,7 +177,7 @@ class ModelsPanel:
             self._import(path)
 
     def _import(self, source: str, replace: bool = False) -> None:
-        def imported(package: VerifyReply) -> None:
+        def imported(package: CheckedPackage) -> None:
             self._say(_("{name} was checked and installed.").format(name=package.name))
             self.refresh(package.name)
             self._tell_others()
@@ -184,19 +189,27 @@ class ModelsPanel:
             elif failure.kind != "exists":
                 self._failed(failure)
 
+        if not ensure_dependencies():
+            return
+        from ....worker.messages import ImportPackage
+
         what = _("Importing {name}: checking every file and number.").format(name=Path(source).name)
-        self._start(what, lambda client, ends: client.import_package(source, replace=replace, **ends), imported, failed)
+        self._start(what, ImportPackage(source=Path(source), replace=replace), imported, failed)
 
     def _verify(self) -> None:
         row = self._chosen()
         if row is None:
             return
 
-        def verified(_package: VerifyReply) -> None:
+        def verified(_package: CheckedPackage) -> None:
             self._say(_("{name} is whole: every file and every number was checked.").format(name=row.name))
 
+        if not ensure_dependencies():
+            return
+        from ....worker.messages import VerifyPackage
+
         what = _("Checking every file and number of {name}.").format(name=row.name)
-        self._start(what, lambda client, ends: client.verify(str(row.folder), **ends), verified, self._failed)
+        self._start(what, VerifyPackage(package=str(row.folder)), verified, self._failed)
 
     def _remove(self) -> None:
         row = self._chosen()
@@ -223,14 +236,20 @@ class ModelsPanel:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(row.folder)))
 
     def _check_device(self) -> None:
-        def checked(reply: DeviceReply) -> None:
-            self._show_device(reply.text)
+        """Check the device in the worker; in this process if the messages to the worker cannot be made."""
+        try:
+            from ....worker.messages import CheckDevice
+        except ImportError:  # pydantic is missing: the check ends before it imports torch
+            self._show_device(check_device().text)
+            return
+
+        def checked(reply: CheckedDevice) -> None:
+            self._show_device(reply.check.text)
 
         def failed(failure: Failure) -> None:
             self._show_device(f"{failure.message}\n{failure.details}".strip())
 
-        what = _("Checking this computer.")
-        self._start(what, lambda client, ends: client.check_device(**ends), checked, failed, packages=False)
+        self._start(_("Checking this computer."), CheckDevice(), checked, failed)
 
     def _show_device(self, text: str) -> None:
         self._device_text = without_folders(f"Slicer: {slicer.app.applicationVersion}\n{text}")
@@ -249,21 +268,16 @@ class ModelsPanel:
     def _start(
         self,
         what: str,
-        begin: Callable[[WorkerClient, dict[str, Any]], Any],
-        on_done: Callable[[Any], None],
+        request: Request[ReplyT],
+        on_done: Callable[[ReplyT], None],
         on_failed: Callable[[Failure], None],
-        packages: bool = True,
     ) -> None:
-        """Have the worker do a job; one of the two is called when it has ended, unless it was cancelled.
-
-        Without ``packages`` the job does without the Python packages that a fresh Slicer lacks.
-        """
-        if packages and not ensure_dependencies():
-            return
-        failed = self._ended(on_failed)
-        ends = {"on_done": self._ended(on_done), "on_failed": failed, "on_cancelled": self._ended(self._cancelled)}
+        """Give the worker a job; one of the two is called when it has ended, unless it was cancelled."""
+        listener = JobListener(
+            done=self._ended(on_done), failed=self._ended(on_failed), cancelled=self._ended(self._cancelled)
+        )
         try:
-            self._dispatcher.submit(lambda client: begin(client, ends), failed)
+            self._dispatcher.submit(request, listener)
         except ClientError as error:
             self._say(str(error), bad=True)
             return

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import qt
 from slicer.i18n import tr as _
@@ -14,11 +14,16 @@ from slicer.i18n import tr as _
 from .... import anatomy
 from ....errors import ClientError
 from ....progress import Progress
-from ....worker.client import Failure, FileReply, FoundCases, WorkerClient
+from ....worker.job import Failure, JobListener
 from ..install import ensure_dependencies
 from ..parts import TROUBLE, duration
 from ..process import Dispatcher
 from ..scene_jobs import Settings
+
+if TYPE_CHECKING:
+    from ....worker.messages import FoundCases, Reply, Request, SegmentedFile
+
+    ReplyT = TypeVar("ReplyT", bound=Reply)
 
 SCAN, STATE, HEART, NOTES = range(4)
 
@@ -94,21 +99,19 @@ class BatchPanel:
         self._ui.batchLabel.text = _("Looking for scans")
         run = _Run(Path(self._ui.batchOutput.currentPath), self._settings(), [], began=time.monotonic())
         self._run = run
-        self._submit(
-            run,
-            lambda client: client.find_cases(
-                Path(self._ui.batchInput.currentPath),
-                on_done=lambda found: self._found(run, found),
-                on_failed=lambda failure: self._stop(run, failure.message),
-                on_cancelled=lambda: self._stop(run, _("Cancelled.")),
-            ),
-            lambda failure: self._stop(run, failure.message),
+        from ....worker.messages import FindCases
+
+        listener: JobListener[FoundCases] = JobListener(
+            done=lambda found: self._found(run, found),
+            failed=lambda failure: self._stop(run, failure.message),
+            cancelled=lambda: self._stop(run, _("Cancelled.")),
         )
+        self._submit(run, FindCases(source=Path(self._ui.batchInput.currentPath)), listener)
         self.refresh()
 
-    def _submit(self, run: _Run, begin: Callable[[WorkerClient], object], failed: Callable[[Failure], None]) -> None:
+    def _submit(self, run: _Run, request: Request[ReplyT], listener: JobListener[ReplyT]) -> None:
         try:
-            self._dispatcher.submit(begin, failed)
+            self._dispatcher.submit(request, listener)
         except ClientError as error:
             self._stop(run, str(error))
 
@@ -117,15 +120,15 @@ class BatchPanel:
 
         if run is not self._run:
             return
-        for name, reason in found.refused:
-            self._bad(self._row(name), reason)
+        for refused in found.refused:
+            self._bad(self._row(refused.name), refused.reason)
             run.failed += 1
-        for name, source in found.cases:
-            row = self._row(name)
-            there = (run.out / f"{name}{REPORT}").exists()
+        for case in found.cases:
+            row = self._row(case.name)
+            there = (run.out / f"{case.name}{REPORT}").exists()
             self._write(row, _("there already") if there else _("waiting"))
             if not there:
-                run.waiting.append((row, name, source))
+                run.waiting.append((row, case.name, case.source))
         self._next(run)
 
     def _next(self, run: _Run) -> None:
@@ -140,26 +143,25 @@ class BatchPanel:
         self._write(row, _("starting"))
         self._ui.batchTable.scrollToItem(self._ui.batchTable.item(row, SCAN))
 
-        def failed(failure: Failure) -> None:
-            self._failed(run, row, failure)
+        from ....worker.messages import SegmentFile
 
-        def begin(client: WorkerClient) -> None:
-            client.segment_file(
-                source, run.out, name=name,
-                package=run.settings.package, device=run.settings.device, quality=run.settings.quality,
-                on_progress=lambda progress: self._progress(run, row, progress),
-                on_done=lambda reply: self._done(run, row, reply),
-                on_failed=failed,
-                on_cancelled=lambda: self._cancelled(run, row),
-            )  # fmt: skip
-
-        self._submit(run, begin, failed)
+        request = SegmentFile(
+            source=source, out=run.out, name=name, package=run.settings.package, device=run.settings.device,
+            quality=run.settings.quality,
+        )  # fmt: skip
+        listener: JobListener[SegmentedFile] = JobListener(
+            done=lambda reply: self._done(run, row, reply),
+            failed=lambda failure: self._failed(run, row, failure),
+            cancelled=lambda: self._cancelled(run, row),
+            progress=lambda progress: self._progress(run, row, progress),
+        )
+        self._submit(run, request, listener)
 
     def _progress(self, run: _Run, row: int, progress: Progress) -> None:
         if run is self._run:
             self._write(row, _("{percent} %").format(percent=round(100 * progress.step / progress.total)))
 
-    def _done(self, run: _Run, row: int, reply: FileReply) -> None:
+    def _done(self, run: _Run, row: int, reply: SegmentedFile) -> None:
         if run is self._run:
             run.done += 1
             heart_ml = sum(reply.volumes_ml[name] for name in anatomy.HEART)

@@ -10,9 +10,10 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import ClientError, VolumeError
+from ....errors import ClientError, JobError, VolumeError
 from ....progress import Progress, Quality
-from ....worker.client import Device, Failure
+from ....worker.device import Device
+from ....worker.job import Failure
 from ... import surfaces, volumes
 from ..install import ensure_dependencies
 from ..parts import Choice, ErrorBox, device_labels, show_progress
@@ -230,7 +231,7 @@ class SegmentPanel:
         listener = Listener(self._progress, self._done, self._failed, self._ended)
         try:
             self._job = SceneJob(self._dispatcher, volume, target, self.settings(), listener)
-        except (VolumeError, ClientError) as error:
+        except (VolumeError, ClientError, JobError) as error:
             self._errors.show(Failure(str(error), "", "input"))
         self.refresh()
 

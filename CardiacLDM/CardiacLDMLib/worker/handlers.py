@@ -1,0 +1,284 @@
+"""One function for each job of the worker: typed request in, typed reply out.
+
+Imported when the first job comes. Only what a job needs is imported for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ..anatomy import HEART_WINDOW
+from ..errors import JobError
+from ..progress import Cancelled, Preview, Progress
+from . import messages
+from .arrays import disk_full_explained
+from .device import check_device, list_devices
+from .messages import Reply, Request
+from .models import LoadedModels
+
+if TYPE_CHECKING:
+    from ..generation.generator import Generator, Pair
+    from ..image.cases import Case
+    from ..packages.store import ModelPackage
+    from ..segmentation.segmenter import Segmentation, Segmenter
+
+
+@dataclass
+class RunningJob:
+    """What a handler needs besides its request.
+
+    ``folder``: the job's private folder, None if it needs none. ``cancelled``: whether the job should stop.
+    """
+
+    models: LoadedModels
+    folder: Path | None
+    report: Callable[[Progress | Preview], None]
+    cancelled: Callable[[], bool]
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the job began."""
+        return time.perf_counter() - self.began
+
+    def step(self, percent: int, stage: str) -> None:
+        """Report progress, unless the job should stop."""
+        if self.cancelled():
+            raise Cancelled
+        self.report(Progress(percent, 100, stage, self.seconds))
+
+
+Handler = Callable[[Any, RunningJob], Reply]
+HandlerT = TypeVar("HandlerT", bound=Handler)
+HANDLERS: dict[type[Request[Any]], Handler] = {}
+
+
+def handles(request: type[Request[Any]]) -> Callable[[HandlerT], HandlerT]:
+    """Register a function as the handler of ``request``."""
+
+    def register(handler: HandlerT) -> HandlerT:
+        HANDLERS[request] = handler
+        return handler
+
+    return register
+
+
+def handle(request: Request[Any], job: RunningJob) -> Reply:
+    """Carry out ``request``."""
+    return HANDLERS[type(request)](request, job)
+
+
+# --- segmentation --------------------------------------------------------------------------------------------------
+
+
+@handles(messages.SegmentVolume)
+def segment_volume(request: messages.SegmentVolume, job: RunningJob) -> messages.SegmentedVolume:
+    """Label a volume."""
+    segmenter = job.models.segmenter(request.package, request.device)
+    with gpu_memory_released():
+        result = segmenter.segment(request.image, quality=request.quality, progress=job.report, cancelled=job.cancelled)
+    return messages.SegmentedVolume(labels=result.labels, **_facts(segmenter, result, request.quality, job))
+
+
+@handles(messages.SegmentFile)
+def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.SegmentedFile:
+    """Read, label and write one case, as the command line does; nothing is written unless all of it is."""
+    from ..image.cases import read_case
+    from ..results.report import (
+        CaseReport,
+        PackageRecord,
+        existing_results,
+        grid_record,
+        software_versions,
+        write_case,
+    )
+
+    job.step(0, "read")
+    case = single_case(request.source)
+    name = request.name or case.name
+    existing = [] if request.overwrite else existing_results(request.out, name)
+    if existing:
+        raise JobError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
+    volume = read_case(case)
+    reading = job.seconds
+    segmenter = job.models.segmenter(request.package, request.device)
+    with gpu_memory_released():
+        result = segmenter.segment(volume, quality=request.quality, progress=job.report, cancelled=job.cancelled)
+    job.step(100, "write")
+    package = segmenter.package
+    report = CaseReport(
+        case=name,
+        source=case.path.resolve().name,
+        package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
+        device=result.device,
+        quality=request.quality,
+        heart_found=result.heart_found,
+        volumes_ml={structure: round(volume_ml, 2) for structure, volume_ml in result.volumes_ml.items()},
+        warnings=[*case.notes, *result.warnings],
+        seconds={"read": reading, **result.seconds},
+        grid=grid_record(volume),
+        software=software_versions(),
+    )
+    files = write_case(request.out, request.aside, result.labels, report)
+    facts = _facts(segmenter, result, request.quality, job)
+    return messages.SegmentedFile(name=name, files=files, **{**facts, "warnings": report.warnings})
+
+
+@handles(messages.FindCases)
+def find_cases(request: messages.FindCases, job: RunningJob) -> messages.FoundCases:
+    """Find the cases in a folder, each with a name of its own, and what cannot be one, with the reason."""
+    from ..image.cases import Refused, find_cases
+
+    found = find_cases([request.source])
+    return messages.FoundCases(
+        cases=[messages.FoundCase(name=c.name, source=c.path) for c in found if not isinstance(c, Refused)],
+        refused=[messages.RefusedCase(name=c.name, reason=c.reason) for c in found if isinstance(c, Refused)],
+    )
+
+
+def single_case(source: Path) -> Case:
+    """Return the one case that ``source`` is; raise :class:`JobError` for none or several."""
+    from ..image.cases import Refused, find_cases
+
+    found = find_cases([source])
+    own = [case for case in found if not isinstance(case, Refused) and case.path == source]
+    if len(own) == 1:
+        return own[0]
+    if len(found) != 1:
+        raise JobError(f"{source.name} holds {len(found)} scans: choose one of them.")
+    if isinstance(found[0], Refused):
+        raise JobError(found[0].reason)
+    return found[0]
+
+
+@contextlib.contextmanager
+def gpu_memory_released() -> Iterator[None]:
+    """Give back the GPU memory that torch keeps for later: Slicer draws on the same GPU."""
+    import torch
+
+    try:
+        yield
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _facts(segmenter: Segmenter, result: Segmentation, quality: str, job: RunningJob) -> dict[str, Any]:
+    """Return the fields of :class:`~.messages.SegmentationFacts`."""
+    manifest = segmenter.package.manifest
+    return {
+        "warnings": result.warnings,
+        "seconds": job.seconds,
+        "stage_seconds": result.seconds,
+        "network_seconds": result.network_seconds,
+        "device": result.device,
+        "quality": quality,
+        "heart_found": result.heart_found,
+        "volumes_ml": result.volumes_ml,
+        "package": messages.PackageName(name=manifest.name, version=manifest.version, sha256=segmenter.package.sha256),
+    }
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+@handles(messages.GeneratePair)
+def generate_pair(request: messages.GeneratePair, job: RunningJob) -> messages.GeneratedPair:
+    """Generate one pair, and every few steps a picture of how it looks by then."""
+
+    def preview(step: int, total: int, image: np.ndarray) -> None:
+        assert job.folder is not None
+        file = job.folder / f"preview-{step}.pgm"
+        with disk_full_explained():
+            file.write_bytes(grey_picture(image))
+        job.report(Preview(step, total, str(file)))
+
+    generator = job.models.generator(request.package, request.device)
+    with gpu_memory_released():
+        pair = _draw(generator, request, job, preview)
+    return messages.GeneratedPair(
+        image=pair.image,
+        labels=pair.labels,
+        provenance=pair.provenance,
+        device=generator.device,
+        seconds=job.seconds,
+    )
+
+
+def _draw(
+    generator: Generator,
+    request: messages.GeneratePair,
+    job: RunningJob,
+    preview: Callable[[int, int, np.ndarray], None],
+) -> Pair:
+    """Return the pair; with ``check`` the first attempt that passes the checks."""
+    from ..generation.acceptance import Judge, draw
+
+    judge = Judge(job.models.shipped_segmenter(generator.device)) if request.check else None
+    return draw(
+        generator, judge, request.seed, request.index, request.conditions, steps=request.steps, progress=job.report,
+        cancelled=job.cancelled, preview=preview,
+    )  # fmt: skip
+
+
+def grey_picture(image: np.ndarray) -> bytes:
+    """Return an axial slice (I, J; HU; RAS) as a PGM file, seen from the feet: the patient's right is on the left."""
+    share = (image.T[::-1, ::-1] - HEART_WINDOW.low) / HEART_WINDOW.width
+    grey = np.rint(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
+    return f"P5 {grey.shape[1]} {grey.shape[0]} 255\n".encode() + grey.tobytes()
+
+
+@handles(messages.SavePair)
+def save_pair(request: messages.SavePair, job: RunningJob) -> messages.SavedPair:
+    """Write a pair's volumes and provenance as the files that training takes."""
+    from ..results.pairs import write_pair
+
+    write_pair(request.out, request.aside, request.image, request.labels, request.provenance)
+    return messages.SavedPair(folder=request.out)
+
+
+# --- packages and devices ------------------------------------------------------------------------------------------
+
+
+@handles(messages.VerifyPackage)
+def verify_package(request: messages.VerifyPackage, job: RunningJob) -> messages.CheckedPackage:
+    """Check every file and tensor of a package."""
+    from ..packages.store import locate_package
+    from ..packages.weights import verify_package
+
+    return _checked(verify_package(locate_package(request.package)))
+
+
+@handles(messages.ImportPackage)
+def import_package(request: messages.ImportPackage, job: RunningJob) -> messages.CheckedPackage:
+    """Check a package and install it for this user."""
+    from ..packages.archive import import_package
+    from ..packages.store import user_packages_dir
+
+    return _checked(import_package(request.source, user_packages_dir(), request.replace))
+
+
+def _checked(package: ModelPackage) -> messages.CheckedPackage:
+    manifest = package.manifest
+    return messages.CheckedPackage(
+        name=manifest.name, version=manifest.version, sha256=package.sha256, size_bytes=package.size_bytes
+    )
+
+
+@handles(messages.ListDevices)
+def devices(request: messages.ListDevices, job: RunningJob) -> messages.DeviceList:
+    """List the GPUs and the CPU."""
+    return messages.DeviceList(devices=list_devices())
+
+
+@handles(messages.CheckDevice)
+def checked_device(request: messages.CheckDevice, job: RunningJob) -> messages.CheckedDevice:
+    """Look at the libraries and compute something on a device."""
+    return messages.CheckedDevice(check=check_device(request.device))

@@ -1,0 +1,335 @@
+"""The messages between Slicer and its worker: a request for each job, and its reply.
+
+Client and worker share these types, so a field and its default value are written once. A field of the type ``Volume``
+does not travel in the message: its voxels lie in the job's private folder as ``NAME.npy``.
+
+This module imports pydantic, which a new Slicer lacks. The client and the panels therefore import it only where they
+submit a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import JobError
+from ..files import PART
+from ..image.grid import Volume
+from ..progress import Quality
+from ..text import first_problem
+from .device import Device, DeviceCheck
+
+#: A path. In JSON it is a string.
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Message(BaseModel):
+    """What requests and replies have in common: unknown fields and fields of another type are refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @classmethod
+    def volume_names(cls) -> list[str]:
+        """Return the names of the fields that hold a volume."""
+        return [name for name, field in cls.model_fields.items() if field.annotation is Volume]
+
+    def volumes(self) -> dict[str, Volume]:
+        """Return the volumes by field name."""
+        return {name: getattr(self, name) for name in self.volume_names()}
+
+    def plain_fields(self) -> dict[str, Any]:
+        """Return all other fields, ready for JSON but for paths."""
+        return self.model_dump(exclude=set(self.volume_names()))
+
+
+# --- replies -------------------------------------------------------------------------------------------------------
+
+
+class Reply(Message):
+    """What the worker sends back when a job is done."""
+
+
+class PackageName(Message):
+    """Name, version and hash of a model package: enough to find the same one again."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class SegmentationFacts(Reply):
+    """What is reported of every segmented scan.
+
+    ``seconds``: from the request to the result. ``stage_seconds``: of each stage. ``network_seconds``: the part of
+    them that was spent in the networks. ``volumes_ml``: by structure.
+    """
+
+    warnings: list[str]
+    seconds: float
+    stage_seconds: dict[str, float]
+    network_seconds: float
+    device: str
+    quality: Quality
+    heart_found: bool
+    volumes_ml: dict[str, float]
+    package: PackageName
+
+
+class SegmentedVolume(SegmentationFacts):
+    """The labels (uint8) of a volume, on its grid. The voxels are mapped from a file that is deleted already."""
+
+    labels: Volume
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> SegmentedVolume:
+        if self.labels.array.dtype != np.uint8:
+            raise ValueError("labels must be uint8")
+        return self
+
+
+class SegmentedFile(SegmentationFacts):
+    """The files written for a case."""
+
+    name: str
+    files: list[FilePath]
+
+
+class FoundCase(Message):
+    """A scan in a folder."""
+
+    name: str
+    source: FilePath
+
+
+class RefusedCase(Message):
+    """A file or folder that cannot be segmented, with the reason in one sentence."""
+
+    name: str
+    reason: str
+
+
+class FoundCases(Reply):
+    """What a folder holds."""
+
+    cases: list[FoundCase]
+    refused: list[RefusedCase]
+
+
+class GeneratedPair(Reply):
+    """A synthetic pair: ``image`` (int16 HU) and ``labels`` (uint8), mapped from files that are deleted already.
+
+    ``provenance``: as the generator wrote it. ``seconds``: from the request to the result.
+    """
+
+    image: Volume
+    labels: Volume
+    provenance: dict[str, Any]
+    device: str
+    seconds: float
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> GeneratedPair:
+        if self.image.array.shape != self.labels.array.shape:
+            raise ValueError("image and labels must have the same shape")
+        return self
+
+
+class SavedPair(Reply):
+    """The folder that a pair was written to."""
+
+    folder: FilePath
+
+
+class DeviceList(Reply):
+    """The GPUs and the CPU of this computer."""
+
+    devices: list[Device]
+
+
+class CheckedDevice(Reply):
+    """The result of checking a device."""
+
+    check: DeviceCheck
+
+
+class CheckedPackage(Reply):
+    """A package of which every file and tensor was checked."""
+
+    name: str
+    version: str
+    sha256: str
+    size_bytes: int
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+
+class Request(Message, Generic[ReplyT]):
+    """A job for the worker, answered by a ``ReplyT``. ``job`` is its name in a message."""
+
+    job: ClassVar[str]
+
+    @property
+    def aside(self) -> Path | None:
+        """The folder beside the results in which they are made; the client removes it when the job has ended."""
+        return None
+
+    @classmethod
+    def reply_type(cls) -> type[ReplyT]:
+        """Return the type of the reply."""
+        parents = (parent for parent in cls.__mro__ if issubclass(parent, Request))
+        types = (parent.__pydantic_generic_metadata__["args"] for parent in parents)
+        return cast("type[ReplyT]", next(each[0] for each in types if each))
+
+    def read_reply(self, fields: Mapping[str, Any], volumes: Mapping[str, Volume]) -> ReplyT:
+        """Return the reply with these fields and volumes; raise ``ValueError`` where it does not fit this request."""
+        return self.reply_type().model_validate({**fields, **volumes})
+
+
+class _WithModel(Message):
+    """``package``: name or folder of a model package, None for the one that ships. ``device``: as a user names it."""
+
+    package: str | None = None
+    device: str = "auto"
+
+
+class SegmentVolume(_WithModel, Request[SegmentedVolume]):
+    """Label a volume."""
+
+    job: ClassVar[str] = "segment_volume"
+    image: Volume
+    quality: Quality = "full"
+
+    def read_reply(self, fields: Mapping[str, Any], volumes: Mapping[str, Volume]) -> SegmentedVolume:
+        """Return the reply; its labels must have the shape of the volume."""
+        reply = super().read_reply(fields, volumes)
+        if reply.labels.array.shape != self.image.array.shape:
+            raise ValueError("the labels have another shape than the volume")
+        return reply
+
+
+class SegmentFile(_WithModel, Request[SegmentedFile]):
+    """Label the volume file or DICOM folder ``source`` and write the results to the folder ``out``.
+
+    ``name``: of the case; without it that of the file or folder. Earlier results are refused unless ``overwrite``.
+    ``token`` makes the name of the temporary folder unique.
+    """
+
+    job: ClassVar[str] = "segment_file"
+    source: FilePath
+    out: FilePath
+    name: str | None = None
+    overwrite: bool = False
+    quality: Quality = "full"
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern="^[0-9a-f]{32}$")
+
+    @property
+    def aside(self) -> Path:
+        """The temporary folder within ``out``."""
+        return self.out / f"{PART}{self.token}"
+
+
+class FindCases(Request[FoundCases]):
+    """Find the volume files and DICOM series in a folder, for :class:`SegmentFile`."""
+
+    job: ClassVar[str] = "find_cases"
+    source: FilePath
+
+
+class GeneratePair(_WithModel, Request[GeneratedPair]):
+    """Generate pair ``index`` of ``seed``.
+
+    ``steps``: None for the package's own number. With ``check`` the pair is generated again until it passes the
+    checks; if it never does, the failure is of the kind ``rejected``.
+    """
+
+    job: ClassVar[str] = "generate_pair"
+    seed: int
+    index: int
+    steps: int | None = None
+    conditions: dict[str, str | int | float] = Field(default_factory=dict)
+    check: bool = True
+
+
+class SavePair(Request[SavedPair]):
+    """Write a pair to the new folder ``out``: ct.nii.gz, labels.nii.gz and provenance.json."""
+
+    job: ClassVar[str] = "save_pair"
+    image: Volume
+    labels: Volume
+    provenance: dict[str, Any]
+    out: FilePath
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern="^[0-9a-f]{32}$")
+
+    @property
+    def aside(self) -> Path:
+        """The temporary folder beside ``out``."""
+        return self.out.parent / f"{PART}{self.token}"
+
+
+class ListDevices(Request[DeviceList]):
+    """List the GPUs, with the memory that is free now, and the CPU."""
+
+    job: ClassVar[str] = "list_devices"
+
+
+class CheckDevice(Request[CheckedDevice]):
+    """Look at the Python libraries and compute something on ``device``."""
+
+    job: ClassVar[str] = "check_device"
+    device: str = "auto"
+
+
+class VerifyPackage(Request[CheckedPackage]):
+    """Check every file and tensor of a package, named by its name or folder."""
+
+    job: ClassVar[str] = "verify_package"
+    package: str
+
+
+class ImportPackage(Request[CheckedPackage]):
+    """Check a package, a zip file or a folder, and install it for this user.
+
+    A failure of the kind ``exists``: a package of that name is installed, and ``replace`` is false.
+    """
+
+    job: ClassVar[str] = "import_package"
+    source: FilePath
+    replace: bool = False
+
+
+REQUESTS: dict[str, type[Request[Any]]] = {
+    request.job: request
+    for request in (
+        SegmentVolume, SegmentFile, FindCases, GeneratePair, SavePair, ListDevices, CheckDevice, VerifyPackage,
+        ImportPackage,
+    )
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def invalid_values_explained() -> Iterator[None]:
+    """Turn a value that a message does not take into a :class:`JobError` that names the field."""
+    try:
+        yield
+    except ValidationError as error:
+        raise JobError(f"The request is not valid: {first_problem(error)}.") from error
+
+
+def read_request(job: object, fields: object, volumes: Mapping[str, Volume]) -> Request[Any]:
+    """Return the request in a message; raise :class:`JobError` for an unknown job or fields that do not fit it."""
+    request = REQUESTS.get(job) if isinstance(job, str) else None
+    if request is None:
+        raise JobError(f"The worker does not know the job {job!r}: restart Slicer after an update.")
+    if not isinstance(fields, dict):
+        raise JobError(f"The request {job!r} has no fields: restart Slicer after an update.")
+    with invalid_values_explained():
+        return request.model_validate({**fields, **volumes})
