@@ -484,7 +484,7 @@ def test_all_pairs_are_saved_as_files(user: User, tmp_path: Path) -> None:
         np.testing.assert_array_equal(saved.labels.array, wanted.labels.array)
         assert saved.provenance == wanted.provenance
     save(user, tmp_path)
-    assert user.ui.errorLabel.text == "pair_0000 exists already: choose another folder."
+    assert "pair_0000" in user.ui.errorLabel.text
     assert user.ui.resultLabel.text == f"0 pairs saved in {tmp_path.name}."
     user.generate(count=1, seed=8)
     (tmp_path / "both").mkdir()
