@@ -447,7 +447,7 @@ def test_older_slicers_are_told(fresh: set[str], host: Any, monkeypatch: pytest.
         ("ProxyError('Cannot connect to proxy.')", "proxy refused"),
         ("SSLError(SSLCertVerificationError(1, 'CERTIFICATE_VERIFY_FAILED'))", "certificate"),
         ("PermissionError: [WinError 5] Access is denied", "could not be written to"),
-        ("ERROR: ResolutionImpossible: for help visit", "do not go together"),
+        ("ERROR: ResolutionImpossible: for help visit", "conflict"),
         ("ERROR: No matching distribution found for monai", "no build of a package"),
         ("something unheard of", "The packages could not be installed."),
     ],

@@ -1,6 +1,6 @@
-"""The Python packages that a Slicer lacks: which, how much there is to fetch, and why fetching them failed.
+"""The Python packages that a fresh Slicer lacks: which, their size, and why an installation failed.
 
-Nothing here installs anything or imports what it asks about; ``panels/install.py`` does the asking and installing.
+Nothing here installs a package or imports one of them; ``panels/install.py`` asks the user and installs.
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ from packaging.requirements import Requirement
 
 from ..files import RESOURCES
 
-#: torch comes through the PyTorch extension, which finds the build for the computer's GPU.
+#: The PyTorch extension installs torch: it finds the build for the computer's GPU.
 TORCH = Requirement("torch>=2.6,<3")
 _IMPORTED_AS = {"connected-components-3d": "cc3d"}
 
-#: What there is to fetch and what it takes on the disk, as measured on 2026-11-22 for Python 3.12 (wheels of
-#: torch 2.13 and 2.15 and, on Linux, the CUDA libraries that torch requires). docs/user/install.md has the table.
+#: Sizes to download and on the disk, measured on 2026-11-22 for Python 3.12 (wheels of torch 2.13 and 2.15 and, on
+#: Linux, the CUDA libraries that torch requires). docs/user/install.md has the table.
 TORCH_SIZE = "torch: about 130 to 200 MB (0.8 GB on the disk), or with an NVIDIA GPU up to 3 GB (5.4 GB on the disk)"
 REST_SIZE = "the others: about 10 MB (50 MB on the disk)"
 
 
 def requirements_file() -> Path:
-    """The list of what Slicer lacks besides torch."""
+    """Return the path of the list of required packages other than torch."""
     return RESOURCES / "requirements.txt"
 
 
 def required() -> list[Requirement]:
-    """Everything that a job needs and a fresh Slicer lacks, torch first."""
+    """Return all packages that a job needs and a fresh Slicer lacks, torch first."""
     lines = (line.partition("#")[0].strip() for line in requirements_file().read_text(encoding="utf-8").splitlines())
     return [TORCH, *(Requirement(line) for line in lines if line)]
 
 
 def missing() -> list[Requirement]:
-    """What of it is not installed here, or in a version that does not fit. Takes some milliseconds, imports nothing."""
-    importlib.invalidate_caches()  # pip may have run in another process meanwhile
-    return [requirement for requirement in required() if not _is_there(requirement)]
+    """Return the required packages that are not installed, or not in a suitable version. Takes some milliseconds."""
+    importlib.invalidate_caches()  # pip may have run in another process
+    return [requirement for requirement in required() if not _is_installed(requirement)]
 
 
-def _is_there(requirement: Requirement) -> bool:
+def _is_installed(requirement: Requirement) -> bool:
     try:
-        found = importlib.util.find_spec(_IMPORTED_AS.get(requirement.name, requirement.name))
+        spec = importlib.util.find_spec(_IMPORTED_AS.get(requirement.name, requirement.name))
         version = _version(requirement.name)
-    except (ImportError, ValueError):  # ValueError: a module without a specification stands in its place
+    except (ImportError, ValueError):  # ValueError: a module without a specification has its name
         return False
-    return found is not None and requirement.specifier.contains(version, prereleases=True)
+    return spec is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def _version(name: str) -> str:
-    """The version of an installed distribution; ``importlib.metadata.version`` reads its whole description for that."""
+    """Return the version of an installed distribution, without parsing its whole description."""
     distribution = importlib.metadata.distribution(name)
-    found = re.search(r"^Version:\s*(\S+)", distribution.read_text("METADATA") or "", re.MULTILINE)
-    return found[1] if found else distribution.version
+    match = re.search(r"^Version:\s*(\S+)", distribution.read_text("METADATA") or "", re.MULTILINE)
+    return match[1] if match else distribution.version
 
 
 def pins(names: list[str]) -> list[str]:
-    """Those of the named packages that are installed, at exactly their versions: constraints for pip."""
+    """Return constraints for pip that keep the installed ones of the named packages at their versions."""
     lines = []
     for name in names:
         try:
             lines.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            continue  # then there is nothing that pip could replace
+            continue  # pip has nothing to replace
     return lines
 
 
 def announcement(lacking: list[Requirement]) -> str:
-    """What is going to be installed, how much, and from where; said before anything is done."""
+    """Return the text that tells the user, before the installation, what will be downloaded and from where."""
     names = [requirement.name for requirement in lacking]
     sizes = [TORCH_SIZE] if TORCH.name in names else []
     if names != [TORCH.name]:
@@ -78,8 +78,8 @@ def announcement(lacking: list[Requirement]) -> str:
     return (
         f"CardiacLDM needs {_counted(len(names), 'Python package')} that this Slicer does not have yet: "
         f"{', '.join(names)}.\n\nTo download:\n" + "\n".join(f"- {size}" for size in sizes) + "\n\n"
-        "They come from the internet, go into Slicer's own Python, and leave its numpy and SimpleITK as they are. "
-        "Nothing of your data is sent. Slicer asks once more before each step; minutes may pass."
+        "They are downloaded from the internet into Slicer's own Python; its numpy and SimpleITK stay as they are. "
+        "None of your data is sent. Slicer asks again before each step; this may take some minutes."
     )
 
 
@@ -87,15 +87,15 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-#: What pip prints -> what a user can do about it. The first that fits counts: pip reports a lost network in its end as
-#: "no matching distribution".
+#: Texts in pip's output -> advice for the user. The first match counts: pip reports a lost network as "no matching
+#: distribution" at the end.
 _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("No space left", "Errno 28", "not enough space on the disk"), "The disk is full: make room on it and try again."),
+    (("No space left", "Errno 28", "not enough space on the disk"), "The disk is full: free some space and try again."),
     (("407 Proxy", "ProxyError", "Cannot connect to proxy"),
      "The network's proxy refused the connection: ask your network's administrator how programs get through it."),
     (("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
-     "The server's certificate was not accepted, as happens where a network inspects connections: ask its "
-     "administrator, or install without internet."),
+     "The server's certificate was not accepted; some networks inspect connections. Ask your network's administrator, "
+     "or install without internet."),
     (("getaddrinfo", "Name or service not known", "name resolution", "Failed to establish a new connection",
       "Network is unreachable", "ConnectTimeoutError", "ReadTimeoutError", "Read timed out", "Connection refused",
       "Connection reset", "ConnectionError", "Max retries exceeded", "RemoteDisconnected", "Connection aborted",
@@ -105,17 +105,17 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
      "Slicer's folder could not be written to: close other Slicer windows, and if Slicer was installed for all users, "
      "start it once as administrator."),
     (("ResolutionImpossible", "conflicting dependencies", "dependency conflicts"),
-     "The packages do not go together with those that are in this Slicer already."),
+     "The packages conflict with packages that are installed in this Slicer already."),
     (("THESE PACKAGES DO NOT MATCH THE HASHES", "IncompleteRead", "incomplete-download", "BadZipFile"),
-     "A download was cut short: try again."),
+     "A download was interrupted: try again."),
     (("No matching distribution", "Could not find a version"),
      "The package server has no build of a package for this Slicer and computer."),
 )  # fmt: skip
 
 
 def reason(output: str) -> str:
-    """Why pip failed, in a sentence, from what it printed."""
-    for signs, sentence in _REASONS:
-        if any(sign in output for sign in signs):
-            return sentence
+    """Return one sentence on why pip failed, from its output."""
+    for texts, advice in _REASONS:
+        if any(text in output for text in texts):
+            return advice
     return "The packages could not be installed."

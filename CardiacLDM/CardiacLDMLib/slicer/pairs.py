@@ -1,4 +1,4 @@
-"""Synthetic pairs in the scene: a CT, its segmentation, and the folder that holds both."""
+"""Synthetic pairs in the scene: a generated CT and its segmentation in a folder of the subject hierarchy."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..image.grid import Volume
-from .segmentations import _require_known, segmentation_from_labels
-from .volumes import PREFIX, _set_voxels_in_steps, _volume_node, set_provenance
+from .segmentations import require_known_values, segmentation_from_labels
+from .volumes import PREFIX, add_volume_node, set_provenance, set_voxels_in_steps
 
 if TYPE_CHECKING:
-    from slicer import (
-        vtkMRMLScalarVolumeNode,
-        vtkMRMLScene,
-        vtkMRMLSegmentationNode,
-    )
-
-
-# --- synthetic pairs -----------------------------------------------------------------------------------------------
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class SyntheticPair:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How it was generated, as the generator wrote it; empty if a hand has spoilt it."""
+        """The generator's record of this pair; empty if it has been edited and cannot be read."""
         try:
             record = json.loads(self.volume.GetAttribute(f"{PREFIX}provenance") or "{}")
         except ValueError:
@@ -40,27 +33,26 @@ class SyntheticPair:
 
 
 def is_synthetic(node: Any) -> bool:
-    """Whether the node shows no patient: it was generated, or is a copy of such a node."""
+    """Return whether the node was generated, or is a copy of such a node, and so shows no patient."""
     return node is not None and node.GetAttribute(f"{PREFIX}synthetic") == "true"
 
 
 def pair_in_steps(
     scene: vtkMRMLScene, image: Volume, labels: Volume, record: dict[str, str], folders: tuple[str, str]
 ) -> Generator[None, None, SyntheticPair]:
-    """A generated pair as a volume and a segmentation node, both with ``record``, in a folder within a folder.
+    """Add a generated pair to the scene: a volume and a segmentation node, both with ``record``, in nested folders.
 
-    With pauses, so that a window can live on; nothing is in the scene before the last step, all of it after.
-
-    ``labels`` may be a part of the image's grid. ``folders``: names of the outer one, which is made if it is not there,
-    and of the inner one, which always is. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does.
+    It pauses between steps so that the window keeps responding. Both nodes appear in the last step. ``labels`` may
+    cover a part of the image's grid. ``folders``: the outer one, made if it does not exist, and the inner one, always
+    made. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does.
     """
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
-    _require_known(labels)
+    require_known_values(labels)
     outer, inner = folders
     voxels = vtkImageData()
-    yield from _set_voxels_in_steps(voxels, image.array)
-    volume = _volume_node(scene, voxels, image.affine, f"{inner} CT", heart_window=True)
+    yield from set_voxels_in_steps(voxels, image.array)
+    volume = add_volume_node(scene, voxels, image.affine, f"{inner} CT", heart_window=True)
     _into_folder(scene, volume, outer, inner)
     segmentation = segmentation_from_labels(scene, labels, f"{inner} labels", volume)
     for node in (volume, segmentation):
@@ -69,7 +61,7 @@ def pair_in_steps(
 
 
 def synthetic_pairs(scene: vtkMRMLScene) -> list[SyntheticPair]:
-    """The generated pairs of which both parts are still in the scene, in the order in which they came."""
+    """Return the generated pairs whose two nodes are still in the scene, oldest first."""
     pairs = []
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
         node = scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode")
@@ -80,7 +72,7 @@ def synthetic_pairs(scene: vtkMRMLScene) -> list[SyntheticPair]:
 
 
 def unused_folder(scene: vtkMRMLScene, name: str) -> str:
-    """``name``, with a number if a folder of that name is there already."""
+    """Return ``name``, with a number if a folder of that name exists already."""
     hierarchy = _hierarchy(scene)
     taken, number = name, 1
     while hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), taken):

@@ -1,4 +1,4 @@
-"""Closed surfaces of segments, made in steps so that the window stays awake."""
+"""Closed surfaces of segments, made in steps so that Slicer's window keeps responding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..image.grid import Volume
-from .segmentations import _cropped, _labelmap, _oriented_image, _recognised
-from .volumes import _kji, _numpy_matrix
+from .segmentations import crop_to_labels, oriented_image, recognised_segments, segment_labelmap
+from .volumes import numpy_matrix, voxels_kji
 
 if TYPE_CHECKING:
     from vtkmodules.vtkCommonDataModel import vtkPolyData
@@ -19,33 +19,26 @@ if TYPE_CHECKING:
         vtkOrientedImageData,
     )
 
-
 #: Voxel size in mm at which surfaces are made.
 SURFACE_MM = 2.0
 
 
-def show_surfaces(node: vtkMRMLSegmentationNode) -> None:
-    """Make the structures' surfaces and show them in the 3D views."""
-    for _ in surfaces_in_steps(node):
-        pass
-
-
 def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
-    """:func:`show_surfaces` with two pauses for every structure, so that a window can live on meanwhile.
+    """Make the surfaces of the structures and show them in the 3D views, with two pauses for each structure.
 
-    Surfaces are Slicer's own, of labels thinned out to about ``SURFACE_MM``: on a scan of half-millimetre voxels the
-    full ones hold the window for seconds and look the same.
+    Slicer's own conversion makes them, of labels thinned out to about ``SURFACE_MM``: at half a millimetre the full
+    ones block the window for seconds and look the same.
     """
     from slicer import vtkSegmentationConverter
 
     kind = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-    for segment_id, _ in _recognised(node):
+    for segment_id, _ in recognised_segments(node):
         segment = node.GetSegmentation().GetSegment(segment_id)
-        image = _labelmap(node, segment_id)
+        image = segment_labelmap(node, segment_id)
         if image is not None and not image.IsEmpty():
-            thin = _thinned(image, segment.GetLabelValue())
+            thinned = _thin_out(image, segment.GetLabelValue())
             yield
-            segment.AddRepresentation(kind, _surface(node, thin))
+            segment.AddRepresentation(kind, _surface(node, thinned))
         yield
     node.CreateClosedSurfaceRepresentation()  # segments of other kinds
     display = node.GetDisplayNode()
@@ -54,34 +47,34 @@ def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
         display.SetVisibility3D(True)
 
 
-def _thinned(image: vtkOrientedImageData, value: int) -> Volume:
-    """Every n-th voxel of one structure (1 inside), cropped to it, in the segmentation's own coordinates."""
+def _thin_out(image: vtkOrientedImageData, value: int) -> Volume:
+    """Return every n-th voxel of one structure (1 inside), cropped to it, in the segmentation's own coordinates."""
     import vtk
 
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    affine = _numpy_matrix(matrix)
+    affine = numpy_matrix(matrix)
     affine[:3, 3] += affine[:3, :3] @ image.GetExtent()[::2]
     steps = np.maximum(np.rint(SURFACE_MM / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
     affine[:3, :3] *= steps
-    inside = _kji(image).transpose(2, 1, 0)[tuple(slice(None, None, step) for step in steps)] == value
-    return _cropped(Volume(inside, affine))
+    inside = voxels_kji(image).transpose(2, 1, 0)[tuple(slice(None, None, step) for step in steps)] == value
+    return crop_to_labels(Volume(inside, affine))
 
 
 def _surface(node: vtkMRMLSegmentationNode, inside: Volume) -> vtkPolyData:
-    """The closed surface of one structure, made as Slicer makes that of a segment."""
+    """Return the closed surface of one structure, made as Slicer makes that of a segment."""
     from vtkmodules.vtkCommonDataModel import vtkPolyData
 
     from slicer import vtkSegment, vtkSegmentation, vtkSegmentationConverter
 
-    if not inside.array.any():  # of nothing VTK makes a complaint
+    if not inside.array.any():  # VTK would print an error
         return vtkPolyData()
     labelmap = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     surface = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     alone, segment = vtkSegmentation(), vtkSegment()
     alone.SetSourceRepresentationName(labelmap)
     alone.CopyConversionParameters(node.GetSegmentation())
-    segment.AddRepresentation(labelmap, _oriented_image(inside, np.eye(4)))
+    segment.AddRepresentation(labelmap, oriented_image(inside, np.eye(4)))
     alone.AddSegment(segment, "structure")
     alone.CreateRepresentation(surface)
     return segment.GetRepresentation(surface)

@@ -18,15 +18,11 @@ from ..image.grid import Volume
 if TYPE_CHECKING:
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
-    from slicer import (
-        vtkMRMLScalarVolumeNode,
-        vtkMRMLScene,
-    )
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene
 
-
-#: What our node attributes and references are called begins with it.
+#: Prefix of our node attributes and references.
 PREFIX = "CardiacLDM."
-#: As much is copied between two turns of the window.
+#: Bytes that are copied between two pauses for the window.
 STEP_BYTES = 2_000_000
 
 
@@ -34,10 +30,10 @@ STEP_BYTES = 2_000_000
 
 
 def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
-    """The node's voxels (shared, not copied) where they lie in the world, parent transforms applied.
+    """Return the node's voxels (shared, not copied) with their affine to the world, parent transforms applied.
 
-    Raises :class:`VolumeError` for a node without image data, with several values per voxel, under a transform that
-    is not linear, or sheared by one.
+    Raises :class:`VolumeError` for a node without image data, with several values per voxel, or under a transform that
+    is not linear or shears it.
     """
     image = node.GetImageData()
     scalars = image.GetPointData().GetScalars() if image else None
@@ -45,24 +41,27 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
         raise VolumeError(f"The volume '{node.GetName()}' holds no image.")
     if scalars.GetNumberOfComponents() != 1:
         raise VolumeError(f"The volume '{node.GetName()}' is a colour image: one number per voxel is needed.")
-    return Volume(_kji(image).transpose(2, 1, 0), _to_world(node) @ _ijk_to_ras(node))
+    return Volume(voxels_kji(image).transpose(2, 1, 0), node_to_world(node) @ _ijk_to_ras(node))
 
 
 def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
-    """A new scalar volume node with a display node; the voxels are copied."""
+    """Add a scalar volume node with a display node; the voxels are copied."""
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
     image = vtkImageData()
-    _set_voxels(image, volume.array)
-    return _volume_node(scene, image, volume.affine, name)
+    set_voxels(image, volume.array)
+    return add_volume_node(scene, image, volume.affine, name)
 
 
-def _volume_node(
+def add_volume_node(
     scene: vtkMRMLScene, image: vtkImageData, affine: np.ndarray, name: str, heart_window: bool = False
 ) -> vtkMRMLScalarVolumeNode:
-    """With ``heart_window`` Slicer need not look for fitting grey levels: a tenth of a second on ten million voxels."""
+    """Add a volume node that shows ``image``.
+
+    With ``heart_window`` Slicer does not search for a window: that takes 0.1 s on ten million voxels.
+    """
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
-    node.SetIJKToRASMatrix(_vtk_matrix(affine))
+    node.SetIJKToRASMatrix(vtk_matrix(affine))
     if heart_window:
         set_heart_window(node)
     node.SetAndObserveImageData(image)
@@ -71,7 +70,7 @@ def _volume_node(
 
 
 def set_provenance(node: Any, record: dict[str, str]) -> None:
-    """Keep how ``node`` was made (package, device, time, ...) as its attributes, in place of an earlier record."""
+    """Store how ``node`` was made (package, device, time, ...) in its attributes, replacing an earlier record."""
     for name in provenance(node):
         node.RemoveAttribute(PREFIX + name)
     for name, value in record.items():
@@ -79,18 +78,18 @@ def set_provenance(node: Any, record: dict[str, str]) -> None:
 
 
 def provenance(node: Any) -> dict[str, str]:
-    """The record that :func:`set_provenance` kept; empty for a node that was not made here."""
+    """Return the record that :func:`set_provenance` stored; empty for a node that was not made here."""
     names = [name for name in node.GetAttributeNames() if name.startswith(PREFIX)]
     return {name.removeprefix(PREFIX): node.GetAttribute(name) for name in names}
 
 
-def _place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
-    """Put ``node`` in the patient, study or folder that holds ``reference``."""
+def place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
+    """Move ``node`` to the patient, study or folder that holds ``reference``."""
     from slicer import vtkMRMLSubjectHierarchyNode
 
     hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     beside = hierarchy.GetItemByDataNode(reference)
-    if not beside:  # nothing lists the scene's nodes: Slicer's Data module is not running
+    if not beside:  # without Slicer's Data module the hierarchy is empty
         return
     parent, item = hierarchy.GetItemParent(beside), hierarchy.GetItemByDataNode(node)
     if item:
@@ -103,7 +102,7 @@ def _place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
 
 
 def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
-    """Show the scan in grey levels that tell contrast-filled chambers from myocardium."""
+    """Show the scan in :data:`anatomy.HEART_WINDOW`."""
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
@@ -111,7 +110,7 @@ def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
 
 
 def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
-    """Centre every slice view on a place (world RAS mm)."""
+    """Centre every slice view on a point (3,) in world RAS mm."""
     from slicer import vtkMRMLSliceNode
 
     vtkMRMLSliceNode.JumpAllSlices(scene, *(float(x) for x in ras), vtkMRMLSliceNode.CenteredJumpSlice)
@@ -120,8 +119,11 @@ def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
 # --- matrices and voxels -------------------------------------------------------------------------------------------
 
 
-def _to_world(node: Any) -> np.ndarray:
-    """(4, 4) from the node's own RAS to the world's, identity without a transform above it."""
+def node_to_world(node: Any) -> np.ndarray:
+    """Return the (4, 4) matrix from the node's own RAS to the world's.
+
+    It is the identity without a parent transform. Raises :class:`VolumeError` for a transform that is not linear.
+    """
     import vtk
 
     transform = node.GetParentTransformNode()
@@ -134,7 +136,7 @@ def _to_world(node: Any) -> np.ndarray:
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)
-    return _numpy_matrix(matrix)
+    return numpy_matrix(matrix)
 
 
 def _ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
@@ -142,24 +144,24 @@ def _ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
 
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return _numpy_matrix(matrix)
+    return numpy_matrix(matrix)
 
 
-def _kji(image: vtkImageData) -> np.ndarray:
-    """The image's voxels (shared, not copied) in k, j, i order."""
+def voxels_kji(image: vtkImageData) -> np.ndarray:
+    """Return the image's voxels (shared, not copied) in k, j, i order."""
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
 
 
-def _set_voxels(image: vtkImageData, array: np.ndarray) -> None:
+def set_voxels(image: vtkImageData, array: np.ndarray) -> None:
     """Give ``image`` a copy of ``array`` (i, j, k)."""
-    for _ in _set_voxels_in_steps(image, array):
+    for _ in set_voxels_in_steps(image, array):
         pass
 
 
-def _set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[None]:
-    """:func:`_set_voxels` a few slices at a time: twenty megabytes of fresh memory take a tenth of a second."""
+def set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[None]:
+    """Do as :func:`set_voxels`, with a pause every ``STEP_BYTES``: twenty megabytes take a tenth of a second."""
     from vtkmodules.util.numpy_support import get_vtk_array_type, vtk_to_numpy
     from vtkmodules.vtkCommonCore import vtkDataArray
 
@@ -175,11 +177,11 @@ def _set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[Non
     image.GetPointData().SetScalars(scalars)
 
 
-def _numpy_matrix(matrix: Any) -> np.ndarray:
+def numpy_matrix(matrix: Any) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
-def _vtk_matrix(matrix: np.ndarray) -> Any:
+def vtk_matrix(matrix: np.ndarray) -> Any:
     import vtk
 
     out = vtk.vtkMatrix4x4()
