@@ -29,18 +29,19 @@ COLUMNS = {
 
 def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int, digest: str) -> Any:
     """The preset, changed in fusion, output and what the command line asks for."""
-    from cardiacldm_training.stages import generator_config
+    from cardiacldm_training.stages import config, presets
 
-    whole = generator_config.preset_config(
-        options.preset, cases=cases, cases_digest=digest, seed=options.seed, steps=options.steps, batch=options.batch
-    )
-    arguments = {**whole.autoencoder.arguments, "fusion": fusion, "labels_out": output}
-    once = {"arguments": arguments, "validation_cases": 1000, "validate_every": whole.autoencoder.steps}
-    settings = whole.autoencoder.model_copy(update=once)
-    changes: dict[str, Any] = {"autoencoder": settings}
+    whole = presets.generator_config(
+        options.preset, config.DataFacts(cases=cases, digest=digest), seed=options.seed, steps=options.steps,
+        batch=options.batch,
+    )  # fmt: skip
+    settings = whole.generator.autoencoder
+    arguments = {**settings.arguments, "fusion": fusion, "labels_out": output}
+    once = {"arguments": arguments, "validation_cases": 1000, "validate_every": settings.steps}
+    changes: dict[str, Any] = {"autoencoder": settings.model_copy(update=once)}
     if options.grid:
         changes |= {"grid": tuple(options.grid), "spacing_mm": options.spacing}
-    return whole.model_copy(update=changes)
+    return whole.model_copy(update={"model": whole.generator.model_copy(update=changes)})
 
 
 def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, float]:
@@ -48,11 +49,11 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     import torch
     from lightning.fabric import Fabric
 
-    from cardiacldm_training.cases import pairs, split
-    from cardiacldm_training.stages import autoencoder, generator_config
+    from cardiacldm_training.cases import prepare, split
+    from cardiacldm_training.stages import autoencoder, presets
 
-    spacing = options.spacing if options.grid else generator_config.grid_of(options.preset)[1]
-    prepared = pairs.prepare_pairs(options.data, options.cache, spacing, 1, lambda line: None)
+    spacing = options.spacing if options.grid else presets.grid_of(options.preset)[1]
+    prepared = prepare.prepare_cases(options.data, options.cache, spacing, 1, lambda line: None)
     settings = run_config(options, fusion, output, len(prepared.cases), prepared.digest)
     run = options.out / f"{fusion}-{output}"
     began = time.perf_counter()
@@ -61,7 +62,7 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     seconds = time.perf_counter() - began
     train, held_out = split.split(prepared.cases, settings.validation_part)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
-    network: Any = fabric.to_device(autoencoder.load_autoencoder(run, settings.autoencoder))
+    network: Any = fabric.to_device(autoencoder.load_autoencoder(run, settings.generator.autoencoder))
     with torch.inference_mode():
         score = autoencoder.AutoencoderStage(settings, train=train, held_out=held_out).score(fabric, network)
     on_gpu = torch.cuda.is_available()

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from cardiacldm_training.stages.generator_config import read_config
 
-from cardiacldm_training.cases import pairs, split
+from cardiacldm_training.cases import prepare, split
 from cardiacldm_training.evaluation.fidelity.replicas import threshold
 from cardiacldm_training.stages import autoencoder, diffusion
-from cardiacldm_training.stages.generator_config import read_config
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.packages.store import find_package
@@ -32,18 +32,18 @@ def coordinates(prior: Any, latents: np.ndarray) -> np.ndarray:
 
 def known(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates of the training latents, the number of each one's case, and coordinates of the held-out cases."""
-    settings = read_config(run)
-    assert settings.diffusion is not None
-    statistics = autoencoder.read_latents(run)
+    run_config = read_config(run)
+    settings, _ = diffusion.diffusion_of(run_config)
+    statistics = calibration.read_latent_statistics(run)
     shift, scale = (np.array(v, np.float32)[:, None, None, None] for v in (statistics.shift, statistics.scale))
-    prepared = pairs.prepare_pairs(folders, None, settings.spacing_mm, 1, lambda line: None)
+    prepared = prepare.prepare_cases(folders, None, run_config.generator.spacing_mm, 1, lambda line: None)
     rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
     cases = []
-    train, held_out = split.split(prepared.cases, settings.validation_part)
+    train, held_out = split.split(prepared.cases, run_config.validation_part)
     for number, case in enumerate([*train, *held_out]):
         learnt = number < len(train)
-        for n in range(settings.diffusion.variants if learnt else 1):
-            path = run / diffusion.LATENTS_FOLDER / diffusion._file(settings, settings.diffusion, case, n)
+        for n in range(settings.variants if learnt else 1):
+            path = latent_files.path_of(run, run_config, case, n)
             rows[learnt].append(coordinates(prior, ((np.load(path) - shift) / scale)[None])[0])
             cases += [number] if learnt else []
     return np.stack(rows[True]), np.array(cases), np.stack(rows[False])

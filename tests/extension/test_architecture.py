@@ -24,7 +24,7 @@ LAYERS = {
     "cardiacldm_training": (
         ("", "errors"), ("results",), ("cases",), ("virtual",), ("virtual.heart",), ("virtual.body",),
         ("virtual.scanner",), ("virtual.cohort",), ("virtual.report",), ("stages",), ("evaluation",),
-        ("evaluation.fidelity",), ("export", "demo"), ("commands",), ("cli",),
+        ("evaluation.fidelity",), ("cards",), ("export", "demo"), ("commands",), ("cli",),
     ),
 }  # fmt: skip
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50

@@ -1,4 +1,4 @@
-"""Small labelled cases and a run configuration that trains in seconds; also a program that trains, to be killed."""
+"""Small labelled cases and a run configuration that trains in seconds; also a program to train, which a test kills."""
 
 from __future__ import annotations
 
@@ -55,11 +55,15 @@ def tiny_network(**changes: object) -> config.NetworkConfig:
 
 
 def tiny_run(prepared: store.Prepared, **changes: object) -> config.RunConfig:
-    values = {
-        "preset": "test", "seed": 3, "cases": len(prepared.cases), "cases_digest": prepared.digest,
-        "locator": tiny_network(), "segmenter": tiny_network(),
-    }  # fmt: skip
-    return config.RunConfig.model_validate({**values, **changes})
+    """The configuration of a segmenter's run; ``segmenter`` among the ``changes`` replaces that network."""
+    model = config.SegmenterModel(locator=tiny_network(), segmenter=changes.pop("segmenter", tiny_network()))
+    return config.RunConfig.model_validate(
+        {"preset": "test", "seed": 3, "data": facts(prepared), "model": model, **changes}
+    )
+
+
+def facts(prepared: store.Prepared) -> config.DataFacts:
+    return config.DataFacts(cases=len(prepared.cases), digest=prepared.digest)
 
 
 def prepare(data: Path) -> store.Prepared:

@@ -1,36 +1,45 @@
-"""From a training run to a model package: averaged weights of the best validation, provenance, figures, model card."""
+"""From a training run to a model package: averaged weights of the best validation, provenance, figures, model card.
+
+Each stage answers once for its network (``package_part``); this module puts the answers together.
+"""
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from CardiacLDMLib import __version__
 from CardiacLDMLib.errors import PackageError
-from CardiacLDMLib.packages.manifest import Figure, Manifest, NetworkSpec, Provenance, this_anatomy
+from CardiacLDMLib.packages.generator_spec import GeneratorSpec
+from CardiacLDMLib.packages.manifest import Figure, Manifest, Provenance, this_anatomy
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.write import write_package
+from CardiacLDMLib.postprocess.steps import Step
+from CardiacLDMLib.postprocess.texture import Texture
+from CardiacLDMLib.postprocess.tone import Tone
 from CardiacLDMLib.text import first_problem
 
+from . import cards
+from .evaluation.fidelity.report import JSON_FILE, Report, headline
 from .evaluation.metrics import METRICS
-from .evaluation.segmenter import Evaluation, table
-from .stages import loop
-from .stages.config import NETWORKS, RunConfig, read_config
-from .stages.generator_config import GeneratorRunConfig
+from .evaluation.segmenter import Evaluation, read_evaluation
+from .stages import autoencoder, diffusion, segmenter
+from .stages.config import SEGMENTER_NETWORKS, RunConfig, SegmenterModel
+from .stages.package_part import PackagePart
+from .stages.run_folder import read_config
 
-#: Where a card given by the user is to hold the tables of figures.
-FIGURES_MARK = "<!-- figures -->"
-NO_FIGURES = "None measured yet."
 _METRIC_TITLES = {"dice": ("Dice", ""), "hd95_mm": ("HD95", "mm"), "nsd": ("NSD", "")}
 
 
+# --- what people add -----------------------------------------------------------------------------------------------
+
+
 class About(BaseModel):
-    """What only people know about a package; the rest comes from the run."""
+    """What only people know about a package; the defaults are those of a segmenter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,64 +54,140 @@ class About(BaseModel):
     attribution: tuple[str, ...] = ()
 
 
-def read_about(path: Path, kind: type[About] = About) -> About:
-    """A JSON file with fields of :class:`About`; what it leaves out is as in ``kind``. Raises :class:`PackageError`."""
+class GeneratorAbout(About):
+    """The same with the defaults of a generator."""
+
+    title: str = "Synthetic cardiac CT with labels"
+    summary: str = "Draws cardiac CT that shows no patient, together with the labels of eight structures."
+
+
+_ABOUT: dict[str, type[About]] = {"segmenter": About, "generator": GeneratorAbout}
+
+
+def read_about(path: Path, kind: str) -> About:
+    """Read a JSON file with fields of :class:`About`; missing fields get the defaults of the ``kind`` of package.
+
+    Raises :class:`PackageError`.
+    """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return _ABOUT[kind].model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
         raise PackageError(f"{path} does not describe a package: {first_problem(error)}.") from error
 
 
-def export_run(
-    run: Path, folder: Path, name: str, *, about: About | None = None, card: str | None = None,
-    evaluations: Sequence[Evaluation] = (), replace: bool = False,
-) -> ModelPackage:  # fmt: skip
-    """Write the run's networks as the package ``name`` to ``folder`` and verify it.
+# --- the export ----------------------------------------------------------------------------------------------------
 
-    ``card`` is the model card in Markdown, its figures put where it says ``FIGURES_MARK`` (or at its end); without it
-    one is written from the manifest. Raises ConfigError, TrainingError or PackageError.
+
+class _Measured(NamedTuple):
+    """What was measured of a run: figures for the manifest, Markdown for the card."""
+
+    figures: list[Figure]
+    markdown: str
+
+
+def export_run(
+    run: Path, folder: Path, name: str, *, about: Path | None = None, card: str | None = None,
+    evaluations: Sequence[Path] = (), texture: Path | None = None, replace: bool = False,
+) -> ModelPackage:  # fmt: skip
+    """Write the networks of ``run`` as the package ``name`` to ``folder`` and verify it.
+
+    ``about``: a JSON file with fields of :class:`About`. ``card``: the model card in Markdown, whose
+    ``cards.FIGURES_MARK`` is replaced by the figures; without it a card is written from the manifest. ``evaluations``:
+    folders of evaluations of a segmenter, or of fidelity reports of a generator. ``texture``: the report.json of a
+    fidelity report on pairs of this run; the package corrects tone and texture of its images by it.
+    Raises ConfigError, EvaluationError, TrainingError or PackageError.
     """
-    about = about or About()
     config = read_config(run)
-    specs, weights, steps = {}, {}, {}
-    for role in NETWORKS:
-        settings, path = config.network(role), run / role / loop.BEST
-        specs[role] = NetworkSpec(
-            architecture=settings.architecture, arguments=settings.arguments, weights=f"{role}.safetensors",
-            spacing_mm=settings.spacing_mm, patch=settings.patch, window_hu=settings.window_hu,
-        )  # fmt: skip
-        weights[f"{role}.safetensors"] = loop.averaged_weights(path)
-        steps[role] = int(loop.load_checkpoint(path)["state"]["step"])
+    kind = config.model.kind
+    words = read_about(about, kind) if about else _ABOUT[kind]()
+    if texture and kind != "generator":
+        raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
+    measured = _measured(config, evaluations)
     try:
+        parts = _parts(run, config)
         manifest = Manifest(
-            name=name, version=about.version, kind="segmenter", title=about.title, summary=about.summary,
-            structures=this_anatomy(), networks=specs, training=provenance(config, run, about, steps),
-            figures=[figure for evaluation in evaluations for figure in _figures(evaluation)], licence=about.licence,
-            intended_use=about.intended_use, attribution=list(about.attribution),
+            name=name, version=words.version, kind=kind, title=words.title, summary=words.summary,
+            structures=this_anatomy(), networks={role: part.spec for role, part in parts.items()},
+            generator=_generator_spec(config, parts, texture), training=_provenance(config, words, parts),
+            figures=measured.figures, licence=words.licence, intended_use=words.intended_use,
+            attribution=list(words.attribution),
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
-    figures = _tables(evaluations)
-    text = with_figures(card, figures) if card is not None else plain_card(manifest, figures)
+    weights = {part.spec.weights: part.weights for part in parts.values()}
+    text = cards.plain(manifest, measured.markdown) if card is None else cards.with_figures(card, measured.markdown)
     return write_package(folder, manifest, weights, text, replace=replace)
 
 
-def provenance(
-    config: RunConfig | GeneratorRunConfig, run: Path, about: About, steps: dict[str, int]
-) -> Provenance:  # fmt: skip
-    """Where the weights of a run come from; ``steps`` by network."""
-    trained = max((run / role / loop.BEST).stat().st_mtime for role in steps)
+def _parts(run: Path, config: RunConfig) -> dict[str, PackagePart]:
+    if isinstance(config.model, SegmenterModel):
+        return {name: segmenter.package_part(run, config, name) for name in SEGMENTER_NETWORKS}
+    # The diffusion answers first: it is the part that is missing in an unfinished run.
+    denoiser = diffusion.package_part(run, config)
+    return {autoencoder.NAME: autoencoder.package_part(run, config), diffusion.NAME: denoiser}
+
+
+def _provenance(config: RunConfig, about: About, parts: Mapping[str, PackagePart]) -> Provenance:
     configuration: dict[str, Any] = json.loads(config.model_dump_json())
     return Provenance(
-        data=about.data, cases=config.cases, seed=config.seed, steps=steps, code_version=__version__,
-        date=datetime.datetime.fromtimestamp(trained, datetime.UTC).date(), configuration=configuration,
+        data=about.data, cases=config.data.cases, seed=config.seed, code_version=__version__,
+        steps={role: part.steps for role, part in parts.items()}, date=max(part.date for part in parts.values()),
+        configuration=configuration,
     )  # fmt: skip
 
 
-def _figures(evaluation: Evaluation) -> list[Figure]:
-    """Every mean of an evaluation, and the interval's ends of the means over structures."""
+def _generator_spec(config: RunConfig, parts: Mapping[str, PackagePart], texture: Path | None) -> GeneratorSpec | None:
+    if isinstance(config.model, SegmenterModel):
+        return None
+    entries = {name: value for part in parts.values() for name, value in part.generator.items()}
+    if texture:
+        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config.model.spacing_mm))
+    return GeneratorSpec.model_validate(entries)
+
+
+def _corrections(path: Path, spacing_mm: float) -> list[Step]:
+    """Return the steps that correct tone and texture of images as a fidelity report recommends.
+
+    Raises PackageError as :func:`read_report`, and for a report of pairs that had tone or texture already.
+    """
+    report = read_report(path, spacing_mm)
+    if report.textured:
+        raise PackageError(f"The pairs of {path} had tone or texture already: use a report on pairs without.")
+    spectra = {n: tuple(round(value, 3) for value in values) for n, values in report.remedy.items() if any(values)}
+    steps: list[Step] = [Tone(curve=report.tone)] if report.tone else []
+    return [*steps, Texture(spectra=spectra)] if spectra else steps
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _measured(config: RunConfig, folders: Sequence[Path]) -> _Measured:
+    """Return what evaluations of a segmenter or fidelity reports of a generator measured."""
+    if isinstance(config.model, SegmenterModel):
+        evaluations = [read_evaluation(folder) for folder in folders]
+        figures = [figure for evaluation in evaluations for figure in _figures_of_evaluation(evaluation)]
+        return _Measured(figures, cards.evaluation_tables(evaluations))
+    reports = [read_report(folder / JSON_FILE, config.model.spacing_mm) for folder in folders]
+    return _Measured([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
+
+
+def read_report(path: Path, spacing_mm: float) -> Report:
+    """Read the report.json of a fidelity report. Raises PackageError if it is unreadable or of another spacing."""
+    try:
+        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        raise PackageError(f"{path} is not a fidelity report.") from error
+    if report.spacing_mm != spacing_mm:
+        raise PackageError(f"{path} is of voxels of {report.spacing_mm:g} mm, the run of {spacing_mm:g} mm.")
+    return report
+
+
+def _figures_of_evaluation(evaluation: Evaluation) -> list[Figure]:
+    """Every mean of an evaluation, and the bounds of the confidence interval of the means over structures."""
     figures = []
     on = evaluation.data + (", mirrored predictions averaged" if evaluation.mirrored else "")
     for row in evaluation.summary:
@@ -119,60 +204,14 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
     return figures
 
 
-# --- the model card ------------------------------------------------------------------------------------------------
-
-
-def with_figures(card: str, figures: str) -> str:
-    """A card given by the user, with ``figures`` (Markdown) where it wants them, or at its end."""
-    if FIGURES_MARK in card:
-        return card.replace(FIGURES_MARK, figures)
-    return f"{card.rstrip()}\n\n## Figures\n\n{figures}\n"
-
-
-def _tables(evaluations: Sequence[Evaluation]) -> str:
-    if not evaluations:
-        return NO_FIGURES
-    parts = []
-    for evaluation in evaluations:
-        failed = f", {len(evaluation.failed)} not scored" if evaluation.failed else ""
-        parts.append(
-            f"On {evaluation.data} (cases: {len(evaluation.cases)}{failed}; {evaluation.date}; means, with 95 % "
-            f"bootstrap intervals over cases; NSD at {evaluation.tolerance_mm:g} mm):\n\n{table(evaluation.summary)}"
-        )
-    return "\n\n".join(parts)
-
-
-def plain_card(manifest: Manifest, figures: str, more: str = "") -> str:
-    """A model card written from the manifest: ``figures`` in Markdown, and ``more`` on how the networks work."""
-    training = manifest.training
-    networks = "\n".join(
-        f"- **{role}**: {spec.architecture} at {spec.spacing_mm:g} mm, on {' x '.join(map(str, spec.patch))} "
-        f"voxels, {training.steps[role]} steps"
-        for role, spec in manifest.networks.items()
-    )
-    attribution = "\n".join(f"- {line}" for line in manifest.attribution) or "None."
-    return f"""# {manifest.title}
-
-{manifest.summary}
-
-## Intended use
-
-{manifest.intended_use}
-
-## Training
-
-{training.data.rstrip(".")}.
-{training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
-
-{networks}
-{more}
-## Figures
-
-{figures}
-
-## Licence and attribution
-
-{manifest.licence}.
-
-{attribution}
-"""
+def _figures_of_report(report: Report) -> list[Figure]:
+    """What a report measured on generated pairs, each figure followed by its reference, that of held-out cases."""
+    figures: list[Figure] = []
+    kind = "pairs with tone and texture" if report.textured else "pairs"
+    for measure in headline(report):
+        for name, value, on, cases in (
+            (measure.name, measure.generated, f"generated {kind}", measure.cases),
+            (f"{measure.name}: reference", measure.reference, "held-out cases", measure.reference_cases),
+        ):
+            figures.append(Figure(name=name, value=value.mean, unit=measure.unit, on=on, cases=cases, date=report.date))
+    return figures

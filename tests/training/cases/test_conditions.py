@@ -1,4 +1,4 @@
-"""Conditions of cases: read from case.json and tables, checked, and turned into what a network takes."""
+"""Conditions of cases: read from case.json and tables, checked, and encoded for a network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_conditions_come_in_a_table_beside_folders_of_images(tmp_path: Path) -> 
     }  # fmt: skip
 
 
-def test_a_table_says_more_than_the_records_of_the_cases(tmp_path: Path) -> None:
+def test_a_table_replaces_the_values_of_records(tmp_path: Path) -> None:
     data = cohort(tmp_path / "data", {"conditions": FULL}, {"conditions": FULL})
     (data / "conditions.csv").write_text("case,sex\ncase_1,male\n")
     found = conditions.read_conditions([data])
@@ -64,19 +64,19 @@ def test_a_table_says_more_than_the_records_of_the_cases(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,sex\na,male\n", "needs a column named case, beside those of the conditions: sex, contrast_phase"),
-        ("case,gender\na,male\n", r"has the column 'gender': there are case, sex"),
-        ("case,sex\na,M\n", r"conditions.csv, case a: sex is 'M', which must be female or male, or left out"),
-        ("case,contrast_phase\na,early\n", "must be arterial or dual or venous or none"),
-        ("case,spacing_mm\na,thin\n", "spacing_mm is 'thin', which must be a number above 0"),
-        ("case,spacing_mm\na,-1\n", "must be a number above 0"),
-        ("case,spacing_mm\na,inf\n", "must be a number above 0"),
-        ("case,sex\na,male\na,female\n", "has two rows for the case a"),
-        ("case,scan_location\na," + "x" * 61 + "\n", "at most 60 characters"),
-        ("", "needs a column named case"),
+        ("name,sex\na,male\n", "column named case"),
+        ("case,gender\na,male\n", "'gender'"),
+        ("case,sex\na,M\n", r"case a: sex is 'M'.*female or male"),
+        ("case,contrast_phase\na,early\n", "arterial or dual or venous or none"),
+        ("case,spacing_mm\na,thin\n", "spacing_mm is 'thin'"),
+        ("case,spacing_mm\na,-1\n", "spacing_mm is"),
+        ("case,spacing_mm\na,inf\n", "spacing_mm is"),
+        ("case,sex\na,male\na,female\n", "two rows.*case a"),
+        ("case,scan_location\na," + "x" * 61 + "\n", "60 characters"),
+        ("", "column named case"),
     ],
 )
-def test_what_a_table_cannot_say_is_refused_in_a_sentence(text: str, message: str, tmp_path: Path) -> None:
+def test_wrong_tables_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=message):
         conditions.read_conditions([table(tmp_path / "data", text)])
 
@@ -84,21 +84,21 @@ def test_what_a_table_cannot_say_is_refused_in_a_sentence(text: str, message: st
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", "case.json cannot be read as the record of a case"),
-        ("[1]", "case.json cannot be read as the record of a case"),
+        ("{", r"case\.json"),
+        ("[1]", r"case\.json"),
         ({"conditions": {"sex": "unclear"}}, "sex is 'unclear'"),
         ({"conditions": {"implant": ["leads"]}}, "implant is"),
-        ({"conditions": {"spacing_mm": True}}, "a number above 0"),
-        ({"conditions": {"scan_location": 7}}, "scan_location must be a name"),
+        ({"conditions": {"spacing_mm": True}}, "spacing_mm is True"),
+        ({"conditions": {"scan_location": 7}}, "scan_location"),
     ],
 )
-def test_records_that_cannot_be_used_are_refused_in_a_sentence(record: object, message: str, tmp_path: Path) -> None:
+def test_wrong_records_are_refused(record: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=message):
         conditions.read_conditions([cohort(tmp_path / "data", record)])
 
 
-def test_what_is_learned_is_what_the_cases_have_in_a_fixed_order() -> None:
-    words = conditions.learned([
+def test_the_vocabulary_is_what_the_cases_have_in_a_fixed_order() -> None:
+    words = conditions.vocabulary([
         {"scan_location": "Zurich", "spacing_mm": 0.5}, {"scan_location": "screening", "implant": "clips"},
         {"scan_location": "heart_centre", "implant": "none", "spacing_mm": 2.0}, {},
     ])  # fmt: skip
@@ -110,23 +110,23 @@ def test_what_is_learned_is_what_the_cases_have_in_a_fixed_order() -> None:
 
 
 def test_conditions_become_places_and_numbers_about_one() -> None:
-    words = conditions.learned([FULL, {**FULL, "sex": "male", "spacing_mm": 2.5}])
-    places, numbers = words.encoded({**FULL, "implant": "clips"})
-    assert places.tolist() == [0, 0, 0, -1]  # clips were not there to be learned
+    words = conditions.vocabulary([FULL, {**FULL, "sex": "male", "spacing_mm": 2.5}])
+    places, numbers = words.encode({**FULL, "implant": "clips"})
+    assert places.tolist() == [0, 0, 0, -1]  # the cases have no clips
     assert places.dtype == np.int64
     assert numbers.tolist() == [-1.0]
     assert numbers.dtype == np.float32
-    places, numbers = words.encoded({"sex": "male", "spacing_mm": 1.5})
+    places, numbers = words.encode({"sex": "male", "spacing_mm": 1.5})
     assert places.tolist() == [1, -1, -1, -1]
     assert numbers.tolist() == [0.0]
-    assert np.isnan(words.encoded({})[1]).all()
-    nothing = conditions.learned([{}])
-    assert [array.shape for array in nothing.encoded(FULL)] == [(0,), (0,)]
+    assert np.isnan(words.encode({})[1]).all()
+    nothing = conditions.vocabulary([{}])
+    assert [array.shape for array in nothing.encode(FULL)] == [(0,), (0,)]
 
 
 def test_more_values_than_a_package_can_list_are_refused() -> None:
-    with pytest.raises(DatasetError, match="65 values of scan_location: 64 are possible"):
-        conditions.learned([{"scan_location": f"site {n}"} for n in range(65)])
+    with pytest.raises(DatasetError, match=r"65 .*scan_location.* 64"):
+        conditions.vocabulary([{"scan_location": f"site {n}"} for n in range(65)])
 
 
 def test_other_conditions_have_another_digest() -> None:

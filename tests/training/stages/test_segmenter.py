@@ -1,8 +1,7 @@
-"""The training loop: stateless stream, exact resume after SIGKILL, schedules, configuration, packages from runs."""
+"""The segmenter stage: a stateless stream of patches, exact resume after SIGKILL, devices, packages from runs."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -15,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
 from typer.testing import CliRunner
 
+from cardiacldm_training.cards import FIGURES_MARK
 from cardiacldm_training.cases import augment, split, store
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import ConfigError, TrainingError
 from cardiacldm_training.evaluation.segmenter import evaluate_cases, write_evaluation
-from cardiacldm_training.export import FIGURES_MARK, export_run
-from cardiacldm_training.stages import config, loop, segmenter
+from cardiacldm_training.export import export_run
+from cardiacldm_training.stages import config, run_folder, segmenter
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import PackageError
 from CardiacLDMLib.networks.build import build_network
@@ -58,13 +57,13 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-# --- resume --------------------------------------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     program = Path(__file__).parents[2] / "support" / "training.py"
-    last = run / "segmenter" / loop.LAST
+    last = run / "segmenter" / run_folder.LAST
     process = subprocess.Popen(
         [sys.executable, str(program), str(data), str(run), "1", "1", "40"],
         stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "PYTHONPATH": str(program.parents[2])},
@@ -74,7 +73,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(data: Path, undisturbe
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()[-2000:]  # type: ignore[union-attr]
-    reached = loop.load_checkpoint(last)["state"]["step"]
+    reached = run_folder.load_checkpoint(last)["state"]["step"]
     assert 0 < reached < 40
     half_written = last.parent / ".part-abc.ckpt"
     half_written.write_bytes(b"cut short")
@@ -82,14 +81,14 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(data: Path, undisturbe
     train(data, run, resume=True, workers=0)
 
     assert not half_written.exists()
-    for name in (loop.LAST, loop.BEST):
-        one, other = (loop.load_checkpoint(r / "segmenter" / name) for r in (undisturbed, run))
+    for name in (run_folder.LAST, run_folder.BEST):
+        one, other = (run_folder.load_checkpoint(r / "segmenter" / name) for r in (undisturbed, run))
         assert equal(one, other), name
     assert one["state"]["step"] <= 40
 
 
 def test_training_changes_the_weights_and_says_where_it_ended(undisturbed: Path) -> None:
-    last = loop.load_checkpoint(undisturbed / "segmenter" / loop.LAST)
+    last = run_folder.load_checkpoint(undisturbed / "segmenter" / run_folder.LAST)
     assert last["state"]["step"] == 40
     assert last["state"]["finished"]
     assert last["state"]["best"] > 0
@@ -100,7 +99,7 @@ def test_training_changes_the_weights_and_says_where_it_ended(undisturbed: Path)
 
 
 def test_a_finished_run_is_left_alone(data: Path, undisturbed: Path) -> None:
-    last = undisturbed / "segmenter" / loop.LAST
+    last = undisturbed / "segmenter" / run_folder.LAST
     before = last.stat().st_mtime_ns
     train(data, undisturbed, resume=True)
     assert last.stat().st_mtime_ns == before
@@ -109,33 +108,18 @@ def test_a_finished_run_is_left_alone(data: Path, undisturbed: Path) -> None:
 def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(data: Path, undisturbed: Path) -> None:
     prepared = prepare(data)
     with pytest.raises(TrainingError, match="--resume"):
-        segmenter.check_run(undisturbed, tiny_run(prepared), ["segmenter"], resume=False)
-    segmenter.check_run(undisturbed, tiny_run(prepared), ["segmenter"], resume=True)
+        run_folder.check_run(undisturbed, tiny_run(prepared), ["segmenter"], resume=False)
+    run_folder.check_run(undisturbed, tiny_run(prepared), ["segmenter"], resume=True)
     other = tiny_run(prepared, segmenter=tiny_network(learning_rate=0.5))
     with pytest.raises(ConfigError, match=r"segmenter\.learning_rate is 0\.001, not 0\.5"):
-        segmenter.check_run(undisturbed, other, ["segmenter"], resume=True)
+        run_folder.check_run(undisturbed, other, ["segmenter"], resume=True)
 
 
 def test_other_data_make_another_run(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     fewer = prepare(data)
     fewer = store.Prepared(fewer.cases[:-1], [])
-    with pytest.raises(ConfigError, match="cases is 4, not 3"):
-        segmenter.check_run(undisturbed, tiny_run(fewer), ["segmenter"], resume=True)
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(TrainingError, match=r"last\.ckpt is damaged"):
-        loop.load_checkpoint(tmp_path / "last.ckpt")
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"state": Path("anything but numbers")}, tmp_path / "last.ckpt")
-    with pytest.raises(TrainingError, match="damaged"):
-        loop.load_checkpoint(tmp_path / "last.ckpt")
-
-
-# --- early stop, devices -------------------------------------------------------------------------------------------
+    with pytest.raises(ConfigError, match=r"data\.cases is 4, not 3"):
+        run_folder.check_run(undisturbed, tiny_run(fewer), ["segmenter"], resume=True)
 
 
 def test_training_stops_when_validation_does_not_get_better(data: Path, tmp_path: Path) -> None:
@@ -158,51 +142,28 @@ def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
         [sys.executable, str(program), str(data), str(run), "0", "2", "10"],
         check=True, timeout=250, capture_output=True, env={**os.environ, "PYTHONPATH": str(program.parents[2])},
     )  # fmt: skip
-    assert loop.load_checkpoint(run / "segmenter" / loop.LAST)["state"]["finished"]
+    assert run_folder.load_checkpoint(run / "segmenter" / run_folder.LAST)["state"]["finished"]
 
 
-def test_the_devices_of_a_step_take_different_examples_and_resume_takes_the_same() -> None:
-    ranks = [list(loop.batch_indices(0, 5, 3, rank, 2)) for rank in (0, 1)]
-    assert sorted(itertools.chain(*ranks[0], *ranks[1])) == list(range(30))
-    assert ranks[1][0] == [3, 4, 5]
-    assert list(loop.batch_indices(3, 5, 3, 1, 2)) == ranks[1][3:]
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--network", "third"], "no network 'third'"),
+        (["--precision", "8-bit"], "no precision '8-bit'"),
+        (["--data", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    base = [] if "--data" in arguments else ["--data", str(data)]
+    result = CliRunner().invoke(app, ["train", "segmenter", "--out", str(tmp_path / "run"), *base, *arguments])
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
 
 
-class _Guess:
-    """A stage of one number, scored by minus its error: scores below 0, as of a loss."""
-
-    measure = "Closeness"
-
-    def example(self, n: int) -> dict[str, np.ndarray]:
-        return {"wanted": np.full(1, 5.0, dtype=np.float32)}
-
-    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (network(torch.ones(1)) - batch["wanted"]).square().mean()
-
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        return loop.Score(-float(self.loss(network, {"wanted": torch.tensor([5.0])})), {})
-
-    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        return np.zeros((2, 2, 3), dtype=np.uint8)
-
-
-def test_any_measure_may_decide(tmp_path: Path) -> None:
-    lines: list[str] = []
-    settings = config.TrainingConfig(steps=6, validate_every=2, patience=3, learning_rate=0.1, ema_decay=0.1)
-    end = loop.train_network(
-        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", say=lines.append
-    )
-    assert end.best_step == 6
-    assert -50 < end.best < 0
-    assert "guess: step 6: validation Closeness" in lines[-1]
-    loop.train_network(
-        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", resume=True,
-        say=lines.append,
-    )  # fmt: skip
-    assert lines[-1] == f"guess: already trained (6 steps, best Closeness {end.best:.3f})."
-
-
-# --- the stream, the schedules -------------------------------------------------------------------------------------
+# --- patches -----------------------------------------------------------------------------------------------------
 
 
 def stage(data: Path, name: str = "segmenter") -> segmenter.SegmentationStage:
@@ -227,35 +188,6 @@ def test_patches_hold_every_structure_sooner_or_later(data: Path) -> None:
     assert seen.tolist() == list(range(anatomy.NUM_CLASSES))
 
 
-def test_learning_rate_warms_up_then_falls_to_a_hundredth() -> None:
-    settings = tiny_network(steps=100, warmup_steps=10)
-    rates = [loop.learning_rate(step, settings) for step in range(101)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[9] == rates[10] == pytest.approx(1e-3)
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[55] == pytest.approx(1e-3 * (0.01 + 0.99 / 2))
-    assert rates[100] == pytest.approx(1e-5)
-
-
-def test_the_average_remembers_longer_as_training_goes_on() -> None:
-    settings = tiny_network(ema_decay=0.99)
-    assert loop.average_decay(1, settings) == pytest.approx(2 / 11)
-    assert loop.average_decay(10_000, settings) == 0.99
-
-
-def test_split_is_stable_and_depends_on_names_only(tmp_path: Path) -> None:
-    cases = [store.PreparedCase(f"c/case_{n:04d}", tmp_path, "", 6.0) for n in range(400)]
-    train_cases, held_out = split.split(cases, 0.1)
-    assert len(train_cases) + len(held_out) == 400
-    assert 20 <= len(held_out) <= 60
-    fewer = {case.name for case in split.split(cases[:300], 0.1)[1]}
-    assert fewer >= {case.name for case in held_out} & {case.name for case in cases[:300]}
-    two = split.split(cases[:2], 0.1)
-    assert [len(part) for part in two] == [1, 1]
-    with pytest.raises(TrainingError, match="at least two"):
-        split.split(cases[:1], 0.1)
-
-
 def test_dice_per_structure_against_hand_counts() -> None:
     reference = np.array([0, 1, 1, 2, 2, 2], dtype=np.uint8)
     prediction = np.array([0, 1, 2, 2, 2, 3], dtype=np.uint8)
@@ -270,72 +202,7 @@ def test_training_and_runtime_see_the_same_values() -> None:
     assert np.array_equal(augment.to_window(image, settings.window_hu), to_window(image, settings.window_hu))
 
 
-# --- configuration -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", config.PRESETS)
-def test_presets_build_networks_that_fit_their_patches(preset: str, tmp_path: Path) -> None:
-    settings = config.preset_config(preset, cases=200, cases_digest="x")
-    config.write_config(settings, tmp_path)
-    config.check_same(config.read_config(tmp_path), settings)
-    for name in config.NETWORKS:
-        network = settings.network(name)
-        with torch.device("meta"):
-            module = build_network(network.architecture, network.arguments)
-            out = module(torch.empty(1, 1, *network.patch))
-        assert out.shape == (1, anatomy.NUM_CLASSES, *network.patch)
-
-
-def test_the_paper_preset_has_the_paper_numbers() -> None:
-    network = config.preset_config("paper", cases=211, cases_digest="x").segmenter
-    epoch = 95  # 190 training cases, two a step
-    assert (network.learning_rate, network.steps, network.validate_every, network.patience) == (
-        1e-3, 300 * epoch, epoch, 10,
-    )  # fmt: skip
-
-
-def test_steps_scale_both_networks() -> None:
-    whole, part = (config.preset_config("demo", cases=9, cases_digest="x", steps=n) for n in (None, 60))
-    assert part.segmenter.steps == 60
-    assert part.locator.steps == round(whole.locator.steps * 60 / whole.segmenter.steps)
-
-
-def test_gentler_augmentation_lowers_every_chance_and_nothing_else() -> None:
-    whole, half = (config.preset_config("demo", cases=9, cases_digest="x", augmentation=a) for a in (1.0, 0.5))
-    for name in config.NETWORKS:
-        before, after = whole.network(name).augment.model_dump(), half.network(name).augment.model_dump()
-        changed = {field for field in before if before[field] != after[field]}
-        assert changed == {"flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view"}
-        assert all(after[field] == before[field] / 2 for field in changed)
-
-
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a training run"):
-        config.read_config(tmp_path)
-    (tmp_path / config.CONFIG_FILE).write_text('{"preset": "demo"}')
-    with pytest.raises(ConfigError, match="see its field 'cases'"):
-        config.read_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--preset", "huge"], "no preset 'huge'"),
-        (["--network", "third"], "no network 'third'"),
-        (["--precision", "8-bit"], "no precision '8-bit'"),
-        (["--data", "nowhere"], "no folder nowhere"),
-    ],
-)
-def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    base = [] if "--data" in arguments else ["--data", str(data)]
-    result = CliRunner().invoke(app, ["train", "segmenter", "--out", str(tmp_path / "run"), *base, *arguments])
-    assert result.exit_code == 1
-    assert sentence in result.output
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "run").exists()
-
-
-# --- from a run to a package ---------------------------------------------------------------------------------------
+# --- from a run to a package -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -344,21 +211,21 @@ def whole_run(data: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFa
     run = tmp_path_factory.mktemp("runs") / "whole"
     (run / "locator").mkdir(parents=True)
     (run / "segmenter").mkdir()
-    (run / config.CONFIG_FILE).write_bytes((undisturbed / config.CONFIG_FILE).read_bytes())
-    for name in config.NETWORKS:
-        (run / name / loop.BEST).write_bytes((undisturbed / "segmenter" / loop.BEST).read_bytes())
+    (run / run_folder.CONFIG_FILE).write_bytes((undisturbed / run_folder.CONFIG_FILE).read_bytes())
+    for name in config.SEGMENTER_NETWORKS:
+        (run / name / run_folder.BEST).write_bytes((undisturbed / "segmenter" / run_folder.BEST).read_bytes())
     return run
 
 
 def test_a_run_becomes_a_package_with_the_averaged_weights(whole_run: Path, tmp_path: Path) -> None:
     package = export_run(whole_run, tmp_path / "tiny", "tiny")
     networks = load_networks(package)
-    averaged = loop.averaged_weights(whole_run / "segmenter" / loop.BEST)
+    averaged = run_folder.averaged_weights(whole_run / "segmenter" / run_folder.BEST)
     for name, tensor in networks["segmenter"].state_dict().items():
         torch.testing.assert_close(tensor, averaged[name], rtol=1e-3, atol=1e-4)
     training = package.manifest.training
     assert training.configuration["seed"] == training.seed == 3
-    assert training.steps["segmenter"] == loop.load_checkpoint(whole_run / "segmenter" / loop.BEST)["state"]["step"]
+    assert training.steps["segmenter"] == run_folder.best_step(whole_run, "segmenter")
     assert "None measured yet." in (package.folder / "README.md").read_text()
 
 
@@ -406,7 +273,7 @@ def test_training_starts_from_a_package_that_fits(data: Path, whole_run: Path, t
     begin, quiet = {"segmenter": prepared}, {"resume": False, "workers": 0, "say": lambda line: None}
     segmenter.train_segmenter(tmp_path / "run", settings, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]
     there = load_networks(package)["segmenter"].state_dict()
-    for name, tensor in loop.averaged_weights(tmp_path / "run" / "segmenter" / loop.LAST).items():
+    for name, tensor in run_folder.averaged_weights(tmp_path / "run" / "segmenter" / run_folder.LAST).items():
         torch.testing.assert_close(tensor, there[name], rtol=0.0, atol=1e-5)
     other = tiny_run(prepared, start=start, segmenter=tiny_network(arguments={**TINY, "channels": [4, 12]}))
     with pytest.raises(ConfigError, match="another network"):

@@ -1,9 +1,8 @@
-"""Training pairs of a generator: the box around the heart of a prepared case, windowed, and the paper's variations."""
+"""Training pairs of a generator: the box around the heart of a prepared case, windowed and augmented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,33 +16,18 @@ Shape = tuple[int, int, int]
 _HEART = [anatomy.VALUE[name] - 1 for name in anatomy.HEART]  # rows of a prepared case's points
 
 
-def prepare_pairs(
-    folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Callable[[str], None]
-) -> store.Prepared:
-    """The cases of ``folders`` at ``spacing_mm``; those that cannot be used are named and left out.
-
-    Raises DatasetError for a folder without cases.
-    """
-    found = store.gather(folders, cache)
-    say(f"Preparing {len(found)} cases at {spacing_mm:g} mm.")
-    prepared = store.prepare(found, spacing_mm, workers=workers, progress=store.tenths(say))
-    for name, why in prepared.skipped:
-        say(f"Skipped {name}: {why}")
-    return prepared
-
-
 def missing_structures(cases: Sequence[store.PreparedCase]) -> list[str]:
-    """The structures that not one of ``cases`` has."""
+    """Return the names of the structures that none of ``cases`` has."""
     present = np.zeros(len(anatomy.STRUCTURES), dtype=bool)
     for case in cases:
         present |= case.points[:, 0, 0] >= 0
-    return [name for name, there in zip(anatomy.NAMES, present, strict=True) if not there]
+    return [name for name, exists in zip(anatomy.NAMES, present, strict=True) if not exists]
 
 
 def heart_centre(case: store.PreparedCase) -> np.ndarray:
-    """(3,) voxels: the centre of the box around the chambers, wall and appendage, or of all labels if it has none.
+    """(3,) voxels: the centre of the box around chambers, wall and appendage, or around all labels without these.
 
-    Found from the random voxels kept of each structure, which is as good as all of them and reads no array.
+    It is computed from the stored random voxels of each structure, so that no label map is read.
     """
     points = case.points.astype(np.float64)
     heart = points[_HEART] if (points[_HEART, 0, 0] >= 0).any() else points
@@ -57,22 +41,22 @@ def pair(
     case: store.PreparedCase, grid: Shape, window_hu: tuple[float, float], *, rng: np.random.Generator | None = None,
     settings: PairAugmentConfig | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Image (1, *grid) float32 in 0..1 and labels (1, *grid) uint8 around the heart; air where the scan ends.
+    """Return image (1, *grid) float32 in 0..1 and labels (1, *grid) uint8 around the heart; air beyond the scan.
 
-    With ``rng`` the pair is varied as ``settings`` say: the same generator gives the same pair.
+    With ``rng`` the pair is augmented by ``settings``; the same generator state gives the same pair.
     """
     if rng is None:
         image, labels = _cut(case, grid, np.zeros(3))
         image = image.astype(np.float32)
     else:
-        image, labels = _varied(case, grid, rng, settings or PairAugmentConfig())
+        image, labels = _augment(case, grid, rng, settings or PairAugmentConfig())
     return augment.to_window(image, window_hu)[None], np.ascontiguousarray(labels)[None]
 
 
-def _varied(
+def _augment(
     case: store.PreparedCase, grid: Shape, rng: np.random.Generator, settings: PairAugmentConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A varied pair, image in HU. Only a crop interpolates: it stretches the axial plane; the rest keeps the voxels."""
+    """Return an augmented pair, image in HU. Only a crop interpolates, because it stretches the axial plane."""
     shift = np.round(rng.uniform(-settings.jitter, settings.jitter, 3) * grid)
     if rng.random() < settings.crop:
         part = rng.uniform(settings.crop_smallest, 1.0)
@@ -92,7 +76,7 @@ def _varied(
 
 
 def _cut(case: store.PreparedCase, grid: Shape, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box of whole voxels nearest to where it should be: no interpolation, the noise stays as it is."""
+    """Cut the box at the nearest whole voxels: without interpolation the noise of the scan stays."""
     low = np.round(heart_centre(case) + shift - (np.array(grid) - 1) / 2).astype(int)
     high = low + np.array(grid)
     return augment.box(case.image, low, high, AIR_HU), augment.box(case.labels, low, high, anatomy.BACKGROUND)

@@ -1,4 +1,4 @@
-"""How training patches and pairs are sampled and varied: the records that augmentation reads."""
+"""Settings of sampling and augmentation of training patches and pairs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Frozen(BaseModel):
-    """What configurations are made of: values that are neither changed nor more than declared."""
+    """A record of settings: immutable, without undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AugmentConfig(Frozen):
-    """How far training patches are varied. Lengths in mm, intensities in HU, angles in degrees."""
+    """Augmentation of training patches. Lengths in mm, intensities in HU, angles in degrees."""
 
     rotation_deg: float = 15.0
     scale: tuple[Positive, Positive] = (0.8, 1.25)
@@ -43,31 +43,30 @@ class AugmentConfig(Frozen):
     shift_hu: float = 30.0
     gamma: Probability = 0.3
     gamma_log: float = 0.3
-    view: Probability = 0.15  # chance, per axis, that the field of view ends inside the patch
+    view: Probability = 0.15  # probability, per axis, that the field of view ends inside the patch
     view_smallest: Probability = 0.5  # the smallest part of the patch that is left along such an axis
 
-    def gentler(self, factor: float) -> AugmentConfig:
-        """The same variations, each with ``factor`` (0 to 1) of its chance."""
-        chances = ("flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view")
-        return self.model_copy(update={name: getattr(self, name) * factor for name in chances})
+    def with_probability(self, factor: float) -> AugmentConfig:
+        """Return the same augmentation, each part with ``factor`` (0 to 1) of its probability."""
+        names = ("flip", "contrast", "mixing", "bias", "blur", "thick_slices", "noise", "gamma", "view")
+        return self.model_copy(update={name: getattr(self, name) * factor for name in names})
 
 
 class SamplingConfig(Frozen):
     """Where training patches lie: around a random voxel of a random structure, or anywhere in the scan."""
 
-    anywhere: Probability = 0.1
+    anywhere: Probability = 0.1  # probability of a patch anywhere in the scan
     jitter: Probability = 0.25  # largest shift of the centre, as a part of the patch
 
 
 class PairAugmentConfig(Frozen):
-    """How far training pairs are varied: the paper's four ways, and the place of the grid's box.
+    """Augmentation of training pairs: the four kinds of the paper, and a shift of the grid's box.
 
-    Flips make hearts on the wrong side, and a generator trained with them draws such hearts: they are in the paper's
-    preset only.
+    A generator trained with flips draws mirrored hearts, so only the paper's preset has them.
     """
 
     jitter: Probability = 0.06  # largest shift of the box along each axis, as a part of its side
-    crop: Probability = 0.5  # chance that a random part of the axial plane is stretched to all of it
+    crop: Probability = 0.5  # probability that a random part of the axial plane is stretched to all of it
     crop_smallest: Annotated[float, Field(gt=0, le=1)] = 0.85  # smallest part of the sides that is left
     horizontal_flip: Probability = 0.0  # right for left
     vertical_flip: Probability = 0.0  # front for back
@@ -75,5 +74,5 @@ class PairAugmentConfig(Frozen):
     boost_hu: float = 50.0
 
 
-#: Hu et al. 2024; how small a crop may be is not stated.
+#: Hu et al. 2024; the paper does not state the smallest crop.
 PAPER_AUGMENT = PairAugmentConfig(crop=1.0, crop_smallest=0.8, horizontal_flip=0.2, vertical_flip=0.2)

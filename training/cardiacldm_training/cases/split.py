@@ -1,4 +1,4 @@
-"""Which cases are learnt from and which are held out."""
+"""The split of cases into training and held-out cases."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ Cases = Sequence[store.PreparedCase]
 
 
 def split(cases: Cases, part: float) -> tuple[list[store.PreparedCase], list[store.PreparedCase]]:
-    """Training and held-out cases. A case's side depends on its name alone, so it never changes as others come and go.
+    """Return training cases and held-out cases, about ``part`` of all and at least one.
 
-    At least one case is held out. Raises :class:`loop.TrainingError` for fewer than two cases.
+    The side of a case depends on its name alone, so it does not change when other cases are added or removed.
+    Raises :class:`TrainingError` for fewer than two cases.
     """
     if len(cases) < 2:
-        raise TrainingError("Training needs at least two usable cases: one to learn from, one to validate on.")
+        raise TrainingError("Training needs at least two usable cases: one to train on, one to validate on.")
     rank = {case.name: int(hashlib.sha256(case.name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF for case in cases}
     first = min(rank.values())
     held = [case for case in cases if rank[case.name] < part or rank[case.name] == first]

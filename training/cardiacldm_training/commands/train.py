@@ -61,23 +61,22 @@ def segmenter(
     from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
 
-    from ..cases import store
+    from ..cases.prepare import prepare_for_networks
     from ..errors import ConfigError
-    from ..stages import config, segmenter
+    from ..stages import presets, segmenter
+    from ..stages.config import SEGMENTER_NETWORKS, DataFacts
 
-    names = config.NETWORKS if network == "both" else (network,)
+    names = SEGMENTER_NETWORKS if network == "both" else (network,)
     try:
-        if not set(names) <= set(config.NETWORKS):
+        if not set(names) <= set(SEGMENTER_NETWORKS):
             raise ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
         package = find_package(start) if start else None
-        prepared, skipped = segmenter.prepare_all(store.gather(data, cache), preset, max(workers, 1), _say)
-        for name, why in skipped:
-            _say(f"Skipped {name}: {why}")
-        cases = prepared["segmenter"]
-        run_config = config.preset_config(
-            preset, cases=len(cases.cases), cases_digest=cases.digest, seed=seed, steps=steps, batch=batch,
-            precision=config.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
-            augmentation=augmentation,
+        prepared = prepare_for_networks(data, cache, presets.spacings(preset), max(workers, 1), _say)
+        cases, skipped = prepared["segmenter"].cases, prepared["segmenter"].skipped
+        run_config = presets.segmenter_config(
+            preset, DataFacts(cases=len(cases), digest=prepared["segmenter"].digest), seed=seed, steps=steps,
+            batch=batch, precision=presets.parse_precision(precision), devices=devices, nodes=nodes,
+            learning_rate=learning_rate, augmentation=augmentation,
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
         ends = segmenter.train_segmenter(
@@ -116,17 +115,18 @@ def autoencoder(
     from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
 
-    from ..cases import pairs
-    from ..stages import config, generator_config
+    from ..cases.prepare import prepare_cases
+    from ..stages import presets
     from ..stages.autoencoder import train_autoencoder
+    from ..stages.config import DataFacts
 
     try:
         package = find_package(start) if start else None
-        _, spacing_mm = generator_config.grid_of(preset)
-        prepared = pairs.prepare_pairs(data, cache, spacing_mm, max(workers, 1), _say)
-        run_config = generator_config.preset_config(
-            preset, cases=len(prepared.cases), cases_digest=prepared.digest, seed=seed, steps=steps, batch=batch,
-            precision=config.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+        _, spacing_mm = presets.grid_of(preset)
+        prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), _say)
+        run_config = presets.generator_config(
+            preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), seed=seed, steps=steps, batch=batch,
+            precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
             start=f"{package.manifest.name} {package.sha256}" if package else None,
         )  # fmt: skip
         end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=_say)
@@ -161,18 +161,19 @@ def diffusion(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from CardiacLDMLib.errors import UserError
 
-    from ..cases import pairs
     from ..cases.conditions import read_conditions
-    from ..stages import generator_config
+    from ..cases.prepare import prepare_cases
+    from ..stages import presets
     from ..stages.diffusion import train_diffusion
+    from ..stages.run_folder import read_config
 
     try:
-        stored = generator_config.read_config(out)
-        settings = generator_config.diffusion_config(
+        stored = read_config(out)
+        settings = presets.diffusion_config(
             preset or stored.preset, steps=steps, batch=batch, schedule=schedule, devices=devices, nodes=nodes
         )
         known = read_conditions(data)
-        prepared = pairs.prepare_pairs(data, cache, stored.spacing_mm, max(workers, 1), _say)
+        prepared = prepare_cases(data, cache, stored.generator.spacing_mm, max(workers, 1), _say)
         end = train_diffusion(out, settings, prepared, known, resume=resume, workers=workers, preset=preset, say=_say)
     except UserError as error:
         _fail(str(error))
@@ -197,25 +198,15 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a package that is there.")] = False,
 ) -> None:
     """Write the networks of a run, a segmenter's or a generator's, as a model package."""
-    from CardiacLDMLib.errors import PackageError, UserError
+    from CardiacLDMLib.errors import UserError
 
-    from ..evaluation.segmenter import read_evaluation
-    from ..export import About, export_run, read_about
-    from ..export_generator import GeneratorAbout, export_generator, is_generator_run
+    from ..export import export_run
 
-    generator = is_generator_run(run)
     try:
-        words = read_about(about, GeneratorAbout if generator else About) if about else None
         text = card.read_text(encoding="utf-8") if card else None
-        if texture and not generator:
-            raise PackageError("A texture is added by generators: leave --texture out for a segmenter.")
-        if generator:
-            package = export_generator(
-                run, out, name, about=words, card=text, texture=texture, fidelity=evaluation or (), replace=overwrite
-            )
-        else:
-            evaluations = [read_evaluation(folder) for folder in evaluation or []]
-            package = export_run(run, out, name, about=words, card=text, evaluations=evaluations, replace=overwrite)
+        package = export_run(
+            run, out, name, about=about, card=text, evaluations=evaluation or (), texture=texture, replace=overwrite
+        )
     except UserError as error:
         _fail(str(error))
     except OSError as error:

@@ -1,40 +1,53 @@
-"""Typed configuration of a training run and its presets.
+"""The configuration of a training run, stored as ``RUN/config.json``.
 
-A :class:`RunConfig` holds every number that shapes the weights and nothing else: what only changes speed (worker
-processes, cache folder) stays out, so that a run may be resumed elsewhere. It is stored as ``RUN/config.json``.
+Three records stay apart. Training settings are what a person chose (:class:`TrainingConfig` and its kinds). Facts about
+the data are what the cases dictate (:class:`DataFacts`). Calibration results are measured after training and stored
+beside the weights (:mod:`calibration`). A :class:`RunConfig` holds the first two: all that shapes the weights. Options
+that only change the pace (worker processes, cache folder) stay out, so that a run can be resumed elsewhere.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from math import ceil
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from CardiacLDMLib.files import write_text
+from CardiacLDMLib.networks.architectures import LATENT_STRIDE
+from CardiacLDMLib.packages.generator_spec import Sampling
+from CardiacLDMLib.postprocess.steps import Step
 
-from ..cases.settings import AugmentConfig, Frozen, Positive, Probability, SamplingConfig
+from ..cases.conditions import Vocabulary
+from ..cases.settings import AugmentConfig, Frozen, PairAugmentConfig, Positive, Probability, SamplingConfig
 from ..errors import ConfigError
 
-CONFIG_FILE = "config.json"
-#: The two networks of a segmenter package, in the order in which they are trained.
-NETWORKS = ("locator", "segmenter")
-PRESETS = ("demo", "gpu", "paper")
+#: Raise when stored configurations change their shape: runs of another format are refused.
+FORMAT = 2
+#: The networks of each kind of model, in the order in which they are trained.
+SEGMENTER_NETWORKS = ("locator", "segmenter")
+GENERATOR_NETWORKS = ("autoencoder", "diffusion")
+NETWORKS = (*SEGMENTER_NETWORKS, *GENERATOR_NETWORKS)
 
 Precision = Literal["32-true", "bf16-mixed"]
+Devices = Annotated[int, Field(ge=1)]
+
+
+def stream(network: str) -> int:
+    """The number that sets the random streams of one network apart from those of the others with the same seed."""
+    return NETWORKS.index(network)
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
 
 
 class TrainingConfig(Frozen):
-    """How any one network is trained."""
+    """How one network is trained, whichever it is."""
 
     batch: Annotated[int, Field(ge=1)] = 2
     steps: Annotated[int, Field(ge=1)]
     validate_every: Annotated[int, Field(ge=1)]  # steps
-    patience: Annotated[int, Field(ge=1)]  # validations without a better score before the run stops
-    validation_cases: Annotated[int, Field(ge=1)] = 1000  # at most that many of the held-out cases
+    patience: Annotated[int, Field(ge=1)]  # validations without a better score before training stops
+    validation_cases: Annotated[int, Field(ge=1)] = 1000  # the most held-out cases that a validation uses
     save_every: Annotated[int, Field(ge=1)] = 200  # steps
     learning_rate: Positive = 1e-3
     weight_decay: float = 1e-4
@@ -44,7 +57,7 @@ class TrainingConfig(Frozen):
 
 
 class NetworkConfig(TrainingConfig):
-    """A network that labels: its shape, its patches and its training. Patches in voxels (R, A, S) of ``spacing_mm``."""
+    """A network that labels: architecture, patches and training. ``patch`` in voxels (R, A, S) of ``spacing_mm``."""
 
     architecture: str
     arguments: dict[str, Any]
@@ -55,18 +68,45 @@ class NetworkConfig(TrainingConfig):
     augment: AugmentConfig = AugmentConfig()
 
 
-class RunConfig(Frozen):
-    """A whole run: both networks, the data's fingerprint and what else the weights depend on."""
+class AutoencoderConfig(TrainingConfig):
+    """The joint autoencoder: ``arguments`` of the architecture ``joint_autoencoder`` and the weights of its loss.
 
-    preset: str
-    seed: int = 0
-    precision: Precision = "32-true"
-    devices: Annotated[int, Field(ge=1)] = 1
-    nodes: Annotated[int, Field(ge=1)] = 1
-    validation_part: Probability = 0.1
-    cases: int
-    cases_digest: str  # over the content of every prepared case: other data make another run
-    start: str | None = None  # the package whose weights it starts from, with its hash; None: random weights
+    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per latent number)
+    + ``adversarial_weight`` times the least-squares loss of a patch discriminator. Labels decoded as palette colours
+    have an L1 loss in place of cross-entropy and Dice.
+    """
+
+    arguments: dict[str, Any]
+    label_weight: Positive = 0.5
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    colour_weight: Positive = 0.3  # of the palette colours beside the image in the initial principal components
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
+    augment: PairAugmentConfig = PairAugmentConfig()
+
+
+class DiffusionConfig(TrainingConfig):
+    """The denoiser: ``arguments`` of the architecture ``diffusion_unet``, its training, and the usual sampling.
+
+    Each training case is encoded ``variants`` times, once unchanged and otherwise with augmentation. For
+    classifier-free guidance each condition is left unset with the probability ``condition_dropout``, and with the same
+    probability all of them at once. Devices are its own: this stage may run on another machine than the autoencoder.
+    """
+
+    arguments: dict[str, Any]
+    sampling: Sampling = Sampling(schedule="rectified_flow", solver="euler")  # gains of restarts are measured later
+    postprocess: tuple[Step, ...] = ()
+    training_shift: Annotated[float, Field(ge=1, le=100)] = 1.0  # time shift of training, see sampler.shift_time
+    variants: Annotated[int, Field(ge=1)] = 6
+    augment: PairAugmentConfig = PairAugmentConfig()
+    condition_dropout: Probability = 0.1
+    devices: Devices = 1
+    nodes: Devices = 1
+
+
+class SegmenterModel(Frozen):
+    """The two networks of a segmenter."""
+
+    kind: Literal["segmenter"] = "segmenter"
     locator: NetworkConfig
     segmenter: NetworkConfig
 
@@ -74,43 +114,90 @@ class RunConfig(Frozen):
         return {"locator": self.locator, "segmenter": self.segmenter}[name]
 
 
-def parse_precision(text: str | None) -> Precision | None:
-    """``text`` as a known precision, None for the preset's own. Raises :class:`ConfigError`."""
-    for known in get_args(Precision):
-        if text == known:
-            return known
-    if text is None:
-        return None
-    raise ConfigError(f"There is no precision {text!r}: choose {' or '.join(get_args(Precision))}.")
+class GeneratorModel(Frozen):
+    """The two networks of a generator and the grid of its pairs.
+
+    ``grid`` is in voxels (R, A, S) of ``spacing_mm``, around the centre of the heart. ``diffusion`` is empty until that
+    stage begins.
+    """
+
+    kind: Literal["generator"] = "generator"
+    grid: tuple[int, int, int]
+    spacing_mm: Positive
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    autoencoder: AutoencoderConfig
+    diffusion: DiffusionConfig | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Channels and voxels of one latent: (C, I/4, J/4, K/4)."""
+        i, j, k = (side // LATENT_STRIDE for side in self.grid)
+        return self.autoencoder.arguments.get("latent_channels", 4), i, j, k
 
 
-AnyConfig = TypeVar("AnyConfig", bound=Frozen)
-AnyTraining = TypeVar("AnyTraining", bound=TrainingConfig)
+# --- facts about the data ------------------------------------------------------------------------------------------
 
 
-def write_config(config: Frozen, run: Path) -> None:
-    """Store the configuration of a run in its folder, whole or not at all."""
-    write_text(run / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+class DiffusionData(Frozen):
+    """What a denoiser is trained on: the conditions of its cases, and the latents of one autoencoder."""
+
+    conditions: Vocabulary  # of the training cases
+    conditions_digest: str  # SHA-256 over the conditions of all cases
+    autoencoder: str  # SHA-256 of its weights
 
 
-def read_config(run: Path) -> RunConfig:
-    """The configuration stored in a segmenter's run. Raises :class:`ConfigError`."""
-    return read_as(RunConfig, run)
+class DataFacts(Frozen):
+    """The data of a run; other data make another run."""
+
+    cases: int
+    digest: str  # SHA-256 over names and content of all prepared cases
+    diffusion: DiffusionData | None = None
 
 
-def read_as(kind: type[AnyConfig], run: Path) -> AnyConfig:
-    """The configuration of that kind stored in a run. Raises :class:`ConfigError`."""
-    try:
-        return kind.model_validate_json((run / CONFIG_FILE).read_text())
-    except OSError as error:
-        raise ConfigError(f"{run} is not a training run: it has no readable {CONFIG_FILE}.") from error
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigError(f"{run / CONFIG_FILE} was written by another version: see its field {where!r}.") from error
+# --- the run -------------------------------------------------------------------------------------------------------
 
 
-def check_same(stored: AnyConfig, wanted: AnyConfig) -> None:
-    """Raises :class:`ConfigError` naming the first field in which a run to resume differs from what was asked for."""
+class RunConfig(Frozen):
+    """A whole run: the model with the settings of its networks, facts about the data, and all else that shapes weights.
+
+    ``start`` names the package, with its hash, whose weights training starts from; None: random weights.
+    """
+
+    format: Literal[2] = FORMAT
+    preset: str
+    seed: int = 0
+    precision: Precision = "32-true"
+    devices: Devices = 1
+    nodes: Devices = 1
+    validation_part: Probability = 0.1
+    start: str | None = None
+    data: DataFacts
+    model: Annotated[SegmenterModel | GeneratorModel, Field(discriminator="kind")]
+
+    @property
+    def segmenter(self) -> SegmenterModel:
+        """The model of a segmenter's run. Raises :class:`ConfigError` for another run."""
+        if not isinstance(self.model, SegmenterModel):
+            raise ConfigError(f"This is the run of a {self.model.kind}, not of a segmenter.")
+        return self.model
+
+    @property
+    def generator(self) -> GeneratorModel:
+        """The model of a generator's run. Raises :class:`ConfigError` for another run."""
+        if not isinstance(self.model, GeneratorModel):
+            raise ConfigError(f"This is the run of a {self.model.kind}, not of a generator.")
+        return self.model
+
+    def with_diffusion(self, settings: DiffusionConfig | None, data: DiffusionData | None) -> RunConfig:
+        """The same run of a generator with this diffusion stage; None: without one."""
+        return self.model_copy(update={
+            "model": self.generator.model_copy(update={"diffusion": settings}),
+            "data": self.data.model_copy(update={"diffusion": data}),
+        })  # fmt: skip
+
+
+def check_same(stored: Frozen, wanted: Frozen) -> None:
+    """Raise :class:`ConfigError` naming the first field in which a run to resume differs from the one asked for."""
     difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(wanted.model_dump_json()))
     if difference:
         field, old, new = difference
@@ -120,113 +207,8 @@ def check_same(stored: AnyConfig, wanted: AnyConfig) -> None:
 def _first_difference(old: Any, new: Any, field: str = "") -> tuple[str, Any, Any] | None:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            found = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else key)
-            if found:
-                return found
+            difference = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else key)
+            if difference:
+                return difference
         return None
     return None if old == new else (field, old, new)
-
-
-# --- presets -------------------------------------------------------------------------------------------------------
-
-_LOCATOR_SAMPLING = SamplingConfig(anywhere=0.3, jitter=0.3)
-_LOCATOR_AUGMENT = AugmentConfig(warp_mm=6.0, warp_spacing_mm=80.0, view=0.35, view_smallest=0.25)
-_UNET: dict[str, Any] = {"channels": (32, 64, 128, 256), "strides": (2, 2, 2), "norm": "instance"}
-
-
-def _locator(steps: int, batch: int) -> NetworkConfig:
-    return NetworkConfig(
-        architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=6.0,
-        patch=(48, 48, 48), batch=batch, steps=steps, validate_every=max(steps // 20, 1), patience=20,
-        validation_cases=16, sampling=_LOCATOR_SAMPLING, augment=_LOCATOR_AUGMENT,
-    )  # fmt: skip
-
-
-def _demo(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
-    """Two CPU cores, an hour or two: the whole heart fits in a patch or two, and full resolution stays out."""
-    segmenter = NetworkConfig(
-        architecture="unet", arguments={**_UNET, "num_res_units": 1, "light_top": True}, spacing_mm=2.5,
-        patch=(64, 64, 64), batch=batch or 2, steps=6000, validate_every=300, patience=20, validation_cases=12,
-    )  # fmt: skip
-    return {"locator": _locator(3000, batch or 2), "segmenter": segmenter}
-
-
-def _gpu(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
-    """One GPU with 24 GB or more, a day."""
-    arguments = {"filters": (32, 64, 128, 256, 320, 320), "strides": (1, 2, 2, 2, 2, 2), "res_block": True}
-    segmenter = NetworkConfig(
-        architecture="dynunet", arguments=arguments, spacing_mm=1.5, patch=(128, 128, 128), batch=batch or 2,
-        steps=60_000, validate_every=1000, patience=20, validation_cases=40, warmup_steps=1000, ema_decay=0.999,
-        learning_rate=5e-4,
-    )  # fmt: skip
-    return {"locator": _locator(10_000, batch or 8), "segmenter": segmenter}
-
-
-def _paper(train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
-    """Fine-tuning as in Hu et al. 2024: AdamW, 1e-3, at most 300 epochs, patience 10 epochs, 10 % for validation.
-
-    The paper states neither batch nor patch nor augmentation of this stage: those are ours.
-    """
-    epoch = ceil(train_cases / (batch or 2))
-    segmenter = NetworkConfig(
-        architecture="unet", arguments={**_UNET, "channels": (32, 64, 128, 256, 320), "strides": (2, 2, 2, 2),
-                                        "num_res_units": 2},
-        spacing_mm=1.5, patch=(128, 128, 128), batch=batch or 2, steps=300 * epoch, validate_every=epoch, patience=10,
-        learning_rate=1e-3,
-    )  # fmt: skip
-    return {"locator": _locator(10_000, batch or 8), "segmenter": segmenter}
-
-
-_BUILDERS: dict[str, Callable[[int, int | None], dict[str, NetworkConfig]]] = {
-    "demo": _demo, "gpu": _gpu, "paper": _paper,
-}  # fmt: skip
-
-
-def spacings(preset: str) -> dict[str, float]:
-    """The working spacing in mm of each network of a preset: what the prepared cases depend on."""
-    return {name: network.spacing_mm for name, network in _networks(preset, 1, None).items()}
-
-
-def preset_config(
-    preset: str, *, cases: int, cases_digest: str, seed: int = 0, steps: int | None = None, batch: int | None = None,
-    precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
-    learning_rate: float | None = None, augmentation: float = 1.0,
-) -> RunConfig:  # fmt: skip
-    """The configuration of ``preset`` for ``cases`` cases.
-
-    ``steps`` sets the steps of the segmenter; the locator's, the validations and the warm-up shrink or grow with it.
-    ``augmentation`` (0 to 1) multiplies the chance of every variation of a patch.
-    Raises :class:`ConfigError` for an unknown preset.
-    """
-    networks = _networks(preset, max(round(cases * 0.9), 1), batch)
-    if steps is not None:
-        ratio = steps / networks["segmenter"].steps
-        networks = {name: scaled(network, ratio) for name, network in networks.items()}
-    if learning_rate is not None:
-        networks = {n: network.model_copy(update={"learning_rate": learning_rate}) for n, network in networks.items()}
-    networks = {
-        n: network.model_copy(update={"augment": network.augment.gentler(augmentation)})
-        for n, network in networks.items()
-    }
-    return RunConfig(
-        preset=preset, seed=seed, devices=devices, nodes=nodes, cases=cases, cases_digest=cases_digest, start=start,
-        precision=precision or ("32-true" if preset == "demo" else "bf16-mixed"), **networks,
-    )  # fmt: skip
-
-
-def _networks(preset: str, train_cases: int, batch: int | None) -> dict[str, NetworkConfig]:
-    if preset not in _BUILDERS:
-        raise ConfigError(f"There is no preset {preset!r}: choose {', '.join(PRESETS)}.")
-    return _BUILDERS[preset](train_cases, batch)
-
-
-def scaled(network: AnyTraining, ratio: float) -> AnyTraining:
-    """The same training with ``ratio`` times the steps; validations and warm-up go along."""
-
-    def scale(value: int) -> int:
-        return max(round(value * ratio), 1)
-
-    return network.model_copy(update={
-        "steps": scale(network.steps), "validate_every": scale(network.validate_every),
-        "warmup_steps": min(network.warmup_steps, scale(network.steps) // 10),
-    })  # fmt: skip

@@ -1,201 +1,113 @@
-"""The diffusion stage: latents of all cases, kept on disk, and the network that learns to draw such latents.
+"""The diffusion stage: train the denoiser on the latents of an autoencoder.
 
-Every case is encoded once as it is and several times varied; training then never needs the autoencoder again, except
-to show how it goes.
+Every case is encoded before training (see :mod:`latent_files`); from then on only validation pictures need the
+autoencoder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from pydantic import ValidationError
 
-from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.generation import sampler
-from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
-from CardiacLDMLib.networks.denoiser import GaussianPrior
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
-from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Sampling
-from CardiacLDMLib.postprocess.smooth_latents import smooth_latents
+from CardiacLDMLib.packages.generator_spec import Restart, Sampling
+from CardiacLDMLib.postprocess.kinds import LatentStep
 from CardiacLDMLib.progress import Say
 
-from ..cases import conditions, pairs, split, store
-from ..cases.settings import Frozen
+from ..cases import conditions, split, store
 from ..errors import TrainingError
 from ..results import pictures
-from . import config, loop
-from .autoencoder import LatentStatistics, averaged_autoencoder, load_autoencoder, read_latents, weights_digest
-from .generator_config import NETWORKS, DiffusionConfig, GeneratorRunConfig, read_config
+from . import autoencoder, calibration, latent_files, loop, prior, run_folder
+from .calibration import LatentStatistics
+from .config import DiffusionConfig, DiffusionData, RunConfig, check_same, stream
+from .latent_files import Latents
+from .package_part import PackagePart, network_part
 
 NAME = "diffusion"
 ARCHITECTURE = "diffusion_unet"
-LATENTS_FOLDER, GAINS_FILE = "latents", "gains.json"
-#: So that the streams of the four networks differ for one seed.
-_STREAM = len(config.NETWORKS) + NETWORKS.index(NAME)
-#: Streams beside that of the examples: variants of each case, and the noise of the validation and of the gains.
-_VARIANTS, _VALIDATION, _GAINS = 1, 2, 3
-#: Raise when latents that are kept must be made anew.
-_FORMAT = 1
-#: Times go round by the golden section: the examples of any step, and of any run of steps, cover them evenly.
+#: Streams of noise beside that of the examples: of the validation and of the gains (1 is that of the latent files).
+_VALIDATION, _GAINS = 2, 3
+#: Examples take the multiples of the golden ratio as times: those of any run of steps cover 0..1 evenly.
 _GOLDEN = (5**0.5 - 1) / 2
-#: The times at which held-out latents are judged: the middles of equal parts.
+#: Validation scores held-out latents at these times, the middles of equal parts.
 VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
-#: The prior is measured on at most so many latents; of each number in them it leaves at least this deviation.
-_PRIOR_LATENTS, _LEAST_REST = 4096, 0.05
-#: It has a mode for so many cases at most: modes of few cases would show those very cases, in every package.
-_CASES_A_MODE = 4
-#: Gains of restarts are measured on so many cases. Of what makes up for all that a channel lost half is taken, since
-#: errors grow with it; and none is enlarged by more than this.
-_GAIN_CASES, _GAIN_SHARE, _LARGEST_GAIN = 32, 0.5, 3.0
-#: Steps of the pair that shows how training goes.
-_PANEL_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The latents of one case on disk, the first as it is, the others varied; and its conditions as networks take them.
-
-    Each file holds (C, I/4, J/4, K/4) float32, not normalised.
-    """
-
-    name: str
-    files: list[Path]
-    choices: np.ndarray
-    numbers: np.ndarray
-
-
-# --- the latents ---------------------------------------------------------------------------------------------------
-
-
-def encode_all(
-    fabric: Fabric, run: Path, run_config: GeneratorRunConfig, settings: DiffusionConfig, network: JointAutoencoder,
-    cases: Sequence[tuple[store.PreparedCase, int]], say: Say,
-) -> list[list[Path]]:  # fmt: skip
-    """The files with the latents of each case, as many as asked for; those that are missing or damaged are made.
-
-    The ranks share the work. ``network`` is on the fabric's device.
-    """
-    folder = run / LATENTS_FOLDER
-    wanted = [[folder / _file(run_config, settings, case, n) for n in range(count)] for case, count in cases]
-    shape = latent_shape(run_config)
-    missing = [
-        (case, n, path)
-        for (case, _), paths in zip(cases, wanted, strict=True) for n, path in enumerate(paths)
-        if not _is_whole(path, shape)
-    ]  # fmt: skip
-    fabric.barrier()  # before any rank writes: all must find the same ones missing
-    if missing and fabric.is_global_zero:
-        say(f"{NAME}: encoding {len(missing)} pairs of {len(cases)} cases.")
-    folder.mkdir(exist_ok=True)
-    progress = store.tenths(lambda line: say(line.replace("cases prepared", "pairs encoded")))
-    for done, (case, n, path) in enumerate(missing):
-        if done % fabric.world_size == fabric.global_rank:
-            _encode(fabric, run_config, settings, network, case, n, path)
-        if fabric.is_global_zero:
-            progress(done + 1, len(missing))
-    fabric.barrier()
-    return wanted
-
-
-def latent_shape(run_config: GeneratorRunConfig) -> tuple[int, ...]:
-    """(C, I/4, J/4, K/4)."""
-    channels = run_config.autoencoder.arguments.get("latent_channels", 4)
-    return channels, *(side // LATENT_STRIDE for side in run_config.grid)
-
-
-def _file(run_config: GeneratorRunConfig, settings: DiffusionConfig, case: store.PreparedCase, n: int) -> str:
-    """Named after all that its content depends on."""
-    parts = [_FORMAT, case.key, settings.autoencoder, run_config.grid, run_config.window_hu, run_config.precision, n]
-    if n > 0:
-        parts += [run_config.seed, settings.augment.model_dump_json()]
-    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:32] + ".npy"
-
-
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        return np.load(path, mmap_mode="r").shape == shape
-    except (OSError, ValueError, EOFError):  # ValueError: cut short, or something else
-        return False
-
-
-def _encode(
-    fabric: Fabric, run_config: GeneratorRunConfig, settings: DiffusionConfig, network: JointAutoencoder,
-    case: store.PreparedCase, n: int, path: Path,
-) -> None:  # fmt: skip
-    rng = None
-    if n > 0:
-        of_case = int(case.key[:8], 16)
-        rng = np.random.default_rng(np.random.SeedSequence([run_config.seed, _STREAM, _VARIANTS, of_case, n]))
-    arrays = pairs.pair(case, run_config.grid, run_config.window_hu, rng=rng, settings=settings.augment)
-    with torch.inference_mode(), fabric.autocast():
-        mu, _ = network.encode(*(fabric.to_device(torch.from_numpy(array)[None]) for array in arrays))
-    with replace_file(path) as part, part.open("wb") as file:
-        np.save(file, mu[0].float().cpu().numpy())
+#: Gains of restarts are measured on at most so many cases.
+_GAIN_CASES = 32
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
 
 
-def noised(schedule: str, data: np.ndarray, noise: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """What the network is shown at the time ``t``, and what it is to predict then (see :mod:`sampler`)."""
+def add_noise(schedule: str, data: np.ndarray, noise: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noisy latents at the time ``t`` and what the network is to predict from them (see :mod:`sampler`)."""
     if schedule == "rectified_flow":
         return (1 - t) * data + t * noise, noise - data
     share = float(sampler.signal_shares()[round(t * sampler.DDPM_STEPS)])
     return share**0.5 * data + (1 - share) ** 0.5 * noise, noise
 
 
+def drop_conditions(
+    choices: np.ndarray, numbers: np.ndarray, rng: np.random.Generator, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the conditions, each unset with the ``probability``, and with the same probability all of them."""
+    every = rng.random() < probability
+    unset = rng.random(len(choices) + len(numbers)) < probability
+    unset |= every
+    left = np.where(unset[: len(choices)], -1, choices), np.where(unset[len(choices) :], np.nan, numbers)
+    return left[0].astype(np.int64), left[1].astype(np.float32)
+
+
 class DiffusionStage:
-    """Noisy latents and what is to be seen in them; scored on held-out cases at fixed times with fixed noise."""
+    """Predict the noise or velocity of noisy latents; the score is the error on held-out cases, at fixed times."""
 
     measure = "score"  # the negative loss: larger is better
 
     def __init__(
-        self, run_config: GeneratorRunConfig, settings: DiffusionConfig, statistics: LatentStatistics,
-        autoencoder: JointAutoencoder, *, train: Sequence[Latents], held_out: Sequence[Latents],
+        self, run_config: RunConfig, statistics: LatentStatistics, autoencoder: JointAutoencoder, *,
+        train: Sequence[Latents], held_out: Sequence[Latents],
     ) -> None:  # fmt: skip
-        self.run_config, self.config, self.autoencoder = run_config, settings, autoencoder
-        self.train, self.held_out = train, held_out[: settings.validation_cases]
+        self.seed, self.config, self.autoencoder = run_config.seed, diffusion_of(run_config)[0], autoencoder
+        self.train, self.held_out = train, held_out[: self.config.validation_cases]
         shift, scale = (np.array(v, dtype=np.float32) for v in (statistics.shift, statistics.scale))
         self._shift, self._scale = (v[:, None, None, None] for v in (shift, scale))
 
-    def normalised(self, path: Path) -> np.ndarray:
-        """What the network sees of a file of latents."""
+    def read(self, path: Path) -> np.ndarray:
+        """Read a latent file and normalise it."""
         return (np.load(path) - self._shift) / self._scale
 
-    def all_latents(self) -> Iterator[np.ndarray]:
-        """Every latent to learn from, normalised; of very many cases as many as :func:`learn_prior` needs."""
+    def training_latents(self) -> Iterator[np.ndarray]:
+        """Every normalised training latent, or an even selection of as many as the prior uses."""
         files = [path for case in self.train for path in case.files]
-        yield from (self.normalised(path) for path in files[:: -(-len(files) // _PRIOR_LATENTS)])
+        yield from (self.read(path) for path in files[:: -(-len(files) // prior.MOST_LATENTS)])
 
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """Noisy latents ``z`` at the time ``t``, the ``target``, and the conditions that were not dropped."""
-        rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, 0, n]))
+        """Noisy latents ``z`` at the time ``t``, the ``target``, and the conditions after dropout, of example ``n``."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), 0, n]))
         case = self.train[int(rng.integers(len(self.train)))]
-        data = self.normalised(case.files[int(rng.integers(len(case.files)))])
-        choices, numbers = dropped(case.choices, case.numbers, rng, self.config.condition_dropout)
-        t = self._time(sampler.shift_time((n + 0.5) * _GOLDEN % 1, self.config.learnt_shift))
-        return {**self._question(data, t, rng), "choices": choices, "numbers": numbers}
+        data = self.read(case.files[int(rng.integers(len(case.files)))])
+        choices, numbers = drop_conditions(case.choices, case.numbers, rng, self.config.condition_dropout)
+        t = self._time(sampler.shift_time((n + 0.5) * _GOLDEN % 1, self.config.training_shift))
+        return {**self._example(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
         """``part`` (0 to 1) as a time of the schedule."""
-        if self.config.schedule == "rectified_flow":
+        if self.config.sampling.schedule == "rectified_flow":
             return part
         return (int(part * sampler.DDPM_STEPS) + 1) / sampler.DDPM_STEPS
 
-    def _question(self, data: np.ndarray, t: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _example(self, data: np.ndarray, t: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = rng.standard_normal(data.shape, np.float32)
-        z, target = noised(self.config.schedule, data, noise, t)
+        z, target = add_noise(self.config.sampling.schedule, data, noise, t)
         return {"z": z.astype(np.float32), "t": np.array(t, dtype=np.float32), "target": target.astype(np.float32)}
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -204,8 +116,8 @@ class DiffusionStage:
 
     def _errors(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(N,) mean squared errors."""
-        predicted = network(batch["z"], batch["t"], batch["choices"], batch["numbers"])
-        return (predicted.float() - batch["target"]).square().flatten(1).mean(1)
+        prediction = network(batch["z"], batch["t"], batch["choices"], batch["numbers"])
+        return (prediction.float() - batch["target"]).square().flatten(1).mean(1)
 
     # --- validation
 
@@ -213,256 +125,222 @@ class DiffusionStage:
         """The negative mean squared error with all conditions given; its parts are the errors at each time."""
         table = np.zeros((len(self.held_out), len(VALIDATION_TIMES)))
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
-            for column, question in enumerate(self._questions(index)):
-                batch = {name: fabric.to_device(torch.from_numpy(v)[None]) for name, v in question.items()}
+            for column, example in enumerate(self._validation_examples(index)):
+                batch = {name: fabric.to_device(torch.from_numpy(v)[None]) for name, v in example.items()}
                 with fabric.autocast():
                     table[index, column] = float(self._errors(network, batch))
         if fabric.world_size > 1:
             gathered: Any = fabric.all_gather(torch.from_numpy(table))
-            table = gathered.sum(0).cpu().numpy()  # each case was judged by one rank only
+            table = gathered.sum(0).cpu().numpy()  # each case was scored by one rank only
         parts = {f"error_at_{t:.2f}": float(e) for t, e in zip(VALIDATION_TIMES, table.mean(0), strict=True)}
         return loop.Score(-float(table.mean()), parts)
 
-    def _questions(self, index: int) -> Iterator[dict[str, np.ndarray]]:
-        """The same for every validation: a held-out case at all times, with the noise of its number."""
+    def _validation_examples(self, index: int) -> Iterator[dict[str, np.ndarray]]:
+        """A held-out case at all times; every validation sees the same noise."""
         case = self.held_out[index]
-        data = self.normalised(case.files[0])
-        rng = np.random.default_rng(np.random.SeedSequence([self.run_config.seed, _STREAM, _VALIDATION, index]))
+        data = self.read(case.files[0])
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), _VALIDATION, index]))
         for part in VALIDATION_TIMES:
-            question = self._question(data, self._time(part), rng)
-            yield {**question, "choices": case.choices, "numbers": case.numbers}
+            example = self._example(data, self._time(part), rng)
+            yield {**example, "choices": case.choices, "numbers": case.numbers}
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        """In three planes: the first held-out pair as its latent is decoded, and below one drawn for its conditions."""
+        """In three planes: the first held-out pair as decoded from its latent; below, a pair with its conditions."""
         case = self.held_out[0]
-        held_out = fabric.to_device(torch.from_numpy(self.normalised(case.files[0]))[None])
-        noise = fabric.to_device(sampler.noise(self.run_config.seed, 0, 0, held_out.shape))
+        held_out = fabric.to_device(torch.from_numpy(self.read(case.files[0]))[None])
+        noise = fabric.to_device(sampler.noise(self.seed, 0, 0, held_out.shape))
         choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (case.choices, case.numbers))
-        schedule = self.config.schedule
-        sampling = Sampling(
-            schedule=schedule, solver=SOLVERS[schedule][0], steps=_PANEL_STEPS, time_shift=self.config.time_shift,
-            restarts=tuple(Restart(time=time) for time in self.config.restarts),
-        )  # fmt: skip
         with fabric.autocast():
-            drawn = sampler.integrate(
-                sampler.guided(network, choices, numbers, 1.0), noise, sampling,
-                generators=[sampler.step_generator(self.run_config.seed, 0, 0)],
+            sample = sampler.integrate(
+                sampler.guided(network, choices, numbers, 1.0), noise, self.config.sampling,
+                generators=[sampler.step_generator(self.seed, 0, 0)],
             )  # fmt: skip
-            if self.config.smoothing is not None:
-                drawn = smooth_latents(drawn, self.config.smoothing)
-            image, labels = self._decoded(held_out)
-            drawn_image, drawn_labels = self._decoded(drawn)
-        return pictures.panel(image, labels, drawn_labels, predicted_image=drawn_image)
+            for step in self.config.postprocess:
+                sample = step.apply(sample) if isinstance(step, LatentStep) else sample
+            image, labels = self._decode(held_out)
+            sample_image, sample_labels = self._decode(sample)
+        return pictures.panel(image, labels, sample_labels, predicted_image=sample_image)
 
-    def _decoded(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Image (I, J, K) in 0..1 and labels (I, J, K) uint8 of normalised latents (1, C, I/4, J/4, K/4)."""
         image, scores = self.autoencoder.decode(z * z.new_tensor(self._scale) + z.new_tensor(self._shift))
         return image[0, 0].float().clamp(0, 1).cpu().numpy(), scores[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
-def dropped(
-    choices: np.ndarray, numbers: np.ndarray, rng: np.random.Generator, chance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The conditions, each made unknown with the ``chance``, and with the same chance all of them."""
-    every = rng.random() < chance
-    gone = rng.random(len(choices) + len(numbers)) < chance
-    gone |= every
-    unknown = np.where(gone[: len(choices)], -1, choices), np.where(gone[len(choices) :], np.nan, numbers)
-    return unknown[0].astype(np.int64), unknown[1].astype(np.float32)
+# --- the network ---------------------------------------------------------------------------------------------------
+
+
+def diffusion_of(run_config: RunConfig) -> tuple[DiffusionConfig, DiffusionData]:
+    """Return settings and data of a run's diffusion. Raises :class:`TrainingError` for a run that has none yet."""
+    settings, data = run_config.generator.diffusion, run_config.data.diffusion
+    if settings is None or data is None:
+        raise TrainingError("The run has no diffusion yet: train it first.")
+    return settings, data
+
+
+def network_arguments(run_config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of the denoiser: the settings', and the sizes of its latents and conditions."""
+    settings, data = diffusion_of(run_config)
+    channels, *shape = run_config.generator.latent_shape
+    with_prior = settings.arguments.get("prior_modes") is not None
+    return {
+        **settings.arguments, "latent_channels": channels, "latent_shape": tuple(shape) if with_prior else None,
+        "choices": [len(values) for values in data.conditions.choices.values()],
+        "numbers": len(data.conditions.numbers),
+    }  # fmt: skip
+
+
+def package_part(run: Path, run_config: RunConfig) -> PackagePart:
+    """Return the denoiser's part of a package, with conditions, sampling and post-processing.
+
+    Raises TrainingError for a diffusion that was trained with other autoencoder weights, and ValidationError.
+    """
+    settings, data = diffusion_of(run_config)
+    model = run_config.generator
+    if run_folder.weights_digest(autoencoder.trained_weights(run)) != data.autoencoder:
+        raise TrainingError(f"The autoencoder of {run} was trained further after its diffusion: train that again.")
+    words = data.conditions
+    generator = {
+        "choices": {name: list(values) for name, values in words.choices.items()}, "numbers": words.numbers,
+        "chances": {name: list(shares) for name, shares in words.chances.items()},
+        "sampling": _with_gains(run, settings.sampling), "postprocess": settings.postprocess,
+    }  # fmt: skip
+    return network_part(
+        run, NAME, run_folder.averaged_weights(run / NAME / run_folder.BEST), architecture=ARCHITECTURE,
+        arguments=network_arguments(run_config), patch=model.grid, spacing_mm=model.spacing_mm,
+        window_hu=model.window_hu, generator=generator,
+    )  # fmt: skip
+
+
+def _with_gains(run: Path, sampling: Sampling) -> Sampling:
+    """Return the sampling with the gains measured after training, if there are any. Raises TrainingError."""
+    times = restart_times(sampling)
+    restarts = [Restart(time=t, gains=own) for t, own in zip(times, calibration.read_gains(run, times), strict=False)]
+    return sampling.model_copy(update={"restarts": tuple(restarts)}) if restarts else sampling
+
+
+def restart_times(sampling: Sampling) -> tuple[float, ...]:
+    """The times of the restarts, which name their gains."""
+    return tuple(restart.time for restart in sampling.restarts)
 
 
 # --- the whole stage -----------------------------------------------------------------------------------------------
-
-
-def run_of(run: Path, prepared: store.Prepared, preset: str | None) -> GeneratorRunConfig:
-    """The configuration of a run whose autoencoder is trained, after a look whether preset and cases are the same.
-
-    Raises ConfigError, TrainingError.
-    """
-    stored = read_config(run)
-    wanted = {"preset": preset or stored.preset, "cases": len(prepared.cases), "cases_digest": prepared.digest}
-    config.check_same(stored, stored.model_copy(update=wanted))
-    read_latents(run)
-    return stored
 
 
 def train_diffusion(
     run: Path, settings: DiffusionConfig, prepared: store.Prepared, known: Mapping[str, conditions.Conditions], *,
     resume: bool, workers: int, preset: str | None = None, say: Say = print,
 ) -> loop.State:  # fmt: skip
-    """Train the denoiser into ``run``, beside the autoencoder that was trained there; returns where it ended.
+    """Train the denoiser into ``run``, which holds a trained autoencoder; return where training ended.
 
-    ``known``: the conditions of each case by its name. Raises TrainingError, ConfigError, DatasetError.
+    ``known``: the conditions of each case by its name. ``preset``: refuse a run of another one.
+    Raises TrainingError, ConfigError, DatasetError.
     """
-    stored = run_of(run, prepared, preset)
-    statistics = read_latents(run)
-    if weights_digest(averaged_autoencoder(run)) != statistics.autoencoder:
-        raise TrainingError(f"The autoencoder of {run} was trained on: resume its training to its end first.")
+    stored = _with_same_data(run, prepared, preset)
     train, held_out = split.split(prepared.cases, stored.validation_part)
-    words = conditions.learned([known.get(case.name, {}) for case in train])
-    settings = settings.model_copy(update={
-        "arguments": _fitted(settings.arguments, latent_shape(stored)),
-        "choices": words.choices, "numbers": words.numbers, "chances": words.chances,
-        "autoencoder": statistics.autoencoder,
-        "conditions_digest": conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
-    })  # fmt: skip
-    run_config = stored.model_copy(update={"diffusion": settings})
-    _check_run(run, run_config, resume)
-    fabric = Fabric(
-        accelerator="auto", devices=settings.devices, num_nodes=settings.nodes, precision=run_config.precision
-    )
-    fabric.launch()
+    run_config = stored.with_diffusion(settings, _data(run, train, prepared, known))
+    if run_folder.has_begun(run, NAME):  # before that, settings may change
+        run_folder.check_run(run, run_config, [NAME], resume=resume)
+    fabric = loop.launch(settings.devices, settings.nodes, run_config.precision)
     if fabric.is_global_zero:
-        config.write_config(run_config, run)
+        run_folder.write_config(run_config, run)
     fabric.barrier()
-    autoencoder: Any = fabric.to_device(load_autoencoder(run, run_config.autoencoder))
-    held_out = held_out[: settings.validation_cases]
-    wanted = [(case, settings.variants) for case in train] + [(case, 1) for case in held_out]
-    files = encode_all(fabric, run, run_config, settings, autoencoder, wanted, say)
-    latents = [
-        Latents(case.name, paths, *words.encoded(known.get(case.name, {})))
-        for (case, _), paths in zip(wanted, files, strict=True)
-    ]
-    stage = DiffusionStage(
-        run_config, settings, statistics, autoencoder, train=latents[: len(train)], held_out=latents[len(train) :]
-    )
+    stage = _stage(fabric, run, run_config, known, train, held_out, say)
     torch.manual_seed(run_config.seed)
-    network: Any = build_network(ARCHITECTURE, settings.network_arguments)
+    network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
     if network.prior is not None:
-        learn_prior(network.prior, stage.all_latents(), modes=len(train) // _CASES_A_MODE)
+        prior.fit_prior(network.prior, stage.training_latents(), modes=len(train) // prior.CASES_PER_MODE)
     if fabric.is_global_zero:
-        _introduce(network, stage, words, say)
+        _introduce(network, stage, run_config, say)
     end = loop.train_network(
         fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
-    if fabric.is_global_zero and settings.restarts:
-        _store_gains(fabric, run, stage, say)
+    if fabric.is_global_zero and settings.sampling.restarts:
+        _calibrate(fabric, run, run_config, stage, say)
     fabric.barrier()
     return end
 
 
-def _fitted(arguments: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-    """The network's arguments for latents of the ``shape``."""
-    with_prior = arguments.get("prior_modes") is not None
-    return {**arguments, "latent_channels": shape[0], "latent_shape": shape[1:] if with_prior else None}
+def _with_same_data(run: Path, prepared: store.Prepared, preset: str | None) -> RunConfig:
+    """Return the configuration of a run whose autoencoder is trained, if preset and cases are the same."""
+    stored = run_folder.read_config(run)
+    facts = stored.data.model_copy(update={"cases": len(prepared.cases), "digest": prepared.digest})
+    check_same(stored, stored.model_copy(update={"preset": preset or stored.preset, "data": facts}))
+    return stored
 
 
-@torch.no_grad()
-def learn_prior(prior: GaussianPrior, latents: Iterator[np.ndarray], modes: int) -> None:
-    """Let the ``prior`` be the normal distribution of normalised ``latents``, each (C, I/4, J/4, K/4).
-
-    Of its modes ``modes`` are used at most; the others stay at nothing.
-    """
-    values = torch.from_numpy(np.stack(list(latents))).flatten(1)
-    mean = values.mean(0)
-    values -= mean
-    count = min(len(prior.modes), modes)
-    directions = values.new_zeros(count, values.shape[1])
-    if count > 0:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            directions = torch.pca_lowrank(values, q=count, center=False, niter=8)[2].T
-    along = values @ directions.T
-    prior.mean.copy_(mean.view_as(prior.mean))
-    prior.modes[:count].copy_(directions.view_as(prior.modes[:count]))
-    prior.variances[:count].copy_(along.square().mean(0))
-    rest = (values - along @ directions).square().mean(0).sqrt().clamp(min=_LEAST_REST)
-    prior.rest.copy_(rest.view_as(prior.rest))
+def _data(
+    run: Path, train: split.Cases, prepared: store.Prepared, known: Mapping[str, conditions.Conditions]
+) -> DiffusionData:
+    """Return what the denoiser is to be trained on."""
+    statistics = calibration.read_latent_statistics(run)
+    if run_folder.weights_digest(autoencoder.trained_weights(run)) != statistics.autoencoder:
+        raise TrainingError(f"The autoencoder of {run} is not trained to its end: resume its training first.")
+    return DiffusionData(
+        conditions=conditions.vocabulary([known.get(case.name, {}) for case in train]),
+        conditions_digest=conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
+        autoencoder=statistics.autoencoder,
+    )
 
 
-# --- gains of restarts ---------------------------------------------------------------------------------------------
+def _stage(
+    fabric: Fabric, run: Path, run_config: RunConfig, known: Mapping[str, conditions.Conditions], train: split.Cases,
+    held_out: split.Cases, say: Say,
+) -> DiffusionStage:  # fmt: skip
+    """Encode all cases and return the stage on their latents."""
+    settings, data = diffusion_of(run_config)
+    network: Any = fabric.to_device(autoencoder.load_autoencoder(run, run_config.generator.autoencoder))
+    wanted = [(case, settings.variants) for case in train]
+    wanted += [(case, 1) for case in held_out[: settings.validation_cases]]
+    files = latent_files.encode_all(fabric, run, run_config, network, wanted, say)
+    latents = [
+        Latents(case.name, paths, *data.conditions.encode(known.get(case.name, {})))
+        for (case, _), paths in zip(wanted, files, strict=True)
+    ]
+    return DiffusionStage(
+        run_config, calibration.read_latent_statistics(run), network, train=latents[: len(train)],
+        held_out=latents[len(train) :],
+    )  # fmt: skip
 
 
-class RestartGains(Frozen):
-    """What channels are multiplied by after each restart, which leaves them varying less than the data's.
-
-    ``diffusion`` names the weights (see :func:`weights_digest`), ``restarts`` the times.
-    """
-
-    restarts: tuple[float, ...]
-    gains: tuple[tuple[float, ...], ...]  # of each restart, by channel
-    diffusion: str
-
-
-def read_gains(run: Path, settings: DiffusionConfig) -> tuple[tuple[float, ...], ...]:
-    """The gains that training the diffusion left; none if it was not trained to its end.
-
-    Raises :class:`loop.TrainingError` for gains of other weights or restarts.
-    """
-    path = run / NAME / GAINS_FILE
-    if not path.is_file():
-        return ()
-    try:
-        stored = RestartGains.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise TrainingError(f"{path} is damaged: delete it, and resume training the diffusion.") from error
-    digest = weights_digest(loop.averaged_weights(run / NAME / loop.BEST))
-    if (stored.diffusion, stored.restarts) != (digest, settings.restarts):
-        raise TrainingError(f"{path} is of other weights or restarts: resume training the diffusion to its end.")
-    return stored.gains
-
-
-def _store_gains(fabric: Fabric, run: Path, stage: DiffusionStage, say: Say) -> None:
-    """Measure and write the gains, unless those of these weights are there."""
+def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, stage: DiffusionStage, say: Say) -> None:
+    """Measure and write the gains of restarts, unless those of these weights are there."""
+    times = restart_times(stage.config.sampling)
     with contextlib.suppress(TrainingError):
-        if read_gains(run, stage.config):
+        if calibration.read_gains(run, times):
             return
-    weights = loop.averaged_weights(run / NAME / loop.BEST)
-    say(f"{NAME}: measuring what restarts take from the latents of {min(len(stage.train), _GAIN_CASES)} cases.")
-    network: Any = build_network(ARCHITECTURE, stage.config.network_arguments)
+    weights = run_folder.averaged_weights(run / NAME / run_folder.BEST)
+    say(f"{NAME}: measuring the gains of restarts on the latents of {min(len(stage.train), _GAIN_CASES)} cases.")
+    network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
     network.load_state_dict(weights)
     fabric.to_device(network.eval())
-    with torch.inference_mode():
-        gains = measure_gains(fabric, network, stage)
-    content = RestartGains(restarts=stage.config.restarts, gains=gains, diffusion=weights_digest(weights))
-    write_text(run / NAME / GAINS_FILE, content.model_dump_json(indent=2) + "\n")
+    record = calibration.RestartGains(
+        restarts=times, gains=measure_gains(fabric, network, stage),
+        diffusion=run_folder.weights_digest(weights),
+    )  # fmt: skip
+    calibration.write(record, run / calibration.GAINS_FILE)
 
 
+@torch.inference_mode()
 def measure_gains(fabric: Fabric, network: torch.nn.Module, stage: DiffusionStage) -> tuple[tuple[float, ...], ...]:
-    """What each channel (C,) is to be multiplied by after each restart: half of what its standard deviation over the
-    latents of training cases loses in it. The cases go through one restart after the other, conditions left unknown.
-    """
+    """Measure the gains (C,) of each restart on an even selection of training cases, with all conditions unset."""
     cases = stage.train[:: max(len(stage.train) // _GAIN_CASES, 1)][:_GAIN_CASES]
-    latents = [fabric.to_device(torch.from_numpy(stage.normalised(case.files[0]))[None]) for case in cases]
-    seeds = np.random.SeedSequence([stage.run_config.seed, _STREAM, _GAINS]).spawn(len(cases))
-    rngs = [np.random.default_rng(seed) for seed in seeds]
+    latents = [fabric.to_device(torch.from_numpy(stage.read(case.files[0]))[None]) for case in cases]
+    seeds = np.random.SeedSequence([stage.seed, stream(NAME), _GAINS]).spawn(len(cases))
     choices, numbers = (fabric.to_device(torch.from_numpy(v)[None]) for v in (cases[0].choices, cases[0].numbers))
     predict = sampler.guided(network, choices, numbers, 0.0)
-    before, found = _deviations(latents), []
-    for t in stage.config.restarts:
-        for n, (z, rng) in enumerate(zip(latents, rngs, strict=True)):
-            noise = fabric.to_device(torch.from_numpy(rng.standard_normal(z.shape, np.float32)))
-            latents[n] = sampler.restart(predict, z, t, noise)
-        lost = (before / _deviations(latents).clamp(min=1e-6)).clamp(max=_LARGEST_GAIN)
-        gains = (1.0 + _GAIN_SHARE * (lost - 1.0)).tolist()
-        found.append(tuple(round(gain, 3) for gain in gains))
-        latents = [z * z.new_tensor(found[-1]).view(-1, 1, 1, 1) for z in latents]
-    return tuple(found)
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    return calibration.restart_gains(predict, latents, rngs, restart_times(stage.config.sampling))
 
 
-def _deviations(latents: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(C,) over all latents, each (1, C, I/4, J/4, K/4), and their voxels."""
-    return torch.cat(list(latents)).movedim(1, 0).flatten(1).std(1)
-
-
-def _check_run(run: Path, wanted: GeneratorRunConfig, resume: bool) -> None:
-    """Refuse to mix a diffusion with another one: a stored configuration must be the one asked for."""
-    stored = read_config(run)
-    if not (run / NAME / loop.LAST).exists():
-        return
-    if not resume:
-        raise TrainingError(f"{run} already holds a diffusion: go on with --resume, or choose another folder.")
-    config.check_same(stored, wanted)
-
-
-def _introduce(network: torch.nn.Module, stage: DiffusionStage, words: conditions.Vocabulary, say: Say) -> None:
+def _introduce(network: torch.nn.Module, stage: DiffusionStage, run_config: RunConfig, say: Say) -> None:
     millions = sum(p.numel() for p in network.parameters()) / 1e6
-    settings = stage.config
+    settings, data = diffusion_of(run_config)
     say(
-        f"{NAME}: {millions:.1f} M weights, {len(stage.train)} cases of {settings.variants} latents to learn from, "
+        f"{NAME}: {millions:.1f} M weights, {len(stage.train)} training cases of {settings.variants} latents, "
         f"{len(stage.held_out)} to validate on, {settings.steps} steps of {settings.batch} latents of "
-        f"{' x '.join(map(str, latent_shape(stage.run_config)[1:]))} voxels, {settings.schedule}."
+        f"{' x '.join(map(str, run_config.generator.latent_shape[1:]))} voxels, {settings.sampling.schedule}."
     )
-    shown = [f"{name} ({', '.join(values)})" for name, values in words.choices.items()]
-    shown += [f"{name} ({low:g} to {high:g})" for name, (low, high) in words.numbers.items()]
-    say(f"{NAME}: conditions: {'; '.join(shown) or 'none are known'}.")
+    words = [f"{name} ({', '.join(values)})" for name, values in data.conditions.choices.items()]
+    words += [f"{name} ({low:g} to {high:g})" for name, (low, high) in data.conditions.numbers.items()]
+    say(f"{NAME}: conditions: {'; '.join(words) or 'none are known'}.")

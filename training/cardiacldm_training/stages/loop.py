@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from CardiacLDMLib.files import replace_file
 
 from ..errors import TrainingError
-from .config import TrainingConfig
+from .config import Precision, TrainingConfig
+from .run_folder import BEST, LAST, load_checkpoint, remove_leftovers
 
-LAST, BEST = "last.ckpt", "best.ckpt"
 #: Steps between two TensorBoard points; reading the loss off a GPU more often would hold it up.
 _LOG_EVERY = 10
 #: Seconds between two lines when nobody watches a terminal.
@@ -137,20 +137,21 @@ class _Run:
         self.state = State(**content["state"])
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's tensors and numbers on the CPU; nothing in the file is run. Raises :class:`TrainingError`."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise TrainingError(f"There is no checkpoint {path}.") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingError(f"The checkpoint {path} is damaged: delete it to train this network again.") from error
+def launch(devices: int, nodes: int, precision: Precision) -> Fabric:
+    """Return Fabric on the accelerator that is there, or the CPU; with several devices, start their processes."""
+    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=precision)
+    fabric.launch()
+    return fabric
 
 
-def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a checkpoint: those that validation judged."""
-    average = load_checkpoint(path)["average"]
-    return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+def merge_ranks(fabric: Fabric, table: np.ndarray) -> np.ndarray:
+    """Merge the tables of scores of all ranks; a row is NaN on every rank but the one that scored its case."""
+    if fabric.world_size == 1:
+        return table
+    gathered: Any = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-np.inf, posinf=np.inf)))
+    merged = gathered.amax(0).cpu().numpy()
+    merged[np.isneginf(merged)] = np.nan
+    return merged
 
 
 # --- pure functions of the step ------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def train_network(
     """
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder)
+        remove_leftovers(folder)
     fabric.barrier()
     run = _Run(fabric, config, network, stage)
     if resume and (folder / LAST).is_file():
@@ -236,12 +237,6 @@ def train_network(
 
 def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed while saving left behind."""
-    for leftover in folder.glob(".part-*"):
-        leftover.unlink(missing_ok=True)
 
 
 class _Watch:

@@ -1,4 +1,4 @@
-"""From a generator's run to its package: weights, the scale of latents, conditions, card, and what is refused."""
+"""From a generator's run to its package: weights, latent statistics, conditions, card, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cardiacldm_training.cards import FIGURES_MARK, NO_FIGURES
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import TrainingError
 from cardiacldm_training.evaluation.fidelity.compare import Measured, Spread
 from cardiacldm_training.evaluation.fidelity.report import Report
-from cardiacldm_training.export import FIGURES_MARK
-from cardiacldm_training.export_generator import export_generator
-from cardiacldm_training.stages import autoencoder, diffusion, loop
-from cardiacldm_training.stages.config import write_config
-from cardiacldm_training.stages.generator_config import GeneratorRunConfig
+from cardiacldm_training.export import export_run
+from cardiacldm_training.stages import autoencoder, calibration, run_folder
+from cardiacldm_training.stages.config import RunConfig
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.generator_spec import Restart, Sampling
@@ -33,6 +32,11 @@ from CardiacLDMLib.postprocess.tone import Tone
 from tests.support.generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
 
 TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
+SAMPLING = Sampling(
+    schedule="rectified_flow", solver="euler", steps=20, time_shift=3.0, guidance=2.0,
+    restarts=(Restart(time=0.5), Restart(time=0.25)),
+)  # fmt: skip
+POSTPROCESS = (SmoothLatents(widths=(1.2, 0.7)), Deblock(width_hu=60.0))
 
 
 def write_run(run: Path) -> Path:
@@ -44,20 +48,24 @@ def write_run(run: Path) -> Path:
         states[role] = build_network(spec.architecture, spec.arguments).state_dict()
         (run / role).mkdir(parents=True)
         averaged = {f"module.{name}": value for name, value in states[role].items()} | {"n_averaged": torch.tensor(1)}
-        torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / loop.BEST)
-    digest = autoencoder.weights_digest(states["autoencoder"])
+        torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / run_folder.BEST)
+    digest = run_folder.weights_digest(states["autoencoder"])
     latents = {
         "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest,
     }  # fmt: skip
-    (run / "autoencoder" / autoencoder.LATENTS_FILE).write_text(json.dumps(latents))
+    (run / calibration.LATENTS_FILE).write_text(json.dumps(latents))
     arguments = dict(networks["diffusion"].arguments)
     del arguments["choices"], arguments["numbers"]
-    write_config(GeneratorRunConfig.model_validate({
-        "preset": "test", "seed": 3, "cases": 6, "cases_digest": "0", "grid": GRID, "spacing_mm": SPACING_MM,
-        "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
-        "diffusion": {**TRAINING, "arguments": arguments, "choices": CHOICES, "numbers": NUMBERS,
-                      "autoencoder": digest, "time_shift": 3.0, "restarts": (0.5, 0.25),
-                      "smoothing": (1.2, 0.7), "deblocking_hu": 60.0, "guidance": 2.0},
+    words = {"choices": CHOICES, "numbers": NUMBERS, "chances": {}}
+    run_folder.write_config(RunConfig.model_validate({
+        "preset": "test", "seed": 3,
+        "data": {"cases": 6, "digest": "0",
+                 "diffusion": {"conditions": words, "conditions_digest": "0", "autoencoder": digest}},
+        "model": {
+            "kind": "generator", "grid": GRID, "spacing_mm": SPACING_MM,
+            "autoencoder": {**TRAINING, "arguments": {**networks["autoencoder"].arguments, "checkpointed": True}},
+            "diffusion": {**TRAINING, "arguments": arguments, "sampling": SAMPLING, "postprocess": POSTPROCESS},
+        },
     }), run)  # fmt: skip
     return run
 
@@ -81,21 +89,18 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert spec is not None
     assert (spec.choices, spec.numbers) == (CHOICES, NUMBERS)
     assert spec.latent_scale == (1.0, 2.0, 3.0, 4.0)
-    assert spec.sampling == Sampling(
-        schedule="rectified_flow", solver="euler", steps=20, time_shift=3.0, guidance=2.0,
-        restarts=(Restart(time=0.5), Restart(time=0.25)),
-    )  # fmt: skip
-    assert spec.postprocess == (SmoothLatents(widths=(1.2, 0.7)), Deblock(width_hu=60.0))
-    assert "taken off again at the times 0.5, 0.25." in (tmp_path / "hearts" / "README.md").read_text()
+    assert spec.sampling == SAMPLING
+    assert spec.postprocess == POSTPROCESS
+    assert "restarts at the times 0.5, 0.25" in (tmp_path / "hearts" / "README.md").read_text()
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6
     assert manifest.title == "Synthetic cardiac CT with labels"
     assert "checkpointed" not in manifest.networks["autoencoder"].arguments
     card = (tmp_path / "hearts" / "README.md").read_text()
     for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "noise by 3;",
-                  "None measured yet."):  # fmt: skip
+                  NO_FIGURES):  # fmt: skip
         assert words in card
-    weights = autoencoder.averaged_autoencoder(finished)
+    weights = autoencoder.trained_weights(finished)
     for name, value in load_networks(package)["autoencoder"].state_dict().items():
         np.testing.assert_allclose(value, weights[name], atol=1e-3)
     assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
@@ -104,22 +109,22 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
 def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     gains = [[1.5, 1.0, 2.0, 1.2], [1.1, 1.0, 1.3, 1.05]]
-    digest = autoencoder.weights_digest(loop.averaged_weights(run / "diffusion" / loop.BEST))
+    digest = run_folder.weights_digest(run_folder.averaged_weights(run / "diffusion" / run_folder.BEST))
     content = {"restarts": [0.5, 0.25], "gains": gains, "diffusion": digest}
-    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
-    plain, package = (export_generator(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
+    (run / calibration.GAINS_FILE).write_text(json.dumps(content))
+    plain, package = (export_run(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
     spec = package.manifest.generator
     assert spec is not None
     assert [list(each.gains) for each in spec.sampling.restarts] == gains
-    assert "at the times 0.5, 0.25, each channel made to vary more again" in (package.folder / "README.md").read_text()
+    assert "at the times 0.5, 0.25, with gains" in (package.folder / "README.md").read_text()
     last = spec.sampling.restarts[1:]
     assert Generator(package, "cpu").with_restarts(last).spec.sampling.restarts == last
     drawn = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
     assert not np.array_equal(*drawn)
     content["diffusion"] = "0"
-    (run / "diffusion" / diffusion.GAINS_FILE).write_text(json.dumps(content))
+    (run / calibration.GAINS_FILE).write_text(json.dumps(content))
     with pytest.raises(TrainingError, match="of other weights or restarts"):
-        export_generator(run, tmp_path / "other", "hearts")
+        export_run(run, tmp_path / "other", "hearts")
 
 
 def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Path) -> None:
@@ -129,7 +134,7 @@ def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Pat
     assert command(finished, "--out", tmp_path / "hearts", "--name", "hearts", *options).exit_code == 0
     manifest = open_package(tmp_path / "hearts").manifest
     assert (manifest.licence, manifest.title) == ("CC-BY-4.0", "Synthetic cardiac CT with labels")
-    assert (tmp_path / "hearts" / "README.md").read_text() == "# Mine\n\nNone measured yet.\n"
+    assert (tmp_path / "hearts" / "README.md").read_text() == f"# Mine\n\n{NO_FIGURES}\n"
 
 
 def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: Path, tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: 
     assert tone == Tone(curve=((-800.0, -850.0), (200.0, 300.0)))
     assert texture == Texture(spectra={"soft": (400.0,) * BINS})
     card = (package.folder / "README.md").read_text()
-    assert "decoded images lack is added to soft." in card
+    assert texture.describe() in card
     assert tone.describe() in card
     refused = (({"textured": True}, "had tone or texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
     for changes, message in refused:
@@ -154,7 +159,7 @@ def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: 
         assert result.exit_code == 1
         assert message in result.output
     report.write_text("{}")
-    assert "is no report of fidelity" in command(
+    assert "not a fidelity report" in command(
         finished, "--out", tmp_path / "other", "--name", "other", "--texture", report
     ).output.replace("\n", " ")
     assert not (tmp_path / "other").exists()
@@ -204,15 +209,16 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     result = command(run, "--out", tmp_path / "out", "--name", "hearts", "--evaluation", tmp_path)
     assert "report.json cannot be read" in result.output.replace("\n", " ")
     content = json.loads((run / "config.json").read_text())
+    other = {**content["data"], "diffusion": {**content["data"]["diffusion"], "autoencoder": "0"}}
     for changes, message in (
-        ({"diffusion": {**content["diffusion"], "autoencoder": "0"}}, "was trained on after its diffusion"),
-        ({"diffusion": None}, "has no diffusion yet"),
+        ({"data": other}, r"autoencoder .* after its diffusion"),
+        ({"model": {**content["model"], "diffusion": None}}, "no diffusion yet"),
     ):
         (run / "config.json").write_text(json.dumps({**content, **changes}))
         with pytest.raises(TrainingError, match=message):
-            export_generator(run, tmp_path / "out", "hearts")
+            export_run(run, tmp_path / "out", "hearts")
     (run / "config.json").write_text(json.dumps(content))
-    (run / diffusion.NAME / loop.BEST).unlink()
+    (run / "diffusion" / run_folder.BEST).unlink()
     result = command(run, "--out", tmp_path / "out", "--name", "hearts")
     assert result.exit_code == 1
     assert "There is no checkpoint" in result.output

@@ -1,0 +1,320 @@
+"""The autoencoder stage: loss and scores, exact resume, principal components, statistics of latents."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from typer.testing import CliRunner
+
+from cardiacldm_training.cases import pairs, prepare, split, store
+from cardiacldm_training.cli import app
+from cardiacldm_training.errors import ConfigError, TrainingError
+from cardiacldm_training.stages import autoencoder, calibration, config, loop, presets, run_folder
+from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
+from CardiacLDMLib.packages.store import open_package
+from CardiacLDMLib.packages.weights import load_networks
+from tests.support.generator_package import write_tiny_generator
+from tests.support.package import write_tiny_package
+from tests.support.training import equal, facts, write_cases
+
+GRID = (16, 16, 16)
+
+SPACING_MM = 8.0
+
+WINDOW = (-1000.0, 1000.0)
+
+ARGUMENTS = {"channels": [8, 8, 16], "norm_num_groups": 4, "stem_channels": 4}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("data") / "cohort", 3)
+
+
+@pytest.fixture(scope="module")
+def prepared(data: Path) -> store.Prepared:
+    return prepare.prepare_cases([data], None, SPACING_MM, 1, lambda line: None)
+
+
+def tiny_run(prepared: store.Prepared, steps: int = 6, **changes: object) -> config.RunConfig:
+    values = {
+        "arguments": ARGUMENTS, "batch": 1, "steps": steps, "validate_every": 3, "patience": 10, "save_every": 3,
+        "warmup_steps": 2, "learning_rate": 3e-3, "validation_cases": 1,
+    }  # fmt: skip
+    model = {"kind": "generator", "grid": GRID, "spacing_mm": SPACING_MM, "autoencoder": {**values, **changes}}
+    return config.RunConfig.model_validate({"preset": "test", "seed": 3, "data": facts(prepared), "model": model})
+
+
+def train(run: Path, prepared: store.Prepared, *, resume: bool = False, steps: int = 6, **changes: object) -> list[str]:
+    lines: list[str] = []
+    settings = tiny_run(prepared, steps, **changes)
+    autoencoder.train_autoencoder(run, settings, prepared, resume=resume, workers=0, say=lines.append)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(run, prepared, adversarial_weight=0.1)
+    torch.set_num_threads(threads)
+    return run
+
+
+def network(**changes: object) -> JointAutoencoder:
+    torch.manual_seed(0)
+    built = build_network("joint_autoencoder", {**ARGUMENTS, **changes})  # type: ignore[dict-item]
+    assert isinstance(built, JointAutoencoder)
+    return built.eval()
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def test_third_class_voxels_against_hand_counts() -> None:
+    labels = np.zeros((6, 1, 1), dtype=np.uint8)
+    labels[3:] = 2
+    decoded = labels.copy()
+    assert autoencoder.third_class_share(labels, decoded) == 0
+    decoded[:, 0, 0] = [5, 0, 7, 0, 2, 2]  # voxels 2 and 3 are the boundary; 7 is a third class there, 0 is not
+    assert autoencoder.third_class_share(labels, decoded) == 0.5
+    assert autoencoder.third_class_share(np.zeros((3, 3, 3), np.uint8), np.ones((3, 3, 3), np.uint8)) == 0
+
+
+def test_figures_of_a_perfect_and_of_a_bad_reconstruction() -> None:
+    image, labels = torch.rand(1, 1, *GRID), torch.randint(0, 9, (1, 1, *GRID), dtype=torch.uint8)
+    perfect = autoencoder.scores_of_pair(image, labels, image, labels)
+    assert perfect.tolist() == pytest.approx([1.0] * 8 + [100.0, 1.0, 0.0])
+    worse = autoencoder.scores_of_pair(image, labels, image + 0.1, (labels + 1) % 9)
+    assert worse[:8].tolist() == [0.0] * 8
+    assert worse[8] == pytest.approx(20.0)
+    assert 0 < worse[9] < 1
+
+
+def test_divergence_against_torch() -> None:
+    mu, sigma = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 4, 3, 3, 3) + 0.1
+    normal = torch.distributions.Normal
+    wanted = torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
+    assert autoencoder.divergence(mu, sigma) == pytest.approx(float(wanted), rel=1e-5)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(
+    prepared: store.Prepared, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Stopped in step 6, gone on with from the checkpoint of step 3, adversaries included."""
+    run = tmp_path / "run"
+
+    def stop(line: str) -> None:
+        if "step 6:" in line:
+            raise InterruptedError
+
+    settings = tiny_run(prepared, adversarial_weight=0.1)
+    with pytest.raises(InterruptedError):
+        autoencoder.train_autoencoder(run, settings, prepared, resume=False, workers=0, say=stop)
+    assert run_folder.load_checkpoint(run / "autoencoder" / run_folder.LAST)["state"]["step"] == 3
+    torch.manual_seed(99)
+    train(run, prepared, resume=True, adversarial_weight=0.1)
+    for name in (run_folder.LAST, run_folder.BEST):
+        one, other = (run_folder.load_checkpoint(r / "autoencoder" / name) for r in (undisturbed, run))
+        assert equal(one, other), name
+    assert calibration.read_latent_statistics(run) == calibration.read_latent_statistics(undisturbed)
+
+
+def test_the_generators_gradient_leaves_the_critic_alone() -> None:
+    pair = autoencoder.AdversarialAutoencoder(network())
+    image, labels = torch.rand(1, 1, *GRID), torch.zeros(1, 1, *GRID, dtype=torch.uint8)
+    *_, judged, real, fake = pair(image, labels, torch.zeros(1, 4, 4, 4, 4))
+    judged.mean().backward(retain_graph=True)
+    assert all(p.grad is None for p in pair.critic.parameters())
+    assert any(p.grad is not None for p in pair.autoencoder.parameters())
+    pair.zero_grad()
+    (real.mean() + fake.mean()).backward()
+    assert all(p.grad is None for p in pair.autoencoder.parameters())
+    assert all(p.grad is not None for p in pair.critic.parameters())
+
+
+def test_training_lowers_the_loss(prepared: store.Prepared) -> None:
+    settings = tiny_run(prepared, 20, batch=2)
+    train_cases, held_out = split.split(prepared.cases, 0.1)
+    stage = autoencoder.AutoencoderStage(settings, train=train_cases, held_out=held_out)
+    run = loop._Run(Fabric(accelerator="cpu"), settings.generator.autoencoder, network(), stage)
+    run.wrap()
+    losses = [float(run.step(batch(stage, 2 * n))) for n in range(20)]
+    assert np.mean(losses[-3:]) < 0.75 * losses[0]
+
+
+def batch(stage: autoencoder.AutoencoderStage, first: int) -> dict[str, torch.Tensor]:
+    examples = [stage.example(first + i) for i in range(2)]
+    return {name: torch.stack([torch.from_numpy(e[name]) for e in examples]) for name in examples[0]}
+
+
+def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
+    prepared: store.Prepared, undisturbed: Path
+) -> None:
+    settings = run_folder.read_config(undisturbed).generator
+    net = autoencoder.load_autoencoder(undisturbed, settings.autoencoder)
+    assert set(net.state_dict()) == set(autoencoder.trained_weights(undisturbed))
+    latents = calibration.read_latent_statistics(undisturbed)
+    assert latents.cases == 2
+    assert latents.autoencoder == run_folder.weights_digest(net.state_dict())
+    train_cases, _ = split.split(prepared.cases, 0.1)
+    with torch.no_grad():
+        mus = torch.cat([net.encode(*(torch.from_numpy(a)[None] for a in pairs.pair(c, GRID, WINDOW)))[0]
+                         for c in train_cases])  # fmt: skip
+    assert latents.shift == pytest.approx(mus.mean((0, 2, 3, 4)).tolist(), abs=1e-5)
+    deviation = mus.std((0, 2, 3, 4), unbiased=False).clamp(min=1e-3).numpy()
+    spread = deviation / latents.scale  # what a channel matters, around 1
+    assert np.mean(spread**2) == pytest.approx(1.0, abs=0.1)
+    assert ((spread >= 0.3 - 1e-3) & (spread <= 3.0 + 1e-2)).all()
+
+
+def test_a_channel_that_matters_more_is_larger_for_the_diffusion(prepared: store.Prepared) -> None:
+    net, model = network(), tiny_run(prepared).generator
+    with torch.no_grad():
+        net.block_decoder.conv_block.weight[:, 2] *= 40.0
+    gains = calibration.sensitivities(
+        Fabric(accelerator="cpu", devices=1), net, model, prepared.cases, np.array([1.0, 1.0, 1.0, 1e-3])
+    )
+    assert gains.argmax() == 2
+    assert gains.argmin() == 3  # it hardly varies
+    spread = calibration.spreads(gains)
+    assert (np.diff(spread[gains.argsort()]) >= 0).all()
+    assert spread[2] > 2 * spread[3]
+    assert calibration.spreads(np.ones(5)) == pytest.approx(np.ones(5))
+    assert calibration.spreads(np.zeros(5)) == pytest.approx(np.ones(5))
+    assert np.mean(calibration.spreads(np.array([1.0, 2.0, 4.0])) ** 2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("labels_out", ["logits", "palette"])
+def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepared, labels_out: str) -> None:
+    """What no trained step has touched: independent latents of unit variance, and the best linear image."""
+    errors = []
+    for channels in (1, 4, 16):
+        net = network(latent_channels=channels, labels_out=labels_out)
+        autoencoder.begin_linear(net, tiny_run(prepared).generator, prepared.cases)
+        given = [pairs.pair(case, GRID, WINDOW) for case in prepared.cases]
+        image, labels = (torch.stack([torch.from_numpy(each[part]) for each in given]) for part in (0, 1))
+        with torch.no_grad():
+            mu, _ = net.encode(image, labels)
+            decoded, raw = net.decode_raw(mu)
+        latents = mu.transpose(0, 1).flatten(1)
+        assert latents.mean(1).abs().max() < 1e-3
+        assert torch.allclose(torch.cov(latents, correction=0), torch.eye(channels), atol=0.02)
+        errors.append(float((decoded - image).square().mean()))
+        assert {name for name, p in net.named_parameters() if not p.requires_grad} == {
+            f"block_{kind}.{part}" for kind in ("encoder", "decoder.conv_block") for part in ("weight", "bias")
+        }
+    assert errors[0] > 1.5 * errors[1] > 2.0 * errors[2]
+    if labels_out == "palette":
+        assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
+
+
+def test_logits_begin_as_the_nearness_of_colours(prepared: store.Prepared) -> None:
+    """A palette's network and a logits' network decode the same labels before a step is trained."""
+    image, labels = (torch.from_numpy(each)[None] for each in pairs.pair(prepared.cases[0], GRID, WINDOW))
+    scores = {}
+    for labels_out in ("logits", "palette"):
+        net = network(latent_channels=16, labels_out=labels_out)
+        autoencoder.begin_linear(net, tiny_run(prepared).generator, prepared.cases)
+        with torch.no_grad():
+            scores[labels_out] = net.decode(net.encode(image, labels)[0])[1]
+    nearness = scores["palette"] - scores["palette"][:, :1]
+    logits = scores["logits"] - scores["logits"][:, :1]
+    assert torch.allclose(logits, 8.0 * nearness, atol=1e-3)
+    assert len(scores["logits"].argmax(1).unique()) > 2
+
+
+def test_training_starts_from_a_package_that_fits(prepared: store.Prepared, tmp_path: Path) -> None:
+    package = open_package(write_tiny_generator(tmp_path / "hearts"))
+    there = load_networks(package)["autoencoder"].state_dict()
+    settings = tiny_run(prepared, steps=1, validate_every=1, learning_rate=1e-7)
+    quiet = {"resume": False, "workers": 0, "say": lambda line: None}
+    autoencoder.train_autoencoder(tmp_path / "run", settings, prepared, start=package, **quiet)  # type: ignore[arg-type]
+    trained = autoencoder.load_autoencoder(tmp_path / "run", settings.generator.autoencoder).state_dict()
+    assert all(torch.allclose(trained[name], there[name], atol=1e-5) for name in there)
+    assert all(torch.equal(trained[name], there[name]) for name in there if name.startswith("block_"))
+    other = tiny_run(prepared, arguments={**ARGUMENTS, "stem_channels": 8})
+    with pytest.raises(ConfigError, match="autoencoder of hearts"):
+        autoencoder.train_autoencoder(tmp_path / "other", other, prepared, start=package, **quiet)  # type: ignore[arg-type]
+    segmenter = open_package(write_tiny_package(tmp_path / "segmenter"))
+    with pytest.raises(ConfigError, match="segmenter has no autoencoder"):
+        autoencoder.train_autoencoder(tmp_path / "other", settings, prepared, start=segmenter, **quiet)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
+def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:
+    lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, "labels_out": "palette"})
+    assert any("validation Dice" in line and "third_percent" in line for line in lines)
+
+
+def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
+    prepared: store.Prepared, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="--resume"):
+        train(undisturbed, prepared, adversarial_weight=0.1)
+    with pytest.raises(ConfigError, match=r"autoencoder\.kl_weight is 0\.0001, not 0\.5"):
+        train(undisturbed, prepared, resume=True, adversarial_weight=0.1, kl_weight=0.5)
+    with pytest.raises(TrainingError, match="train it first"):
+        calibration.read_latent_statistics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--data", "nowhere"], "no folder nowhere"),
+        (["--from", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    base = [] if "--data" in arguments else ["--data", str(data)]
+    result = CliRunner().invoke(app, ["train", "autoencoder", "--out", str(tmp_path / "run"), *base, *arguments])
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_trains_and_says_what_it_does(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo preset on a tiny grid, with one broken case beside the sound ones."""
+    monkeypatch.setitem(presets._GRIDS, "demo", (GRID, SPACING_MM))
+    monkeypatch.setitem(
+        presets._AUTOENCODERS, "demo",
+        lambda batch: config.AutoencoderConfig(
+            arguments=ARGUMENTS, batch=batch or 1, steps=2, validate_every=2, patience=1, validation_cases=1
+        ),
+    )  # fmt: skip
+    cohort = Path(shutil.copytree(data, tmp_path / "cohort"))
+    (cohort / "case_0001" / "ct.nii.gz").write_bytes(b"broken")
+    (cohort / "case_0003").mkdir()
+    for name in ("ct.nii.gz", "labels.nii.gz"):
+        shutil.copy(cohort / "case_0002" / name, cohort / "case_0003" / name)
+    run = tmp_path / "run"
+    result = CliRunner().invoke(
+        app, ["train", "autoencoder", "--data", str(cohort), "--out", str(run), "--workers", "0"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "Skipped cohort/case_0001" in result.output
+    assert "best Dice" in result.output
+    assert json.loads((run / "config.json").read_text())["model"]["diffusion"] is None
+    assert len(calibration.read_latent_statistics(run).shift) == 4

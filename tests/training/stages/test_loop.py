@@ -1,0 +1,71 @@
+"""The training loop: early stopping on any measure, devices, learning rate and averages."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from cardiacldm_training.stages import config, loop
+from tests.support.training import tiny_network
+
+
+def test_the_devices_of_a_step_take_different_examples_and_resume_takes_the_same() -> None:
+    ranks = [list(loop.batch_indices(0, 5, 3, rank, 2)) for rank in (0, 1)]
+    assert sorted(itertools.chain(*ranks[0], *ranks[1])) == list(range(30))
+    assert ranks[1][0] == [3, 4, 5]
+    assert list(loop.batch_indices(3, 5, 3, 1, 2)) == ranks[1][3:]
+
+
+class _Guess:
+    """A stage of one number, scored by minus its error: scores below 0, as of a loss."""
+
+    measure = "Closeness"
+
+    def example(self, n: int) -> dict[str, np.ndarray]:
+        return {"wanted": np.full(1, 5.0, dtype=np.float32)}
+
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (network(torch.ones(1)) - batch["wanted"]).square().mean()
+
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+        return loop.Score(-float(self.loss(network, {"wanted": torch.tensor([5.0])})), {})
+
+    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+
+def test_any_measure_may_decide(tmp_path: Path) -> None:
+    lines: list[str] = []
+    settings = config.TrainingConfig(steps=6, validate_every=2, patience=3, learning_rate=0.1, ema_decay=0.1)
+    end = loop.train_network(
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", say=lines.append
+    )
+    assert end.best_step == 6
+    assert -50 < end.best < 0
+    assert "guess: step 6: validation Closeness" in lines[-1]
+    loop.train_network(
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", resume=True,
+        say=lines.append,
+    )  # fmt: skip
+    assert lines[-1] == f"guess: already trained (6 steps, best Closeness {end.best:.3f})."
+
+
+def test_learning_rate_warms_up_then_falls_to_a_hundredth() -> None:
+    settings = tiny_network(steps=100, warmup_steps=10)
+    rates = [loop.learning_rate(step, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9] == rates[10] == pytest.approx(1e-3)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(1e-3 * (0.01 + 0.99 / 2))
+    assert rates[100] == pytest.approx(1e-5)
+
+
+def test_the_average_remembers_longer_as_training_goes_on() -> None:
+    settings = tiny_network(ema_decay=0.99)
+    assert loop.average_decay(1, settings) == pytest.approx(2 / 11)
+    assert loop.average_decay(10_000, settings) == 0.99

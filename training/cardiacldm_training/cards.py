@@ -1,0 +1,101 @@
+"""Model cards in Markdown: written from a manifest, or a card of the user with the figures in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from CardiacLDMLib.packages.generator_spec import GeneratorSpec
+from CardiacLDMLib.packages.manifest import Manifest
+
+from .evaluation.fidelity.report import Report, for_card
+from .evaluation.segmenter import Evaluation, table
+
+#: A card of the user has this where the tables of figures are to go.
+FIGURES_MARK = "<!-- figures -->"
+NO_FIGURES = "None measured yet."
+
+
+def with_figures(card: str, figures: str) -> str:
+    """Return a card of the user with ``figures`` (Markdown) in place of ``FIGURES_MARK``, or at its end."""
+    if FIGURES_MARK in card:
+        return card.replace(FIGURES_MARK, figures)
+    return f"{card.rstrip()}\n\n## Figures\n\n{figures}\n"
+
+
+def evaluation_tables(evaluations: Sequence[Evaluation]) -> str:
+    """Return a table of the figures of each evaluation of a segmenter."""
+    parts = []
+    for evaluation in evaluations:
+        failures = f", {len(evaluation.failed)} not scored" if evaluation.failed else ""
+        parts.append(
+            f"On {evaluation.data} (cases: {len(evaluation.cases)}{failures}; {evaluation.date}; means, with 95 % "
+            f"bootstrap intervals over cases; NSD at {evaluation.tolerance_mm:g} mm):\n\n{table(evaluation.summary)}"
+        )
+    return "\n\n".join(parts) or NO_FIGURES
+
+
+def report_tables(reports: Sequence[Report]) -> str:
+    """Return the figures of each fidelity report of a generator."""
+    return "\n\n".join(map(for_card, reports)) or NO_FIGURES
+
+
+def plain(manifest: Manifest, figures: str) -> str:
+    """Return a model card written from the manifest, with ``figures`` in Markdown."""
+    training = manifest.training
+    networks = "\n".join(
+        f"- **{role}**: {spec.architecture} at {spec.spacing_mm:g} mm, on {' x '.join(map(str, spec.patch))} "
+        f"voxels, {training.steps[role]} steps"
+        for role, spec in manifest.networks.items()
+    )
+    attribution = "\n".join(f"- {line}" for line in manifest.attribution) or "None."
+    return f"""# {manifest.title}
+
+{manifest.summary}
+
+## Intended use
+
+{manifest.intended_use}
+
+## Training
+
+{training.data.rstrip(".")}.
+{training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
+
+{networks}
+{_generation(manifest.generator) if manifest.generator else ""}
+## Figures
+
+{figures}
+
+## Licence and attribution
+
+{manifest.licence}.
+
+{attribution}
+"""
+
+
+def _generation(spec: GeneratorSpec) -> str:
+    """Return what the card says about conditions, sampling and post-processing."""
+    conditions = "\n".join(f"- **{name}**: {values}" for name, values in spec.conditions().items()) or "None."
+    unset = " An unset choice is sampled with its frequency in the training cases." if spec.chances else ""
+    sampling = spec.sampling
+    shift = f", times shifted towards noise by {sampling.time_shift:g}" if sampling.time_shift != 1 else ""
+    times = ", ".join(f"{restart.time:g}" for restart in sampling.restarts)
+    restarts = f"; then restarts at the times {times}" if times else ""
+    if any(restart.gains for restart in sampling.restarts):
+        restarts += ", with gains that restore the variance of each channel"
+    sentences = " ".join(step.describe() for step in spec.postprocess)
+    return f"""
+## Conditions
+
+Each may be left unset.{unset}
+
+{conditions}
+
+## Sampling
+
+{sampling.schedule}{shift}; by default {sampling.solver} in {sampling.steps} steps with guidance {sampling.guidance:g}\
+{restarts}.
+{sentences}
+"""

@@ -1,0 +1,52 @@
+"""Prepare the cases of folders for training: one spacing for a generator, one for each network of a segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from CardiacLDMLib.progress import Say
+
+from . import store
+
+
+def prepare_cases(
+    folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Say
+) -> store.Prepared:
+    """Prepare the cases of ``folders`` at ``spacing_mm``; report and leave out those that cannot be used.
+
+    Raises DatasetError for a folder without cases.
+    """
+    files = store.gather(folders, cache)
+    say(f"Preparing {len(files)} cases at {spacing_mm:g} mm.")
+    prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.tenths(say))
+    _report(prepared.skipped, say)
+    return prepared
+
+
+def prepare_for_networks(
+    folders: Sequence[Path], cache: Path | None, spacings: Mapping[str, float], workers: int, say: Say
+) -> dict[str, store.Prepared]:
+    """Prepare the cases of ``folders`` at the spacing in mm of each network, and return them by network.
+
+    A case is used only if every network can use it; the others are reported and left out.
+    Raises DatasetError for a folder without cases.
+    """
+    files = store.gather(folders, cache)
+    prepared: dict[str, store.Prepared] = {}
+    skipped: dict[str, str] = {}
+    for name, spacing in spacings.items():
+        say(f"Preparing {len(files)} cases at {spacing:g} mm for the {name}.")
+        prepared[name] = store.prepare(files, spacing, workers=workers, progress=store.tenths(say))
+        skipped.update(prepared[name].skipped)
+    reasons = sorted(skipped.items())
+    _report(reasons, say)
+    return {
+        name: store.Prepared([case for case in part.cases if case.name not in skipped], reasons)
+        for name, part in prepared.items()
+    }
+
+
+def _report(skipped: Sequence[tuple[str, str]], say: Say) -> None:
+    for name, reason in skipped:
+        say(f"Skipped {name}: {reason}")

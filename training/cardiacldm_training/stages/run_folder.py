@@ -1,0 +1,108 @@
+"""The folder of a training run: its configuration, and for each network a folder with checkpoints.
+
+``config.json``, and for each network ``NETWORK/best.ckpt`` (the best validation), ``NETWORK/last.ckpt`` (to resume) and
+``NETWORK/tensorboard``. Calibration results lie beside the checkpoints they belong to (see :mod:`calibration`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from CardiacLDMLib.files import write_text
+
+from ..errors import ConfigError, TrainingError
+from .config import FORMAT, RunConfig, check_same
+
+CONFIG_FILE = "config.json"
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+Weights = dict[str, torch.Tensor]
+
+
+# --- the configuration ---------------------------------------------------------------------------------------------
+
+
+def write_config(config: RunConfig, run: Path) -> None:
+    """Write the configuration of a run; a process killed meanwhile leaves the old one."""
+    write_text(run / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+
+
+def read_config(run: Path) -> RunConfig:
+    """Return the configuration of a run. Raises :class:`ConfigError`, also for a run of another format."""
+    path = run / CONFIG_FILE
+    try:
+        content: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{run} is not a training run: it has no readable {CONFIG_FILE}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ConfigError(f"{run} was trained with another version of CardiacLDM: train it again in another folder.")
+    try:
+        return RunConfig.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(f"{path} cannot be used: its field {where!r} is missing or wrong.") from error
+
+
+def check_run(run: Path, wanted: RunConfig, networks: Sequence[str], *, resume: bool) -> None:
+    """Refuse to replace a network in training, and to resume a run with another configuration.
+
+    Raises TrainingError, ConfigError.
+    """
+    if not (run / CONFIG_FILE).exists():
+        return
+    begun = [name for name in networks if has_begun(run, name)]
+    if begun and not resume:
+        article = "an" if begun[0][0] in "aeiou" else "a"
+        raise TrainingError(f"{run} already holds {article} {begun[0]}: add --resume, or choose another folder.")
+    check_same(read_config(run), wanted)
+
+
+def has_begun(run: Path, network: str) -> bool:
+    """Whether the training of a network has written its first checkpoint."""
+    return (run / network / LAST).exists()
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint's tensors and numbers to the CPU without running code of the file. Raises TrainingError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"There is no checkpoint {path}.") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TrainingError(f"The checkpoint {path} is damaged: delete it to train this network again.") from error
+
+
+def averaged_weights(path: Path) -> Weights:
+    """The averaged weights (EMA) of a checkpoint, which validation scored. Raises :class:`TrainingError`."""
+    average = load_checkpoint(path)["average"]
+    return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+
+
+def best_step(run: Path, network: str) -> int:
+    """The optimiser step of a network's best validation. Raises :class:`TrainingError`."""
+    return int(load_checkpoint(run / network / BEST)["state"]["step"])
+
+
+def weights_digest(weights: Weights) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints that a killed process left half written."""
+    for leftover in folder.glob(".part-*"):
+        leftover.unlink(missing_ok=True)
