@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cardiacldm_training.stages.generator_config import read_config
 
 from cardiacldm_training.cases import prepare, split
 from cardiacldm_training.evaluation.fidelity.replicas import threshold
-from cardiacldm_training.stages import autoencoder, diffusion
+from cardiacldm_training.stages import calibration, diffusion, latent_files
+from cardiacldm_training.stages.run_folder import read_config
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.packages.store import find_package

@@ -28,7 +28,7 @@ from ..cases import store
 from ..cases.settings import AugmentConfig, SamplingConfig
 from ..cases.workers import pool
 from ..errors import AblationError
-from ..stages import config, loop, segmenter
+from ..stages import config, loop, run_folder, segmenter
 from ..virtual.cohort import CohortSettings, write_cohort
 
 RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
@@ -276,7 +276,7 @@ def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
     stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=held_out)
     folder = out / RUNS / f"{arm.name.replace(' ', '_')}-{seed}"
     loop.train_network(fabric, settings, network, stage, folder, title=arm.name, resume=True, say=lambda line: None)
-    network.load_state_dict(loop.averaged_weights(folder / loop.LAST))
+    network.load_state_dict(run_folder.averaged_weights(folder / run_folder.LAST))
     network.eval()
 
     def dice_on(tested: list[store.PreparedCase]) -> Scores:

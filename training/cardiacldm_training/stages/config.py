@@ -9,7 +9,7 @@ that only change the pace (worker processes, cache folder) stay out, so that a r
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from ..cases.settings import AugmentConfig, Frozen, PairAugmentConfig, Positive,
 from ..errors import ConfigError
 
 #: Raise when stored configurations change their shape: runs of another format are refused.
-FORMAT = 2
+FORMAT: Final = 2
 #: The networks of each kind of model, in the order in which they are trained.
 SEGMENTER_NETWORKS = ("locator", "segmenter")
 GENERATOR_NETWORKS = ("autoencoder", "diffusion")

@@ -19,7 +19,7 @@ from CardiacLDMLib.networks.build import build_network
 
 from ...cases import store
 from ...errors import FidelityError
-from ...stages import loop, segmenter
+from ...stages import loop, run_folder, segmenter
 from .. import ablation
 from .cases import Source
 from .compare import Measured, Record, spread
@@ -90,7 +90,7 @@ def _trained(
     network = build_network(settings.architecture, settings.arguments)
     stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=tested)
     loop.train_network(fabric, settings, network, stage, folder, title=folder.name, say=lambda line: None)
-    network.load_state_dict(loop.averaged_weights(folder / loop.LAST))
+    network.load_state_dict(run_folder.averaged_weights(folder / run_folder.LAST))
     network.eval()
     with torch.inference_mode():
         score = stage.score(fabric, network)
