@@ -1,18 +1,20 @@
 """Errors that a user can act on.
 
-Every error whose message is one sentence for the user derives from :class:`UserError`. Its ``kind`` is a word of
-:data:`Kind`; it travels from the worker process to the panels, where it decides what is offered next. An exception that
-is no ``UserError`` is a fault of the program.
+Every error whose message is one sentence for the user derives from :class:`UserError`. Its ``kind`` travels from the
+worker process to the panels, where it decides what is offered next. Any other exception is a fault of the program, of
+the computer or of the installation; :func:`explain` turns it into a sentence too. Only the standard library.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 #: ``input``: a scan, option or file that cannot be used. ``package``: a model package that cannot be used. ``exists``:
 #: a package of that name is installed already. ``output``: results that cannot be written. ``rejected``: no pair passed
-#: the checks. ``busy``: a job is running already. ``device``: the GPU failed. ``memory``: memory ran out. ``missing``:
-#: a Python library is absent. ``crash``: the worker process ended. ``internal``: a fault of the program.
+#: the checks. ``busy``: a job is running already. ``device``: the compute device is not available, or failed.
+#: ``memory``: memory ran out. ``missing``: a Python library is absent. ``crash``: the worker process ended.
+#: ``internal``: a fault of the program.
 Kind = Literal[
     "input", "package", "exists", "output", "rejected", "busy", "device", "memory", "missing", "crash", "internal"
 ]
@@ -28,35 +30,39 @@ class UserError(ValueError):
 
 
 class VolumeError(UserError):
-    """A volume that cannot be used."""
+    """A scan or label map, or a file or folder named as one, that cannot be used."""
 
 
 class OutputError(UserError):
-    """A file or folder that cannot be written."""
+    """A file or folder that cannot be written, or holds results of another run."""
 
     kind: ClassVar[Kind] = "output"
 
 
-class InputError(UserError):
-    """A file or folder, named as input, that cannot be used."""
+class DeviceError(UserError):
+    """A compute device that is not available."""
+
+    kind: ClassVar[Kind] = "device"
+
+
+class MemoryShortage(UserError):  # noqa: N818 - MemoryError is Python's own
+    """A job for which the memory of the computer or of the GPU is too small."""
+
+    kind: ClassVar[Kind] = "memory"
 
 
 class SegmenterError(UserError):
     """A scan that cannot be segmented."""
 
 
-class DeviceError(UserError):
-    """A compute device that is not available."""
-
-
 class GeneratorError(UserError):
-    """A request for a synthetic pair that the package or this computer cannot meet."""
+    """A request for synthetic pairs that the package cannot meet."""
 
 
-class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome that a caller may count and go on after
+class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome, which batch runs count
     """No attempt at a pair passed the checks.
 
-    ``rejected`` holds, for each attempt, one sentence per fault.
+    ``rejected`` holds one list per attempt, with one sentence per fault.
     """
 
     kind: ClassVar[Kind] = "rejected"
@@ -64,7 +70,7 @@ class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome that a caller
     def __init__(self, index: int, rejected: list[list[str]]) -> None:
         self.rejected = rejected
         super().__init__(
-            f"Pair {index} was drawn {len(rejected)} times and never accepted; the last time: "
+            f"Pair {index} was drawn {len(rejected)} times and never accepted; faults of the last attempt: "
             f"{'; '.join(rejected[-1])}."
         )
 
@@ -75,8 +81,8 @@ class PackageError(UserError):
     kind: ClassVar[Kind] = "package"
 
 
-class PackageExists(PackageError):  # noqa: N818 - a question rather than an error: replace it?
-    """A package of that name is installed, and was not to be replaced."""
+class PackageExists(PackageError):  # noqa: N818 - a question: replace it?
+    """A package of that name is installed, and replacing it was not allowed."""
 
     kind: ClassVar[Kind] = "exists"
 
@@ -89,3 +95,44 @@ class ClientError(UserError):
     """A job that cannot be started now."""
 
     kind: ClassVar[Kind] = "busy"
+
+
+# --- explaining any exception --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What to tell the user about an exception. ``expected``: the process can go on; False after a fault."""
+
+    kind: Kind
+    message: str
+    expected: bool = False
+
+
+def explain(error: BaseException) -> Explanation:
+    """Return one sentence for any exception; torch's are recognised without importing torch."""
+    if isinstance(error, UserError):
+        return Explanation(error.kind, str(error), expected=True)
+    if isinstance(error, ImportError):
+        library = (error.name or "a library").split(".")[0]
+        what = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
+        return Explanation("missing", f"The Python library {library} {what}: install what the module needs.")
+    if type(error).__name__ == "OutOfMemoryError":
+        return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return Explanation(
+            "memory", "There is not enough memory for this scan: close other programs, or crop it to the chest."
+        )
+    line = first_line(error)
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS):
+        return Explanation("device", f"The GPU failed ({line}): try again, or choose the device CPU.")
+    return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {line}")
+
+
+#: Parts of messages of failed GPUs; torch has a class of its own for them since 2.8 only.
+_GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, "" if it has none."""
+    return (str(error).strip().splitlines() or [""])[0]

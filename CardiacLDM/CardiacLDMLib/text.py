@@ -1,41 +1,66 @@
-"""Text for messages: names from outside made fit to show, and validation errors as part of a sentence."""
+"""Text for messages: names from outside made printable, counts, sizes, durations, lists. Only the standard library."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import (
-    ValidationError,
-)
-
 if TYPE_CHECKING:
-    pass
+    from pydantic import ValidationError
 
+#: Longest name from outside that a message shows, in characters.
+MAX_CHARACTERS = 80
 
-#: Findings of pydantic that are not fit for a reader.
-_IN_WORDS = {
+#: Problems that pydantic describes in terms of its own, by their type.
+_PROBLEMS = {
     "string_pattern_mismatch": "it is not written as it must be",
     "extra_forbidden": "there is no such entry",
     "missing": "it is missing",
 }
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's findings as part of a sentence: where, and what is wrong."""
-    finding = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    message = _IN_WORDS.get(finding["type"], finding["msg"])
-    message = message.removeprefix("Value error, ").replace("Input should", "it should")
-    where = ".".join(str(part) for part in finding["loc"])
-    return f"{shown(where)}: {message}" if where else message
+def printable(name: str) -> str:
+    """Return a name from outside for a message: at most :data:`MAX_CHARACTERS`, unprintable ones as question marks."""
+    text = "".join(c if c.isprintable() else "?" for c in name)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
 
 
-def called_as(path: Path) -> str:
-    """What a message calls a file or folder: its name alone, also for "." """
+def base_name(path: Path) -> str:
+    """Return the name of a file or folder without its parents, also for "."."""
     return path.absolute().name or str(path)
 
 
-def shown(name: str) -> str:
-    """A name from outside, fit for a message: short and printable."""
-    text = "".join(c if c.isprintable() else "?" for c in name)
-    return text if len(text) <= 80 else text[:77] + "..."
+def plural(count: int, noun: str) -> str:
+    """Return "1 slice" or "3 slices": a number with its noun, which forms its plural with s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return "LA", "LA and LV" or "LA, LV and RA"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size as file managers write it: "9.6 MB"."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:,.1f} {unit}"
+    return f"{size_bytes / 1e3:.0f} kB"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in the largest unit of which it has at least two: "90 s", "2 minutes", "3 days"."""
+    for unit, length in (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem that pydantic found as part of a sentence: where it is, and what it is."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = _PROBLEMS.get(problem["type"], problem["msg"])
+    message = message.removeprefix("Value error, ").replace("Input should", "it should")
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{printable(where)}: {message}" if where else message

@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .errors import SegmenterError
+from .errors import DeviceError
 
 if TYPE_CHECKING:
     pass
 
 
 def resolve_device(device: str) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the device to use; :class:`SegmenterError` if it cannot be."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the device to use; :class:`DeviceError` if it cannot be."""
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return device
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if match is None:
-        raise SegmenterError(f"The device must be auto, cpu, cuda or cuda:N, not {device!r}.")
+        raise DeviceError(f"The device must be auto, cpu, cuda or cuda:N, not {device!r}.")
     if not torch.cuda.is_available():
-        raise SegmenterError("There is no CUDA GPU that can be used here: choose the device cpu.")
+        raise DeviceError("There is no CUDA GPU that can be used here: choose the device cpu.")
     number = int(match[1] or 0)
     if number >= torch.cuda.device_count():
-        raise SegmenterError(f"There is no GPU {number}: this computer has {torch.cuda.device_count()}.")
+        raise DeviceError(f"There is no GPU {number}: this computer has {torch.cuda.device_count()}.")
     return f"cuda:{number}"
 
 

@@ -24,12 +24,12 @@ LAYERS = {
     "cardiacldm_training": (
         ("", "errors"), ("results",), ("cases",), ("virtual",), ("virtual.heart",), ("virtual.body",),
         ("virtual.scanner",), ("virtual.cohort",), ("virtual.report",), ("stages",), ("evaluation",),
-        ("evaluation.fidelity",), ("cards",), ("export", "demo"), ("commands",), ("cli",),
+        ("evaluation.fidelity",), ("cards",), ("export",), ("commands",), ("cli", "demo"),
     ),
 }  # fmt: skip
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 #: Functions that are longer because they are lists of options with their help texts.
-OPTION_LISTS: set[str] = set()
+OPTION_LISTS = {"commands.generate.generate", "commands.segment.segment"}
 
 
 @cache

@@ -77,9 +77,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def check_refused(result: Result, models: Path, sentence: str) -> None:
-    """One sentence with ``sentence`` in it, exit code 1, nothing left in ``models``, no exception."""
+    """One sentence with ``sentence`` in it, exit code 2, nothing left in ``models``, no exception."""
     assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert sentence in result.stderr
     check_one_sentence(result.stderr)
     assert not models.is_dir() or list(models.iterdir()) == []
@@ -224,7 +224,7 @@ def test_export_keeps_what_is_there(tiny: Path, tmp_path: Path) -> None:
     target = tmp_path / "tiny.zip"
     target.write_text("mine")
     result = cli("export", tiny, target)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     check_one_sentence(result.stderr)
     assert target.read_text() == "mine"
     assert cli("export", tiny, target, "--overwrite").exit_code == 0
@@ -249,7 +249,7 @@ def test_in_a_process_of_its_own(copy: Path, tmp_path: Path, models: Path) -> No
     bad = zipped(copy, tmp_path / "bad.zip")
     command = [sys.executable, "-m", "cardiacldm_training.cli", "package", "import", bad, "--models", models]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(models.iterdir())
     sentence = "Error: bad.zip is refused: segmenter.safetensors was changed, it does not match its SHA-256.\n"
@@ -271,7 +271,7 @@ def test_names_are_found_shipped_first(tiny: Path, tmp_path: Path, monkeypatch: 
         find_package("other")
     zip_file = zipped(shipped / store.DEFAULT_PACKAGE, tmp_path / "again.zip")
     result = cli("import", zip_file)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "ships with CardiacLDM" in result.stderr
     assert cli("import", zip_file, "--models", tmp_path / "elsewhere").exit_code == 0
 
@@ -739,7 +739,7 @@ def test_an_installed_package_is_kept_unless_told(tiny: Path, copy: Path, models
     import_package(tiny, models)
     set_manifest(title="Another heart")(copy)
     result = cli("import", copy, "--models", models)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "tiny is there already: use --replace" in result.stderr
     assert content(models / "tiny") == content(tiny)
     assert cli("import", copy, "--models", models, "--replace").exit_code == 0
@@ -751,7 +751,7 @@ def test_replace_spares_what_is_no_package(tiny: Path, models: Path) -> None:
     (models / "tiny").mkdir(parents=True)
     (models / "tiny" / "thesis.txt").write_text("mine")
     result = cli("import", tiny, "--models", models, "--replace")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not a package: it is left alone" in result.stderr
     assert content(models) == {"tiny/thesis.txt": b"mine"}
 
@@ -770,7 +770,7 @@ def test_a_failed_replacement_leaves_the_old_package(
 
     monkeypatch.setattr(Path, "rename", failing)
     result = cli("import", copy, "--models", models, "--replace")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "tiny" in result.stderr
     assert "No space left on device" in result.stderr
     assert content(models) == {f"tiny/{name}": data for name, data in content(tiny).items()}

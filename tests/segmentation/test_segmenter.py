@@ -17,7 +17,7 @@ from monai.inferers import sliding_window_inference
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import SegmenterError
+from CardiacLDMLib.errors import DeviceError, SegmenterError
 from CardiacLDMLib.image.grid import Grid, Volume, ras_grid
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.progress import Cancelled, Progress
@@ -325,8 +325,9 @@ def test_thick_slices_are_mentioned() -> None:
     ],
 )
 def test_devices_that_are_not_there(device: str, sentence: str) -> None:
-    with pytest.raises(SegmenterError, match=sentence):
+    with pytest.raises(DeviceError, match=sentence) as refused:
         resolve_device(device)
+    assert refused.value.kind == "device"
 
 
 def test_auto_takes_what_is_there() -> None:

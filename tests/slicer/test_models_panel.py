@@ -158,12 +158,6 @@ def test_large_packages_are_listed_without_hashing(user_dir: Path, monkeypatch: 
     monkeypatch.undo()
 
 
-def test_sizes_are_written_as_file_managers_do() -> None:
-    assert [cards.size_text(size) for size in (400, 21_000, 9_644_943, 2_100_000_000)] == [
-        "0 kB", "21 kB", "9.6 MB", "2.1 GB",
-    ]  # fmt: skip
-
-
 # --- remove --------------------------------------------------------------------------------------------------------
 
 

@@ -156,7 +156,7 @@ def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: 
     for changes, message in refused:
         report.write_text(content.model_copy(update=changes).model_dump_json())
         result = command(finished, "--out", tmp_path / "other", "--name", "other", "--texture", report)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert message in result.output
     report.write_text("{}")
     assert "not a fidelity report" in command(
@@ -220,6 +220,6 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     (run / "config.json").write_text(json.dumps(content))
     (run / "diffusion" / run_folder.BEST).unlink()
     result = command(run, "--out", tmp_path / "out", "--name", "hearts")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "There is no checkpoint" in result.output
     assert not (tmp_path / "out").exists()

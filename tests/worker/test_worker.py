@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from cardiacldm_training.results.pair_files import read_pair
-from CardiacLDMLib.errors import JobError, OutputError
+from CardiacLDMLib.errors import JobError, OutputError, explain
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
@@ -30,7 +30,7 @@ from CardiacLDMLib.segmentation.segmenter import Segmenter
 from CardiacLDMLib.worker import handlers, messages
 from CardiacLDMLib.worker.client import CANCEL_SECONDS
 from CardiacLDMLib.worker.job import Failure
-from CardiacLDMLib.worker.jobs import Jobs, explain
+from CardiacLDMLib.worker.jobs import Jobs
 from CardiacLDMLib.worker.messages import (
     CheckDevice,
     FindCases,

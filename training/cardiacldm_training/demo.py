@@ -20,13 +20,12 @@ import numpy as np
 import typer
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import UserError
 from CardiacLDMLib.files import replace_file, sha256
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.progress import STAGES, Progress
 from CardiacLDMLib.results.report import NOTICE
 
+from .commands.common import report_errors, stage_lines
 from .errors import DemoError
 
 #: The PyPI package with a contrast-enhanced chest CT of LIDC-IDRI, the CT's path in its wheel, and the file's SHA-256.
@@ -50,6 +49,7 @@ class Scan:
     reference_name: str = ""
 
 
+@report_errors()
 def demo(
     ct: Annotated[
         Path | None, typer.Option(help="Your own CT: a NIfTI, NRRD or MHA file or a folder of DICOM slices.")
@@ -58,11 +58,7 @@ def demo(
     package: Annotated[str | None, typer.Option(help="Model package: a name or a folder.")] = None,
 ) -> None:
     """Label a CT with the shipped model package and show the result as 3D Slicer does."""
-    try:
-        run(ct, out, package)
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+    run(ct, out, package)
 
 
 def run(ct: Path | None, out: Path, package: str | None) -> None:
@@ -84,7 +80,7 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
         raise DemoError(f"{case.name}: {case.reason}")
 
     typer.echo(f"Labelling {case.name} with {model.manifest.name} ...")
-    report = segment_case(case, Segmenter(model), out, progress=_Stages())
+    report = segment_case(case, Segmenter(model), out, progress=stage_lines(case.name, typer.echo))
     labels = read_volume(out / (case.name + LABELS))
     typer.echo("  rendering Slicer's views, saving the scene")
     rendering = time.perf_counter()
@@ -101,18 +97,6 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
     )
     typer.echo(f"Scan: {scan.source}.")
     typer.echo(f"A single scan says little about accuracy. {NOTICE}")
-
-
-class _Stages:
-    """Print the name of each stage when it begins."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.stage not in self.seen:
-            self.seen.add(progress.stage)
-            typer.echo(f"  {STAGES.get(progress.stage, progress.stage)}")
 
 
 # --- the scan ------------------------------------------------------------------------------------------------------

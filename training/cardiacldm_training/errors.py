@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from CardiacLDMLib.errors import OutputError, UserError
-
-__all__ = [
-    "AblationError", "AnatomyError", "CohortError", "ConfigError", "DatasetError", "DemoError", "EvaluationError",
-    "FidelityError", "OutputError", "PairsError", "RenderingError", "TrainingError",
-]  # fmt: skip
+from CardiacLDMLib.errors import UserError
 
 
 class ConfigError(UserError):
-    """A configuration of a run that cannot be used."""
+    """Options or a configuration of a run that cannot be used."""
 
 
 class DatasetError(UserError):
-    """A folder of labelled cases that cannot be used."""
+    """A folder of cases or of generated pairs that cannot be used."""
 
 
 class TrainingError(UserError):
@@ -23,23 +18,7 @@ class TrainingError(UserError):
 
 
 class EvaluationError(UserError):
-    """An evaluation that cannot be made or read."""
-
-
-class AblationError(UserError):
-    """A plan of an ablation study that cannot be carried out."""
-
-
-class FidelityError(UserError):
-    """Generated pairs or reference cases that cannot be compared."""
-
-
-class PairsError(UserError):
-    """A folder of generated pairs that cannot be used."""
-
-
-class CohortError(UserError):
-    """A virtual cohort that cannot be made."""
+    """An evaluation, comparison or ablation study that cannot be made or read."""
 
 
 class AnatomyError(UserError):

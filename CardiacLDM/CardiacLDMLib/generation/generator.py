@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .. import anatomy
-from ..errors import GeneratorError, SegmenterError
+from ..errors import GeneratorError, MemoryShortage
 from ..image.grid import Volume
 from ..image.resample import largest
 from ..networks.architectures import LATENT_STRIDE
@@ -62,15 +62,12 @@ class Pair:
 class Generator:
     """The two networks of a generator package, loaded once for any number of pairs.
 
-    Raises :class:`GeneratorError` for a missing device, ``PackageError`` for a package that cannot be used.
+    Raises ``DeviceError`` for a missing device, ``PackageError`` for a package that cannot be used.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         require_kind(package, "generator")
-        try:
-            self.device = resolve_device(device)
-        except SegmenterError as error:
-            raise GeneratorError(str(error)) from error
+        self.device = resolve_device(device)
         self.package = package
         self.spec = cast(GeneratorSpec, package.manifest.generator)
         with _memory_in_words():
@@ -262,10 +259,10 @@ def _memory_in_words() -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise GeneratorError("The GPU's memory is too small for this package: choose the device cpu.") from error
+        raise MemoryShortage("The GPU's memory is too small for this package: choose the device cpu.") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise GeneratorError(
+            raise MemoryShortage(
                 "There is not enough memory for a pair of this package: close other programs."
             ) from error
         raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import GeneratorError
 from ..packages.generator_spec import MAX_GUIDANCE, MAX_STEPS, SOLVERS, GeneratorSpec, Sampling, Solver
-from ..text import shown
+from ..text import printable
 
 MAX_SEED = 2**32 - 1
 
@@ -48,7 +48,7 @@ def check_settings(
         raise GeneratorError(f"The guidance must be from 0 to {MAX_GUIDANCE:g}, not {guidance:g}.")
     if solver not in SOLVERS[usual.schedule]:
         choice = " or ".join(SOLVERS[usual.schedule])
-        raise GeneratorError(f"The solver {shown(solver)!r} does not fit this package: choose {choice}.")
+        raise GeneratorError(f"The solver {printable(solver)!r} does not fit this package: choose {choice}.")
     checked = {name: _condition(spec, name, value) for name, value in (conditions or {}).items()}
     order = [*spec.choices, *spec.numbers]
     in_order = {name: checked[name] for name in order if name in checked}
@@ -59,17 +59,17 @@ def _condition(spec: GeneratorSpec, name: str, value: str | float) -> str | floa
     if name in spec.choices:
         if value not in spec.choices[name]:
             values = ", ".join(spec.choices[name])
-            raise GeneratorError(f"{name} cannot be {shown(str(value))!r}: this package knows {values}.")
+            raise GeneratorError(f"{name} cannot be {printable(str(value))!r}: this package knows {values}.")
         return value
     if name not in spec.numbers:
         names = ", ".join([*spec.choices, *spec.numbers]) or "none"
-        raise GeneratorError(f"There is no condition {shown(name)!r}: this package knows {names}.")
+        raise GeneratorError(f"There is no condition {printable(name)!r}: this package knows {names}.")
     low, high = spec.numbers[name]
     number = math.nan
     with contextlib.suppress(ValueError):
         number = float(value)
     if not low <= number <= high:
-        raise GeneratorError(f"{name} must be a number from {low:g} to {high:g}, not {shown(str(value))!r}.")
+        raise GeneratorError(f"{name} must be a number from {low:g} to {high:g}, not {printable(str(value))!r}.")
     return number
 
 

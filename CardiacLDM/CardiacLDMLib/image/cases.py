@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import VolumeError
+from ..text import plural
 from .dicom import Ask, Series, _choose, _dicom_files, _read_series, _stacks, _study, is_dicom
 from .files import read_volume
 from .grid import Volume
@@ -60,7 +61,7 @@ def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | Non
             unique = _unique(name, names)
             try:
                 found.append(_case(unique, place, slices, series, ask))
-            except InputError as error:
+            except VolumeError as error:
                 found.append(Refused(unique, str(error)))
     return found
 
@@ -79,10 +80,10 @@ def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, 
         return Case(name, path)
     stacks, unread = _stacks(slices)
     if not stacks:
-        raise InputError(f"{path.resolve().name} holds no DICOM images that can be read.")
+        raise VolumeError(f"{path.resolve().name} holds no DICOM images that can be read.")
     chosen, notes = _choose(name, stacks, series, ask)
     if unread:
-        notes = [*notes, f"{unread} DICOM file{'s' if unread > 1 else ''} without a readable image left out."]
+        notes = [*notes, f"{plural(unread, 'DICOM file')} without a readable image left out."]
     return Case(name, path, chosen, tuple(notes))
 
 
@@ -116,17 +117,17 @@ def _expand(path: Path) -> Iterator[_Found]:
 def _check_file(path: Path) -> None:
     name = path.resolve().name
     if path.is_dir():
-        raise InputError(f"{name} holds no NIfTI, NRRD or MHA volume and no DICOM slices.")
+        raise VolumeError(f"{name} holds no NIfTI, NRRD or MHA volume and no DICOM slices.")
     if not path.exists():
-        raise InputError(f"There is no file or folder {name}.")
+        raise VolumeError(f"There is no file or folder {name}.")
     if not path.is_file():
-        raise InputError(f"{name} is not a file.")
+        raise VolumeError(f"{name} is not a file.")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{name} may not be read: check its permissions.")
+        raise VolumeError(f"{name} may not be read: check its permissions.")
     if is_dicom(path):
-        raise InputError(f"{name} is a single DICOM slice: name the folder that holds the series.")
+        raise VolumeError(f"{name} is a single DICOM slice: name the folder that holds the series.")
     if path.stat().st_size and not path.name.lower().endswith(VOLUME_ENDINGS):
-        raise InputError(f"{name} is not a NIfTI, NRRD or MHA volume (by its ending).")
+        raise VolumeError(f"{name} is not a NIfTI, NRRD or MHA volume (by its ending).")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, VolumeError
+from ..errors import VolumeError
+from ..text import plural
 from .files import from_sitk
 from .grid import Grid, Volume
 
@@ -50,7 +51,7 @@ class Series:
         """For lists shown to the user: number, slices and spacing."""
         plane = "axial" if self.axial else "not axial"
         what = self.kind if self.kind == "scout" else f"{self.kind}, {plane}, {self.spacing[2]:.3g} mm apart"
-        return f"series {self.number} ({self.shape[2]} slice{'s' if self.shape[2] > 1 else ''}, {what})"
+        return f"series {self.number} ({plural(self.shape[2], 'slice')}, {what})"
 
 
 #: Asked for one of several series that could be meant: (case name, series, best first) -> the chosen one.
@@ -235,7 +236,7 @@ def _uneven(along: np.ndarray) -> str | None:
     if same:
         times = len(along) / (len(along) - same)
         if same < len(along) / 4:
-            return f"has {same} slice{'s' if same > 1 else ''} twice: remove the copies"
+            return f"has {plural(same, 'slice')} twice: remove the copies"
         return f"holds {times:.3g} images at each place (a 4D series): export one phase of the heart beat alone"
     usual = float(np.quantile(gaps, 0.25))  # the median is of no use where many are missing
     even = np.linspace(along[0], along[-1], len(along))
@@ -246,7 +247,7 @@ def _uneven(along: np.ndarray) -> str | None:
     narrow = np.delete(gaps, wide)
     if missing and np.abs(narrow - usual).max() <= MAX_UNEVENNESS * usual:
         where = f"after slice {int(wide[0]) + 1} the next is {gaps[wide[0]]:.3g} mm away, elsewhere {usual:.3g} mm"
-        return f"lacks {missing} slice{'s' if missing > 1 else ''} ({where}): export it again, whole"
+        return f"lacks {plural(missing, 'slice')} ({where}): export it again, whole"
     return f"has unevenly spaced slices ({gaps.min():.3g} to {gaps.max():.3g} mm): resample it first"
 
 
@@ -273,12 +274,12 @@ def _affine(header: _Slice, positions: np.ndarray) -> tuple[np.ndarray | None, s
 
 
 def _choose(name: str, stacks: list[Series], wanted: str | None, ask: Ask | None) -> tuple[Series, list[str]]:
-    """The series to segment and what the user should know about the choice; raises :class:`InputError` without one."""
+    """The series to segment and what the user should know about the choice; raises :class:`VolumeError` without one."""
     if wanted is not None:
         return _wanted(stacks, wanted), []
     usable = sorted((s for s in stacks if s.problem is None), key=_preference)
     if not usable:
-        raise InputError(_none_usable(stacks))
+        raise VolumeError(_none_usable(stacks))
     best = usable[0]
     rivals = [s for s in usable[1:] if s.axial == best.axial and s.shape[2] >= RIVAL_SHARE * best.shape[2]]
     if rivals and ask:
@@ -302,10 +303,10 @@ def _preference(series: Series) -> tuple[bool, bool, int, bool]:
 def _wanted(stacks: list[Series], wanted: str) -> Series:
     matching = [s for s in stacks if wanted.strip() in (s.number, s.uid)]
     if not matching:
-        raise InputError(f"There is no series {wanted}, only {_listed(stacks)}.")
+        raise VolumeError(f"There is no series {wanted}, only {_listed(stacks)}.")
     best = min(matching, key=_preference)
     if best.problem:
-        raise InputError(f"Series {best.number} {best.problem}.")
+        raise VolumeError(f"Series {best.number} {best.problem}.")
     return best
 
 

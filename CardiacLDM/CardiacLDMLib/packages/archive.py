@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..errors import PackageError
 from ..files import replace_file, sweep, temporary_folder
-from ..text import called_as, shown
+from ..text import base_name, printable
 from .manifest import MANIFEST
 from .store import (
     MAX_BYTES,
@@ -77,8 +77,8 @@ def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bo
     """
     source, models_dir = Path(source), Path(models_dir)
     sweep(models_dir)
-    with _os_errors(f"{called_as(source)} could not be imported"), unpacked(source, models_dir) as content:
-        package = verify_package(content, called_as(source))
+    with _os_errors(f"{base_name(source)} could not be imported"), unpacked(source, models_dir) as content:
+        package = verify_package(content, base_name(source))
         name = package.manifest.name
         if models_dir.resolve() == user_packages_dir().resolve() and (shipped_packages_dir() / name).exists():
             raise PackageError(f"{name} is the name of a package that ships with CardiacLDM: it cannot be installed.")
@@ -101,12 +101,12 @@ def unpacked(source: Path, parent: Path | None = None) -> Iterator[Path]:
         elif os.path.isfile(source):
             _unpack_zip(source, content)
         else:
-            raise PackageError(f"There is no file or folder {shown(called_as(source))}.")
+            raise PackageError(f"There is no file or folder {printable(base_name(source))}.")
         yield content
 
 
 def _copy_folder(source: Path, content: Path) -> None:
-    called = called_as(source)
+    called = base_name(source)
     if not (source / MANIFEST).is_file():
         raise PackageError(_no_manifest(called))  # before listing: it may be any folder of a disk
     budget = MAX_BYTES
@@ -116,7 +116,7 @@ def _copy_folder(source: Path, content: Path) -> None:
 
 
 def _unpack_zip(source: Path, content: Path) -> None:
-    called = shown(called_as(source))
+    called = printable(base_name(source))
     try:
         with _SmallReads(source, "rb") as file, zipfile.ZipFile(file) as archive:
             budget = MAX_BYTES
@@ -152,7 +152,7 @@ def _copy(reader: IO[bytes], target: Path, budget: int, called: str) -> int:
 
 
 def _too_large(called: str) -> str:
-    return f"{shown(called)} is refused: it holds more than {MAX_BYTES // 1024**3} GB."
+    return f"{printable(called)} is refused: it holds more than {MAX_BYTES // 1024**3} GB."
 
 
 def _zip_files(archive: zipfile.ZipFile, called: str) -> dict[str, zipfile.ZipInfo]:
@@ -169,7 +169,7 @@ def _zip_files(archive: zipfile.ZipFile, called: str) -> dict[str, zipfile.ZipIn
         if not name:
             continue
         if name.casefold() in {other.casefold() for other in files}:
-            raise PackageError(f"{called} is refused: it holds two files named {shown(name)}.")
+            raise PackageError(f"{called} is refused: it holds two files named {printable(name)}.")
         files[name] = entry
     if MANIFEST not in files:
         raise PackageError(_no_manifest(called))
@@ -186,16 +186,16 @@ def _safe_name(entry: zipfile.ZipInfo, called: str) -> tuple[str, str]:
     parts = raw.removesuffix("/").split("/")
     odd = any(part in ("", ".", "..") or part != part.strip() for part in parts)
     if odd or not raw.isprintable() or any(c in raw for c in '\\:*?"<>|'):
-        raise PackageError(f"{called} is refused: {shown(raw)!r} is not a safe file name.")
+        raise PackageError(f"{called} is refused: {printable(raw)!r} is not a safe file name.")
     if len(parts) > (1 if entry.is_dir() else 2):
-        raise PackageError(f"{called} is refused: {shown(raw)} is in a sub-folder.")
+        raise PackageError(f"{called} is refused: {printable(raw)} is in a sub-folder.")
     if entry.is_dir():
         return parts[0], ""
     return ("", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
 
 
 def _refuse_odd_entry(entry: zipfile.ZipInfo, called: str) -> None:
-    name = shown(entry.filename)
+    name = printable(entry.filename)
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise PackageError(f"{called} is refused: {name} is a link or a device, not a file.")
     if entry.flag_bits & 1:

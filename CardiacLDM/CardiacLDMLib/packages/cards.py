@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import PackageError
 from ..files import remove_folder
-from ..text import shown
+from ..text import plural, printable, size_text
 from .manifest import Figure, Manifest
 from .store import ModelPackage, open_package, shipped_packages_dir, user_packages_dir
 
@@ -41,7 +41,9 @@ class Row:
     @property
     def title(self) -> str:
         """What a user calls it."""
-        return f"{self.package.manifest.title} ({self.package.manifest.version})" if self.package else shown(self.name)
+        return (
+            f"{self.package.manifest.title} ({self.package.manifest.version})" if self.package else printable(self.name)
+        )
 
     @property
     def origin(self) -> str:
@@ -69,7 +71,7 @@ def _folders(parent: Path) -> list[Path]:
 def _row(folder: Path, shipped: bool, hidden: str) -> Row:
     size = _size(folder)
     if hidden:
-        return Row(folder, shipped, size, None, f"{shown(folder.name)} is not used: {hidden}.")
+        return Row(folder, shipped, size, None, f"{printable(folder.name)} is not used: {hidden}.")
     try:
         return Row(folder, shipped, size, open_package(folder, hashed=size <= HASHED_BYTES))
     except PackageError as error:
@@ -87,23 +89,15 @@ def _size(folder: Path) -> int:
 def remove(row: Row) -> None:
     """Remove an imported package, whole: it is renamed out of the list first. Raises :class:`PackageError`."""
     if row.shipped or row.folder.parent != user_packages_dir():
-        raise PackageError(f"{shown(row.name)} ships with CardiacLDM and cannot be removed.")
+        raise PackageError(f"{printable(row.name)} ships with CardiacLDM and cannot be removed.")
     try:
         remove_folder(row.folder)
     except OSError as error:
         why = (error.strerror or "unknown error").lower()
-        raise PackageError(f"{shown(row.name)} could not be removed: {why}.") from error
+        raise PackageError(f"{printable(row.name)} could not be removed: {why}.") from error
 
 
 # --- cards ---------------------------------------------------------------------------------------------------------
-
-
-def size_text(size_bytes: int) -> str:
-    """A size as file managers write it: "9.6 MB"."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if size_bytes >= size:
-            return f"{size_bytes / size:.1f} {unit}"
-    return f"{size_bytes / 1e3:.0f} kB"
 
 
 def card(row: Row) -> str:
@@ -145,8 +139,7 @@ def _figures(figures: list[Figure]) -> Iterator[str]:
     for figure in figures:
         groups.setdefault((figure.on, figure.cases, figure.date), []).append(figure)
     for (on, cases, date), group in groups.items():
-        counted = "1 case" if cases == 1 else f"{cases} cases"
-        yield f"<p><b>Figures</b> on {escape(on)}, {counted}, {date}:</p>{_table(group)}"
+        yield f"<p><b>Figures</b> on {escape(on)}, {plural(cases, 'case')}, {date}:</p>{_table(group)}"
 
 
 def _table(figures: list[Figure]) -> str:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from ..errors import PackageError
 from ..files import RESOURCES, sha256
-from ..text import called_as, first_problem, shown
+from ..text import base_name, first_problem, printable
 from .manifest import MANIFEST, Manifest
 from .upgrade import SCHEMA_VERSION, upgrade
 
@@ -76,14 +76,14 @@ def open_package(path: str | os.PathLike[str], called: str = "", hashed: bool = 
     to use it. Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
     """
     folder = Path(path)
-    called = called or called_as(folder)
+    called = called or base_name(folder)
     with _os_errors(f"{called} cannot be read"):
         return _open(folder, called, hashed)
 
 
 def _open(folder: Path, called: str, hashed: bool) -> ModelPackage:
     if not folder.is_dir():
-        raise PackageError(f"There is no folder {shown(called)}.")
+        raise PackageError(f"There is no folder {printable(called)}.")
     data = _read_manifest(folder, called)
     manifest = _parse_manifest(data, called)
     present = set(_files_in(folder, called)) - {MANIFEST}
@@ -99,7 +99,7 @@ def _open(folder: Path, called: str, hashed: bool) -> ModelPackage:
 def _refuse_difference(found: set[str], wanted: set[str], called: str, extra: str, missing: str) -> None:
     for names, message in ((found - wanted, extra), (wanted - found, missing)):
         if names:
-            raise PackageError(f"{shown(called)} is refused: {message.format(shown(min(names)))}.")
+            raise PackageError(f"{printable(called)} is refused: {message.format(printable(min(names)))}.")
 
 
 def _read_manifest(folder: Path, called: str) -> bytes:
@@ -109,12 +109,12 @@ def _read_manifest(folder: Path, called: str) -> bytes:
     with path.open("rb") as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise PackageError(f"{shown(called)} is refused: its manifest.json is larger than a manifest can be.")
+        raise PackageError(f"{printable(called)} is refused: its manifest.json is larger than a manifest can be.")
     return data
 
 
 def _no_manifest(called: str) -> str:
-    return f"{shown(called)} is not a CardiacLDM package: it holds no manifest.json."
+    return f"{printable(called)} is not a CardiacLDM package: it holds no manifest.json."
 
 
 def _parse_manifest(data: bytes, called: str) -> Manifest:
@@ -122,16 +122,18 @@ def _parse_manifest(data: bytes, called: str) -> Manifest:
     try:
         peek = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise PackageError(f"{shown(called)} is refused: its manifest.json is not valid JSON.") from error
+        raise PackageError(f"{printable(called)} is refused: its manifest.json is not valid JSON.") from error
     version = peek.get("schema_version") if isinstance(peek, dict) else None
     if type(version) is not int or not {"structures", "networks"} <= set(peek):
-        raise PackageError(f"{shown(called)} is not a CardiacLDM package: its manifest.json describes something else.")
+        raise PackageError(
+            f"{printable(called)} is not a CardiacLDM package: its manifest.json describes something else."
+        )
     if version > SCHEMA_VERSION:
-        raise PackageError(f"{shown(called)} was made for a newer version of CardiacLDM: update the program first.")
+        raise PackageError(f"{printable(called)} was made for a newer version of CardiacLDM: update the program first.")
     try:
         return Manifest.model_validate_json(json.dumps(upgrade(peek)), strict=True)
     except ValidationError as error:
-        raise PackageError(f"{shown(called)} is refused: in its manifest.json, {first_problem(error)}.") from error
+        raise PackageError(f"{printable(called)} is refused: in its manifest.json, {first_problem(error)}.") from error
 
 
 def _files_in(folder: Path, called: str) -> dict[str, Path]:
@@ -143,7 +145,7 @@ def _files_in(folder: Path, called: str) -> dict[str, Path]:
                 continue
             if not entry.is_file(follow_symlinks=False):
                 what = "a link" if entry.is_symlink() else "a sub-folder" if entry.is_dir() else "a device"
-                raise PackageError(f"{shown(called)} is refused: {shown(entry.name)} is {what}, not a file.")
+                raise PackageError(f"{printable(called)} is refused: {printable(entry.name)} is {what}, not a file.")
             files[entry.name] = Path(entry.path)
             if len(files) > MAX_FILES:
                 raise PackageError(_too_many(called))
@@ -151,15 +153,15 @@ def _files_in(folder: Path, called: str) -> dict[str, Path]:
 
 
 def _too_many(called: str) -> str:
-    return f"{shown(called)} is refused: it holds more than {MAX_FILES} files."
+    return f"{printable(called)} is refused: it holds more than {MAX_FILES} files."
 
 
 def _check_file(path: Path, expected: str, called: str) -> None:
     if sha256(path) == expected:
         return
     if path.suffix == ".safetensors" and _cut_short(path):
-        raise PackageError(f"{shown(called)} is refused: {path.name} is cut short, fetch the package again.")
-    raise PackageError(f"{shown(called)} is refused: {path.name} was changed, it does not match its SHA-256.")
+        raise PackageError(f"{printable(called)} is refused: {path.name} is cut short, fetch the package again.")
+    raise PackageError(f"{printable(called)} is refused: {path.name} was changed, it does not match its SHA-256.")
 
 
 def _cut_short(path: Path) -> bool:
@@ -186,7 +188,7 @@ def _os_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PackageError(f"{shown(what)}: {(error.strerror or 'unknown error').lower()}.") from error
+        raise PackageError(f"{printable(what)}: {(error.strerror or 'unknown error').lower()}.") from error
 
 
 # --- where packages are --------------------------------------------------------------------------------------------
@@ -242,9 +244,9 @@ def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     if os.path.isdir(path):  # pathlib's raises where a folder may not be looked into
         return path
     if os.path.isfile(path):
-        raise PackageError(f"{shown(path.name)} is a file: import it first with 'cardiacldm package import'.")
+        raise PackageError(f"{printable(path.name)} is a file: import it first with 'cardiacldm package import'.")
     names = ", ".join(known) or "none"
-    raise PackageError(f"There is no package {shown(wanted)!r} (installed: {names}).")
+    raise PackageError(f"There is no package {printable(wanted)!r} (installed: {names}).")
 
 
 def find_package(name_or_path: str | os.PathLike[str] | None = None) -> ModelPackage:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PackageError
 from ..networks.build import build_network, fits
-from ..text import shown
+from ..text import printable
 from .manifest import NetworkSpec
 from .store import ModelPackage, open_package
 
@@ -117,7 +117,7 @@ def _compare_names(found: set[str], wanted: set[str]) -> None:
     if wanted - found:
         raise PackageError(f"the tensor {min(wanted - found)} is missing")
     if found - wanted:
-        raise PackageError(f"the tensor {shown(min(found - wanted))} is left over, the network has no such part")
+        raise PackageError(f"the tensor {printable(min(found - wanted))} is left over, the network has no such part")
 
 
 def _compare_shapes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from .. import __version__
+from ..errors import UserError, first_line
 
 #: Distributions that the runtime depends on.
 LIBRARIES = ("torch", "monai", "safetensors", "pydantic", "connected-components-3d", "numpy", "SimpleITK")
@@ -166,13 +167,11 @@ def _finish(device: str) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    from ..errors import UserError
-
     return str(error) if isinstance(error, UserError) else f"The device cannot be used: {_first_line(error)}."
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (first_line(error) or type(error).__name__).rstrip(".")
 
 
 def _system_lines(versions: dict[str, str], devices: list[Device]) -> list[str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Kind, UserError
 from ..progress import Cancelled, Preview, Progress
 from .models import LoadedModels
 
@@ -62,46 +60,3 @@ class Jobs:
         reply = handle(request, RunningJob(self._models, folder, report, cancelled))
         affines = save_volumes(folder, reply.volumes()) if folder is not None else {}
         return {"fields": reply.plain_fields(), "volumes": affines}
-
-
-# --- errors --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """An error in one sentence for the user.
-
-    After an error that is not ``expected`` the process may be unsound, so the worker ends.
-    """
-
-    kind: Kind
-    message: str
-    expected: bool = False
-
-
-def explain(error: Exception) -> Explanation:
-    """Return what to tell the user about ``error``."""
-    if isinstance(error, UserError):
-        return Explanation(error.kind, str(error), expected=True)
-    if isinstance(error, ImportError):
-        library = (error.name or "a library").split(".")[0]
-        what = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
-        return Explanation("missing", f"The Python library {library} {what}: install what the module needs.")
-    if type(error).__name__ == "OutOfMemoryError":
-        return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return Explanation(
-            "memory", "There is not enough memory for this scan: close other programs, or crop it to the chest."
-        )
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    if _is_gpu_error(error):
-        return Explanation("device", f"The GPU failed ({first_line}): try again, or choose the device CPU.")
-    return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {first_line}")
-
-
-def _is_gpu_error(error: Exception) -> bool:
-    """Return whether torch reports an error of the GPU, which has a class of its own only since torch 2.8."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        word in text for word in ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
-    )

@@ -30,10 +30,11 @@ if not __package__:  # run as a file: import the package from its folder, never 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from CardiacLDMLib import __version__
+from CardiacLDMLib.errors import explain
 from CardiacLDMLib.files import PART
 from CardiacLDMLib.progress import Cancelled, Preview, Progress
 from CardiacLDMLib.worker.job_folder import remove_job_folder
-from CardiacLDMLib.worker.jobs import Jobs, explain
+from CardiacLDMLib.worker.jobs import Jobs
 from CardiacLDMLib.worker.wire import PROTOCOL, Lines, decode, encode
 
 IDLE_SECONDS = 600.0

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.errors import AblationError
+from cardiacldm_training.errors import EvaluationError
 from cardiacldm_training.evaluation import ablation
 from cardiacldm_training.evaluation.ablation import Arm, Plan
 from cardiacldm_training.virtual.cohort import CohortSettings
@@ -93,14 +93,14 @@ def test_results_of_another_plan_are_left_alone(tmp_path: Path, phantoms: list[t
     more = ablation.run_ablation(ablation.read_plan(plan(tmp_path)), out, say=lambda line: None)
     assert len(more.runs) == 2  # an arm that is new
     for changes in ({"steps": 5}, {"arms": [{"name": "everything", "deformation": 2}]}):
-        with pytest.raises(AblationError, match="another plan"):
+        with pytest.raises(EvaluationError, match="another plan"):
             ablation.run_ablation(ablation.read_plan(plan(tmp_path, **changes)), out)
 
 
 def test_a_cohort_with_a_failed_case_is_no_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "write_cohort", lambda settings, cases, out: ["case_0000: No sound heart."])
     done = CliRunner().invoke(app, ["ablation", str(plan(tmp_path)), "--out", str(tmp_path / "out")])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "case_0000: No sound heart." in done.output
 
 
@@ -119,5 +119,5 @@ def test_bad_plans_get_their_sentence(tmp_path: Path, text: str | None, said: st
     if text is not None:
         path.write_text(text)
     done = CliRunner().invoke(app, ["ablation", str(path), "--out", str(tmp_path / "out")])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert said in done.output

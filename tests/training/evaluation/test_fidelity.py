@@ -17,7 +17,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.errors import FidelityError
+from cardiacldm_training.errors import EvaluationError
 from cardiacldm_training.evaluation import ablation
 from cardiacldm_training.evaluation.fidelity import (
     compare,
@@ -180,7 +180,7 @@ def test_a_judge_rejects_copies_and_keeps_other_cases(sets: Path) -> None:
         assert [fault.rule for fault in faults] == (["replica"] if is_copy else [])
         assert not any("pair_" in sentence(fault) for fault in faults)  # no name of a training case gets out
     twice = Source("twice", [train.cases[0]] * 6, {}, VIEW)
-    with pytest.raises(FidelityError, match="twice holds too few cases to tell copies: 4 different ones"):
+    with pytest.raises(EvaluationError, match="twice holds too few cases to tell copies: 4 different ones"):
         replicas.TrainingCases(twice)
 
 
@@ -458,5 +458,5 @@ def test_pairs_of_one_grid_are_judged_on_it(sets: Path, tmp_path: Path) -> None:
     source = open_source([tmp_path], VIEW, None)
     assert source[1].hu.shape == VIEW.grid
     write_pair(tmp_path / "empty" / "a", hu, names * 0)
-    with pytest.raises(FidelityError, match="No case of"):
+    with pytest.raises(EvaluationError, match="No case of"):
         open_source([tmp_path / "empty"], VIEW, None)

@@ -289,7 +289,7 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
 def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     base = [] if "--data" in arguments else ["--data", str(data)]
     result = CliRunner().invoke(app, ["train", "autoencoder", "--out", str(tmp_path / "run"), *base, *arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert sentence in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()

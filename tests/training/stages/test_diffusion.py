@@ -422,12 +422,12 @@ def test_command(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "environ", dict(os.environ))
     shared = ["train", "diffusion", "--data", str(data), "--workers", "0"]
     nothing = CliRunner().invoke(app, [*shared, "--out", str(tmp_path / "nothing")])
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "nothing is not a training run" in nothing.stderr
     monkeypatch.setattr(presets, "diffusion_config", lambda preset, **options: tiny(steps=1))
     done = CliRunner().invoke(app, [*shared, "--out", str(run)])
     assert done.exit_code == 0, done.stderr
     assert "diffusion: least error " in done.stderr
     again = CliRunner().invoke(app, [*shared, "--out", str(run), "--preset", "demo", "--resume"])
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "Error: The run cannot be resumed: its preset is 'test', not 'demo'." in again.stderr

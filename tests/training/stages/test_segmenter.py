@@ -157,7 +157,7 @@ def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
 def test_wrong_options_are_one_sentence(data: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     base = [] if "--data" in arguments else ["--data", str(data)]
     result = CliRunner().invoke(app, ["train", "segmenter", "--out", str(tmp_path / "run"), *base, *arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert sentence in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
@@ -242,7 +242,7 @@ def test_figures_go_into_manifest_and_card(data: Path, whole_run: Path, tmp_path
     arguments = ["train", "export", str(whole_run), "--out", str(tmp_path / "tiny"), "--name", "tiny",
                  "--evaluation", str(tmp_path / "figures"), "--card", str(card), "--about", str(about)]  # fmt: skip
     refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 1  # there is a package already
+    assert refused.exit_code == 2  # there is a package already
     result = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert result.exit_code == 0, result.output
     package = open_package(tmp_path / "tiny")

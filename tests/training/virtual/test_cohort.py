@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path: Path)
     assert record["conditions"]["spacing_mm"] == 4.0
     assert set(record["conditions"]) == {"sex", "contrast_phase", "scan_location", "implant", "spacing_mm"}
     other = runner.invoke(app, ["cohort", "--cases", "1", "--seed", "6", "--out", str(tmp_path / "a")])
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "other settings" in other.output
 
 
@@ -131,7 +131,7 @@ def test_bad_template_folders_get_their_sentence(tmp_path: Path, content: object
     result = CliRunner().invoke(
         app, ["cohort", "--cases", "1", "--out", str(tmp_path / "out"), "--anatomies", str(folder), "--workers", "1"]
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert sentence in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert not list(tmp_path.glob("out/case*"))
@@ -166,7 +166,7 @@ def test_folders_that_cannot_be_used_get_their_sentence(
     else:
         options = ["--anatomies", str(tmp_path / "absent")]
     result = CliRunner().invoke(app, ["cohort", "--cases", "2", "--out", str(out), "--workers", "1", *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert sentence in " ".join(result.output.split())
     assert not list(tmp_path.glob("out/case*"))

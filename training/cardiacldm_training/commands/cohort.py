@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .common import FAILED, counted_progress, report_errors, say
+
 
 class Preset(StrEnum):
     """How far from a real patient and a real scanner the cases may go."""
@@ -17,6 +19,7 @@ class Preset(StrEnum):
     RANDOMISED = "randomised"
 
 
+@report_errors()
 def cohort(
     out: Annotated[Path, typer.Option(help="Folder for the cases; an unfinished cohort there is continued.")],
     cases: Annotated[int, typer.Option(min=1, help="How many cases.")],
@@ -51,10 +54,6 @@ def cohort(
     or 1,
 ) -> None:
     """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. No patient is in it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from CardiacLDMLib.errors import UserError
-
     from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
     chosen = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
@@ -62,16 +61,10 @@ def cohort(
         seed=seed, spacing_mm=spacing, anatomies=anatomies, template_share=template_share, surroundings=surroundings,
         **chosen,
     )  # fmt: skip
-    columns = (TextColumn("Virtual cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, transient=True) as progress:
-            task = progress.add_task("", total=cases)
-            failed = write_cohort(settings, cases, out, workers, lambda n: progress.update(task, completed=n))
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+    with counted_progress("Virtual cases", cases) as update:
+        failed = write_cohort(settings, cases, out, workers, update)
     typer.echo(f"{cases - len(failed)} of {cases} virtual cases are in {out}.")
     for line in failed:
-        typer.echo(f"Failed: {line}", err=True)
+        say(f"Failed: {line}")
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .common import FAILED, report_errors, say
 
+
+@report_errors()
 def evaluate(
     *,
     data: Annotated[Path, typer.Option(help="Folder of labelled cases.", show_default=False)],
@@ -22,24 +25,17 @@ def evaluate(
 
     A case that fails does not stop the others; it is listed, and the exit code is 1.
     """
-    from CardiacLDMLib.errors import UserError
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     from ..cases.readers.folders import find_cases
     from ..evaluation.segmenter import evaluate_cases, table, write_evaluation
 
-    try:
-        segmenter = Segmenter(find_package(package), device)
-        evaluation = evaluate_cases(
-            segmenter, find_cases(data), data.resolve().name, flips=tta, say=lambda line: typer.echo(line, err=True)
-        )
-        write_evaluation(evaluation, out)
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+    segmenter = Segmenter(find_package(package), device)
+    evaluation = evaluate_cases(segmenter, find_cases(data), data.resolve().name, flips=tta, say=say)
+    write_evaluation(evaluation, out)
     if evaluation.summary:
         typer.echo(table(evaluation.summary))
     if evaluation.failed:
-        typer.echo(f"{len(evaluation.failed)} cases failed: {', '.join(evaluation.failed)}.", err=True)
-        raise typer.Exit(1)
+        say(f"{len(evaluation.failed)} cases failed: {', '.join(evaluation.failed)}.")
+        raise typer.Exit(FAILED)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .common import report_errors, say
+
 if TYPE_CHECKING:
     from CardiacLDMLib.generation.generator import Generator
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 PAIRS = "pairs"
 
 
+@report_errors()
 def fidelity(
     *,
     data: Annotated[Path, typer.Option(help="Folder of held-out labelled cases.", show_default=False)],
@@ -50,19 +53,13 @@ def fidelity(
     all are brought to that of the pairs. Writes report.json, report.md and pictures. With --train also copies of
     training cases, and what a small network learns from pairs instead of training cases.
     """
-    from CardiacLDMLib.errors import UserError
+    from ..errors import EvaluationError
 
-    from ..errors import FidelityError
-
-    try:
-        if generated is None and package is None:
-            raise FidelityError("Name a generator --package, or a folder of --generated pairs.")
-        if curve and package is None:
-            raise FidelityError("A --curve needs a generator --package.")
-        _fidelity(data, out, generated, package, count, seed, segmenter, train, train_steps, curve, device, cache)
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+    if generated is None and package is None:
+        raise EvaluationError("Name a generator --package, or a folder of --generated pairs.")
+    if curve and package is None:
+        raise EvaluationError("A --curve needs a generator --package.")
+    _fidelity(data, out, generated, package, count, seed, segmenter, train, train_steps, curve, device, cache)
 
 
 def _fidelity(
@@ -84,21 +81,21 @@ def _fidelity(
     repair = None
     if generated is None and generator is not None:
         generated = out / PAIRS
-        solvers.draw(generator, count, seed, generated, _say)
+        solvers.draw(generator, count, seed, generated, say)
         repair = solvers.draw_repair(generator, count, seed, generated, out / REPAIR_FILE)
     assert generated is not None
     view = _view(generated, generator)
-    pairs, references = (open_source([folder], view, cache, _say) for folder in (generated, data))
+    pairs, references = (open_source([folder], view, cache, say) for folder in (generated, data))
     report, findings = judge(
-        pairs, references, open_source(train, view, cache, _say) if train else None, examiner,
+        pairs, references, open_source(train, view, cache, say) if train else None, examiner,
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
-        generator=described(generator.package) if generator else None, textured=textured(generated), say=_say,
+        generator=described(generator.package) if generator else None, textured=textured(generated), say=say,
     )  # fmt: skip
-    points = solvers.curve(generator, curve_count, seed, examiner, findings, _say) if generator else []
+    points = solvers.curve(generator, curve_count, seed, examiner, findings, say) if generator else []
     write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
     typer.echo(f"Judged {len(pairs)} generated pairs against {len(references)} held-out cases: {out}.")
     if pairs.skipped:
-        typer.echo(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.", err=True)
+        say(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.")
 
 
 def _view(generated: Path, generator: Generator | None) -> View:
@@ -107,7 +104,3 @@ def _view(generated: Path, generator: Generator | None) -> View:
     from ..evaluation.fidelity.solvers import view_of_generator
 
     return view_of_generator(generator) if generator else view_of(find_cases(generated))
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

@@ -8,18 +8,30 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from CardiacLDMLib.progress import STAGES, Cancelled, Progress
+from CardiacLDMLib.progress import Cancelled
+from CardiacLDMLib.text import duration_text, plural, size_text
 
-from .segment import FAILED, STOPPED, UNUSABLE, stop_when_asked
+from .common import (
+    FAILED,
+    STOPPED,
+    OnProgress,
+    job_progress,
+    let_threads_sleep,
+    make_console,
+    report_errors,
+    say,
+    stop_when_asked,
+)
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -38,6 +50,7 @@ LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
 Result = TypeVar("Result")
 
 
+@report_errors()
 def generate(
     *,
     package: Annotated[
@@ -80,40 +93,29 @@ def generate(
     Pairs are checked: soundness of the labels, agreement with a segmenter, copies of --train; rejected ones are drawn
     again, up to five times. acceptance.json says how many were rejected and why.
     """
-    # Threads that wait asleep, not spinning: read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from rich.console import Console
-
-    from CardiacLDMLib.errors import GeneratorError, UserError
+    let_threads_sleep()
+    from CardiacLDMLib.errors import GeneratorError
     from CardiacLDMLib.generation.settings import check_settings
     from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, find_package, require_kind
 
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    try:
-        model = find_package(package or DEFAULT_GENERATOR)
-        require_kind(model, "generator")
-        assert model.manifest.generator is not None  # the manifest of every generator has it
-        settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
-        if not check and (segmenter or train):
-            raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
-        checker = find_package(segmenter) if check else None
-        if checker:
-            require_kind(checker, "segmenter")
-        fabric = _launched(device, devices, nodes)
-        with stop_when_asked(console) as cancelled:
-            generator = _generator(model, fabric)
-            judge = _judge(checker, generator, train, cache, fabric, console) if checker else None
-            stop = _or_left(fabric, cancelled)
-            code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).all(yes)
-    except UserError as error:
-        _give_up(error)
+    console = make_console()
+    model = find_package(package or DEFAULT_GENERATOR)
+    require_kind(model, "generator")
+    assert model.manifest.generator is not None  # the manifest of every generator has it
+    settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
+    if not check and (segmenter or train):
+        raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
+    checker = find_package(segmenter) if check else None
+    if checker:
+        require_kind(checker, "segmenter")
+    fabric = _launched(device, devices, nodes)
+    with stop_when_asked(console) as cancelled:
+        generator = _generator(model, fabric)
+        judge = _judge(checker, generator, train, cache, fabric, console) if checker else None
+        stop = _or_left(fabric, cancelled)
+        code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).all(yes)
     if code:
         raise typer.Exit(code)
-
-
-def _give_up(error: Exception) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
-    raise typer.Exit(UNUSABLE)
 
 
 def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
@@ -132,19 +134,16 @@ def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
 
 
 def _launched(device: str, devices: int, nodes: int) -> Fabric:
-    """One process for each device. Raises :class:`GeneratorError` for devices that are not there."""
+    """Start one process per device. Raises ``DeviceError`` or ``GeneratorError`` for devices that cannot be used."""
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    from CardiacLDMLib.errors import GeneratorError, SegmenterError
+    from CardiacLDMLib.errors import GeneratorError
     from CardiacLDMLib.torch_device import resolve_device
 
-    try:
-        kind, _, number = resolve_device(device).partition(":")
-        if kind == "cuda" and devices > 1:
-            resolve_device(f"cuda:{devices - 1}")
-    except SegmenterError as error:
-        raise GeneratorError(str(error)) from error
+    kind, _, number = resolve_device(device).partition(":")
+    if kind == "cuda" and devices > 1:
+        resolve_device(f"cuda:{devices - 1}")
     if ":" in device and devices > 1:
         raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
     # Processes only meet at the beginning and the end, which may be days apart.
@@ -165,7 +164,7 @@ def _judge(
     checker: ModelPackage, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
     console: Console,
 ) -> Judge:  # fmt: skip
-    """Who accepts pairs. Raises FidelityError or DatasetError for training cases that cannot be used."""
+    """Who accepts pairs. Raises EvaluationError or DatasetError for training cases that cannot be used."""
     from CardiacLDMLib.generation.acceptance import Judge
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
@@ -258,7 +257,7 @@ class _Run:
         return int(codes.max())
 
     def _try_one(self, done: set[int], yes: bool) -> set[int]:
-        """Draw the first missing pair, and see from it what all will take. Raises :class:`PairsError` if too much."""
+        """Draw the first missing pair, and see from it what all will take. Raises :class:`OutputError` if too much."""
         missing = self.count - len(done)
         if not missing:
             return set()
@@ -268,7 +267,7 @@ class _Run:
         seconds *= more / self.fabric.world_size
         _check_effort(self.out, more, seconds, size * more, yes)
         if more:
-            self.console.print(f"{more} more: about {_duration(seconds)} and {_size(size * more)}.")
+            self.console.print(f"{more} more: about {duration_text(seconds)} and {size_text(size * more)}.")
         return {index}
 
     def _missing(self, done: set[int]) -> Iterator[int]:
@@ -283,7 +282,7 @@ class _Run:
             for number, index in enumerate(islice(self._missing(done), rank, None, world)):
                 self._draw(index, 1 + len(done) + rank + number * world)
         except UserError as error:
-            typer.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}")
             return FAILED
         except (Cancelled, KeyboardInterrupt):
             return STOPPED
@@ -298,7 +297,7 @@ class _Run:
 
         began = time.perf_counter()
         title, settings = f"{pair_folder(self.out, index).name} ({number} of {self.count})", self.settings
-        with _shown(self.console, title) as progress:
+        with self._progress(title) as progress:
             try:
                 pair = draw(
                     self.generator, self.judge, self.seed, index, settings.conditions, steps=settings.steps,
@@ -309,10 +308,14 @@ class _Run:
                 size, end = math.prod(self.generator.shape) * 3, f"not accepted in {len(error.rejected)} attempts"
             else:
                 size = write_pair(pair, self.out)
-                end = _size(size)
+                end = size_text(size)
         seconds = time.perf_counter() - began
         self.console.print(f"{title}: {seconds:.1f} s, {end}")
         return seconds, size
+
+    def _progress(self, title: str) -> AbstractContextManager[OnProgress | None]:
+        """A progress bar, where somebody watches."""
+        return job_progress(self.console, title) if self.console.is_terminal else contextlib.nullcontext()
 
     def _summary(self) -> int:
         """Contact sheets, and how many pairs were rejected; the exit code."""
@@ -326,15 +329,17 @@ class _Run:
 
 
 def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
-    """Raises :class:`PairsError` if the disk will not do, or nobody has agreed to so long a run."""
-    from ..errors import PairsError
+    """Raises :class:`OutputError` if the disk will not do, or nobody has agreed to so long a run."""
+    from CardiacLDMLib.errors import OutputError
+
+    from ..errors import ConfigError
 
     free = shutil.disk_usage(out).free
-    takes = f"{pairs:,} more would take about {_duration(seconds)} and {_size(size)}"
+    takes = f"{pairs:,} more would take about {duration_text(seconds)} and {size_text(size)}"
     if size > free:
-        raise PairsError(f"{takes}, but {out.name} has {_size(free)} free: make room, or ask for fewer.")
+        raise OutputError(f"{takes}, but {out.name} has {size_text(free)} free: make room, or ask for fewer.")
     if not yes and (seconds > LONG_SECONDS or size > LARGE_BYTES):
-        raise PairsError(f"{takes}: repeat with --yes to go on from here, or ask for fewer.")
+        raise ConfigError(f"{takes}: repeat with --yes to go on from here, or ask for fewer.")
 
 
 def _tell(code: int, found: Rates, count: int, out: Path) -> None:
@@ -344,49 +349,10 @@ def _tell(code: int, found: Rates, count: int, out: Path) -> None:
         share = found.rejected / found.drawn
         typer.echo(f"{found.drawn} were drawn and {found.rejected} of them rejected ({share:.0%}): {rules}.")
     if not code:
-        typer.echo(f"{_pairs(count)} in {out}. They are synthetic: no patient is in them.")
+        typer.echo(f"{plural(count, 'pair')} in {out}. They are synthetic: no patient is in them.")
         return
     stopped = "Stopped. " if code == STOPPED else ""
     more = "; repeat to go on from there" if found.accepted + len(found.never_accepted) < count else ""
-    typer.echo(f"{stopped}{found.accepted} of {_pairs(count)} are finished and whole{more}.", err=True)
+    say(f"{stopped}{found.accepted} of {plural(count, 'pair')} are finished and whole{more}.")
     if found.never_accepted:
-        typer.echo(f"Never accepted: {', '.join(found.never_accepted)}; another seed draws others.", err=True)
-
-
-@contextlib.contextmanager
-def _shown(console: Console, label: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress bar for a pair, where somebody watches."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(label, total=100)
-
-        def update(step: Any) -> None:
-            stage = STAGES.get(step.stage, step.stage)
-            bar.update(task, description=f"{label}: {stage}", completed=step.step, total=step.total)
-
-        yield update
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
-
-
-def _duration(seconds: float) -> str:
-    """In the unit that gives a handy number."""
-    units = (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
-    for unit, length in units:
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _size(size: float) -> str:
-    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= length:
-            return f"{size / length:,.1f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+        say(f"Never accepted: {', '.join(found.never_accepted)}; another seed draws others.")

@@ -1,4 +1,4 @@
-"""``cardiacldm package``: look at, check, install and pass on model packages."""
+"""``cardiacldm package``: show, verify, import and export model packages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from CardiacLDMLib.text import size_text
+
+from .common import make_console, report_errors
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from CardiacLDMLib.packages.manifest import Manifest
     from CardiacLDMLib.packages.store import ModelPackage
 
-app = typer.Typer(no_args_is_help=True, help="Look at, check, install and pass on model packages.")
+app = typer.Typer(no_args_is_help=True, help="Show, verify, import and export model packages.")
 
 PackageArgument = Annotated[
     str | None, typer.Argument(metavar="[PACKAGE]", help="Name, folder or zip; without it, the package that ships.")
@@ -25,25 +28,30 @@ PackageArgument = Annotated[
 
 
 @app.command()
+@report_errors()
 def show(package: PackageArgument = None) -> None:
     """Show the card of a package: what it does, what it was trained on, its figures, its licence."""
-    with _refusals(), _opened(package) as opened:
+    with _opened(package) as opened:
         _print_card(opened)
 
 
 @app.command()
+@report_errors()
 def verify(package: PackageArgument = None) -> None:
-    """Check all of a package: manifest, hashes, and every tensor of every network."""
+    """Verify a package: manifest, hashes, and every tensor of every network."""
     from CardiacLDMLib.packages.weights import load_networks
 
-    with _refusals(), _opened(package) as opened:
-        with _console(stderr=True).status("Checking every tensor"):
+    with _opened(package) as opened:
+        with make_console().status("Checking every tensor"):
             load_networks(opened)
         manifest = opened.manifest
-        typer.echo(f"{manifest.name} {manifest.version} is whole: {len(manifest.files)} files, {_size(opened)}.")
+        typer.echo(
+            f"{manifest.name} {manifest.version} is whole: {len(manifest.files)} files, {size_text(opened.size_bytes)}."
+        )
 
 
 @app.command("import")
+@report_errors()
 def import_(
     source: Annotated[Path, typer.Argument(help="Zip or folder of a package.", show_default=False)],
     models: Annotated[
@@ -51,19 +59,20 @@ def import_(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an installed package of that name.")] = False,
 ) -> None:
-    """Install a package after checking all of it; nothing is installed when anything is wrong."""
+    """Verify a package and install it; nothing is installed if anything is wrong."""
     from CardiacLDMLib.packages.archive import import_package
     from CardiacLDMLib.packages.store import user_packages_dir
 
-    with _refusals(), _console(stderr=True).status("Checking every tensor"):
+    with make_console().status("Checking every tensor"):
         opened = import_package(source, models or user_packages_dir(), replace)
     manifest = opened.manifest
-    typer.echo(f"Installed {manifest.name} {manifest.version} ({_size(opened)}).")
+    typer.echo(f"Installed {manifest.name} {manifest.version} ({size_text(opened.size_bytes)}).")
     command = {"segmenter": "segment", "generator": "generate"}[manifest.kind]
     typer.echo(f"Use it with: cardiacldm {command} --package {opened.folder if models else manifest.name}")
 
 
 @app.command()
+@report_errors()
 def export(
     package: Annotated[str, typer.Argument(help="Name or folder of a package.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="[ZIP]", help="The zip to write, or a folder for it.")] = Path("."),
@@ -73,26 +82,13 @@ def export(
     from CardiacLDMLib.packages.archive import export_package
     from CardiacLDMLib.packages.store import find_package
 
-    with _refusals():
-        path = export_package(find_package(package), out, overwrite)
-        typer.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB).")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """End with exit code 1 and the sentence of what was refused."""
-    from CardiacLDMLib.errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+    path = export_package(find_package(package), out, overwrite)
+    typer.echo(f"Wrote {path} ({size_text(path.stat().st_size)}).")
 
 
 @contextlib.contextmanager
 def _opened(package: str | None) -> Iterator[ModelPackage]:
-    """A package by name or folder, or out of a zip that stays a zip."""
+    """Open a package by name or folder, or from a zip, which is unpacked to a temporary folder."""
     from CardiacLDMLib.packages.archive import unpacked
     from CardiacLDMLib.packages.store import find_package, open_package
 
@@ -103,23 +99,13 @@ def _opened(package: str | None) -> Iterator[ModelPackage]:
         yield find_package(package)
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, markup=False)
-
-
-def _size(package: ModelPackage) -> str:
-    return f"{package.size_bytes / 1e6:.1f} MB"
-
-
 def _print_card(package: ModelPackage) -> None:
     from rich.table import Table
     from rich.text import Text
 
     manifest, training = package.manifest, package.manifest.training
     rows = {
-        "Package": f"{manifest.name} {manifest.version} ({manifest.kind}, {_size(package)})",
+        "Package": f"{manifest.name} {manifest.version} ({manifest.kind}, {size_text(package.size_bytes)})",
         "What it does": manifest.summary,
         "Structures": ", ".join(f"{s.name} {s.value}" for s in manifest.structures),
         "Trained on": f"{training.data} ({training.cases} cases, {training.date}, code {training.code_version})",
@@ -134,7 +120,7 @@ def _print_card(package: ModelPackage) -> None:
     for label, value in rows.items():
         if value:
             card.add_row(Text(label, "bold"), Text(value))
-    console = _console()
+    console = make_console(stderr=False)
     console.print(Text(manifest.title, "bold underline"))
     console.print(card)
     console.print(_figures(manifest) if manifest.figures else "It comes without measured figures.")

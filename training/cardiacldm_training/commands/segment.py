@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from CardiacLDMLib.progress import STAGES, Cancelled, Progress, Quality
+from CardiacLDMLib.errors import explain
+from CardiacLDMLib.progress import Cancelled, Progress, Quality
+
+from .common import FAILED, STOPPED, job_progress, make_console, report_errors, say, stop_when_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from CardiacLDMLib.image.cases import Case, Refused
     from CardiacLDMLib.image.dicom import Series
-    from CardiacLDMLib.packages.store import ModelPackage
     from CardiacLDMLib.results.report import CaseReport
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-#: Exit codes: some cases failed; nothing could be started (as for wrong options); stopped by the user.
-FAILED, UNUSABLE, STOPPED = 1, 2, 130
 
-
+@report_errors()
 def segment(
     inputs: Annotated[
         list[Path],
@@ -62,25 +60,22 @@ def segment(
     LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes). A case that fails does not stop
     the others; the last lines then name it, and the exit code is 1.
     """
-    from rich.console import Console
-
-    from CardiacLDMLib.errors import PackageError
     from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    from ..results.outputs import check_folder
+
+    console = make_console()
     if fast and tta:
         raise typer.BadParameter("--fast and --tta exclude each other.")
     quality: Quality = "fast" if fast else "flips" if tta else "full"
-    try:
-        model = find_package(package)
-    except PackageError as error:
-        _give_up(error)
-    _make_folder(out)
+    model = find_package(package)
+    check_folder(out)  # before hours of work depend on it
     cases, refused = _cases(inputs, out, series=series, overwrite=overwrite, console=console)
     stopped = False
     done = 0
     if cases:
-        segmenter = _segmenter(model, device)
+        segmenter = Segmenter(model, device)
         with stop_when_asked(console) as cancelled:
             run = _Run(segmenter, out, quality, console, cancelled, len(cases))
             done, failed, stopped = run.all(cases)
@@ -137,32 +132,6 @@ def segment_case(
 
 
 # --- before the first case -----------------------------------------------------------------------------------------
-
-
-def _give_up(error: Exception) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
-    raise typer.Exit(UNUSABLE)
-
-
-def _make_folder(out: Path) -> None:
-    """The folder for the results, before hours of work depend on it."""
-    from ..errors import OutputError
-    from ..results.outputs import check_folder
-
-    try:
-        check_folder(out)
-    except OutputError as error:
-        _give_up(error)
-
-
-def _segmenter(model: ModelPackage, device: str) -> Segmenter:
-    from CardiacLDMLib.errors import PackageError, SegmenterError
-    from CardiacLDMLib.segmentation.segmenter import Segmenter
-
-    try:
-        return Segmenter(model, device)
-    except (SegmenterError, PackageError) as error:
-        _give_up(error)
 
 
 def _cases(
@@ -222,8 +191,9 @@ class _Run:
         done = 0
         failed: list[Refused] = []
         for number, case in enumerate(cases, start=1):
+            label = f"{case.name} ({number} of {self.total})" if self.total > 1 else case.name
             try:
-                with _shown(self.console, case.name, number, self.total) as progress:
+                with job_progress(self.console, label) as progress:
                     report = segment_case(
                         case,
                         self.segmenter,
@@ -234,25 +204,13 @@ class _Run:
                     )
             except (Cancelled, KeyboardInterrupt):
                 return done, failed, True
-            except Exception as error:  # whatever it is, the other cases are not to suffer
-                failed.append(Refused(case.name, _sentence(error)))
+            except Exception as error:  # one case must not stop the others
+                failed.append(Refused(case.name, explain(error).message))
                 self.console.print(f"{case.name}: failed: {failed[-1].reason}")
             else:
                 done += 1
                 _tell(report)
         return done, failed, False
-
-
-def _sentence(error: Exception) -> str:
-    """What went wrong, for the user: our own errors are sentences already."""
-    from CardiacLDMLib.errors import UserError
-
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this scan: close other programs, or crop it to the chest."
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"An unforeseen error, please report it: {type(error).__name__}: {first_line}"
 
 
 def _tell(report: CaseReport) -> None:
@@ -267,66 +225,11 @@ def _tell(report: CaseReport) -> None:
 def _finish(refused: Sequence[Refused], done: int, stopped: bool) -> None:
     """The last lines, and the exit code."""
     if refused:
-        typer.echo(
-            f"{len(refused)} of {len(refused) + done} cases failed:" if done else "No case was segmented:", err=True
-        )
+        say(f"{len(refused)} of {len(refused) + done} cases failed:" if done else "No case was segmented:")
         for case in refused:
-            typer.echo(f"  {case.name}: {case.reason}", err=True)
+            say(f"  {case.name}: {case.reason}")
     if stopped:
-        typer.echo(f"Stopped. Cases done: {done}. Nothing half-written is left.", err=True)
+        say(f"Stopped. Cases done: {done}. No unfinished files are left.")
         raise typer.Exit(STOPPED)
     if refused:
         raise typer.Exit(FAILED)
-
-
-@contextlib.contextmanager
-def _shown(console: Console, name: str, number: int, total: int) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar for one case, or a line for each stage where the output is no terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    label = f"{name} ({number} of {total})" if total > 1 else name
-    if not console.is_terminal:
-        yield _lines(console, label)
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-
-        def update(step: Any) -> None:
-            total = None if step.stage == "read" else step.total  # how long reading takes is not known
-            bar.update(
-                task, description=f"{label}: {STAGES.get(step.stage, step.stage)}", completed=step.step, total=total
-            )
-
-        yield update
-
-
-def _lines(console: Console, label: str) -> Callable[[Progress], None]:
-    shown: set[str] = set()
-
-    def update(step: Progress) -> None:
-        if step.stage not in shown:
-            shown.add(step.stage)
-            console.print(f"{label}: {STAGES.get(step.stage, step.stage)}")
-
-    return update
-
-
-@contextlib.contextmanager
-def stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C (or SIGTERM) came: the job then stops at its next step. A second one stops it at once."""
-    asked = False
-
-    def stop(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        console.print("Stopping after this step (press Ctrl-C again to stop at once) ...")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

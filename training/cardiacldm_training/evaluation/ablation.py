@@ -27,7 +27,7 @@ from CardiacLDMLib.networks.build import build_network
 from ..cases import store
 from ..cases.settings import AugmentConfig, SamplingConfig
 from ..cases.workers import pool
-from ..errors import AblationError
+from ..errors import EvaluationError
 from ..stages import config, loop, run_folder, segmenter
 from ..virtual.cohort import CohortSettings, write_cohort
 
@@ -114,17 +114,17 @@ class Results(_Frozen):
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from JSON; fields that it lacks have their defaults. Raises :class:`AblationError`."""
+    """A plan from JSON; fields that it lacks have their defaults. Raises :class:`EvaluationError`."""
     try:
         plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AblationError(f"{path} could not be read: {error.strerror or error}.") from error
+        raise EvaluationError(f"{path} could not be read: {error.strerror or error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "text"
-        raise AblationError(f"{path.name} is no plan: its {where} is wrong ({first['msg']}).") from error
+        raise EvaluationError(f"{path.name} is no plan: its {where} is wrong ({first['msg']}).") from error
     if len({arm.name for arm in plan.arms}) < len(plan.arms):
-        raise AblationError(f"{path.name} has two arms of the same name.")
+        raise EvaluationError(f"{path.name} has two arms of the same name.")
     return plan
 
 
@@ -134,7 +134,7 @@ def read_plan(path: Path) -> Plan:
 def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> Results:
     """Make the cohorts, train what is missing, seed after seed so that a first table is there early.
 
-    Raises :class:`AblationError`, ``AnatomyError``, ``TrainingError``, ``DatasetError`` or ``VolumeError``.
+    Raises :class:`EvaluationError`, ``AnatomyError``, ``TrainingError``, ``DatasetError`` or ``VolumeError``.
     """
     results = _begun(plan, out)
     missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _done(results, arm, seed)]
@@ -158,10 +158,10 @@ def _begun(plan: Plan, out: Path) -> Results:
     try:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AblationError(f"{path} is not readable: choose another folder.") from error
+        raise EvaluationError(f"{path} is not readable: choose another folder.") from error
     arms = {arm.name: arm for arm in plan.arms}
     if results.budget != plan.budget or any(arms.get(run.arm.name, run.arm) != run.arm for run in results.runs):
-        raise AblationError(f"{out} holds results of another plan: choose another folder.")
+        raise EvaluationError(f"{out} holds results of another plan: choose another folder.")
     return results
 
 
@@ -226,7 +226,7 @@ def _make_cohort(settings: CohortSettings, count: int, folder: Path) -> str:
     started = time.monotonic()
     failed = write_cohort(settings, count, folder)
     if failed:
-        raise AblationError(f"The cohort {folder.name} lacks {len(failed)} cases: {failed[0]}")
+        raise EvaluationError(f"The cohort {folder.name} lacks {len(failed)} cases: {failed[0]}")
     return f"Cohort {folder.name}: {count} cases, {time.monotonic() - started:.0f} s."
 
 
@@ -234,7 +234,7 @@ def _prepared(folder: Path, plan: Plan, out: Path, count: int | None = None) -> 
     """The first ``count`` cases of a folder (all without it) on the plan's grid."""
     prepared = store.prepare(store.gather([folder], out / PREPARED)[:count], plan.spacing_mm)
     if prepared.skipped:
-        raise AblationError(f"A case of {folder} cannot be used: {prepared.skipped[0][1]}")
+        raise EvaluationError(f"A case of {folder} cannot be used: {prepared.skipped[0][1]}")
     return prepared.cases
 
 

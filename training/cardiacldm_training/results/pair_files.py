@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import lock, sweep, write_json
 from CardiacLDMLib.generation.acceptance import Judge
 from CardiacLDMLib.generation.generator import Pair
@@ -26,7 +27,7 @@ from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.results import pairs
 from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name
 
-from ..errors import PairsError
+from ..errors import DatasetError
 from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_figure
 
 SETTINGS, SHEET, RATES = "generation.json", "contact_sheet.png", "acceptance.json"
@@ -60,22 +61,22 @@ def _package_text(package: ModelPackage) -> str:
 def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
     """Lock the folder for one run with the settings ``wanted``; make it if needed.
 
-    Unfinished files of a killed run are removed. Raises :class:`PairsError` if the folder holds pairs of other
+    Unfinished files of a killed run are removed. Raises :class:`OutputError` if the folder holds pairs of other
     settings, if another run uses it, or if it cannot be used.
     """
     if out.exists() and not out.is_dir():
-        raise PairsError(f"The pairs need a folder, but {out.name} is a file.")
+        raise OutputError(f"The pairs need a folder, but {out.name} is a file.")
     try:
         if not (out / SETTINGS).is_file():
             write_json(out / SETTINGS, wanted)
         with (out / SETTINGS).open("rb") as file:
             if not _locked(file.fileno()):
-                raise PairsError(f"Another run writes to {out.name}: wait for its end, or choose another folder.")
+                raise OutputError(f"Another run writes to {out.name}: wait for its end, or choose another folder.")
             _refuse_other_settings(out, file.read(), wanted)
             sweep(out, older_than=0)
             yield
     except OSError as error:
-        raise PairsError(f"{out.name} cannot be used for the pairs: {error.strerror or error}.") from error
+        raise OutputError(f"{out.name} cannot be used for the pairs: {error.strerror or error}.") from error
 
 
 def _locked(file: int) -> bool:
@@ -91,22 +92,22 @@ def _refuse_other_settings(out: Path, stored: bytes, wanted: dict[str, Any]) -> 
         existing = json.loads(stored)
         names = sorted({*existing, *wanted})
     except (ValueError, TypeError) as error:
-        raise PairsError(f"{out.name}/{SETTINGS} is damaged: choose another folder.") from error
+        raise OutputError(f"{out.name}/{SETTINGS} is damaged: choose another folder.") from error
     for name in names:
         old, new = existing.get(name), json.loads(json.dumps(wanted.get(name)))
         if old != new:
-            raise PairsError(f"{out.name} holds pairs whose {name} is {old!r}, not {new!r}: choose another folder.")
+            raise OutputError(f"{out.name} holds pairs whose {name} is {old!r}, not {new!r}: choose another folder.")
 
 
 def pair_indices(out: Path, count: int) -> set[int]:
-    """Return the indices below ``count`` whose pair exists. Raises :class:`PairsError` if a pair lacks a file."""
+    """Return the indices below ``count`` whose pair exists. Raises :class:`OutputError` if a pair lacks a file."""
     indices = set()
     for entry in os.scandir(out):
         match = re.fullmatch(r"pair_(\d{4,})", entry.name)
         if match and int(match[1]) < count:
             missing = [name for name in FILES if not os.path.isfile(os.path.join(entry.path, name))]
             if missing:
-                raise PairsError(f"{entry.name} lacks {missing[0]}: remove that folder to generate the pair again.")
+                raise DatasetError(f"{entry.name} lacks {missing[0]}: remove that folder to generate the pair again.")
             indices.add(int(match[1]))
     return indices
 
@@ -123,7 +124,7 @@ def write_pair(pair: Pair, out: Path) -> int:
 
 
 def read_pair(out: Path, index: int) -> Pair:
-    """Read pair ``index``. Raises ``VolumeError`` or :class:`PairsError`."""
+    """Read pair ``index``. Raises ``VolumeError`` or :class:`OutputError`."""
     folder = pair_folder(out, index)
     provenance = _read_json(folder / PROVENANCE)
     return Pair(read_volume(folder / IMAGE), read_volume(folder / LABELS), provenance)
@@ -183,7 +184,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise PairsError(f"{path.parent.name}/{path.name} cannot be read.") from error
+        raise DatasetError(f"{path.parent.name}/{path.name} cannot be read.") from error
 
 
 # --- sheets --------------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def write_sheets(out: Path, count: int) -> list[Path]:
     """Write contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
 
-    Raises :class:`PairsError` or ``OutputError``.
+    Raises :class:`OutputError`.
     """
     paths: list[Path] = []
     done = sorted(pair_indices(out, count))

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
+from CardiacLDMLib.errors import MemoryShortage, OutputError
 from CardiacLDMLib.files import sha256, write_json
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
 
 from ..cases.workers import spread
-from ..errors import AnatomyError, CohortError
+from ..errors import AnatomyError
 from .body.body import paint_body
 from .body.frame import draw_frame, extend_aorta
 from .body.implants import draw_implant
@@ -173,7 +174,7 @@ def write_cohort(
     """Write ``cases`` cases to ``out``, continuing an earlier call; return a sentence for each case that failed.
 
     ``progress`` receives the number of cases so far. Raises :class:`AnatomyError` if the templates are unusable,
-    :class:`CohortError` if ``out`` is unsuitable, ``OutputError`` if a file cannot be written.
+    :class:`OutputError` if ``out`` is unsuitable or a file cannot be written.
     """
     for path in settings.heart_sources().templates:
         read_template(path)
@@ -186,30 +187,30 @@ def write_cohort(
             if progress:
                 progress(index + 1)
     except BrokenProcessPool as error:
-        raise CohortError(
+        raise MemoryShortage(
             "A worker was killed, perhaps because memory ran out: use fewer workers and repeat."
         ) from error
     return failed
 
 
 def _check_folder(settings: CohortSettings, cases: int, out: Path) -> None:
-    """Write the settings to ``out``. Raises CohortError for the folder of another cohort or a full disk."""
+    """Write the settings to ``out``. Raises OutputError for the folder of another cohort or a full disk."""
     record, existing = settings.record(), out / "cohort.json"
     if out.exists() and not out.is_dir():
-        raise CohortError(f"{out} is a file: choose a folder.")
+        raise OutputError(f"{out} is a file: choose a folder.")
     if existing.is_file():
         try:
             previous = json.loads(existing.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CohortError(f"{existing} cannot be read: choose another folder.") from error
+            raise OutputError(f"{existing} cannot be read: choose another folder.") from error
         if previous != record:
-            raise CohortError(f"{out} holds a cohort made with other settings: choose another folder.")
+            raise OutputError(f"{out} holds a cohort made with other settings: choose another folder.")
     write_json(existing, record, sort_keys=True)
     missing = sum(not (_case_folder(out, index) / "case.json").is_file() for index in range(cases))
     needed = missing * CASE_MB * (1.5 / settings.spacing_mm) ** 3
     free = shutil.disk_usage(out).free / 1e6
     if needed > free:
-        raise CohortError(
+        raise OutputError(
             f"{out} has {free / 1e3:.1f} GB free and {missing} cases need about {needed / 1e3:.1f} GB: "
             "make room or ask for fewer cases."
         )

@@ -19,7 +19,7 @@ from ...cases import store
 from ...cases.augment import box
 from ...cases.pairs import heart_centre
 from ...cases.readers.folders import CaseFiles
-from ...errors import FidelityError
+from ...errors import EvaluationError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def open_source(
 ) -> Source:
     """The cases of all ``folders`` on ``view``; prepared once, in ``cache`` or each folder's ``.prepared``.
 
-    Raises DatasetError where a folder holds no cases, :class:`FidelityError` where none can be used.
+    Raises DatasetError where a folder holds no cases, :class:`EvaluationError` where none can be used.
     """
     found = store.gather(folders, cache)
     name = ", ".join(folder.resolve().name for folder in folders)
@@ -99,7 +99,7 @@ def open_source(
     skipped = {case[short:]: why for case, why in prepared.skipped}
     if not prepared.cases:
         case, why = next(iter(skipped.items()))
-        raise FidelityError(f"No case of {', '.join(map(str, folders))} can be used; {case}: {why}")
+        raise EvaluationError(f"No case of {', '.join(map(str, folders))} can be used; {case}: {why}")
     return Source(name, [replace(case, name=case.name[short:]) for case in prepared.cases], skipped, view)
 
 

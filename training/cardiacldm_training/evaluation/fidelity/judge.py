@@ -18,7 +18,7 @@ from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-from ...errors import FidelityError
+from ...errors import EvaluationError
 from .. import ablation
 from . import compare, diversity, features, labels, replicas
 from . import texture as noise
@@ -106,10 +106,10 @@ def judge(
 
     ``plan``: budget of the networks trained on generated pairs and on training cases; None leaves them out. ``out`` is
     where their scratch files may lie. ``textured``: tone or texture was put on the pairs when they were drawn. Raises
-    :class:`FidelityError` for too few cases.
+    :class:`EvaluationError` for too few cases.
     """
     if len(reference) < FEWEST_REFERENCES or len(generated) < FEWEST_PAIRS:
-        raise FidelityError(
+        raise EvaluationError(
             f"At least {FEWEST_PAIRS} generated pairs and {FEWEST_REFERENCES} held-out cases are needed, "
             f"there are {len(generated)} and {len(reference)}."
         )

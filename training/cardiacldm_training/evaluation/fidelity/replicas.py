@@ -23,7 +23,7 @@ from CardiacLDMLib.image.resample import block_mean
 from CardiacLDMLib.segmentation.findings import Finding
 
 from ...cases.augment import box, to_window
-from ...errors import FidelityError
+from ...errors import EvaluationError
 from .cases import Pair, Source
 from .compare import Measured, Record, spread
 
@@ -71,7 +71,7 @@ class Nearest:
 class TrainingCases:
     """Training cases as pairs are compared with them, in memory: some 0.3 MB each.
 
-    Nearer to one than the ``threshold`` a pair is a copy. Raises :class:`FidelityError` for fewer than ``FEWEST``
+    Nearer to one than the ``threshold`` a pair is a copy. Raises :class:`EvaluationError` for fewer than ``FEWEST``
     different cases.
     """
 
@@ -92,7 +92,7 @@ class TrainingCases:
             if len(others) >= FEWEST - 1:
                 found.append(self._relative(others))
         if len(found) < FEWEST:
-            raise FidelityError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones are needed.")
+            raise EvaluationError(f"{train.name} holds too few cases to tell copies: {FEWEST} different ones needed.")
         return round(threshold(np.array(found)), 4)
 
     def nearest_of_each(self, pairs: Source) -> Nearest:

@@ -32,7 +32,7 @@ def view_of_generator(generator: Generator) -> View:
 
 def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
     """Pairs 0 to ``count`` of ``seed``, no condition asked for, as ``cardiacldm generate`` leaves them; those that are
-    there are kept. Raises PairsError or GeneratorError."""
+    there are kept. Raises OutputError or GeneratorError."""
     record = pair_files.shared_settings(generator.package, seed, check_settings(generator.spec))
     with pair_files.hold_folder(out, record):
         for index in sorted(set(range(count)) - pair_files.pair_indices(out, count)):
@@ -42,7 +42,7 @@ def draw(generator: Generator, count: int, seed: int, out: Path, say: Say) -> No
 
 def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, picture: Path) -> Repair:
     """A picture of the pair among the first ``count`` whose labels the clean-up changed most, which is drawn again for
-    it. Raises PairsError, VolumeError or GeneratorError."""
+    it. Raises DatasetError, VolumeError or GeneratorError."""
     changed = [pair_files.read_pair(pairs, index).provenance.get("repaired_voxels", 0) for index in range(count)]
     most = int(np.argmax(changed))
     pair = generator.generate(seed, most)

@@ -18,7 +18,7 @@ from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.networks.build import build_network
 
 from ...cases import store
-from ...errors import FidelityError
+from ...errors import EvaluationError
 from ...stages import loop, run_folder, segmenter
 from .. import ablation
 from .cases import Source
@@ -76,7 +76,7 @@ def _prepared(source: Source, count: int, plan: ablation.Plan, work: Path) -> li
         write_volume(pair.labels_volume, folder / "labels.nii.gz")
     prepared = store.prepare(store.gather([work], None), plan.spacing_mm)
     if not prepared.cases:
-        raise FidelityError(f"No case of {source.name} has labels at {plan.spacing_mm:g} mm.")
+        raise EvaluationError(f"No case of {source.name} has labels at {plan.spacing_mm:g} mm.")
     return prepared.cases
 
 

@@ -86,7 +86,7 @@ class Effort:
 
     def in_words(self) -> str:
         """``3 pairs: about 12 s, 2 MB of memory, and as much on disk if they are saved``"""
-        from ....packages.cards import size_text
+        from ....text import size_text
 
         pairs = _("1 pair") if self.count == 1 else _("{n} pairs").format(n=self.count)
         time = _("time not known before the first") if self.seconds is None else duration(self.seconds)

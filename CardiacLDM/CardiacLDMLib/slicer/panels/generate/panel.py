@@ -393,7 +393,7 @@ def _kind(settings: PairSettings) -> tuple[Any, ...]:
 
 def _lacking_room(pairs: list[SyntheticPair], out: Path) -> str:
     """A sentence if the pairs may not fit on the disk."""
-    from ....packages.cards import size_text
+    from ....text import size_text
     from .facts import BYTES_PER_VOXEL
 
     voxels = sum(pair.volume.GetImageData().GetNumberOfPoints() for pair in pairs if pair.volume.GetImageData())

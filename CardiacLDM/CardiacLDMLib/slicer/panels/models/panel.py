@@ -109,7 +109,7 @@ class ModelsPanel:
             yield
 
     def _add(self, row: Row) -> None:
-        from ....packages.cards import size_text
+        from ....text import size_text
 
         table, line = self.ui.packageTable, len(self._rows) - 1
         table.rowCount = len(self._rows)

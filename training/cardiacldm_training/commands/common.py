@@ -1,0 +1,135 @@
+"""What the commands share: exit codes, the one error handler, output, progress bars, and stopping on request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from CardiacLDMLib.errors import UserError
+from CardiacLDMLib.progress import STAGES, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Exit codes: some of the work failed; the command could not start or go on, as for wrong options; the user stopped it.
+FAILED, UNUSABLE, STOPPED = 1, 2, 130
+
+#: Called with each step of a job.
+OnProgress = Callable[[Progress], None]
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[None]:
+    """End the command with "Error: ..." on stderr and :data:`UNUSABLE` at a :class:`UserError`; decorates commands.
+
+    Other exceptions are faults of the program and keep their traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), error)
+
+
+def fail(sentence: str, cause: BaseException | None = None) -> NoReturn:
+    """Write "Error: SENTENCE" to stderr and end with :data:`UNUSABLE`."""
+    say(f"Error: {sentence}")
+    raise typer.Exit(UNUSABLE) from cause
+
+
+def say(line: str) -> None:
+    """Write a line to stderr, where results do not go."""
+    typer.echo(line, err=True)
+
+
+def make_console(*, stderr: bool = True) -> Console:
+    """Return a console that prints text as it is: names from outside are never markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=stderr)
+
+
+def let_threads_sleep() -> None:
+    """Let idle threads of torch sleep, not spin: with other processes on the same cores a step takes a third of the CPU
+    time. Call it before torch is first imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# --- progress ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def job_progress(console: Console, label: str) -> Iterator[OnProgress]:
+    """Show the steps of one job as a bar, or on a console that is no terminal its stages as lines."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.is_terminal:
+        yield stage_lines(label, console.print)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(step: Any) -> None:
+            total = None if step.stage == "read" else step.total  # how long reading takes is not known
+            bar.update(task, description=f"{label}: {_stage(step)}", completed=step.step, total=total)
+
+        yield update
+
+
+def stage_lines(label: str, write: Callable[[str], None]) -> OnProgress:
+    """Return a function that writes one line when a job enters a stage for the first time."""
+    seen: set[str] = set()
+
+    def update(step: Progress) -> None:
+        if step.stage not in seen:
+            seen.add(step.stage)
+            write(f"{label}: {_stage(step)}")
+
+    return update
+
+
+def _stage(step: Progress) -> str:
+    return STAGES.get(step.stage, step.stage)
+
+
+@contextlib.contextmanager
+def counted_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on stdout's terminal how many of ``total`` things are done; yield a function that takes the number."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+# --- stopping ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C or SIGTERM came; the job asks it between steps.
+
+    A second signal raises KeyboardInterrupt at once.
+    """
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        console.print("Stopping after this step (press Ctrl-C again to stop at once) ...")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
