@@ -11,7 +11,7 @@ import pytest
 from CardiacLDMLib.anatomy import NAMES, VALUE
 from CardiacLDMLib.errors import NoAcceptablePair
 from CardiacLDMLib.generation import acceptance, plausibility
-from CardiacLDMLib.generation.acceptance import Judge, draw, said
+from CardiacLDMLib.generation.acceptance import Judge, draw, fault_text
 from CardiacLDMLib.generation.generator import Generator, Pair
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.image.overlap import agreement, dice_per_structure, mean_agreement
@@ -99,7 +99,7 @@ def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
     labels[20:24, 2:6, :] = VALUE["AO"]
     broken = {f.structures for f in plausibility.check(plausibility.as_labels(box_pair(labels).labels))}
     assert broken == {("LV", "RV"), ("AO",)}
-    assert Judge(None).faults(box_pair(labels)) == []
+    assert Judge(None).verdict(box_pair(labels)).faults == []
 
 
 def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -> None:
@@ -108,7 +108,7 @@ def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -
     assert (fault.rule, fault.limit) == ("agreement", acceptance.LEAST_AGREEMENT)
     assert fault.value is not None
     assert 0.0 < fault.value < acceptance.LEAST_AGREEMENT
-    assert Judge(segmenter, least_agreement=0.0).faults(moved) == []
+    assert Judge(segmenter, least_agreement=0.0).verdict(moved).faults == []
     blank = Pair(Volume(np.zeros(moved.image.array.shape, np.int16), moved.image.affine), box_pair().labels, {})
     assert Judge(segmenter).verdict(blank).agreement == 0.0  # no CT at all: the segmenter refuses it
 
@@ -129,7 +129,7 @@ def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator
     assert pair.provenance == plain.provenance | {
         "acceptance": {
             "attempts": 3, "agreement": None, "segmenter": None,
-            "rejected": [[said(Finding("pieces", ("LA",), n, 1))] for n in range(2)],
+            "rejected": [[fault_text(Finding("pieces", ("LA",), n, 1))] for n in range(2)],
         }
     }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator
 def test_after_the_last_attempt_it_gives_up_with_the_reasons(generator: Generator) -> None:
     with pytest.raises(NoAcceptablePair, match="Pair 7 ") as e:
         draw(generator, FromThe(9), 0, 7, steps=1)
-    reasons = [said(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
+    reasons = [fault_text(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
     assert e.value.rejected == [[reason] for reason in reasons]
     assert reasons[-1] in str(e.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from tests.support.package import tiny_manifest, write_tiny_package
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 1, "norm": "batch"},
     "dynunet": {"filters": [4, 8, 8], "strides": [1, 2, 2], "res_block": True},
-    "segresnet": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
 }
 
 
@@ -108,9 +108,8 @@ def test_message_names_package_network_and_tensor(tmp_path: Path) -> None:
     name = min(tensors)
     del tensors[name]
     save_file(tensors, path)
-    with pytest.raises(PackageError) as caught:
+    with pytest.raises(PackageError, match=f"tiny.*segmenter.*{re.escape(name)}"):
         load_networks(package)
-    assert str(caught.value) == f"tiny is refused: in its segmenter, the tensor {name} is missing."
 
 
 STEMS = {"norm_num_groups": 4, "stem_channels": 4}
@@ -119,31 +118,29 @@ STEMS = {"norm_num_groups": 4, "stem_channels": 4}
 @pytest.mark.parametrize(
     ("architecture", "arguments", "message"),
     [
-        ("torch.hub.load", {}, r"the architecture 'torch.hub.load' is unknown .*unet, dynunet, segresnet"),
-        ("unet", {"channels": [4, 8], "strides": [2, 2]}, "strides must be one fewer than channels"),
+        ("torch.hub.load", {}, r"torch.hub.load.*unet, dynunet"),
+        ("unet", {"channels": [4, 8], "strides": [2, 2]}, "strides"),
         ("unet", {"channels": [4, 8], "strides": [3]}, r"strides\.0"),
         ("unet", {"channels": [4, True], "strides": [2]}, r"channels\.1"),
         ("unet", {"channels": [4, 8], "strides": [2], "norm": "layer"}, "norm"),
-        ("dynunet", {"filters": [4, 8, 8], "strides": [2, 2, 2]}, "the first stride must be 1"),
-        ("dynunet", {"filters": [4, 8, 8], "strides": [1, 2, 2, 2]}, "as many as filters"),
-        ("joint_autoencoder", {"channels": [8], **STEMS}, "at least 2 items"),
-        ("joint_autoencoder", {"channels": [8, 8, 8, 8], **STEMS}, "at most 3 items"),
+        ("dynunet", {"filters": [4, 8, 8], "strides": [2, 2, 2]}, "stride"),
+        ("dynunet", {"filters": [4, 8, 8], "strides": [1, 2, 2, 2]}, "filters"),
+        ("joint_autoencoder", {"channels": [8], **STEMS}, "channels"),
+        ("joint_autoencoder", {"channels": [8, 8, 8, 8], **STEMS}, "channels"),
         (
             "joint_autoencoder",
             {"channels": [8, 8, 10], "norm_num_groups": 4, "stem_channels": 4},
-            "every width must be",
+            "norm_num_groups",
         ),
         (
             "joint_autoencoder",
             {"channels": [8, 8, 8], **STEMS, "fusion": "max"},
             "fusion",
         ),
-        ("segresnet", {"init_filters": 12, "blocks_down": [1, 1], "blocks_up": [1]}, "init_filters"),
-        ("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1, 1]}, "one fewer"),
-        ("segresnet", {"init_filters": 8, "blocks_down": [10**9, 1], "blocks_up": [1]}, r"blocks_down\.0"),
+        ("unet", {"channels": [10**9, 8], "strides": [2]}, r"channels\.0"),
     ],
 )
-def test_unsound_arguments_are_refused(architecture: str, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(architecture: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(PackageError, match=message):
         build_network(architecture, arguments)
 
@@ -158,7 +155,7 @@ def test_light_top_has_one_convolution_less(channels: list[int]) -> None:
 
 
 @st.composite
-def sound_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+def valid_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """Any arguments within the bounds of any architecture for segmentation."""
     architecture = draw(st.sampled_from(sorted(SMALL)))
     levels = draw(st.integers(2 if architecture == "unet" else 3, 6))
@@ -168,19 +165,15 @@ def sound_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     if architecture == "unet":
         unet = {"num_res_units": draw(st.integers(0, 4)), "light_top": draw(st.booleans()), "norm": norm}
         return architecture, {"channels": widths, "strides": strides, **unet}
-    if architecture == "dynunet":
-        residual = draw(st.booleans())
-        return architecture, {"filters": widths, "strides": [1, *strides], "res_block": residual, "norm": norm}
-    blocks = draw(st.lists(st.integers(1, 8), min_size=levels, max_size=levels))
-    width = 8 * draw(st.integers(1, 8))
-    return architecture, {"init_filters": width, "blocks_down": blocks, "blocks_up": blocks[1:]}
+    residual = draw(st.booleans())
+    return architecture, {"filters": widths, "strides": [1, *strides], "res_block": residual, "norm": norm}
 
 
 @settings(deadline=None, max_examples=8)
-@given(sound=sound_arguments())
-def test_all_sound_arguments_build_and_keep_the_size(sound: tuple[str, dict[str, Any]]) -> None:
+@given(valid=valid_arguments())
+def test_all_valid_arguments_build_and_keep_the_size(valid: tuple[str, dict[str, Any]]) -> None:
     """Bounds are tight enough: nothing within them fails, in full size, on the meta device."""
-    check_arguments(*sound)
+    check_arguments(*valid)
     with torch.device("meta"):
-        module = build_network(*sound).eval()
+        module = build_network(*valid).eval()
         assert module(torch.empty(1, 1, 64, 64, 64)).shape == (1, 9, 64, 64, 64)

@@ -1,8 +1,6 @@
-"""From a manifest to torch modules: the closed list of architectures and the strict exchange of their weights.
+"""The closed list of network architectures that a package may name, with the bounds of their arguments.
 
-A package names an architecture and gives bounded arguments; no code, class path or expression comes from it. A module
-is first built on torch's meta device, which takes no memory, and the tensors of the file are compared with it by name,
-shape and type before one is read. torch and MONAI are imported where they are used.
+A package gives an architecture's name and arguments; no code, class path or expression comes from it. Needs no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -18,18 +16,13 @@ from .. import anatomy
 from ..errors import PackageError
 from ..text import first_problem
 
-if TYPE_CHECKING:
-    pass
-
-
-#: One CT channel in, one logit per structure and for the background out.
+#: Channels of a segmentation network: the CT in, a logit for the background and for each structure out.
 IN_CHANNELS, OUT_CHANNELS = 1, anatomy.NUM_CLASSES
 
 Width = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=256)]
 Stride = Annotated[int, Field(ge=1, le=2)]
 Norm = Literal["instance", "batch"]
-Blocks = Annotated[int, Field(ge=1, le=8)]
 
 
 class _Arguments(BaseModel):
@@ -39,7 +32,7 @@ class _Arguments(BaseModel):
 class UNetArguments(_Arguments):
     """MONAI ``UNet``: ``channels`` per level, ``strides`` between levels, residual units per level.
 
-    ``light_top`` leaves out the residual unit at full resolution, which has few channels but half of the cost on a CPU.
+    ``light_top`` leaves out the residual unit at full resolution: it has few channels but takes half of a CPU's time.
     """
 
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=7)]
@@ -72,26 +65,12 @@ class DynUNetArguments(_Arguments):
         return self
 
 
-class SegResNetArguments(_Arguments):
-    """MONAI ``SegResNet``: residual blocks per level going down and up, widths doubling from ``init_filters``."""
-
-    init_filters: Annotated[int, Field(ge=8, le=64, multiple_of=8)]
-    blocks_down: Annotated[tuple[Blocks, ...], Field(min_length=2, max_length=6)]
-    blocks_up: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=5)]
-
-    @model_validator(mode="after")
-    def _levels_agree(self) -> SegResNetArguments:
-        if len(self.blocks_up) != len(self.blocks_down) - 1:
-            raise ValueError("blocks_up must be one fewer than blocks_down")
-        return self
-
-
 class JointAutoencoderArguments(_Arguments):
-    """:class:`joint_autoencoder.JointAutoencoder`: ``channels`` of its three levels, or of two behind stems that halve
-    each side, so that latents have a quarter of it; ``stem_channels`` of the two stems, which are summed or
-    concatenated; labels out as logits or palette.
+    """:class:`joint_autoencoder.JointAutoencoder`: a latent has a quarter of each side.
 
-    ``checkpointed`` saves memory in training: activations are computed again for the gradient.
+    ``channels`` of its three levels, or of two levels after stems that halve each side. ``stem_channels`` of the two
+    stems, whose outputs are summed or concatenated (``fusion``). ``labels_out``: labels are decoded as logits or as
+    palette colours. ``checkpointed`` saves memory in training: activations are computed again for the gradient.
     """
 
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=3)]
@@ -111,12 +90,12 @@ class JointAutoencoderArguments(_Arguments):
 
 
 class DenoiserArguments(_Arguments):
-    """:class:`denoiser.Denoiser`: ``channels`` per level of MONAI's ``DiffusionModelUNet``, the levels with attention,
-    ``choices`` (the number of values of each) and ``numbers`` (how many) that it can be conditioned on.
+    """:class:`denoiser.Denoiser`: MONAI's ``DiffusionModelUNet`` with its conditions.
 
-    The lowest level has attention in its middle anyhow, in heads of ``num_head_channels``. ``prior_modes``, for
-    rectified flow alone: the network knows a normal distribution with so many modes over latents of the
-    ``latent_shape``, and learns what that does not tell.
+    ``channels`` per level, and the ``attention_levels``; the lowest level always has attention in its middle, in heads
+    of ``num_head_channels``. ``choices``: the number of values of each condition that is a choice; ``numbers``: how
+    many conditions are numbers. ``prior_modes``, for rectified flow alone: the weights include a normal distribution
+    with so many modes over latents of ``latent_shape``, and the network learns the difference from it.
     """
 
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
@@ -149,37 +128,36 @@ class DenoiserArguments(_Arguments):
 
 
 Shape = tuple[int, int, int]
-#: Side of a latent voxel in voxels of the grid.
+#: Side of a latent voxel in voxels of the image.
 LATENT_STRIDE = 4
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The bounded arguments of an architecture, and the task that it can do."""
+    """The model of an architecture's arguments, and its task."""
 
     arguments: type[_Arguments]
     task: Literal["segmentation", "autoencoder", "denoising"] = "segmentation"
 
 
-#: All architectures that a package may name. A new entry needs no new schema version; older programs refuse its name.
+#: All architectures. A new entry needs no new schema version: older programs refuse its name.
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(UNetArguments),
     "dynunet": Architecture(DynUNetArguments),
-    "segresnet": Architecture(SegResNetArguments),
     "joint_autoencoder": Architecture(JointAutoencoderArguments, "autoencoder"),
     "diffusion_unet": Architecture(DenoiserArguments, "denoising"),
 }
 
 
 def check_arguments(architecture: str, arguments: Mapping[str, JsonValue]) -> _Arguments:
-    """The arguments as their model; raises :class:`PackageError` for an unknown architecture or unsound arguments."""
-    known = ARCHITECTURES.get(architecture)
-    if known is None:
+    """Return the validated arguments. Raises :class:`PackageError` for an unknown architecture or invalid arguments."""
+    entry = ARCHITECTURES.get(architecture)
+    if entry is None:
         raise PackageError(
             f"the architecture {architecture!r} is unknown to this version (known: {', '.join(ARCHITECTURES)})"
         )
     try:
-        # Through JSON, for its strict mode takes lists for tuples and still no number written as text.
-        return known.arguments.model_validate_json(json.dumps(arguments), strict=True)
+        # Through JSON: its strict mode accepts lists for tuples, but no number written as text.
+        return entry.arguments.model_validate_json(json.dumps(arguments), strict=True)
     except ValidationError as error:
         raise PackageError(first_problem(error)) from error

@@ -1,4 +1,4 @@
-"""From an architecture's name and arguments to a torch module; torch and MONAI are imported where they are used."""
+"""Build a torch module from an architecture's name and arguments. torch and MONAI are imported inside functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from .architectures import (
     DynUNetArguments,
     JointAutoencoderArguments,
     Norm,
-    SegResNetArguments,
     Shape,
     UNetArguments,
     check_arguments,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
-    """As MONAI takes it; instance norm with a learned scale and shift, as batch norm always has."""
+    """Return MONAI's argument for a norm with a learned scale and shift."""
     return norm, {"affine": True}
 
 
@@ -58,15 +57,6 @@ def _dynunet(arguments: DynUNetArguments) -> torch.nn.Module:
     )  # fmt: skip
 
 
-def _segresnet(arguments: SegResNetArguments) -> torch.nn.Module:
-    from monai.networks.nets import SegResNet
-
-    return SegResNet(
-        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, init_filters=arguments.init_filters,
-        blocks_down=arguments.blocks_down, blocks_up=arguments.blocks_up,
-    )  # fmt: skip
-
-
 def _joint_autoencoder(arguments: JointAutoencoderArguments) -> torch.nn.Module:
     from .joint_autoencoder import JointAutoencoder
 
@@ -80,14 +70,14 @@ def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
 
 
 def _labels_patch(module: torch.nn.Module, patch: Shape) -> bool:
-    """Whether a patch becomes logits of the same size."""
+    """Return whether a patch becomes logits of the same size."""
     import torch
 
     return module(torch.empty(1, IN_CHANNELS, *patch)).shape == (1, OUT_CHANNELS, *patch)
 
 
 def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
-    """Whether a pair becomes a latent of a quarter of each side, and the latent a pair of the same size."""
+    """Return whether a pair becomes a latent of a quarter of each side, and the latent a pair of the same size."""
     import torch
 
     mu, sigma = module.encode(torch.empty(1, 1, *patch), torch.empty(1, *patch, dtype=torch.uint8))
@@ -99,7 +89,7 @@ def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
 
 
 def _denoises(module: Any, patch: Shape) -> bool:
-    """Whether latents of a quarter of the patch's sides keep their shape."""
+    """Return whether latents of a quarter of the patch's sides keep their shape."""
     import torch
 
     if any(side % LATENT_STRIDE for side in patch):
@@ -114,7 +104,6 @@ def _denoises(module: Any, patch: Shape) -> bool:
 _BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "unet": _unet,
     "dynunet": _dynunet,
-    "segresnet": _segresnet,
     "joint_autoencoder": _joint_autoencoder,
     "diffusion_unet": _denoiser,
 }
@@ -126,15 +115,15 @@ _FITS: dict[str, Callable[[Any, Shape], bool]] = {
 
 
 def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torch.nn.Module:
-    """A freshly initialised network in training mode.
+    """Return a freshly initialised network in training mode.
 
-    Those for segmentation take (N, 1, I, J, K) to (N, 9, I, J, K) logits. Raises :class:`PackageError` for an unknown
-    architecture or arguments out of bounds.
+    A network for segmentation maps (N, 1, I, J, K) to logits (N, 9, I, J, K). Raises :class:`PackageError` for an
+    unknown architecture or arguments out of bounds.
     """
     checked = check_arguments(architecture, arguments)
     return _BUILDERS[architecture](checked)
 
 
 def fits(architecture: str, module: torch.nn.Module, patch: Shape) -> bool:
-    """Whether ``module``, on the meta device, does the task of its architecture on a patch of that many voxels."""
+    """Return whether ``module``, on the meta device, does the task of its architecture on a ``patch`` of voxels."""
     return _FITS[ARCHITECTURES[architecture].task](module, patch)

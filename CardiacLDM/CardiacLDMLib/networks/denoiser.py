@@ -1,6 +1,6 @@
-"""The diffusion network: predicts from noisy latents, their time and optional conditions what the schedule asks for.
+"""The denoiser: predict velocity or noise from noisy latents, their time and optional conditions.
 
-Imported by :mod:`networks` when a package names it, for it needs torch and MONAI at once.
+:mod:`build` imports this module when a package names it, since it needs torch and MONAI.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from monai.networks.nets import DiffusionModelUNet
 if TYPE_CHECKING:
     from .architectures import DenoiserArguments
 
-#: The sinusoids of MONAI's time embedding are made for steps of a thousand.
+#: MONAI's sinusoidal time embedding expects times from 0 to 1000.
 _TIME_SCALE = 1000.0
 
 
 class GaussianPrior(torch.nn.Module):
-    """What the latents of a training set are before a network learns: a normal distribution over whole latents.
+    """A normal distribution over whole latents, fitted to the training set before the network learns.
 
-    Their ``mean``, the ``modes`` (orthonormal) in which they vary most with the ``variances`` (M,), and what is left of
-    each number's standard deviation, ``rest``, as if it varied by itself. All but the variances have the shape
-    (C, I, J, K), the modes (M, C, I, J, K).
+    ``mean`` (C, I, J, K); ``modes`` (M, C, I, J, K), the orthonormal directions of largest variance; their
+    ``variances`` (M,); ``rest`` (C, I, J, K), the standard deviation of each element outside the modes, taken as
+    independent.
     """
 
     def __init__(self, channels: int, shape: tuple[int, int, int], modes: int) -> None:
@@ -38,12 +38,11 @@ class GaussianPrior(torch.nn.Module):
     rest: torch.Tensor
 
     def forward(self, z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For noisy latents ``z`` (N, C, I, J, K) of rectified flow at the times ``t`` (N,): the velocity that is
-        expected of them, what a network is to look at (N, 2 C, I, J, K), and the scale of what it may add to the
-        velocity.
+        """Return the expected velocity, the network's input (N, 2 C, I, J, K), and the scale of the network's output.
 
-        The network sees the data that are expected from the modes, and what is left of ``z`` without them, scaled to
-        about 1 (as Karras et al. 2022, table 1, do with a single variance).
+        ``z`` (N, C, I, J, K) are noisy latents of rectified flow at the times ``t`` (N,). The input is the posterior
+        mean of the data given the modes, and the rest of ``z``, scaled to a variance of about 1 (as in Karras et al.
+        2022, table 1, with a single variance).
         """
         time = t.view(-1, 1)
         signal = 1 - time
@@ -62,11 +61,10 @@ class GaussianPrior(torch.nn.Module):
 
 
 class Denoiser(torch.nn.Module):
-    """MONAI's ``DiffusionModelUNet`` with one token of context for each condition, and one that is always the same.
+    """MONAI's ``DiffusionModelUNet`` with one context token for each condition, and one constant token.
 
-    An unknown condition has a token of its own, learned while conditions are dropped at random.
-
-    With a ``prior``, for velocities alone, it is left only what a normal distribution does not tell of the velocity.
+    An unset condition has its own token, learned while conditions are dropped at random. With a ``prior``, for
+    velocities alone, the network predicts the difference from the velocity that a normal distribution gives.
     """
 
     def __init__(self, arguments: DenoiserArguments) -> None:
@@ -81,7 +79,7 @@ class Denoiser(torch.nn.Module):
             with_conditioning=True, cross_attention_dim=arguments.context_dim, use_flash_attention=True,
         )  # fmt: skip
         width = arguments.context_dim
-        self.always = torch.nn.Parameter(0.02 * torch.randn(1, width))  # without conditions there must be a context too
+        self.always = torch.nn.Parameter(0.02 * torch.randn(1, width))  # a context is needed without conditions too
         self.choices = torch.nn.ModuleList(torch.nn.Embedding(values + 1, width) for values in arguments.choices)
         self.numbers = torch.nn.ModuleList(_number_token(width) for _ in range(arguments.numbers))
         self.unknown_numbers = torch.nn.ParameterList(0.02 * torch.randn(width) for _ in range(arguments.numbers))
@@ -89,10 +87,10 @@ class Denoiser(torch.nn.Module):
     def forward(
         self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, numbers: torch.Tensor
     ) -> torch.Tensor:  # fmt: skip
-        """What the schedule asks for, (N, C, I, J, K) as the normalised noisy latents ``z``.
+        """Return velocity or noise, as trained, (N, C, I, J, K) like the normalised noisy latents ``z``.
 
-        ``t`` (N,) in 0..1, 1 is noise; ``choices`` (N, A) int64, the number of each choice's value, -1 for unknown;
-        ``numbers`` (N, B) float, about -1..1, NaN for unknown.
+        ``t`` (N,) in 0..1, 1 is noise; ``choices`` (N, A) int64, the index of each choice's value, -1 for unset;
+        ``numbers`` (N, B) float, about -1..1, NaN for unset.
         """
         context = self._context(choices, numbers)
         if self.prior is None:
@@ -101,12 +99,12 @@ class Denoiser(torch.nn.Module):
         return cast("torch.Tensor", expected + scale * self.unet(seen, _TIME_SCALE * t, context=context))
 
     def _context(self, choices: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """(N, 1 + A + B, context_dim)."""
+        """Return the context tokens (N, 1 + A + B, context_dim)."""
         tokens = [self.always.expand(len(choices), -1)]
         tokens += [embedding(choices[:, n] + 1) for n, embedding in enumerate(self.choices)]
         for n, token in enumerate(self.numbers):
-            known = token(numbers[:, n, None].nan_to_num())
-            tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], known))
+            given = token(numbers[:, n, None].nan_to_num())
+            tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], given))
         return torch.stack(tokens, dim=1)
 
 

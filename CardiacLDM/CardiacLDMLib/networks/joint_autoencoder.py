@@ -1,6 +1,6 @@
-"""The joint autoencoder: a scan and its labels to one latent and back (Hu et al. 2024, z = E(e_i(x) + e_m(m))).
+"""The joint autoencoder: an image and its labels to one latent and back (Hu et al., z = E(e_i(x) + e_m(m))).
 
-Imported by :mod:`networks` when a package names it, for it needs torch and MONAI at once.
+:mod:`build` imports this module when a package names it, since it needs torch and MONAI.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from .architectures import LATENT_STRIDE
 if TYPE_CHECKING:
     from .architectures import JointAutoencoderArguments
 
-#: Colours are shifted by this, so that background is 0, as the zeros with which convolutions pad the grid's border.
+#: Subtracted from colours, so that background is 0, like the padding of convolutions.
 _GREY = 0.5
-#: Logarithm of the latent's variance before training: a standard deviation of 0.14, where means have one of 1.
+#: Logarithm of the latent's variance before training: a standard deviation of 0.14, where that of the means is 1.
 _FIRST_LOG_VARIANCE = -4.0
-#: What the layers add to the coarse image is small: steps of the size that labels need would shake it.
+#: Factor of the layers' part of the image. It is small, since steps of the size that labels need would disturb it.
 _FINE = 0.1
-#: Logits begin as so many times the nearness of colours, their negative squared distances.
+#: Before training, logits are this factor times the negative squared distances of colours.
 _CONFIDENCE = 8.0
-#: The least standard deviation of a latent: a decoder that knows no noise makes blocks of a diffusion's small errors.
+#: Smallest standard deviation of a latent. A decoder trained without noise turns small errors of sampling into blocks.
 _LEAST_SIGMA = 0.1
 
 
 class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typed
-    """MONAI's ``AutoencoderKL`` without attention, between two stems and two kinds of output.
+    """MONAI's ``AutoencoderKL`` without attention, with two input stems and two outputs.
 
-    Image and palette-coded labels each pass a convolution with an activation of their own (without one, two stems
-    summed would equal a single convolution over both); their sum or concatenation enters the encoder. The decoder's
-    first channel is the image, the others are nine logits, or the three colours of the palette.
+    Image and palette-coded labels each pass a convolution with its own activation (without activations, two summed
+    stems would equal one convolution over both). Their sum or concatenation enters the encoder. The decoder's first
+    channel is the image, the others are nine logits or the three colours of the palette.
 
-    With two levels in place of three the stems halve each side, and the decoder's last convolution gives eight voxels
-    at once: convolutions of few channels over the whole grid are what costs a CPU most.
+    With two levels instead of three, the stems halve each side and the decoder's last convolution gives eight voxels at
+    once: on a CPU, convolutions of few channels over the whole grid take most of the time.
 
-    Beside encoder and decoder run linear maps of blocks of 4 x 4 x 4 voxels (residual autoencoding, Chen et al. 2025,
-    "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training lets them begin as
-    principal components (:meth:`begin_linear`): a coarse picture that layers behind group normalisation take a thousand
-    steps for.
+    Linear maps of blocks of 4 x 4 x 4 voxels run parallel to encoder and decoder (residual autoencoding, Chen et al.
+    2025, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training initialises them with
+    principal components (:meth:`begin_linear`). These give the coarse image at once, for which layers after group
+    normalisation need a thousand steps.
     """
 
     def __init__(self, arguments: JointAutoencoderArguments) -> None:
@@ -65,12 +65,12 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         )
         self.stem_stride = stem_stride
         self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
-        # Noise as strong as what the latent says would hide it, and little be learnt.
+        # With a larger variance, noise would hide the latent and little would be learnt.
         torch.nn.init.zeros_(self.quant_conv_log_sigma.conv.weight)
         torch.nn.init.constant_(self.quant_conv_log_sigma.conv.bias, _FIRST_LOG_VARIANCE)
 
     def encode(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latent, each (N, C, I/4, J/4, K/4).
+        """Return mean and standard deviation of the latent, each (N, C, I/4, J/4, K/4).
 
         ``image`` (N, 1, I, J, K) in 0..1; ``labels`` (N, I, J, K) or (N, 1, I, J, K), values of :mod:`anatomy`.
         """
@@ -82,17 +82,17 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
 
     def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(N, B, I/4, J/4, K/4): what the linear maps see, B values a block: of the image, then of each colour."""
+        """Return the input of the linear maps (N, B, I/4, J/4, K/4): B values a block, of image, then colours."""
         colours = palette_coded(labels).to(image.dtype) - _GREY
         return cast("torch.Tensor", pixelunshuffle(torch.cat([image, colours], dim=1), 3, LATENT_STRIDE))
 
     @torch.no_grad()
     def begin_linear(self, mean: torch.Tensor, analysis: torch.Tensor, synthesis: torch.Tensor) -> None:
-        """Let the latent of a block ``x`` (B,) be ``analysis (x - mean)``, and ``mean + synthesis z`` what is decoded.
+        """Initialise the linear maps: a block ``x`` (B,) is encoded as ``analysis (x - mean)``, and a latent ``z`` is
+        decoded as ``mean + synthesis z``.
 
-        The layers beside these maps add nothing yet, and the maps are not trained.
-
-        ``analysis`` (C, B), ``synthesis`` (B, C), for :meth:`blocks`. Logits begin as the nearness of the colours.
+        ``analysis`` (C, B), ``synthesis`` (B, C), of :meth:`blocks`. The other layers add nothing yet, and the maps are
+        not trained further. Logits start from the distances of colours.
         """
         weight, bias = self.block_encoder.parameters()
         weight.copy_(analysis.reshape(weight.shape))
@@ -108,35 +108,32 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         self.keep_linear()
 
     def keep_linear(self) -> None:
-        """Leave the linear maps of blocks as they are when training goes on."""
+        """Exclude the linear maps from training."""
         for layer in (self.block_decoder, self.block_encoder):
             layer.requires_grad_(False)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image (N, 1, I, J, K), and what the network says of labels: logits (N, 9, ...) or colours (N, 3, ...).
-
-        Both are what a convolution gives, not clipped to 0..1.
-        """
+        """Return the image (N, 1, I, J, K) and the labels: logits (N, 9, ...) or colours (N, 3, ...); not clipped."""
         out = pixelshuffle(super().decode(z), 3, self.stem_stride), self.block_decoder(z)
         (image, labels), (coarse, coarse_labels) = (each.split([1, each.shape[1] - 1], dim=1) for each in out)
         labels = labels + coarse_labels
         return coarse + _FINE * image, labels + _GREY if self.labels_out == "palette" else labels
 
     def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K), the best the largest."""
+        """Return the image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K); the largest wins."""
         image, raw = self.decode_raw(z)
         return image, self.scores(raw)
 
     def scores(self, raw: torch.Tensor) -> torch.Tensor:
-        """What :meth:`decode_raw` gives for labels as scores (N, 9, ...): logits stay, colours by their nearness."""
+        """Return scores (N, 9, ...) from the labels of :meth:`decode_raw`: logits, or negative squared distances."""
         return -_squared_distances(raw) if self.labels_out == "palette" else raw
 
     def forward(
         self, image: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Image, raw labels (see :meth:`decode_raw`), mean and standard deviation of the latent they were decoded from.
+        """Return image, labels (see :meth:`decode_raw`), and mean and standard deviation of the latent.
 
-        ``noise`` (N, C, I/4, J/4, K/4), standard normal, draws the latent; without it the mean is decoded.
+        With ``noise`` (N, C, I/4, J/4, K/4), standard normal, a sampled latent is decoded, otherwise the mean.
         """
         mu, sigma = self.encode(image, labels)
         out, raw = self.decode_raw(mu if noise is None else mu + sigma * noise)
@@ -149,22 +146,22 @@ def _stem(inputs: int, outputs: int, stride: int) -> torch.nn.Module:
 
 
 def palette_coded(labels: torch.Tensor) -> torch.Tensor:
-    """(N, I, J, K) or (N, 1, I, J, K) labels as colours (N, 3, I, J, K) of ``anatomy.PALETTE``, float32 in 0..1."""
+    """Return labels (N, I, J, K) or (N, 1, I, J, K) as colours (N, 3, I, J, K) of ``anatomy.PALETTE`` in 0..1."""
     names = labels[:, 0] if labels.ndim == 5 else labels
     return torch.nn.functional.embedding(names.int(), _palette(labels.device)).movedim(-1, 1)
 
 
 def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
-    """(N, 9, ...) from each colour (N, 3, ...) to those of the palette; one class at a time, to save memory."""
+    """Return (N, 9, ...) from colours (N, 3, ...) to the palette; one class at a time, to save memory."""
     palette = _palette(colours.device).to(colours.dtype)
     return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
 
 
 def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
-    """(B, ...) of image and three colours a voxel, grey being 0, as image and nine logits: the nearest colour wins.
+    """Return values (B, ...) of image and three colours per voxel (grey being 0) as image and nine logits.
 
-    A logit is the negative squared distance to a colour of the palette, less what all nine have in common, and so a
-    linear map of the voxel's colour and a ``constant``, which has no part in differences of blocks.
+    A logit is the negative squared distance to a colour of the palette, without the term that all nine share. So it is
+    linear in the voxel's colour plus a ``constant``, which cancels in differences of blocks.
     """
     image, colours = blocks[: LATENT_STRIDE**3], blocks[LATENT_STRIDE**3 :]
     palette = _palette(blocks.device) - _GREY
@@ -175,5 +172,5 @@ def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
 
 
 def _palette(device: torch.device) -> torch.Tensor:
-    """(9, 3). Not a buffer: it belongs to the program, not to a package's weights."""
+    """Return the colours (9, 3). They are no buffer, since they belong to the program, not to a package's weights."""
     return torch.tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)], device=device)

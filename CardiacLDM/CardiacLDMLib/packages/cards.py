@@ -1,6 +1,6 @@
-"""Model packages as rows of a list and as cards: what the Models panel shows, without Qt.
+"""Model packages as rows of a list and as HTML cards, for the Models panel; without Qt.
 
-Packages that cannot be used are listed too, with the sentence that says why.
+Packages that cannot be used are listed too, with the reason.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..text import plural, printable, size_text
 from .manifest import Figure, Manifest
 from .store import ModelPackage, open_package, shipped_packages_dir, user_packages_dir
 
-#: Up to this size a package's files are hashed when it is listed, at 1 GB/s in a twentieth of a second; larger ones are
-#: hashed when they are verified and before each job.
+#: Packages up to this size are hashed when they are listed, in 50 ms at 1 GB/s. Larger ones are hashed when they are
+#: verified and before each job.
 HASHED_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A folder among the packages. ``package`` is None, and ``problem`` a sentence, if it cannot be used."""
+    """A folder of the packages. If it cannot be used, ``package`` is None and ``problem`` a sentence."""
 
     folder: Path
     shipped: bool
@@ -35,24 +35,24 @@ class Row:
 
     @property
     def name(self) -> str:
-        """By this name jobs know the package."""
+        """Return the name of the package in jobs."""
         return self.folder.name
 
     @property
     def title(self) -> str:
-        """What a user calls it."""
+        """Return the title for users."""
         return (
             f"{self.package.manifest.title} ({self.package.manifest.version})" if self.package else printable(self.name)
         )
 
     @property
     def origin(self) -> str:
-        """Where it comes from, or that it cannot be used."""
+        """Return "shipped", "imported" or "unusable"."""
         return "unusable" if self.problem else "shipped" if self.shipped else "imported"
 
 
 def rows() -> Iterator[Row]:
-    """Every folder among the packages, those that ship first; up to a twentieth of a second each."""
+    """Yield a row for every folder of packages, shipped ones first; up to 50 ms each."""
     shipped_names = set()
     for parent, shipped in ((shipped_packages_dir(), True), (user_packages_dir(), False)):
         for folder in _folders(parent):
@@ -73,7 +73,7 @@ def _row(folder: Path, shipped: bool, hidden: str) -> Row:
     if hidden:
         return Row(folder, shipped, size, None, f"{printable(folder.name)} is not used: {hidden}.")
     try:
-        return Row(folder, shipped, size, open_package(folder, hashed=size <= HASHED_BYTES))
+        return Row(folder, shipped, size, open_package(folder, check_hashes=size <= HASHED_BYTES))
     except PackageError as error:
         return Row(folder, shipped, size, None, str(error))
 
@@ -87,7 +87,7 @@ def _size(folder: Path) -> int:
 
 
 def remove(row: Row) -> None:
-    """Remove an imported package, whole: it is renamed out of the list first. Raises :class:`PackageError`."""
+    """Remove an imported package. Raises :class:`PackageError`."""
     if row.shipped or row.folder.parent != user_packages_dir():
         raise PackageError(f"{printable(row.name)} ships with CardiacLDM and cannot be removed.")
     try:
@@ -101,7 +101,7 @@ def remove(row: Row) -> None:
 
 
 def card(row: Row) -> str:
-    """The row as HTML for a text browser. What a package says is text, never markup."""
+    """Return the row as HTML for a text browser. Text of the package is escaped."""
     if row.package is None:
         return f"<p><b>{escape(row.title)}</b></p><p>{escape(row.problem)}</p>"
     manifest = row.package.manifest
@@ -127,14 +127,14 @@ def _facts(row: Row, manifest: Manifest) -> str:
         "SHA-256": f"{row.package.sha256[:16]}...",
     }
     if manifest.generator is not None:
-        facts |= {f"Condition {name}": known for name, known in manifest.generator.conditions().items()}
+        facts |= {f"Condition {name}": values for name, values in manifest.generator.conditions().items()}
     return "".join(f"<p><b>{escape(name)}:</b> {escape(text)}</p>" for name, text in facts.items())
 
 
 def _figures(figures: list[Figure]) -> Iterator[str]:
-    """One table for each thing that was measured on."""
+    """Yield one table for each set of data that figures were measured on."""
     if not figures:
-        yield "<p><b>Figures:</b> it comes without any that were measured.</p>"
+        yield "<p><b>Figures:</b> none were measured.</p>"
     groups: dict[tuple, list[Figure]] = {}
     for figure in figures:
         groups.setdefault((figure.on, figure.cases, figure.date), []).append(figure)
@@ -143,7 +143,7 @@ def _figures(figures: list[Figure]) -> Iterator[str]:
 
 
 def _table(figures: list[Figure]) -> str:
-    """Figures named "Dice LA" in rows of what and columns of how it was measured."""
+    """Return figures with names such as "Dice LA" as a table: a row for LA, a column for Dice."""
     measures: dict[str, str] = {}
     values: dict[str, dict[str, float]] = {}
     for figure in figures:

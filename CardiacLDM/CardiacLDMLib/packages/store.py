@@ -1,6 +1,6 @@
-"""Where packages are, and opening them: the manifest and the hash of every file are checked.
+"""Find model packages, and open them: check the manifest and the hash of every file.
 
-Opening a package runs no code from it and reads nothing that its manifest does not list. Needs no torch.
+Opening a package runs no code from it, and reads nothing that its manifest does not list. It needs no torch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from ..errors import PackageError
 from ..files import RESOURCES, sha256
@@ -25,26 +22,22 @@ from ..text import base_name, first_problem, printable
 from .manifest import MANIFEST, Manifest
 from .upgrade import SCHEMA_VERSION, upgrade
 
-if TYPE_CHECKING:
-    pass
-
-
-#: The package that ships with the program and is used when none is named.
+#: The shipped segmenter, used when no package is named.
 DEFAULT_PACKAGE = "virtual-heart-v1"
-#: The one that draws pairs where none is named.
+#: The shipped generator, used when no package is named.
 DEFAULT_GENERATOR = "virtual-pairs-v1"
 
-#: Limits far above any honest package, so that a hostile one can fill neither memory nor disk.
+#: Limits far above any valid package, so that a hostile one can fill neither memory nor disk.
 MAX_BYTES = 2 * 1024**3
 MAX_MANIFEST_BYTES = 1024**2
 MAX_FILES = 32
-#: Left in folders by file managers; never read, never copied.
+#: Files that file managers leave in folders; they are never read or copied.
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """An opened package; ``sha256`` is that of manifest.json and, through it, of every file."""
+    """An opened package. ``sha256`` is the hash of manifest.json, which holds the hashes of all other files."""
 
     folder: Path
     manifest: Manifest
@@ -52,92 +45,100 @@ class ModelPackage:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files together."""
+        """Return the size of all files together."""
         return sum((self.folder / name).stat().st_size for name in (MANIFEST, *self.manifest.files))
 
 
 def require_kind(package: ModelPackage, kind: str) -> None:
-    """Raises :class:`PackageError` when the package cannot do the work of ``kind`` ("segmenter", "generator")."""
-    found = package.manifest.kind
-    if found != kind:
+    """Raise :class:`PackageError` unless the package is of ``kind`` ("segmenter", "generator")."""
+    own = package.manifest.kind
+    if own != kind:
         does = {"segmenter": "labels scans", "generator": "generates pairs of scan and labels"}
         raise PackageError(
-            f"{package.manifest.name} is a {found} package, which {does[found]}: choose one that {does[kind]}."
+            f"{package.manifest.name} is a {own} package, which {does[own]}: choose one that {does[kind]}."
         )
 
 
 # --- opening -------------------------------------------------------------------------------------------------------
 
 
-def open_package(path: str | os.PathLike[str], called: str = "", hashed: bool = True) -> ModelPackage:
-    """The package in a folder, with the manifest and the hash of every file checked; needs no torch.
+def open_package(path: str | os.PathLike[str], label: str = "", check_hashes: bool = True) -> ModelPackage:
+    """Return the package in a folder after checking its manifest and the hash of every file.
 
-    Messages name it ``called``, or by its folder. Without ``hashed`` the weights are not read: enough to show it, not
-    to use it. Raises :class:`PackageError` when it is no package, is of a newer version, or any file was changed.
+    Messages name it ``label``, or by its folder. Without ``check_hashes`` the weights are not read: enough to show the
+    package, not to use it. Raises :class:`PackageError` for a folder that is no package, a package of a newer version,
+    and a changed file.
     """
     folder = Path(path)
-    called = called or base_name(folder)
-    with _os_errors(f"{called} cannot be read"):
-        return _open(folder, called, hashed)
+    label = label or base_name(folder)
+    with read_errors(f"{label} cannot be read"):
+        return _open(folder, label, check_hashes)
 
 
-def _open(folder: Path, called: str, hashed: bool) -> ModelPackage:
+def _open(folder: Path, label: str, check_hashes: bool) -> ModelPackage:
     if not folder.is_dir():
-        raise PackageError(f"There is no folder {printable(called)}.")
-    data = _read_manifest(folder, called)
-    manifest = _parse_manifest(data, called)
-    present = set(_files_in(folder, called)) - {MANIFEST}
+        raise PackageError(f"There is no folder {printable(label)}.")
+    data = _read_manifest(folder, label)
+    manifest = _parse_manifest(data, label)
+    present = set(package_files(folder, label)) - {MANIFEST}
     wanted = manifest.file_names()
-    _refuse_difference(set(manifest.files), wanted, called, "its manifest lists {}, which no network uses",
+    _refuse_difference(set(manifest.files), wanted, label, "its manifest lists {}, which no network uses",
                        "its manifest gives no hash for {}")  # fmt: skip
-    _refuse_difference(present, wanted, called, "it holds {}, which its manifest does not list", "{} is missing")
-    for name, expected in manifest.files.items() if hashed else ():
-        _check_file(folder / name, expected, called)
+    _refuse_difference(present, wanted, label, "it holds {}, which its manifest does not list", "{} is missing")
+    for name, expected in manifest.files.items() if check_hashes else ():
+        _check_file(folder / name, expected, label)
     return ModelPackage(folder, manifest, hashlib.sha256(data).hexdigest())
 
 
-def _refuse_difference(found: set[str], wanted: set[str], called: str, extra: str, missing: str) -> None:
-    for names, message in ((found - wanted, extra), (wanted - found, missing)):
+def _refuse_difference(present: set[str], wanted: set[str], label: str, extra: str, missing: str) -> None:
+    for names, message in ((present - wanted, extra), (wanted - present, missing)):
         if names:
-            raise PackageError(f"{printable(called)} is refused: {message.format(printable(min(names)))}.")
+            raise PackageError(f"{printable(label)} is refused: {message.format(printable(min(names)))}.")
 
 
-def _read_manifest(folder: Path, called: str) -> bytes:
+def _read_manifest(folder: Path, label: str) -> bytes:
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise PackageError(_no_manifest(called))
+        raise no_manifest(label)
     with path.open("rb") as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
-        raise PackageError(f"{printable(called)} is refused: its manifest.json is larger than a manifest can be.")
+        raise PackageError(f"{printable(label)} is refused: its manifest.json is larger than a manifest can be.")
     return data
 
 
-def _no_manifest(called: str) -> str:
-    return f"{printable(called)} is not a CardiacLDM package: it holds no manifest.json."
+def no_manifest(label: str) -> PackageError:
+    """Return the error for a folder or zip without a manifest."""
+    return PackageError(f"{printable(label)} is not a CardiacLDM package: it holds no manifest.json.")
 
 
-def _parse_manifest(data: bytes, called: str) -> Manifest:
-    """Parse strictly, after a look at the version: a newer manifest has fields that would only confuse the message."""
+def _parse_manifest(data: bytes, label: str) -> Manifest:
+    """Return the validated manifest, upgraded to today's schema.
+
+    The version is compared first, since unknown fields of a newer version would give a misleading message.
+    """
     try:
-        peek = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise PackageError(f"{printable(called)} is refused: its manifest.json is not valid JSON.") from error
-    version = peek.get("schema_version") if isinstance(peek, dict) else None
-    if type(version) is not int or not {"structures", "networks"} <= set(peek):
+        raise PackageError(f"{printable(label)} is refused: its manifest.json is not valid JSON.") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int or not {"structures", "networks"} <= set(content):
         raise PackageError(
-            f"{printable(called)} is not a CardiacLDM package: its manifest.json describes something else."
+            f"{printable(label)} is not a CardiacLDM package: its manifest.json describes something else."
         )
     if version > SCHEMA_VERSION:
-        raise PackageError(f"{printable(called)} was made for a newer version of CardiacLDM: update the program first.")
+        raise PackageError(f"{printable(label)} was made for a newer version of CardiacLDM: update the program first.")
     try:
-        return Manifest.model_validate_json(json.dumps(upgrade(peek)), strict=True)
+        return Manifest.model_validate_json(json.dumps(upgrade(content)), strict=True)
     except ValidationError as error:
-        raise PackageError(f"{printable(called)} is refused: in its manifest.json, {first_problem(error)}.") from error
+        raise PackageError(f"{printable(label)} is refused: in its manifest.json, {first_problem(error)}.") from error
 
 
-def _files_in(folder: Path, called: str) -> dict[str, Path]:
-    """The files of a folder by name; refuses sub-folders, links and devices, and more than ``MAX_FILES``."""
+def package_files(folder: Path, label: str) -> dict[str, Path]:
+    """Return the files of a folder by name.
+
+    Raises :class:`PackageError` for sub-folders, links and devices, and for more than ``MAX_FILES`` files.
+    """
     files = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -145,27 +146,28 @@ def _files_in(folder: Path, called: str) -> dict[str, Path]:
                 continue
             if not entry.is_file(follow_symlinks=False):
                 what = "a link" if entry.is_symlink() else "a sub-folder" if entry.is_dir() else "a device"
-                raise PackageError(f"{printable(called)} is refused: {printable(entry.name)} is {what}, not a file.")
+                raise PackageError(f"{printable(label)} is refused: {printable(entry.name)} is {what}, not a file.")
             files[entry.name] = Path(entry.path)
             if len(files) > MAX_FILES:
-                raise PackageError(_too_many(called))
+                raise too_many_files(label)
     return files
 
 
-def _too_many(called: str) -> str:
-    return f"{printable(called)} is refused: it holds more than {MAX_FILES} files."
+def too_many_files(label: str) -> PackageError:
+    """Return the error for a folder or zip of more than ``MAX_FILES`` files."""
+    return PackageError(f"{printable(label)} is refused: it holds more than {MAX_FILES} files.")
 
 
-def _check_file(path: Path, expected: str, called: str) -> None:
+def _check_file(path: Path, expected: str, label: str) -> None:
     if sha256(path) == expected:
         return
     if path.suffix == ".safetensors" and _cut_short(path):
-        raise PackageError(f"{printable(called)} is refused: {path.name} is cut short, fetch the package again.")
-    raise PackageError(f"{printable(called)} is refused: {path.name} was changed, it does not match its SHA-256.")
+        raise PackageError(f"{printable(label)} is refused: {path.name} is cut short, fetch the package again.")
+    raise PackageError(f"{printable(label)} is refused: {path.name} was changed, it does not match its SHA-256.")
 
 
 def _cut_short(path: Path) -> bool:
-    """Whether a safetensors file ends before its own header says it should (only to choose the better message)."""
+    """Return whether a safetensors file is shorter than its header says; it decides which message is shown."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -183,8 +185,8 @@ def _cut_short(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _os_errors(what: str) -> Iterator[None]:
-    """Turn an error of the operating system into a sentence, without the path that it would show."""
+def read_errors(what: str) -> Iterator[None]:
+    """Turn an ``OSError`` into a :class:`PackageError` that begins with ``what`` and shows no path."""
     try:
         yield
     except OSError as error:
@@ -195,37 +197,37 @@ def _os_errors(what: str) -> Iterator[None]:
 
 
 def shipped_packages_dir() -> Path:
-    """The folder of the packages that come with the program."""
+    """Return the folder of the packages that ship with the program."""
     return RESOURCES / "Models"
 
 
 def user_packages_dir() -> Path:
-    """The folder of the packages that this user imported; may not exist yet."""
+    """Return the folder of the packages that this user imported; it may not exist yet."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
         return (Path(base) if base else Path.home() / "AppData" / "Local") / "CardiacLDM" / "Models"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "CardiacLDM" / "Models"
-    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))  # the specification says to ignore a relative one
+    data_home = Path(os.environ.get("XDG_DATA_HOME", ""))  # the XDG specification says to ignore a relative path
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "cardiacldm" / "models"
 
 
 def known_packages(kind: str | None = None) -> dict[str, Path]:
-    """Name and folder of every package that can be used by name; not opened. Shipped ones come first and win.
+    """Return name and folder of every package that can be used by name, shipped ones first; none is opened.
 
-    With ``kind`` those that say to be of another one are left out.
+    An imported package with the name of a shipped one is left out, and with ``kind`` those of another kind.
     """
-    known: dict[str, Path] = {}
+    packages: dict[str, Path] = {}
     for parent in (shipped_packages_dir(), user_packages_dir()):
         with contextlib.suppress(OSError):
             for folder in sorted(parent.iterdir()):
                 if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
-                    known.setdefault(folder.name, folder)
-    return {name: folder for name, folder in known.items() if kind is None or _may_be(kind, folder)}
+                    packages.setdefault(folder.name, folder)
+    return {name: folder for name, folder in packages.items() if kind is None or _may_be(kind, folder)}
 
 
 def _may_be(kind: str, folder: Path) -> bool:
-    """Whether its manifest says so, or says nothing: what cannot be read is refused in words when it is opened."""
+    """Return False if the manifest names another kind. An unreadable one is refused when it is opened."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
@@ -235,20 +237,20 @@ def _may_be(kind: str, folder: Path) -> bool:
 
 
 def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a package by name or path; ``None`` stands for the default one. Not opened."""
+    """Return the folder of a package by name or path, without opening it. None stands for the shipped segmenter."""
     wanted = os.fspath(name_or_path) if name_or_path is not None else DEFAULT_PACKAGE
-    known = known_packages()
-    if wanted in known:
-        return known[wanted]
+    installed = known_packages()
+    if wanted in installed:
+        return installed[wanted]
     path = Path(wanted)
     if os.path.isdir(path):  # pathlib's raises where a folder may not be looked into
         return path
     if os.path.isfile(path):
         raise PackageError(f"{printable(path.name)} is a file: import it first with 'cardiacldm package import'.")
-    names = ", ".join(known) or "none"
+    names = ", ".join(installed) or "none"
     raise PackageError(f"There is no package {printable(wanted)!r} (installed: {names}).")
 
 
 def find_package(name_or_path: str | os.PathLike[str] | None = None) -> ModelPackage:
-    """Open a package by name or folder; ``None`` stands for the default one."""
+    """Open a package by name or folder. None stands for the shipped segmenter."""
     return open_package(locate_package(name_or_path))

@@ -1,7 +1,7 @@
-"""The weights of a package: strict loading and packing of tensors.
+"""Load and pack the weights of a package.
 
-A module is first built on torch's meta device, which takes no memory; the tensors of the file are compared with it by
-name, shape and type before one value is read. torch is imported where it is used.
+A network is first built on torch's meta device, which takes no memory. The tensors of the file are compared with it by
+name, shape and type before a value is read. torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def verify_package(path: str | os.PathLike[str], called: str = "") -> ModelPackage:
-    """Open the package in a folder and load its networks on the CPU: everything that can be checked, is."""
-    package = open_package(path, called)
+def verify_package(path: str | os.PathLike[str], label: str = "") -> ModelPackage:
+    """Open the package in a folder and load its networks on the CPU, so that every check is made."""
+    package = open_package(path, label)
     load_networks(package)
     return package
 
 
 def load_networks(package: ModelPackage, device: str = "cpu") -> dict[str, torch.nn.Module]:
-    """The package's networks by name: float32, on ``device``, in evaluation mode, without gradients.
+    """Return the networks by name: float32, on ``device``, in evaluation mode, without gradients.
 
-    Raises :class:`PackageError` when a tensor is missing, left over, of another shape or type, or not finite.
+    Raises :class:`PackageError` for a tensor that is missing, unknown, of another shape or type, or not finite.
     """
     networks = {}
     for name, spec in package.manifest.networks.items():
@@ -44,9 +44,9 @@ def load_networks(package: ModelPackage, device: str = "cpu") -> dict[str, torch
 
 
 def pack_weights(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A trained module's ``state_dict()`` as it is stored: each tensor once, on the CPU, half precision.
+    """Return the tensors of a trained module's ``state_dict()`` as they are stored: each once, in half precision.
 
-    Raises :class:`PackageError` when the state does not fit ``spec`` or a value is not finite in half precision.
+    Raises :class:`PackageError` for a state that does not fit ``spec``, and for values beyond half precision.
     """
     wanted, stored_as = _tensors(_on_meta(spec))
     _compare_names(set(state), set(stored_as))
@@ -60,23 +60,23 @@ def pack_weights(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _on_meta(spec: NetworkSpec) -> torch.nn.Module:
-    """The network without memory behind its tensors, shown to do its task on a patch."""
+    """Return the network on the meta device, after checking that it does its task on a patch."""
     import torch
 
-    able = False
+    works = False
     with torch.device("meta"):
         module = build_network(spec.architecture, spec.arguments).eval()
-        with contextlib.suppress(RuntimeError, ValueError):  # what torch raises where sizes do not meet
-            able = fits(spec.architecture, module, spec.patch)
-    if not able:
+        with contextlib.suppress(RuntimeError, ValueError):  # torch raises these for sizes that do not match
+            works = fits(spec.architecture, module, spec.patch)
+    if not works:
         raise PackageError(f"it cannot work on a patch of {' x '.join(map(str, spec.patch))} voxels")
     return module
 
 
 def _tensors(module: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of ``module`` by name, each once, and for every name in its state the one it is stored under.
+    """Return the tensors of ``module`` by name, each once, and the name in the file for each name in its state.
 
-    DynUNet registers its blocks twice; what is one tensor in memory is one tensor in the file.
+    DynUNet registers its blocks twice; one tensor in memory is one tensor in the file.
     """
     state = module.state_dict(keep_vars=True)
     first: dict[int, str] = {}
@@ -94,7 +94,7 @@ def _load(spec: NetworkSpec, path: Path) -> torch.nn.Module:
         with safe_open(path, framework="pt") as file:
             _compare_layout(file, wanted)
             for name, like in wanted.items():
-                # A copy of its own: the file would stay mapped into memory, and it may be replaced meanwhile.
+                # A copy, since the file would stay mapped into memory and may be replaced.
                 tensors[name] = file.get_tensor(name).to(like.dtype, copy=True)
                 _check_finite(name, tensors[name])
     except (SafetensorError, OSError) as error:
@@ -104,7 +104,7 @@ def _load(spec: NetworkSpec, path: Path) -> torch.nn.Module:
 
 
 def _compare_layout(file: Any, wanted: Mapping[str, torch.Tensor]) -> None:
-    """Compare the header of an open safetensors file with the module's tensors; no value is read."""
+    """Compare the header of an open safetensors file with the module's tensors, without reading a value."""
     _compare_names(set(file.keys()), set(wanted))
     for name, tensor in wanted.items():
         entry = file.get_slice(name)
@@ -113,16 +113,16 @@ def _compare_layout(file: Any, wanted: Mapping[str, torch.Tensor]) -> None:
             raise PackageError(f"the tensor {name} holds values of the type {entry.get_dtype()}")
 
 
-def _compare_names(found: set[str], wanted: set[str]) -> None:
-    if wanted - found:
-        raise PackageError(f"the tensor {min(wanted - found)} is missing")
-    if found - wanted:
-        raise PackageError(f"the tensor {printable(min(found - wanted))} is left over, the network has no such part")
+def _compare_names(present: set[str], wanted: set[str]) -> None:
+    if wanted - present:
+        raise PackageError(f"the tensor {min(wanted - present)} is missing")
+    if present - wanted:
+        raise PackageError(f"the tensor {printable(min(present - wanted))} is left over, the network has no such part")
 
 
-def _compare_shapes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if found != wanted:
-        raise PackageError(f"the tensor {name} has the shape {list(found)}, the network needs {list(wanted)}")
+def _compare_shapes(name: str, present: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if present != wanted:
+        raise PackageError(f"the tensor {name} has the shape {list(present)}, the network needs {list(wanted)}")
 
 
 def _check_finite(name: str, tensor: torch.Tensor) -> None:

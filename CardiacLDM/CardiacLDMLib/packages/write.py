@@ -1,4 +1,4 @@
-"""Writing a package to a folder, whole or not at all."""
+"""Write a model package to a folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_package(
     card: str,
     replace: bool = False,
 ) -> ModelPackage:
-    """Write a package to ``folder``, whole or not at all, and verify it.
+    """Write a package to ``folder``, verify it and return it. After an error nothing is left behind.
 
-    ``weights`` maps the file name each network gives to its module's ``state_dict()``; they are stored in half
-    precision. The manifest's ``files`` is filled in here. An existing package is kept unless ``replace``.
+    ``weights`` maps the file name of each network to its ``state_dict()``, which is stored in half precision. The
+    manifest's ``files`` is filled in. An existing package is kept unless ``replace``.
     """
     from safetensors.torch import save
 
@@ -40,7 +40,7 @@ def write_package(
         content.mkdir()
         for role, spec in manifest.networks.items():
             try:
-                # Not save_file: it makes files that only their owner may read.
+                # save_file would make files that only their owner may read.
                 (content / spec.weights).write_bytes(save(pack_weights(spec, weights[spec.weights])))
             except PackageError as error:
                 raise PackageError(f"{folder.name} was not written: in its {role}, {error}.") from error

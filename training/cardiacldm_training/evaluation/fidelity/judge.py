@@ -12,7 +12,7 @@ from scipy.stats import wasserstein_distance
 
 from CardiacLDMLib import __version__
 from CardiacLDMLib.anatomy import NAMES
-from CardiacLDMLib.generation.acceptance import disagreement, unsound
+from CardiacLDMLib.generation.acceptance import agreement_faults, label_faults
 from CardiacLDMLib.image.overlap import agreement
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
@@ -79,9 +79,9 @@ class Examiner:
         if segment:
             dice = agreement(pair.labels, self.segmenter.segment(pair.image_volume, quality="fast").labels.array)
         found = labels.examine(pair)
-        faults = unsound(pair.labels_volume)
+        faults = label_faults(pair.labels_volume)
         if dice:
-            faults += disagreement(float(np.mean(list(dice.values()))))
+            faults += agreement_faults(float(np.mean(list(dice.values()))))
         return Findings(
             pair.name, found, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume), dice,
             frozenset(fault.rule for fault in faults),

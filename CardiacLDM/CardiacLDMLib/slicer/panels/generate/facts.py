@@ -49,7 +49,7 @@ def facts_of(package: str) -> Facts:
     except ImportError:  # they are installed before the first pair is drawn
         return Facts()
     try:
-        opened = open_package(locate_package(package), hashed=False)
+        opened = open_package(locate_package(package), check_hashes=False)
         require_kind(opened, "generator")
     except PackageError as error:
         return Facts(problem=str(error))
