@@ -25,6 +25,7 @@ from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, DEFAULT_PACKAGE, open_package, shipped_packages_dir
 from CardiacLDMLib.progress import STAGES
 from CardiacLDMLib.results import pairs
+from CardiacLDMLib.results.case_files import ENDINGS
 from CardiacLDMLib.results.report import CaseReport
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 from CardiacLDMLib.worker import handlers, messages
@@ -187,7 +188,8 @@ def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> N
     out = tmp_path / "out"
     for name, ct in (("chest", CT), ("dicom", lps)):
         reply = done(warm, SegmentFile(source=cases[name], out=out, package=package, device="cpu", quality="fast"))
-        assert [file.name for file in reply.files] == [f"{name}.labels.nii.gz", f"{name}.report.json"]
+        assert [file.name for file in reply.files] == [f"{name}{ending}" for ending in ENDINGS]
+        assert all(file.is_file() for file in reply.files)
         report = CaseReport.model_validate_json(reply.files[-1].read_text(encoding="utf-8"))
         assert (report.quality, report.heart_found) == ("fast", True)
         assert read_volume(reply.files[0]).grid.same_as(ct.grid, tolerance_mm=0.01)
@@ -195,7 +197,7 @@ def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> N
     assert (bad.kind, "text.nii.gz" in bad.message) == ("input", True)
     again = failure(warm, SegmentFile(source=cases["chest"], out=out, package=package))
     assert (again.kind, "chest.labels.nii.gz" in again.message) == ("input", True)
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.iterdir())) == 2 * len(ENDINGS)
 
 
 def test_a_folder_that_cannot_be_written_to(warm: Bench, package: str, tmp_path: Path) -> None:

@@ -66,9 +66,10 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
     from CardiacLDMLib.image.cases import Refused, find_cases, read_case
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.results.case_files import LABELS
+    from CardiacLDMLib.segmentation.case import segment_case
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from .commands.segment import segment_case
+    from .results.outputs import draw_case
     from .results.views import require_rendering
 
     began = time.perf_counter()
@@ -80,7 +81,8 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
         raise DemoError(f"{case.name}: {case.reason}")
 
     typer.echo(f"Labelling {case.name} with {model.manifest.name} ...")
-    report = segment_case(case, Segmenter(model), out, progress=stage_lines(case.name, typer.echo))
+    progress = stage_lines(case.name, typer.echo)
+    report = segment_case(case, Segmenter(model), out, progress=progress, draw=draw_case).report
     labels = read_volume(out / (case.name + LABELS))
     typer.echo("  rendering Slicer's views, saving the scene")
     rendering = time.perf_counter()

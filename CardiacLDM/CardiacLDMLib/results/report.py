@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .. import __version__
-from ..files import replace_files, write_text
-from ..image.files import write_volume
 from ..image.grid import Volume
 from ..progress import Quality
 
-LABELS, REPORT = ".labels.nii.gz", ".report.json"
 NOTICE = "Research use, not a medical device."
 
 
@@ -78,21 +74,3 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:  # some of Slicer's libraries have no distribution metadata
             continue
     return versions
-
-
-def existing_results(out: Path, name: str, endings: tuple[str, ...] = (LABELS, REPORT)) -> list[str]:
-    """Names of the files in ``out`` that the results of case ``name`` would replace."""
-    return [name + ending for ending in endings if (out / (name + ending)).exists()]
-
-
-def write_case(out: Path, aside: Path, labels: Volume, report: CaseReport) -> list[Path]:
-    """Write labels and report of a case to the folder ``out``, by way of ``aside`` within it, which is gone afterwards.
-
-    Earlier ones are replaced; a case with a report is complete. Returns the files. Raises
-    :class:`OutputError` when the folder cannot be written to or the disk is full.
-    """
-    names = [report.case + ending for ending in (LABELS, REPORT)]
-    with replace_files(out, names, aside) as part:
-        write_volume(labels, part / names[0])
-        write_text(part / names[1], report.model_dump_json(indent=2) + "\n")
-    return [out / name for name in names]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,46 +89,25 @@ def segment_volume(request: messages.SegmentVolume, job: RunningJob) -> messages
 
 @handles(messages.SegmentFile)
 def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.SegmentedFile:
-    """Read, label and write one case, as the command line does; nothing is written unless all of it is."""
-    from ..image.cases import read_case
-    from ..results.report import (
-        CaseReport,
-        PackageRecord,
-        existing_results,
-        grid_record,
-        software_versions,
-        write_case,
-    )
+    """Read, label and write one case, as the command line does."""
+    from ..results.case_files import existing_results
+    from ..segmentation.case import segment_case
 
     job.step(0, "read")
     case = single_case(request.source)
-    name = request.name or case.name
-    existing = [] if request.overwrite else existing_results(request.out, name)
+    if request.name:
+        case = replace(case, name=request.name)
+    existing = [] if request.overwrite else existing_results(request.out, case.name)
     if existing:
         raise JobError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
-    volume = read_case(case)
-    reading = job.seconds
     segmenter = job.models.segmenter(request.package, request.device)
     with gpu_memory_released():
-        result = segmenter.segment(volume, quality=request.quality, progress=job.report, cancelled=job.cancelled)
-    job.step(100, "write")
-    package = segmenter.package
-    report = CaseReport(
-        case=name,
-        source=case.path.resolve().name,
-        package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
-        device=result.device,
-        quality=request.quality,
-        heart_found=result.heart_found,
-        volumes_ml={structure: round(volume_ml, 2) for structure, volume_ml in result.volumes_ml.items()},
-        warnings=[*case.notes, *result.warnings],
-        seconds={"read": reading, **result.seconds},
-        grid=grid_record(volume),
-        software=software_versions(),
-    )
-    files = write_case(request.out, request.aside, result.labels, report)
-    facts = _facts(segmenter, result, request.quality, job)
-    return messages.SegmentedFile(name=name, files=files, **{**facts, "warnings": report.warnings})
+        done = segment_case(
+            case, segmenter, request.out, quality=request.quality, progress=job.report, cancelled=job.cancelled,
+            aside=request.aside,
+        )  # fmt: skip
+    facts = {**_facts(segmenter, done.segmentation, request.quality, job), "warnings": done.report.warnings}
+    return messages.SegmentedFile(name=case.name, files=done.files, **facts)
 
 
 @handles(messages.FindCases)

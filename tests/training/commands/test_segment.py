@@ -18,10 +18,10 @@ import torch
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.results.outputs import ENDINGS
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.results.case_files import ENDINGS
 from CardiacLDMLib.results.report import CaseReport
 from tests.support.bad_inputs import write_bad_inputs
 from tests.support.dicom import DESCRIPTION, PATIENT_ID, PATIENT_NAME, write_series

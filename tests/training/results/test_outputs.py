@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.image import imread
 
 from cardiacldm_training.results import outputs
-from cardiacldm_training.results.outputs import draw_case, write_results
+from cardiacldm_training.results.outputs import draw_case
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.results.case_files import ENDINGS, read_report, write_case_files
 from tests.support.blocks import blocks, case_report
 
 
@@ -34,6 +35,7 @@ def test_names_and_values_that_trouble_drawing(tmp_path: Path) -> None:
     scan, labels = blocks()
     scan = Volume(np.where(labels.array == 1, np.nan, scan.array).astype(np.float32), scan.affine)
     name = "$x^{[bold] 心"
-    report = write_results(tmp_path, scan, labels, case_report(labels, name, warnings=["50 % of $nothing$"] * 20))
-    assert report.case == name
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(name + ending for ending in outputs.ENDINGS)
+    report = case_report(labels, name, warnings=["50 % of $nothing$"] * 20)
+    files = write_case_files(tmp_path, scan, labels, report, draw=draw_case)
+    assert read_report(files[-1]).case == name
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(name + ending for ending in ENDINGS)

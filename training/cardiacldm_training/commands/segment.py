@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from CardiacLDMLib.errors import explain
-from CardiacLDMLib.progress import Cancelled, Progress, Quality
+from CardiacLDMLib.progress import Cancelled, Quality
 
 from .common import FAILED, STOPPED, job_progress, make_console, report_errors, say, stop_when_asked
 
@@ -61,9 +60,8 @@ def segment(
     the others; the last lines then name it, and the exit code is 1.
     """
     from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.results.case_files import check_folder
     from CardiacLDMLib.segmentation.segmenter import Segmenter
-
-    from ..results.outputs import check_folder
 
     console = make_console()
     if fast and tta:
@@ -83,54 +81,6 @@ def segment(
     _finish(refused, done, stopped)
 
 
-def segment_case(
-    case: Case,
-    segmenter: Segmenter,
-    out: Path,
-    *,
-    quality: Quality = "full",
-    progress: Callable[[Progress], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> CaseReport:
-    """Read, label and write one case; nothing is written unless all of it is.
-
-    ``progress`` is told of every step, reading and writing included; ``cancelled`` is asked between steps.
-    Raises ``VolumeError``, ``SegmenterError`` or ``OutputError`` with one sentence, ``Cancelled`` when asked to stop.
-    """
-    from CardiacLDMLib.image.cases import read_case
-    from CardiacLDMLib.results.report import CaseReport, PackageRecord, grid_record, software_versions
-
-    from ..results.outputs import write_results
-
-    def step(share: int, stage: str) -> None:
-        if cancelled is not None and cancelled():
-            raise Cancelled
-        if progress is not None:
-            progress(Progress(share, 100, stage, time.perf_counter() - began))
-
-    began = time.perf_counter()
-    step(0, "read")
-    volume = read_case(case)
-    reading = time.perf_counter() - began
-    result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
-    step(100, "write")
-    package = segmenter.package
-    report = CaseReport(
-        case=case.name,
-        source=case.path.resolve().name,
-        package=PackageRecord(name=package.manifest.name, version=package.manifest.version, sha256=package.sha256),
-        device=result.device,
-        quality=quality,
-        heart_found=result.heart_found,
-        volumes_ml={name: round(volume_ml, 2) for name, volume_ml in result.volumes_ml.items()},
-        warnings=[*case.notes, *result.warnings],
-        seconds={"read": reading, **result.seconds},
-        grid=grid_record(volume),
-        software=software_versions(),
-    )
-    return write_results(out, volume, result.labels, report)
-
-
 # --- before the first case -----------------------------------------------------------------------------------------
 
 
@@ -139,15 +89,13 @@ def _cases(
 ) -> tuple[list[Case], list[Refused]]:
     """What there is to do, and what cannot be done, existing results included. Shows the choice of DICOM series."""
     from CardiacLDMLib.image.cases import Refused, find_cases
-    from CardiacLDMLib.results.report import existing_results
-
-    from ..results.outputs import ENDINGS
+    from CardiacLDMLib.results.case_files import existing_results
 
     ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
     cases: list[Case] = []
     refused: list[Refused] = []
     for found in find_cases(inputs, series, ask):
-        existing = [] if overwrite else existing_results(out, found.name, ENDINGS)
+        existing = [] if overwrite else existing_results(out, found.name)
         if isinstance(found, Refused):
             refused.append(found)
         elif existing:
@@ -187,6 +135,9 @@ class _Run:
     def all(self, cases: Sequence[Case]) -> tuple[int, list[Refused], bool]:
         """How many cases were done, those that failed, and whether the user stopped the run."""
         from CardiacLDMLib.image.cases import Refused
+        from CardiacLDMLib.segmentation.case import segment_case
+
+        from ..results.outputs import draw_case
 
         done = 0
         failed: list[Refused] = []
@@ -194,13 +145,14 @@ class _Run:
             label = f"{case.name} ({number} of {self.total})" if self.total > 1 else case.name
             try:
                 with job_progress(self.console, label) as progress:
-                    report = segment_case(
+                    segmented = segment_case(
                         case,
                         self.segmenter,
                         self.out,
                         quality=self.quality,
                         progress=progress,
                         cancelled=self.cancelled,
+                        draw=draw_case,
                     )
             except (Cancelled, KeyboardInterrupt):
                 return done, failed, True
@@ -209,7 +161,7 @@ class _Run:
                 self.console.print(f"{case.name}: failed: {failed[-1].reason}")
             else:
                 done += 1
-                _tell(report)
+                _tell(segmented.report)
         return done, failed, False
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import AIR_HU, Volume
-from CardiacLDMLib.results.case_files import ENDINGS, check_folder, read_report, write_case_files
 from CardiacLDMLib.results.pictures import (
     PLANE_PIXELS,
     PLANES,
@@ -27,17 +26,6 @@ from CardiacLDMLib.results.report import NOTICE, CaseReport
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["ENDINGS", "check_folder", "draw_case", "write_results"]
-
-
-def write_results(out: Path, volume: Volume, labels: Volume, report: CaseReport) -> CaseReport:
-    """Write the four files of a case with this module's picture; return the report as written.
-
-    Raises as :func:`~CardiacLDMLib.results.case_files.write_case_files` does.
-    """
-    *_, path = write_case_files(out, volume, labels, report, draw=draw_case)
-    return read_report(path)
 
 
 def draw_case(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:

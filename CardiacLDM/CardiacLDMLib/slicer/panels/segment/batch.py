@@ -116,7 +116,7 @@ class BatchPanel:
             self._stop(run, str(error))
 
     def _found(self, run: _Run, found: FoundCases) -> None:
-        from ....results.report import REPORT  # needs what was installed before the run
+        from ....results.case_files import REPORT  # needs what was installed before the run
 
         if run is not self._run:
             return

@@ -1,0 +1,75 @@
+"""Segment one case from its file to its results: the same function for command line, worker and demo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..image.cases import Case, read_case
+from ..progress import Cancelled, Progress, Quality
+from ..results.case_files import Draw, read_report, write_case_files
+from ..results.pictures import draw_planes
+from ..results.report import CaseReport, PackageRecord, grid_record, software_versions
+
+if TYPE_CHECKING:
+    from .segmenter import Segmentation, Segmenter
+
+
+@dataclass(frozen=True)
+class SegmentedCase:
+    """A case whose results are on the disk. ``report``: as written. ``files``: the report is the last one."""
+
+    report: CaseReport
+    files: list[Path]
+    segmentation: Segmentation
+
+
+def segment_case(
+    case: Case,
+    segmenter: Segmenter,
+    out: Path,
+    *,
+    quality: Quality = "full",
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    draw: Draw = draw_planes,
+    aside: Path | None = None,
+) -> SegmentedCase:
+    """Read and label a case and write its four files to the folder ``out``; all of them, or none.
+
+    ``progress`` is called with every step, reading and writing included; ``cancelled`` is asked between steps. ``draw``
+    draws the picture; ``aside``: see :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``,
+    ``SegmenterError`` or ``OutputError``, and ``Cancelled`` if it was stopped.
+    """
+
+    def step(percent: int, stage: str) -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        if progress is not None:
+            progress(Progress(percent, 100, stage, time.perf_counter() - began))
+
+    began = time.perf_counter()
+    step(0, "read")
+    volume = read_case(case)
+    reading = time.perf_counter() - began
+    result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
+    step(100, "write")
+    manifest = segmenter.package.manifest
+    report = CaseReport(
+        case=case.name,
+        source=case.path.resolve().name,
+        package=PackageRecord(name=manifest.name, version=manifest.version, sha256=segmenter.package.sha256),
+        device=result.device,
+        quality=quality,
+        heart_found=result.heart_found,
+        volumes_ml={name: round(volume_ml, 2) for name, volume_ml in result.volumes_ml.items()},
+        warnings=[*case.notes, *result.warnings],
+        seconds={"read": reading, **result.seconds},
+        grid=grid_record(volume),
+        software=software_versions(),
+    )
+    files = write_case_files(out, volume, result.labels, report, draw=draw, aside=aside)
+    return SegmentedCase(read_report(files[-1]), files, result)
