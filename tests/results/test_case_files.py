@@ -119,9 +119,9 @@ def test_segmentation_cut_short_is_refused(tmp_path: Path) -> None:
     write_segmentation(labels, path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(OutputError, match=r"case\.seg\.nrrd"):
-        segmentation_file._check_length(path, labels.array.nbytes)
+        segmentation_file._check_length(path, path.name, labels.array.nbytes)
     with pytest.raises(OutputError, match=r"case\.seg\.nrrd"):
-        write_segmentation(labels, tmp_path / "no folder" / "case.seg.nrrd")
+        write_segmentation(labels, path / "case.seg.nrrd")
 
 
 # --- all four ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import anatomy
 from ..errors import OutputError
+from ..files import replace_file
 from ..image.files import to_sitk
 from ..image.grid import Volume
 
@@ -18,7 +19,7 @@ COMPRESSION = 6
 def write_segmentation(labels: Volume, path: Path) -> None:
     """Write labels (uint8, IJK): eight segments, empty ones too, with names, colours and SNOMED CT codes.
 
-    Raises :class:`OutputError` when the file cannot be written.
+    The file is whole or not there. Raises :class:`OutputError` when it cannot be written.
     """
     import SimpleITK as sitk
 
@@ -26,11 +27,12 @@ def write_segmentation(labels: Volume, path: Path) -> None:
     image = to_sitk(Volume(array, labels.affine))
     for key, value in segmentation_header(labels.grid.shape).items():
         image.SetMetaData(key, value)
-    try:
-        sitk.WriteImage(image, str(path), True, COMPRESSION)
-        _check_length(path, array.nbytes)
-    except RuntimeError as error:
-        raise OutputError(f"{path.name} could not be written: is the disk full or read-only?") from error
+    with replace_file(path) as part:
+        try:
+            sitk.WriteImage(image, str(part), True, COMPRESSION)
+        except RuntimeError as error:
+            raise OutputError(f"{path.name} could not be written: is the disk full or read-only?") from error
+        _check_length(part, path.name, array.nbytes)
 
 
 def segmentation_header(shape: tuple[int, int, int]) -> dict[str, str]:
@@ -58,9 +60,9 @@ def segmentation_header(shape: tuple[int, int, int]) -> dict[str, str]:
     return header
 
 
-def _check_length(path: Path, voxel_bytes: int) -> None:
+def _check_length(path: Path, name: str, voxel_bytes: int) -> None:
     """Refuse a file that ends too early, as on a full disk: gzip ends with the length of its data, modulo 2^32."""
     with path.open("rb") as file:
         file.seek(-4, 2)
         if int.from_bytes(file.read(), "little") != voxel_bytes % 2**32:
-            raise OutputError(f"{path.name} could not be written: is the disk full or read-only?")
+            raise OutputError(f"{name} could not be written: is the disk full or read-only?")
