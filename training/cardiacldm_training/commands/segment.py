@@ -137,7 +137,7 @@ class _Run:
         from CardiacLDMLib.image.cases import Refused
         from CardiacLDMLib.segmentation.case import segment_case
 
-        from ..results.outputs import draw_case
+        from ..results.case_picture import draw_case
 
         done = 0
         failed: list[Refused] = []

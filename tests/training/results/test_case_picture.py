@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 
-from cardiacldm_training.results import outputs
-from cardiacldm_training.results.outputs import draw_case
+from cardiacldm_training.results import case_picture
+from cardiacldm_training.results.case_picture import draw_case
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.case_files import ENDINGS, read_report, write_case_files
@@ -28,7 +28,7 @@ def test_picture_shows_every_colour_or_says_that_there_is_no_heart(tmp_path: Pat
 
 
 def legend_texts(scan: Volume, labels: Volume) -> list[str]:
-    return [text.get_text() for text in outputs._figure(scan, labels, case_report(labels)).texts]
+    return [text.get_text() for text in case_picture._figure(scan, labels, case_report(labels)).texts]
 
 
 def test_names_and_values_that_trouble_drawing(tmp_path: Path) -> None:
