@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -179,6 +180,20 @@ def test_readme_is_short_and_has_the_required_facts() -> None:
     for words in ("make demo", "make test", "not a medical device", "Armato", "Apache", "PMLR 259:490-501"):
         assert words in text
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_docs_name_every_job_architecture_and_postprocessing_step() -> None:
+    from CardiacLDMLib.networks.architectures import ARCHITECTURES
+    from CardiacLDMLib.worker.messages import REQUESTS
+
+    schema = json.loads((ROOT / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
+    records = schema["$defs"].values()
+    steps = [record["properties"]["step"]["const"] for record in records if "step" in record.get("properties", {})]
+    assert steps
+    packages = (ROOT / "docs" / "research" / "packages.md").read_text(encoding="utf-8")
+    worker = (ROOT / "docs" / "develop" / "worker.md").read_text(encoding="utf-8")
+    assert not [name for name in (*ARCHITECTURES, *steps) if f"| `{name}` |" not in packages]
+    assert not [name for name in REQUESTS if f"`{name}`" not in worker and f'"{name}"' not in worker]
 
 
 def test_the_architecture_page_names_every_room() -> None:
