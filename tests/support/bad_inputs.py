@@ -1,4 +1,4 @@
-"""Inputs that cannot be segmented, one of every kind, with what must be said about each."""
+"""Inputs that cannot be segmented, one of every kind, with a fact that its error must name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SPACING = (4.0, 4.0, 5.0)
 
 
 def write_bad_inputs(folder: Path, scan: Volume) -> dict[str, str]:
-    """Make every bad input in ``folder`` from the good ``scan`` (int16); returns file name -> part of the sentence."""
+    """Make every bad input in ``folder`` from the good ``scan`` (int16); return file name -> part of the error."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
-        "missing.nii.gz": "There is no file or folder",
+        "missing.nii.gz": "missing.nii.gz",
         **_broken_files(folder, scan),
         **_wrong_images(folder, scan),
         **_wrong_values(folder, scan),
@@ -50,19 +50,19 @@ def _broken_files(folder: Path, scan: Volume) -> dict[str, str]:
         "ObjectType = Image\nNDims = 3\nDimSize = 8 8 8\nElementType = MET_SHORT\nElementDataFile = lost.raw\n"
     )
     return {
-        "empty.nii.gz": "empty file",
-        "empty.nrrd": "empty file",
-        "text.nii.gz": "not a NIfTI",
-        "text.nrrd": "not a NIfTI",
-        "letter.txt": "not a NIfTI",
-        "cut_nii.nii": "damaged or cut short",
-        "cut_nii_gz.nii.gz": "damaged or cut short",
-        "cut_nrrd.nrrd": "damaged or cut short",
-        "cut_mha.mha": "damaged or cut short",
-        "header_only.nii": "damaged or cut short",
-        "header_only.nii.gz": "damaged or cut short",
-        "stub.nii.gz": "not a NIfTI",
-        "lost.mhd": "damaged or cut short",
+        "empty.nii.gz": "empty",
+        "empty.nrrd": "empty",
+        "text.nii.gz": "NIfTI",
+        "text.nrrd": "NIfTI",
+        "letter.txt": "NIfTI",
+        "cut_nii.nii": "damaged",
+        "cut_nii_gz.nii.gz": "damaged",
+        "cut_nrrd.nrrd": "damaged",
+        "cut_mha.mha": "damaged",
+        "header_only.nii": "damaged",
+        "header_only.nii.gz": "damaged",
+        "stub.nii.gz": "NIfTI",
+        "lost.mhd": "damaged",
     }
 
 
@@ -77,9 +77,9 @@ def _wrong_images(folder: Path, scan: Volume) -> dict[str, str]:
     few = scan.grid.crop(np.zeros(3), np.array([*scan.grid.shape[:2], 3]))
     write_volume(Volume(scan.array[:, :, :3], few.affine), folder / "three_slices.nii.gz")
     return {
-        "flat.nii.gz": "3D volume is needed",
-        "film.nii.gz": "3D volume is needed",
-        "rgb.nrrd": "colour image",
+        "flat.nii.gz": "3D",
+        "film.nii.gz": "3D",
+        "rgb.nrrd": "colour",
         "sheared.nrrd": "sheared",
         "three_slices.nii.gz": "only 3 slices",
     }
@@ -105,7 +105,7 @@ def _wrong_values(folder: Path, scan: Volume) -> dict[str, str]:
     return {
         "nan.nrrd": "no numbers",
         "blank.nii.gz": "same value",
-        "mr.nii.gz": "not Hounsfield units",
+        "mr.nii.gz": "Hounsfield",
         "mouse.nii.gz": "mm thick",
     }
 
@@ -137,15 +137,15 @@ def _bad_folders(folder: Path, array: np.ndarray) -> dict[str, str]:
     write_series(folder / "dicom_slices", array, spacing=_SPACING)
     single = next((folder / "dicom_slices").iterdir()).rename(folder / "slice.dcm")
     return {
-        "nothing": "holds no NIfTI",
-        "letters": "holds no NIfTI",
-        "dicom_mr": "is MR, not CT",
+        "nothing": "NIfTI",
+        "letters": "NIfTI",
+        "dicom_mr": "MR",
         "dicom_scout": "scout",
         "dicom_gap": "lacks 2 slices",
         "dicom_tilted": "sheared",
-        "dicom_colour": "colour pictures",
-        "dicom_placeless": "do not say where",
-        "dicom_4d": "3 images at each place",
+        "dicom_colour": "colour",
+        "dicom_placeless": "where",
+        "dicom_4d": "3 images",
         "dicom_cut": "lacks",
         "dicom_single": "single slice",
         single.name: "single DICOM slice",

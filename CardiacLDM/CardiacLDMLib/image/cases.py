@@ -1,8 +1,7 @@
-"""Finding the cases among what the user names, and reading each as a :class:`~.volume.Volume`.
+"""Find the cases in files and folders that the user names, and read each as a :class:`~.grid.Volume`.
 
-A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices. Of DICOM only what says where the voxels lie
-and what they mean is read: no name, number or description of a patient is taken from a header. Cases are named after
-their file or folder.
+A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices, and is named after that file or folder. Only
+the geometry and the meaning of the voxels are read from DICOM headers: no name, number or description of a patient.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ import numpy as np
 
 from ..errors import VolumeError
 from ..text import plural
-from .dicom import Ask, Series, _choose, _dicom_files, _read_series, _stacks, _study, is_dicom
+from .dicom import Ask, Series, choose_series, find_dicom_files, find_series, is_dicom, read_series, study_of
 from .files import read_volume
 from .grid import Volume
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-#: Results of this program and labels of cohorts, left out when a folder is searched.
+#: Endings of label files, which are left out when a folder is searched.
 LABEL_ENDINGS = (".seg.nrrd", ".labels.nii.gz", ".labels.nii")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to be segmented: a file, or the slices of ``series`` in the folder ``path``."""
+    """One scan: a file, or the slices of ``series`` in the folder ``path``; ``notes`` are sentences for the user."""
 
     name: str
     path: Path = field(repr=False)
@@ -37,18 +36,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Refused:
-    """An input that is no case, with the reason in one sentence."""
+    """An input that cannot be used as a case, with the reason in one sentence."""
 
     name: str
     reason: str
 
 
 def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | None = None) -> list[Case | Refused]:
-    """The cases that the ``inputs`` hold, in their order, each with a name of its own; what is none says why.
+    """Return the cases in ``inputs``, in their order, under unique names; inputs that are none say why.
 
-    A file is a case. A folder with DICOM slices is a case, as is one whose sub-folders hold series of one study; of
-    any other folder each volume file and each sub-folder is a case. ``series`` picks one of several by its number or
-    UID; without it ``ask`` is asked where several could be meant, and without ``ask`` the largest is taken.
+    A file is a case. A folder with DICOM slices is a case, and so is a folder whose sub-folders hold series of one
+    study; in any other folder each volume file and each sub-folder is a case. ``series`` chooses a DICOM series by its
+    number or UID. Without it ``ask`` is called if several are likely, and without ``ask`` the largest is taken.
     """
     found: list[Case | Refused] = []
     seen: set[Path] = set()
@@ -67,21 +66,21 @@ def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | Non
 
 
 def read_case(case: Case) -> Volume:
-    """The voxels of a case in Hounsfield units, as int16 where that holds them, otherwise float32.
+    """Read the voxels of a case in Hounsfield units: int16 if that holds them, otherwise float32.
 
-    Raises :class:`VolumeError` when they cannot be read.
+    Raises :class:`VolumeError`.
     """
-    return _compact(read_volume(case.path) if case.series is None else _read_series(case.series))
+    return _compact(read_volume(case.path) if case.series is None else read_series(case.series))
 
 
 def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, ask: Ask | None) -> Case:
     if slices is None:
         _check_file(path)
         return Case(name, path)
-    stacks, unread = _stacks(slices)
-    if not stacks:
+    found, unread = find_series(slices)
+    if not found:
         raise VolumeError(f"{path.resolve().name} holds no DICOM images that can be read.")
-    chosen, notes = _choose(name, stacks, series, ask)
+    chosen, notes = choose_series(name, found, series, ask)
     if unread:
         notes = [*notes, f"{plural(unread, 'DICOM file')} without a readable image left out."]
     return Case(name, path, chosen, tuple(notes))
@@ -93,15 +92,15 @@ _Found = tuple[str, Path, list[Path] | None]  # name, file or folder, its DICOM 
 
 
 def _expand(path: Path) -> Iterator[_Found]:
-    """What is to be looked at under ``path``: volume files, and folders with their DICOM files."""
+    """Yield the volume files under ``path``, and its folders of DICOM slices with their files."""
     if not path.is_dir():
         yield _stem(path), path, None
         return
-    folders = [(p, _dicom_files(p)) for p in _entries(path) if p.is_dir()]
+    folders = [(p, find_dicom_files(p)) for p in _entries(path) if p.is_dir()]
     with_slices = [(p, files) for p, files in folders if files]
     own = [p for p in _entries(path) if p.is_file() and is_dicom(p)]
     volumes = _volumes(path)
-    if own or (not volumes and len(with_slices) > 1 and len({_study(files[0]) for _, files in with_slices}) == 1):
+    if own or (not volumes and len(with_slices) > 1 and len({study_of(files[0]) for _, files in with_slices}) == 1):
         yield _stem(path), path, own + [file for _, files in with_slices for file in files]
         with_slices = []
     yield from ((_stem(p), p, None) for p in volumes)
@@ -115,6 +114,7 @@ def _expand(path: Path) -> Iterator[_Found]:
 
 
 def _check_file(path: Path) -> None:
+    """Raise :class:`VolumeError` unless ``path`` can be a volume file."""
     name = path.resolve().name
     if path.is_dir():
         raise VolumeError(f"{name} holds no NIfTI, NRRD or MHA volume and no DICOM slices.")
@@ -138,7 +138,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    """The volume files directly in ``folder``, without those that hold labels."""
+    """Return the volume files directly in ``folder``, without label files."""
     return [
         p
         for p in _entries(folder)
@@ -150,7 +150,7 @@ def _volumes(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name of a case: of the file without its ending, or of the folder."""
+    """Return the name of a case: that of the folder, or of the file without its ending."""
     path = path.resolve()
     name = path.name
     if not path.is_dir():
@@ -160,7 +160,7 @@ def _stem(path: Path) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """``name``, or ``name-2``, ``name-3``, ... if taken; case is ignored, as some file systems do."""
+    """Return ``name``, or ``name-2``, ``name-3``, ... if taken; some file systems ignore case, so this does too."""
     unique, count = name, 1
     while unique.casefold() in taken:
         count += 1
@@ -170,7 +170,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _compact(volume: Volume) -> Volume:
-    """The same values in fewer bytes: readers return 64-bit floats for any slope, 32-bit integers for 16-bit data."""
+    """Return the same values in fewer bytes: readers give float64 for any slope, and int32 for 16-bit data."""
     array = volume.array
     if array.dtype == np.float64:
         return Volume(array.astype(np.float32), volume.affine)

@@ -1,4 +1,4 @@
-"""DICOM files to stacks of slices, and the choice of the stack to segment."""
+"""Sort DICOM files into series, choose one of them, and read its voxels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .grid import Grid, Volume
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
-#: How far a slice may lie from its place in an even stack, as a share of the slice distance (headers are rounded).
+#: How far a slice may lie from its place among evenly spaced slices, as a share of their distance: headers are rounded.
 MAX_UNEVENNESS = 0.1
-#: Cosine between a stack's normal and the body axis from which its slices count as axial (some 25 degrees).
+#: Least cosine between the normal of axial slices and the body axis (about 25 degrees).
 MIN_AXIAL = 0.9
-#: Another series with at least this share of the slices of the largest one could be meant as well.
+#: A series with at least this share of the slices of the largest one is a likely choice too.
 RIVAL_SHARE = 0.5
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -28,11 +28,11 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class Series:
-    """A stack of DICOM slices of one series, in the order of their position.
+    """DICOM slices that can form one volume, in the order of their position.
 
-    ``number`` is the series number of the scanner, made unique; ``kind`` the modality, or "scout"; ``derived`` means
-    computed from other images. ``problem`` says why the stack is no CT volume, as the end of a sentence that begins
-    with the series ("is a scout view"); without one ``affine`` (4x4) takes IJK to RAS mm.
+    ``number`` is the scanner's series number, made unique; ``kind`` the modality, or "scout"; ``derived``: computed
+    from other images. ``problem`` is why they are no CT volume, as the end of a sentence that begins with the series
+    ("is a scout view"); if it is None, ``affine`` (4x4) takes IJK to RAS mm.
     """
 
     number: str
@@ -48,18 +48,18 @@ class Series:
 
     @property
     def title(self) -> str:
-        """For lists shown to the user: number, slices and spacing."""
+        """Number, slices and spacing, for the user."""
         plane = "axial" if self.axial else "not axial"
         what = self.kind if self.kind == "scout" else f"{self.kind}, {plane}, {self.spacing[2]:.3g} mm apart"
         return f"series {self.number} ({plural(self.shape[2], 'slice')}, {what})"
 
 
-#: Asked for one of several series that could be meant: (case name, series, best first) -> the chosen one.
+#: Asks the user to choose: (case name, likely series, best first) -> the chosen one.
 Ask = Callable[[str, Sequence[Series]], Series]
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM object, by its mark or, where old software left that out, its ending."""
+    """Return whether a file is a DICOM object, by its ending or by the mark that old software leaves out."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in DICOM_ENDINGS:
@@ -71,18 +71,18 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def _dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files in ``folder`` and below."""
+def find_dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files in ``folder`` and its sub-folders."""
     files = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
     return sorted(p for p in files if p.is_file() and is_dicom(p))
 
 
-# --- DICOM: from files to stacks -----------------------------------------------------------------------------------
+# --- from files to series ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """What the header of one DICOM image says about its place and kind."""
+    """Place and kind of one DICOM image, from its header."""
 
     path: Path
     study: str
@@ -99,15 +99,15 @@ class _Slice:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for slices that can form one volume."""
+        """A key that slices which can form one volume share."""
         axes = tuple(round(x, 3) + 0.0 for x in self.axes) if self.axes else None
         spacing = tuple(round(x, 4) for x in self.spacing) if self.spacing else None
         kind = (self.kind, self.derived, self.size, self.colour, self.frames > 1)
         return (self.uid, self.number, *kind, axes, spacing)
 
 
-def _header(path: Path) -> _Slice | None:
-    """The header of a DICOM image, ``None`` if the file is damaged or no image (a report, a presentation state)."""
+def _read_header(path: Path) -> _Slice | None:
+    """Read the header of a DICOM image; None if the file is damaged or no image (a report, a presentation state)."""
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -146,46 +146,54 @@ def _header(path: Path) -> _Slice | None:
     )
 
 
-def _study(path: Path) -> str:
-    """What tells the study of a DICOM file from others; a file that cannot be read is one of its own."""
-    header = _header(path)
+def study_of(path: Path) -> str:
+    """Return the study UID of a DICOM file; a file that cannot be read gets a study of its own."""
+    header = _read_header(path)
     return header.study if header else str(path)
 
 
-def _stacks(files: Iterable[Path]) -> tuple[list[Series], int]:
-    """The stacks that DICOM files form, ordered by number, and how many files hold no readable image."""
+def find_series(files: Iterable[Path]) -> tuple[list[Series], int]:
+    """Sort DICOM files into series; return these by number, and how many files hold no readable image."""
     groups: dict[tuple[object, ...], list[_Slice]] = {}
     unread = 0
     for file in files:
-        header = _header(file)
+        header = _read_header(file)
         if header is None:
             unread += 1
         else:
             groups.setdefault(header.key, []).append(header)
-    stacks = [_stack(slices) for slices in groups.values()]
-    stacks.sort(key=lambda s: (not s.number.isdigit(), int(s.number) if s.number.isdigit() else 0, -s.shape[2], s.uid))
-    return _numbered(stacks), unread
+    candidates = [_make_series(slices) for slices in groups.values()]
+    candidates.sort(
+        key=lambda s: (not s.number.isdigit(), int(s.number) if s.number.isdigit() else 0, -s.shape[2], s.uid)
+    )
+    return _make_numbers_unique(candidates), unread
 
 
-def _numbered(stacks: list[Series]) -> list[Series]:
-    """Each stack with a number of its own: scanners and copies give one twice, or none."""
+def _number_order(series: Series) -> tuple[bool, int, int, str]:
+    """Return a sort key: by number, then the largest first; series without a number last."""
+    number = int(series.number) if series.number.isdigit() else 0
+    return not series.number.isdigit(), number, -series.shape[2], series.uid
+
+
+def _make_numbers_unique(candidates: list[Series]) -> list[Series]:
+    """Give each series a number of its own: scanners and copies leave the same number twice, or none."""
     taken: set[str] = set()
     out = []
-    for stack in stacks:
-        number = base = stack.number or "unnumbered"
+    for series in candidates:
+        number = base = series.number or "unnumbered"
         count = 1
         while number in taken:
             count += 1
             number = f"{base}-{count}"
         taken.add(number)
-        out.append(replace(stack, number=number))
+        out.append(replace(series, number=number))
     return out
 
 
-def _stack(slices: list[_Slice]) -> Series:
-    """Slices of one kind in the order of their position, and whether they make a volume."""
+def _make_series(slices: list[_Slice]) -> Series:
+    """Order slices of one kind by their position, and find whether they form a volume."""
     first = slices[0]
-    affine, problem, distance, axial = None, _unusable(first), 0.0, False
+    affine, problem, distance, axial = None, _wrong_kind(first), 0.0, False
     if first.axes and all(s.position for s in slices):
         normal = np.cross(first.axes[:3], first.axes[3:])
         axial = bool(abs(normal[2]) >= MIN_AXIAL)
@@ -212,8 +220,8 @@ def _stack(slices: list[_Slice]) -> Series:
     )
 
 
-def _unusable(header: _Slice) -> str | None:
-    """Why slices of this kind are no CT volume, if so."""
+def _wrong_kind(header: _Slice) -> str | None:
+    """Return why slices of this kind are no CT volume, or None."""
     if header.kind == "scout":
         return "is a scout view"
     if header.kind != "CT":
@@ -228,7 +236,7 @@ def _unusable(header: _Slice) -> str | None:
 
 
 def _uneven(along: np.ndarray) -> str | None:
-    """Why slices at these places (mm, ascending) are no even stack, if so."""
+    """Return why slices at these positions (mm, ascending) are not evenly spaced, or None."""
     if len(along) < 2:
         return "is a single slice"
     gaps = np.diff(along)
@@ -238,7 +246,7 @@ def _uneven(along: np.ndarray) -> str | None:
         if same < len(along) / 4:
             return f"has {plural(same, 'slice')} twice: remove the copies"
         return f"holds {times:.3g} images at each place (a 4D series): export one phase of the heart beat alone"
-    usual = float(np.quantile(gaps, 0.25))  # the median is of no use where many are missing
+    usual = float(np.quantile(gaps, 0.25))  # the median fails if many slices are missing
     even = np.linspace(along[0], along[-1], len(along))
     if np.abs(along - even).max() <= MAX_UNEVENNESS * usual:
         return None
@@ -252,7 +260,7 @@ def _uneven(along: np.ndarray) -> str | None:
 
 
 def _affine(header: _Slice, positions: np.ndarray) -> tuple[np.ndarray | None, str | None]:
-    """IJK -> RAS of an even stack, or why there is none: slices shifted evenly (a tilted gantry) or singly."""
+    """Return the affine (IJK -> RAS mm) of evenly spaced slices, or why there is none: the slices are shifted."""
     assert header.axes is not None
     assert header.spacing is not None
     affine = np.eye(4)
@@ -266,63 +274,69 @@ def _affine(header: _Slice, positions: np.ndarray) -> tuple[np.ndarray | None, s
     affine[:3] = _LPS_TO_RAS @ affine[:3]
     try:
         return Grid((*header.size, len(positions)), affine).affine, None
-    except VolumeError:  # all else that a Grid refuses was looked at before
+    except VolumeError:  # only shear is left: everything else was checked before
         return None, "is sheared (a tilted gantry?): resample it to right angles first"
 
 
-# --- DICOM: choosing and reading -----------------------------------------------------------------------------------
+# --- choosing and reading ------------------------------------------------------------------------------------------
 
 
-def _choose(name: str, stacks: list[Series], wanted: str | None, ask: Ask | None) -> tuple[Series, list[str]]:
-    """The series to segment and what the user should know about the choice; raises :class:`VolumeError` without one."""
+def choose_series(
+    name: str, candidates: list[Series], wanted: str | None = None, ask: Ask | None = None
+) -> tuple[Series, list[str]]:
+    """Choose the series to segment: ``wanted`` by number or UID, else the axial CT with most slices.
+
+    ``ask`` is called with the case's ``name`` if several are likely. Returns the series and sentences on the choice for
+    the user. Raises :class:`VolumeError` if no series can be used.
+    """
     if wanted is not None:
-        return _wanted(stacks, wanted), []
-    usable = sorted((s for s in stacks if s.problem is None), key=_preference)
+        return _find_wanted(candidates, wanted), []
+    usable = sorted((s for s in candidates if s.problem is None), key=_preference)
     if not usable:
-        raise VolumeError(_none_usable(stacks))
+        raise VolumeError(_none_usable(candidates))
     best = usable[0]
     rivals = [s for s in usable[1:] if s.axial == best.axial and s.shape[2] >= RIVAL_SHARE * best.shape[2]]
     if rivals and ask:
         return ask(name, [best, *rivals]), []
     notes = []
-    others = [s for s in stacks if s is not best]
+    others = [s for s in candidates if s is not best]
     if others:
-        notes.append(f"Of several series in the folder, {best.title} was taken, not {_listed(others)}.")
+        notes.append(f"Of several series in the folder, {best.title} was taken, not {_titles(others)}.")
     if rivals:
         notes.append("More than one series could be meant: choose with --series NUMBER.")
-    larger = [s for s in stacks if s.problem and s.axial and s.kind != "scout" and s.shape[2] > best.shape[2]]
+    larger = [s for s in candidates if s.problem and s.axial and s.kind != "scout" and s.shape[2] > best.shape[2]]
     notes += [f"Larger, but passed over: series {s.number} {s.problem}." for s in larger]
     return best, notes
 
 
 def _preference(series: Series) -> tuple[bool, bool, int, bool]:
-    """Sorts the series first that most likely is the scan: axial slices, most of them, as scanned."""
+    """Return a sort key that puts the most likely series first: axial, with most slices, not derived."""
     return series.problem is not None, not series.axial, -series.shape[2], series.derived
 
 
-def _wanted(stacks: list[Series], wanted: str) -> Series:
-    matching = [s for s in stacks if wanted.strip() in (s.number, s.uid)]
+def _find_wanted(candidates: list[Series], wanted: str) -> Series:
+    matching = [s for s in candidates if wanted.strip() in (s.number, s.uid)]
     if not matching:
-        raise VolumeError(f"There is no series {wanted}, only {_listed(stacks)}.")
+        raise VolumeError(f"There is no series {wanted}, only {_titles(candidates)}.")
     best = min(matching, key=_preference)
     if best.problem:
         raise VolumeError(f"Series {best.number} {best.problem}.")
     return best
 
 
-def _none_usable(stacks: list[Series]) -> str:
-    if len(stacks) == 1:
-        return f"Its only series {stacks[0].problem}."
-    return (
-        f"None of its {len(stacks)} series can be used: " + "; ".join(f"{s.number} {s.problem}" for s in stacks) + "."
-    )
+def _none_usable(candidates: list[Series]) -> str:
+    if len(candidates) == 1:
+        return f"Its only series {candidates[0].problem}."
+    problems = "; ".join(f"{series.number} {series.problem}" for series in candidates)
+    return f"None of its {len(candidates)} series can be used: {problems}."
 
 
-def _listed(stacks: Sequence[Series]) -> str:
-    return ", ".join(s.title for s in stacks)
+def _titles(candidates: Sequence[Series]) -> str:
+    return ", ".join(series.title for series in candidates)
 
 
-def _read_series(series: Series) -> Volume:
+def read_series(series: Series) -> Volume:
+    """Read the voxels of a series without a ``problem``, in Hounsfield units. Raises :class:`VolumeError`."""
     import SimpleITK as sitk
 
     assert series.affine is not None
@@ -335,5 +349,5 @@ def _read_series(series: Series) -> Volume:
         raise VolumeError("The DICOM slices cannot be read: a file is damaged or cut short.") from error
     if volume.array.shape != series.shape:
         raise VolumeError("The DICOM slices cannot be read: they differ in size.")
-    # ITK takes slice distance from two slices and cannot express a tilt: the geometry is the one from all headers.
+    # ITK takes the slice distance from two slices and cannot express a tilt; this geometry comes from all headers.
     return Volume(volume.array, series.affine)

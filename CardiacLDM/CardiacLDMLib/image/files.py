@@ -16,17 +16,14 @@ from ..errors import OutputError, VolumeError
 from ..files import replace_file
 from .grid import Volume
 
-#: Larger than any CT series (1024 x 1024 x 2048); beyond it a header is wrong or the memory will not do.
+#: More than any CT series has (1024 x 1024 x 2048 voxels): beyond it the header is wrong or the memory too small.
 MAX_VOXELS = 1024 * 1024 * 2048
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
 class _KeepAlive:
-    """Lets numpy share a SimpleITK image's memory and hold on to it: the library's own view dangles with its image."""
+    """Share the memory of a SimpleITK image with numpy and keep the image alive; SimpleITK's own view does not."""
 
     def __init__(self, image: Any) -> None:
         import SimpleITK as sitk
@@ -36,7 +33,7 @@ class _KeepAlive:
 
 
 def from_sitk(image: Any) -> Volume:
-    """A SimpleITK image (LPS) as a volume that shares its memory.
+    """Return a SimpleITK image (LPS) as a volume that shares its memory.
 
     Raises :class:`VolumeError` for images that are not 3D with one number per voxel.
     """
@@ -52,7 +49,7 @@ def from_sitk(image: Any) -> Volume:
 
 
 def to_sitk(volume: Volume) -> Any:
-    """The volume as a SimpleITK image (LPS). A left-handed grid keeps its own axes: ITK takes any orthonormal ones."""
+    """Return the volume as a SimpleITK image (LPS), which may be left-handed: ITK takes any orthonormal axes."""
     import SimpleITK as sitk
 
     array = volume.array.view(np.uint8) if volume.array.dtype == bool else volume.array
@@ -74,9 +71,9 @@ def _check_image(dimension: int, size: tuple[int, ...], components: int) -> None
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read NIfTI, NRRD or MHA/MHD, whatever its orientation, with the voxel type of the file.
+    """Read a NIfTI, NRRD or MHA/MHD file of any orientation; the voxel type is that of the file.
 
-    Raises :class:`VolumeError` with one sentence when the file is missing, damaged, not 3D, or sheared.
+    Raises :class:`VolumeError` when the file is missing, damaged, not 3D, or sheared.
     """
     import SimpleITK as sitk
 
@@ -90,13 +87,13 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         reader.ReadImageInformation()
         _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
         _check_length(path, reader)
-        return _with_nan(path, reader, from_sitk(reader.Execute()))
+        return _restore_nan(path, reader, from_sitk(reader.Execute()))
     except RuntimeError as error:
-        raise VolumeError(_reading_failed(path, str(error))) from error
+        raise VolumeError(_why_unreadable(path, str(error))) from error
 
 
 def _check_length(path: Path, reader: Any) -> None:
-    """Refuse a NIfTI file that ends too early: ITK would take the rest for zeros without a word."""
+    """Refuse a NIfTI file that ends too early: ITK reads the missing voxels as zeros without an error."""
     if not reader.HasMetaDataKey("vox_offset"):
         return
     voxels = math.prod(reader.GetSize())
@@ -107,13 +104,13 @@ def _check_length(path: Path, reader: Any) -> None:
         stated = int.from_bytes(file.read(), "little")  # gzip ends with the length of its data, modulo 2^32
     if packed and stated == needed % 2**32:
         return
-    # Otherwise it is cut short, in several parts, or has something behind the voxels: only unpacking tells.
+    # It is cut short, has several gzip members, or more data behind the voxels: only unpacking tells which.
     if (_unpacked_length(path) if packed else path.stat().st_size) < needed:
         raise VolumeError(f"{path.name} cannot be read: the file is damaged or cut short.")
 
 
-def _with_nan(path: Path, reader: Any, volume: Volume) -> Volume:
-    """Put back what is no number in a NIfTI file of floats: ITK takes it for 0, which would be water."""
+def _restore_nan(path: Path, reader: Any, volume: Volume) -> Volume:
+    """Restore values of a NIfTI file that are not finite, as NaN: ITK reads them as 0, which would be water."""
     kinds = {"16": "f4", "64": "f8"}
     if not path.name.endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("datatype"):
         return volume
@@ -136,7 +133,7 @@ def _with_nan(path: Path, reader: Any, volume: Volume) -> Volume:
 
 
 def _unpacked_length(path: Path) -> int:
-    """How many bytes a gzip file really holds."""
+    """Return how many bytes a gzip file holds, up to where it is damaged."""
     length = 0
     with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
         while block := file.read(1 << 20):
@@ -144,7 +141,8 @@ def _unpacked_length(path: Path) -> int:
     return length
 
 
-def _reading_failed(path: Path, error: str) -> str:
+def _why_unreadable(path: Path, error: str) -> str:
+    """Return the sentence for an error of ITK's readers."""
     if "orthonormal" in error:
         return f"The axes of {path.name} are sheared (a tilted gantry?): resample it to right angles first."
     if path.stat().st_size == 0:
@@ -155,7 +153,7 @@ def _reading_failed(path: Path, error: str) -> str:
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
-    """Write as NIfTI, NRRD or MHA by the file's ending, compressed; whole or not at all.
+    """Write a compressed NIfTI, NRRD or MHA file, by the ending of ``path``, whole or not at all.
 
     Raises :class:`OutputError` when the folder cannot be written to or the disk is full.
     """
@@ -170,7 +168,7 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
 
 
 def _check_written(path: Path) -> None:
-    """Refuse a NIfTI file that ends too early: ITK says nothing of a disk that is full."""
+    """Refuse a NIfTI file that ends too early: ITK's writer does not notice a full disk."""
     import SimpleITK as sitk
 
     if path.name.endswith((".nii", ".nii.gz")):

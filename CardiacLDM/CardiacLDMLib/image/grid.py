@@ -1,9 +1,7 @@
-"""Volumes in patient space: geometry, resampling, reading and writing.
+"""Volumes in patient space and their grids.
 
 A :class:`Volume` is an array in IJK order with the affine that takes voxel indices to RAS millimetres (nibabel's
-convention). Networks work on axis-aligned RAS grids (:func:`ras_grid`); :func:`interpolate` is the one place that moves
-values between grids, in either direction. torch and SimpleITK are imported where they are used, since Slicer imports
-this file at start-up.
+convention). Networks work on axis-aligned RAS grids (:func:`ras_grid`).
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import numpy as np
 
 from ..errors import VolumeError
 
-#: Hounsfield units of air: what lies outside a scan.
+#: Hounsfield units of air, assumed outside a scan.
 AIR_HU = -1024.0
 #: Cosine between two axes above which a grid counts as sheared.
 MAX_SHEAR = 1e-3
@@ -22,7 +20,10 @@ MAX_SHEAR = 1e-3
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie: ``shape`` (i, j, k) and ``affine`` (4x4, IJK -> RAS mm). Refuses sheared or empty grids."""
+    """Where voxels lie: ``shape`` (i, j, k) and ``affine`` (4x4, IJK -> RAS mm).
+
+    Raises :class:`VolumeError` for empty or sheared grids.
+    """
 
     shape: tuple[int, int, int]
     affine: np.ndarray = field(repr=False)
@@ -46,12 +47,12 @@ class Grid:
 
     @property
     def spacing(self) -> np.ndarray:
-        """Voxel size in mm along i, j, k."""
+        """Voxel size (3,) in mm along i, j, k."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
     def size_mm(self) -> np.ndarray:
-        """Extent in mm along i, j, k, outer voxel faces included."""
+        """Extent (3,) in mm along i, j, k, from outer voxel face to outer voxel face."""
         return self.spacing * np.array(self.shape)
 
     @property
@@ -60,20 +61,20 @@ class Grid:
         return float(np.prod(self.spacing)) / 1000.0
 
     def bounds_ras(self) -> np.ndarray:
-        """(2, 3): the axis-aligned box in RAS mm around the outer voxel faces, lower and upper corner."""
+        """Return lower and upper corner (2, 3), in RAS mm, of the axis-aligned box around the outer voxel faces."""
         low, high = np.full(3, -0.5), np.array(self.shape) - 0.5
         corners = np.array([[(low, high)[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
         world = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
         return np.stack([world.min(0), world.max(0)])
 
     def crop(self, start: np.ndarray, stop: np.ndarray) -> Grid:
-        """The part of the grid from index ``start`` (inclusive) to ``stop`` (exclusive)."""
+        """Return the part of the grid from index ``start`` (inclusive) to ``stop`` (exclusive)."""
         affine = self.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=np.float64)
         return Grid(tuple(np.asarray(stop) - np.asarray(start)), affine)
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Whether both grids have the same voxels at the same places."""
+        """Return whether both grids have the same shape and voxel centres."""
         if self.shape != other.shape:
             return False
         corner = np.append(np.array(self.shape) - 1.0, 1.0)
@@ -83,7 +84,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """``array`` in IJK order on the grid given by ``affine`` (4x4, IJK -> RAS mm). No patient identity, ever."""
+    """``array`` in IJK order on the grid given by ``affine`` (4x4, IJK -> RAS mm). Never a patient's identity."""
 
     array: np.ndarray = field(repr=False)
     affine: np.ndarray = field(repr=False)
@@ -103,7 +104,7 @@ class Volume:
 
 
 def ras_grid(bounds: np.ndarray, spacing_mm: float) -> Grid:
-    """The axis-aligned RAS grid of isotropic ``spacing_mm`` that covers ``bounds`` (2, 3) in RAS mm, centred on it."""
+    """Return the axis-aligned grid of isotropic ``spacing_mm`` that covers ``bounds`` (2, 3; RAS mm), centred there."""
     low, high = np.asarray(bounds, dtype=np.float64)
     shape = np.maximum(np.ceil((high - low) / spacing_mm - 1e-6), 1).astype(int)
     affine = np.diag([spacing_mm] * 3 + [1.0])
@@ -112,7 +113,10 @@ def ras_grid(bounds: np.ndarray, spacing_mm: float) -> Grid:
 
 
 def index_bounds(grid: Grid, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and stop index of the voxels of ``grid`` that the RAS box ``bounds`` (2, 3) touches; may be empty."""
+    """Return start and stop index (3,) of the voxels of ``grid`` that the box ``bounds`` (2, 3; RAS mm) touches.
+
+    Start and stop are equal along an axis where the box touches none.
+    """
     inverse = np.linalg.inv(grid.affine)
     corners = np.array([[bounds[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
     index = corners @ inverse[:3, :3].T + inverse[:3, 3]

@@ -1,6 +1,6 @@
-"""Moving values between grids: linear and nearest interpolation, block means, dilation.
+"""Resampling: linear and nearest interpolation, block means; also label choice and dilation on large arrays.
 
-:func:`interpolate` is the one place that moves values between grids, in either direction.
+All resampling goes through :func:`interpolate` or :func:`nearest`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import numpy as np
 from .. import anatomy
 from .grid import AIR_HU, Grid, Volume, index_bounds
 
-#: Values interpolated at once on oblique grids: bounds memory, keeps the operations long enough to be fast.
+#: Values interpolated at once on oblique grids: few enough for little memory, enough for fast operations.
 SLAB_VALUES = 4_000_000
 
 
-# --- moving values between grids -----------------------------------------------------------------------------------
-
-
 def _parallel_axes(linear: np.ndarray) -> list[int] | None:
-    """For each target axis the source axis it runs along, or None if the grids are oblique to each other."""
+    """Return for each target axis the parallel source axis, or None if the grids are oblique to each other."""
     axes = np.abs(linear).argmax(axis=0)
     rest = linear.copy()
     rest[axes, np.arange(3)] = 0.0
@@ -30,7 +27,7 @@ def _parallel_axes(linear: np.ndarray) -> list[int] | None:
 
 
 def _between(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The voxels below and above each of ``places`` on an axis of ``size`` voxels, and the weight of the upper one."""
+    """Return the voxels below and above ``places`` on an axis of ``size`` voxels, and the weights of the upper ones."""
     places = np.clip(places, 0, size - 1)
     lower = np.minimum(np.floor(places).astype(np.intp), max(size - 2, 0))
     return lower, np.minimum(lower + 1, size - 1), (places - lower).astype(np.float32)
@@ -46,9 +43,10 @@ def _blend(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray | np.float32
 def _parallel(
     source: np.ndarray, matrix: np.ndarray, axes: list[int], shape: tuple[int, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Slice after slice for parallel grids: each source slice is stretched in its plane once, then neighbours blend.
+    """Interpolate slice by slice between parallel grids.
 
-    The innermost array axis is the target's first, so that slices go to and come from arrays in Fortran order whole.
+    Each source slice is interpolated in its plane once; then neighbouring slices are blended. The innermost array axis
+    is the target's first, so that slices of arrays in Fortran order are read and written in one piece.
     """
     i, j, k = axes
     source = np.ascontiguousarray(source.transpose(0, 1 + k, 1 + j, 1 + i))
@@ -72,7 +70,7 @@ def _parallel(
 
 
 def _general(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Linear interpolation at any place, for oblique grids."""
+    """Interpolate between oblique grids with torch."""
     import torch
     from torch.nn.functional import grid_sample
 
@@ -87,10 +85,10 @@ def _general(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> 
 
 
 def interpolate(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
-    """Linear interpolation of ``source`` (C, I, J, K) float32, placed by ``source_affine``, on ``target``, in slabs.
+    """Interpolate ``source`` (C, I, J, K; float32) linearly at the voxels of ``target``, in slabs.
 
-    Yields ``(k, values)`` with values (C, I, J, n) for the target's slices k to k + n. Beyond the source the border
-    value continues; the caller knows what lies outside.
+    ``source_affine``: 4x4, IJK -> RAS mm. Yields ``(k, values)`` with values (C, I, J, n) for the target's slices k to
+    k + n. Outside the source the border values continue; :func:`fill_outside` replaces them.
     """
     matrix = np.linalg.inv(source_affine) @ target.affine
     axes = _parallel_axes(matrix[:3, :3])
@@ -105,16 +103,16 @@ def interpolate(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> 
 
 
 def nearest(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> Iterator[tuple[int, np.ndarray]]:
-    """For each voxel of ``target`` the value of the nearest one of ``source`` (I, J, K), in slabs.
+    """Yield the value of the voxel of ``source`` (I, J, K) nearest to each voxel of ``target``, in slabs.
 
-    Yields ``(k, values)`` as :func:`interpolate` does, with values (I, J, n).
+    Slabs are ``(k, values)`` as in :func:`interpolate`, with values (I, J, n).
     """
     matrix = np.linalg.inv(source_affine) @ target.affine
     axes = _parallel_axes(matrix[:3, :3])
     across = np.meshgrid(np.arange(target.shape[0]), np.arange(target.shape[1]), indexing="ij", sparse=True)
 
     def voxels(a: int, k: int) -> np.ndarray:
-        """Index into axis ``a`` of ``source``, as small as broadcasting allows."""
+        """Return the indices along axis ``a`` of ``source``, with length 1 along axes on which they do not depend."""
         place = np.full((1, 1), matrix[a, 2] * k + matrix[a, 3])
         for along in (0, 1):
             if axes is None or axes[along] == a:
@@ -127,9 +125,9 @@ def nearest(source: np.ndarray, source_affine: np.ndarray, target: Grid) -> Iter
 
 
 def largest(values: np.ndarray) -> np.ndarray:
-    """Index (uint8) of the largest of ``values`` (C, ...) along the first axis, the first of equals.
+    """Return the index (uint8) of the largest of ``values`` (C, ...) along the first axis, the first of equals.
 
-    Comparing class by class is many times faster than ``argmax`` along an outer axis.
+    Comparing channel by channel is many times faster than ``argmax`` along an outer axis.
     """
     best = values[0].copy()
     index = np.zeros_like(best, dtype=np.uint8)
@@ -139,16 +137,16 @@ def largest(values: np.ndarray) -> np.ndarray:
     return index
 
 
-def dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
-    """``mask`` (bool, any dimension) grown by a cube of ``voxels`` to each side, as a copy.
+def dilate(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """Return a copy of ``mask`` (bool, any dimension), dilated by a cube that reaches ``voxels`` to each side.
 
-    Shifts of growing length: an order of magnitude faster than a maximum over each voxel's neighbourhood.
+    It combines shifts of growing length: an order of magnitude faster than a maximum filter.
     """
     out = mask.copy()
     for axis, size in enumerate(mask.shape):
         lines, reach = np.moveaxis(out, axis, 0), 0
         while reach < min(voxels, size - 1):
-            step = min(reach + 1, voxels - reach)  # no longer: what grew beyond the array cannot come back
+            step = min(reach + 1, voxels - reach)  # not 2 * reach + 1: what is shifted out of the array cannot return
             before = lines.copy(order="K")
             lines[step:] |= before[:-step]
             lines[:-step] |= before[step:]
@@ -157,14 +155,14 @@ def dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
 
 
 def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Mean of blocks of ``factors`` voxels (float32); what does not fill a block at the far end is left out.
+    """Return the mean (float32) of blocks of ``factors`` (3,) voxels; incomplete blocks at the far end are left out.
 
-    Averaging before interpolation keeps noise and thin structures from aliasing, without a full-size float copy.
+    Averaging before interpolation prevents aliasing of noise and thin structures, without a full-size float copy.
     """
     factors = np.minimum(np.asarray(factors, dtype=int), array.shape)
     if (factors == 1).all():
         return array.astype(np.float32)
-    order = np.argsort(-np.abs(array.strides), kind="stable")  # walk through the memory once, whatever its layout
+    order = np.argsort(-np.abs(array.strides), kind="stable")  # read the memory in order, whatever its layout
     source, (f, g, h) = array.transpose(order), factors[order]
     n, m, q = np.array(source.shape) // (f, g, h)
     out = np.empty((n, m, q), dtype=np.float32)
@@ -178,8 +176,8 @@ def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return out.transpose(np.argsort(order))
 
 
-def _reduced(volume: Volume, spacing_mm: np.ndarray) -> Volume:
-    """The volume averaged over whole blocks so that its spacing comes close to, never above, ``spacing_mm``."""
+def _average_blocks(volume: Volume, spacing_mm: np.ndarray) -> Volume:
+    """Average over whole blocks, so that the spacing comes close to, never above, ``spacing_mm`` (3,)."""
     factors = np.maximum(np.floor(np.asarray(spacing_mm) / volume.spacing + 1e-6), 1).astype(int)
     factors = np.minimum(factors, volume.array.shape)
     affine = volume.affine.copy()
@@ -189,9 +187,10 @@ def _reduced(volume: Volume, spacing_mm: np.ndarray) -> Volume:
 
 
 def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
-    """``volume`` on ``target``: averaged where it shrinks, linear in between, ``fill`` outside. Float32.
+    """Resample ``volume`` to ``target`` (float32): block means where voxels get larger, then linear interpolation.
 
-    Only the part of the volume under the target is touched, so a small target on a huge scan is cheap.
+    Voxels outside the volume get ``fill``. Only the part of the volume under the target is read, so a small target on
+    a large scan is cheap.
     """
     margin = np.max(target.spacing) + np.max(volume.spacing)
     start, stop = index_bounds(volume.grid, target.bounds_ras() + np.array([[-margin], [margin]]))
@@ -199,7 +198,7 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
         return Volume(np.full(target.shape, fill, dtype=np.float32), target.affine)
     crop = Volume(volume.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))],
                   volume.grid.crop(start, stop).affine)  # fmt: skip
-    small = _reduced(crop, _target_spacing_along(volume.grid, target))
+    small = _average_blocks(crop, _target_spacing_along(volume.grid, target))
     out = np.empty(target.shape, dtype=np.float32, order="F")
     for k, values in interpolate(small.array[None], small.affine, target):
         out[:, :, k : k + values.shape[3]] = values[0]
@@ -208,19 +207,19 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
 
 
 def _target_spacing_along(grid: Grid, target: Grid) -> np.ndarray:
-    """The target's spacing as seen along each axis of ``grid``."""
+    """Return the target's spacing (3,) in mm along each axis of ``grid``."""
     axes = np.abs((grid.affine[:3, :3] / grid.spacing).T @ (target.affine[:3, :3] / target.spacing))
     return target.spacing[axes.argmax(axis=1)]
 
 
 def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None:
-    """Set the voxels of ``out`` (on ``target``) whose centre lies outside the voxels of ``grid`` to ``fill``."""
+    """Set the voxels of ``out`` (on ``target``) to ``fill`` whose centres lie outside ``grid``."""
     matrix = np.linalg.inv(grid.affine) @ target.affine
     index = [np.arange(n, dtype=np.float64) for n in target.shape]
     for a in range(3):
         low, high = -0.5 - 1e-6, grid.shape[a] - 0.5 + 1e-6
         along = np.flatnonzero(np.abs(matrix[a, :3]) > 1e-9)
-        if len(along) == 1:  # parallel: whole slices lie outside
+        if len(along) == 1:  # parallel axes: whole slices lie outside
             x = matrix[a, along[0]] * index[along[0]] + matrix[a, 3]
             np.moveaxis(out, along[0], 0)[(x < low) | (x > high)] = fill
             continue
@@ -231,7 +230,7 @@ def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None
 
 
 def resample_labels(labels: Volume, target: Grid) -> Volume:
-    """Label values (uint8, 0 to 8) on ``target``: each class interpolated, the largest share wins; 0 outside."""
+    """Resample labels (uint8, 0 to 8) to ``target``: the class with the largest interpolated share; 0 outside."""
     best = np.zeros(target.shape, dtype=np.float32, order="F")
     out = np.zeros(target.shape, dtype=np.uint8, order="F")
     for value in range(anatomy.NUM_CLASSES):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import anatomy
 from ..image.grid import Grid
-from ..image.resample import dilated
+from ..image.resample import dilate
 
 #: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is another organ or part of a heart.
 MIN_HEART_ML = 60.0
@@ -31,7 +31,7 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
     structures = shares[0] < 0.5
     heart = structures & (shares[HEART_VALUES].sum(axis=0) > 0.5)
     reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
-    groups = np.where(structures, cc3d.connected_components(dilated(structures, reach), connectivity=26), 0)
+    groups = np.where(structures, cc3d.connected_components(dilate(structures, reach), connectivity=26), 0)
     counts = np.bincount(groups[heart], minlength=2)
     group = int(counts.argmax())
     if counts[group] * grid.voxel_ml < MIN_HEART_ML:
@@ -42,7 +42,7 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
 
 def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float:
     """Return the share (0 to 1) of lung in the 15 mm around ``heart`` (bool; ``image`` in HU)."""
-    around = image[dilated(heart, round(15.0 / spacing_mm)) & ~dilated(heart, 1)]
+    around = image[dilate(heart, round(15.0 / spacing_mm)) & ~dilate(heart, 1)]
     around = around[around > -1010.0]  # lower values lie outside the scan
     return np.count_nonzero(around < -400.0) / max(around.size, 1)
 

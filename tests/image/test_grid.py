@@ -1,0 +1,68 @@
+"""Grids and volumes: boxes, and geometry that is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.image.grid import Grid, Volume, index_bounds, ras_grid
+from tests.support.grids import grids, places
+
+
+@settings(max_examples=60, deadline=None)
+@given(grids, hnp.arrays(np.float64, (2, 3), elements=st.floats(-40.0, 60.0)))
+def test_index_bounds_hold_every_voxel_in_the_box(grid: Grid, corners: np.ndarray) -> None:
+    box = np.sort(corners, axis=0)
+    start, stop = index_bounds(grid, box)
+    assert (start >= 0).all()
+    assert (stop <= grid.shape).all()
+    index = np.argwhere(((places(grid) >= box[0]) & (places(grid) <= box[1])).all(-1))
+    assert ((index >= start) & (index < stop)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(grids, st.floats(0.6, 9.0))
+def test_ras_grid_covers_its_bounds(grid: Grid, spacing: float) -> None:
+    bounds = grid.bounds_ras()
+    covered = ras_grid(bounds, spacing).bounds_ras()
+    assert (covered[0] <= bounds[0] + 1e-4).all()
+    assert (covered[1] >= bounds[1] - 1e-4).all()
+    assert (covered[1] - covered[0] < bounds[1] - bounds[0] + 1.001 * spacing).all()
+    np.testing.assert_allclose(covered.mean(0), bounds.mean(0), atol=1e-9)
+
+
+def make_affine(**entries: float) -> np.ndarray:
+    affine = np.eye(4)
+    for name, value in entries.items():
+        affine[int(name[1]), int(name[2])] = value
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "sentence"),
+    [
+        ((4, 4, 4), make_affine(a12=0.2), "sheared"),
+        ((4, 4, 4), make_affine(a22=0.0), "spacing is zero"),
+        ((4, 4, 4), make_affine(a03=np.nan), "not numbers"),
+        ((4, 4), np.eye(4), "3D volume"),
+        ((4, 4, 4, 3), np.eye(4), "3D volume"),
+        ((4, 0, 4), np.eye(4), "empty"),
+    ],
+)
+def test_unsound_geometry_is_refused(shape: tuple[int, ...], affine: np.ndarray, sentence: str) -> None:
+    with pytest.raises(VolumeError, match=sentence):
+        Volume(np.zeros(shape, dtype=np.int16), affine)
+
+
+def test_voxels_must_be_numbers() -> None:
+    with pytest.raises(VolumeError, match="numbers"):
+        Volume(np.zeros((4, 4, 4), dtype=complex), np.eye(4))
+
+
+def test_values_of_all_structures_fit_the_labels() -> None:
+    assert max(anatomy.VALUE.values()) < anatomy.NUM_CLASSES <= np.iinfo(np.uint8).max
