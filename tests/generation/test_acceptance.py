@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.errors import NoAcceptablePair
 from CardiacLDMLib.generation import acceptance, plausibility
 from CardiacLDMLib.generation.acceptance import Judge, draw, fault_text
 from CardiacLDMLib.generation.generator import Generator, Pair
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.image.overlap import agreement, dice_per_structure, mean_agreement
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import STAGES, Cancelled, Progress
@@ -163,28 +162,7 @@ def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segme
         draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
 
 
-# --- agreement and texture -----------------------------------------------------------------------------------------
-
-
-def test_agreement_is_dice_of_what_either_has() -> None:
-    labels, others = np.zeros((2, 6, 5, 4), np.uint8)
-    labels[:2], others[1:3] = VALUE["LA"], VALUE["LA"]
-    labels[3], others[4] = VALUE["MYO"], VALUE["AO"]
-    assert agreement(labels, others) == {"LA": 0.5, "MYO": 0.0, "AO": 0.0}
-    assert mean_agreement(labels, others) == pytest.approx(0.5 / 3)
-    assert agreement(labels, labels) == {"LA": 1.0, "MYO": 1.0}
-    assert agreement(others * 0, others * 0) == {}
-    assert mean_agreement(others * 0, others * 0) == 0.0
-    with pytest.raises(ValueError, match="cannot be compared"):
-        agreement(labels, others[1:])
-
-
-def test_agreement_is_that_of_training_whatever_the_layout() -> None:
-    rng = np.random.default_rng(0)
-    labels, others = rng.integers(0, 9, (2, 7, 6, 5)).astype(np.uint8)
-    expected = dice_per_structure(labels, others)
-    found = agreement(np.asfortranarray(labels), others)
-    assert [found[name] for name in NAMES] == pytest.approx(expected.tolist())
+# --- texture -----------------------------------------------------------------------------------------------------
 
 
 def test_tissues_are_told_by_label_and_averaged_hu() -> None:

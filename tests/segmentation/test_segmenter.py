@@ -1,4 +1,4 @@
-"""The whole way from a scan to its labels, with networks that tell a phantom's structures by their HU."""
+"""From a scan to its labels, with networks that recognise the structures of a phantom by their HU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from monai.inferers import sliding_window_inference
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
@@ -22,11 +19,9 @@ from CardiacLDMLib.image.grid import Grid, Volume, ras_grid
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.progress import Cancelled, Progress
 from CardiacLDMLib.segmentation import run, segmenter
-from CardiacLDMLib.segmentation.findings import Finding, cut_off, findings
-from CardiacLDMLib.segmentation.heart import lung_share
-from CardiacLDMLib.segmentation.scan import check_scan
+from CardiacLDMLib.segmentation.findings import Finding, cut_off, sentence
 from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
-from CardiacLDMLib.segmentation.windows import predict_with_flips, window_count
+from CardiacLDMLib.segmentation.windows import window_count
 from CardiacLDMLib.torch_device import resolve_device
 from tests.support.package import write_tiny_package
 from tests.support.phantom import CENTRES, RADIUS_MM, STRUCTURE_HU, ByIntensity, phantom, phantom_package
@@ -89,7 +84,7 @@ def assert_labelled(result: Segmentation, truth: Volume) -> None:
     assert result.labels.array.dtype == np.uint8
     assert result.labels.grid.same_as(truth.grid)
     off = {value: centroid(result.labels, value) - centroid(truth, value) for value in anatomy.BY_VALUE}
-    # What all have in common is misplacement: a fifth of a voxel, in mm.
+    # The mean over the structures is a shift of the whole heart: less than a fifth of a voxel, in mm.
     assert np.abs(np.mean(list(off.values()), axis=0)).max() < 0.4
     for structure in anatomy.STRUCTURES:
         value = structure.value
@@ -142,20 +137,20 @@ def test_any_type_and_memory_order(by_intensity: Segmenter, changed: Callable[[n
     np.testing.assert_array_equal(result.labels.array, by_intensity.segment(ct).labels.array)
 
 
-# --- hearts that are not there, or not whole -----------------------------------------------------------------------
+# --- no heart, or part of one ----------------------------------------------------------------------------------------
 
 
-def test_no_heart_is_said_and_none_invented(by_intensity: Segmenter) -> None:
+def test_a_scan_without_heart_gets_no_labels(by_intensity: Segmenter) -> None:
     ct, _ = phantom(scan_grid())
     result = by_intensity.segment(Volume(np.minimum(ct.array, np.int16(0)), ct.affine))
     assert not result.heart_found
     assert not result.labels.array.any()
     assert result.labels.array.shape == ct.array.shape
     assert set(result.volumes_ml.values()) == {0.0}
-    assert result.warnings == ["No heart was found in the scan: nothing was labelled."]
+    assert result.warnings[0].startswith("No heart ")
 
 
-def test_too_little_to_be_a_heart_is_none(by_intensity: Segmenter) -> None:
+def test_too_little_to_be_a_heart_gets_no_labels(by_intensity: Segmenter) -> None:
     ct, truth = phantom(scan_grid())
     corner = ct.array.copy()
     corner[truth.array != anatomy.VALUE["LA"]] = np.minimum(corner[truth.array != anatomy.VALUE["LA"]], 0)
@@ -166,39 +161,26 @@ def test_too_little_to_be_a_heart_is_none(by_intensity: Segmenter) -> None:
     assert not result.labels.array.any()
 
 
-def test_what_is_not_between_lungs_is_no_heart(by_intensity: Segmenter) -> None:
+def test_a_heart_without_lungs_gets_no_labels(by_intensity: Segmenter) -> None:
     ct, _ = phantom(scan_grid())
     lung = ct.array < -200
     lung[:4] = False  # far away there is air
     result = by_intensity.segment(Volume(np.where(lung, np.int16(-60), ct.array), ct.affine))
     assert not result.heart_found
     assert not result.labels.array.any()
-    assert result.warnings == ["No heart was found in the scan: nothing was labelled."]
+    assert result.warnings[0].startswith("No heart ")
 
 
-def test_lung_share_counts_the_lung_around_and_not_what_lies_outside_the_scan() -> None:
-    image = np.full((40, 40, 40), 40.0, dtype=np.float32)
-    heart = np.zeros((40, 40, 40), dtype=bool)
-    heart[16:24, 16:24, 16:24] = True
-    image[heart] = -800.0  # not around it
-    assert lung_share(image, heart, 3.0) == 0.0
-    image[:20] = -800.0
-    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
-    image[:, :20] = -1024.0
-    assert lung_share(image, heart, 3.0) == pytest.approx(0.5)
-    assert lung_share(image, np.zeros_like(heart), 3.0) == 0.0
-
-
-def test_a_scan_with_too_little_of_a_heart_says_so(by_intensity: Segmenter) -> None:
+def test_a_scan_with_part_of_a_heart_gets_a_warning(by_intensity: Segmenter) -> None:
     ct, truth = phantom(scan_grid(box=((-70.0, -70.0, -20.0), (70.0, 70.0, 70.0))))
     for name in ("LV", "MYO"):
         ct.array[truth.array == anatomy.VALUE[name]] = 0
     result = by_intensity.segment(ct)
     assert not result.heart_found
-    assert result.warnings == ["Too little of a heart was found in the scan: nothing was labelled."]
+    assert result.warnings[0].startswith("Too little ")
 
 
-def test_a_heart_that_only_the_coarse_pass_sees_is_none(networks: dict[str, Any]) -> None:
+def test_a_heart_that_only_the_coarse_pass_finds_gets_no_labels(networks: dict[str, Any]) -> None:
     class Blind(torch.nn.Module):
         def forward(self, windows: torch.Tensor) -> torch.Tensor:
             background = torch.zeros(len(windows), anatomy.NUM_CLASSES, *windows.shape[2:])
@@ -216,7 +198,7 @@ def test_a_heart_that_only_the_coarse_pass_sees_is_none(networks: dict[str, Any]
     ("axis", "upper", "side"),
     [(0, 0, "left"), (0, 1, "right"), (1, 0, "posterior"), (1, 1, "anterior"), (2, 0, "inferior"), (2, 1, "superior")],
 )
-def test_a_heart_that_the_scan_cuts_is_said_with_its_side(
+def test_a_heart_that_the_scan_cuts_gets_a_warning_with_the_side(
     by_intensity: Segmenter, order: Any, axis: int, upper: int, side: str
 ) -> None:
     box = np.array([[-70.0] * 3, [70.0] * 3])
@@ -225,112 +207,24 @@ def test_a_heart_that_the_scan_cuts_is_said_with_its_side(
     assert result.heart_found
     cut = [name for name, value in anatomy.VALUE.items()
            if name in anatomy.HEART and (CENTRES[value][axis] > 0) == bool(upper)]  # fmt: skip
-    (sentence,) = [s for s in result.warnings if "inside the heart" in s]
-    assert f"({side} edge)" in sentence
-    assert all(name in sentence for name in cut)
-    assert not any("usual" in s for s in result.warnings)
+    assert result.warnings == [sentence(Finding("cut off", tuple(cut), where=side))]  # and no remark on volumes
 
 
 def test_a_slightly_padded_heart_is_whole(by_intensity: Segmenter) -> None:
     result = by_intensity.segment(phantom(scan_grid(box=((-52.0,) * 3, (52.0,) * 3)))[0])
-    assert not any("inside the heart" in s for s in result.warnings)
-
-
-def test_vessels_may_leave_the_scan() -> None:
-    labels = np.zeros((40, 40, 40), dtype=np.uint8)
-    labels[5:30, 5:30, 20:] = anatomy.VALUE["AO"]
-    labels[5:30, 5:30, :20] = anatomy.VALUE["LV"]
-    labels[:, :, :3] = 0
-    assert cut_off(Volume(labels, np.eye(4))) == {}
-    assert cut_off(Volume(labels[:, :, 3:], np.eye(4))) == {"inferior": ["LV"]}
-
-
-def test_unusual_volumes_and_missing_structures_are_named() -> None:
-    labels = np.zeros((90, 90, 90), dtype=np.uint8)
-    labels[5:80, 5:80, 5:80] = anatomy.VALUE["LV"]
-    volumes = {name: 0.0 for name in anatomy.NAMES} | {"LV": 421.9, "MYO": 120.0, "LA": 80.0}
-    assert findings(Volume(labels, np.eye(4)), volumes) == [
-        Finding("missing", ("RA", "RV", "AO", "PA", "LAA")),
-        Finding("volume", ("LV",), 421.9, 350.0),
-    ]
-
-
-# --- what is refused, what is mentioned ----------------------------------------------------------------------------
-
-
-def _ct(shape: tuple[int, ...] = (40, 40, 40), spacing: float | tuple[float, ...] = 3.0) -> Volume:
-    array = np.full(shape, -800, dtype=np.float32)
-    array[10:] = 40.0
-    return Volume(array, np.diag([*np.broadcast_to(spacing, 3), 1.0]))
-
-
-def _with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
-    ct = _ct()
-    return Volume(change(ct.array), ct.affine)
+    assert cut_off(result.labels) == {}
 
 
 @pytest.mark.parametrize(
-    ("volume", "sentence"),
-    [
-        (_ct((40, 40, 3)), "only 3 slices"),
-        (_ct((40, 40, 30), (1.0, 1.0, 0.5)), "only 15 mm thick"),
-        (_ct((40, 40, 40), 700.0), "28.0 m long"),
-        (_with_values(lambda a: np.full_like(a, np.nan)), "no numbers at all"),
-        (_with_values(lambda a: np.full_like(a, 7.0)), "the same value"),
-        (_with_values(lambda a: a + 1024.0), "not Hounsfield units"),
-        (_with_values(lambda a: (a - a.min()) / np.ptp(a)), "not Hounsfield units"),
-        (_with_values(lambda a: a / 1000.0), "not Hounsfield units"),
-        (_with_values(lambda a: np.abs(np.random.default_rng(0).normal(300, 200, a.shape))), "is this a CT"),
-        (_with_values(lambda a: np.where(a < 0, -32768, 500 + a)), "is this a CT"),
-        (_with_values(lambda a: np.random.default_rng(0).uniform(-1000, -700, a.shape)), "is this a CT"),
-        (_with_values(lambda a: a > 0), "is this a CT"),
-        (_with_values(lambda a: (a > 0).astype(np.uint8)), "is this a CT"),
-        (_with_values(lambda a: (a + 1024.0).astype(np.uint16)), "is this a CT"),
-    ],
-    ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "",
+    ("device", "fact"), [("gpu", "cuda:N"), ("cuda:x", "cuda:N"), ("cuda:99", "GPU"), ("", "cuda:N")]
 )
-def test_unusable_scans_are_one_sentence(by_intensity: Segmenter, volume: Volume, sentence: str) -> None:
-    with pytest.raises(SegmenterError, match=sentence) as refused:
-        by_intensity.segment(volume)
-    assert str(refused.value).endswith((".", "?"))
-
-
-def test_missing_numbers_become_air_and_are_counted() -> None:
-    ct = _ct()
-    ct.array[20, 20, :2] = np.nan
-    ct.array[20, 21, 0] = np.inf
-    ct.array[20, 21, 1] = -np.inf
-    out, warnings = check_scan(ct)
-    assert len(warnings) == 1
-    assert warnings[0].startswith("4 voxels (0.0063 %)")
-    assert (out.array[20, 20:22, :2] == -1024.0).all()
-    assert np.isnan(ct.array[20, 20, 0])
-    rest = np.isfinite(ct.array)
-    np.testing.assert_array_equal(out.array[rest], ct.array[rest])
-
-
-def test_thick_slices_are_mentioned() -> None:
-    _, warnings = check_scan(_ct((40, 40, 20), (1.0, 1.0, 7.5)))
-    assert len(warnings) == 1
-    assert "7.5 mm" in warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("device", "sentence"),
-    [
-        ("gpu", "must be auto, cpu, cuda or cuda:N"),
-        ("cuda:x", "must be auto"),
-        ("cuda:99", "GPU"),
-        ("", "must be auto"),
-    ],
-)
-def test_devices_that_are_not_there(device: str, sentence: str) -> None:
-    with pytest.raises(DeviceError, match=sentence) as refused:
+def test_unknown_devices_are_refused(device: str, fact: str) -> None:
+    with pytest.raises(DeviceError, match=fact) as refused:
         resolve_device(device)
     assert refused.value.kind == "device"
 
 
-def test_auto_takes_what_is_there() -> None:
+def test_auto_takes_a_gpu_if_there_is_one() -> None:
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
 
@@ -349,10 +243,10 @@ def test_progress_rises_to_the_end_through_all_stages(by_intensity: Segmenter) -
     assert list(result.seconds) == ["prepare", "locate", "segment", "resample", "clean"]
     assert all(s >= 0 for s in result.seconds.values())
     assert seen[-1].seconds >= sum(result.seconds.values()) - 0.05
-    assert sum(p.stage == "segment" for p in seen) > 8  # every window says so
+    assert sum(p.stage == "segment" for p in seen) > 8  # each window reports a step
 
 
-def test_a_scan_without_heart_reaches_the_end_of_the_bar_too(by_intensity: Segmenter) -> None:
+def test_progress_of_a_scan_without_heart_reaches_the_end(by_intensity: Segmenter) -> None:
     ct, _ = phantom(scan_grid())
     seen: list[Progress] = []
     by_intensity.segment(Volume(np.minimum(ct.array, np.int16(0)), ct.affine), progress=seen.append)
@@ -393,17 +287,17 @@ class _Greedy(ByIntensity):
         return super().forward(windows)
 
 
-def test_out_of_memory_takes_fewer_windows(monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any]) -> None:
+def test_full_gpu_memory_takes_fewer_windows(monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any]) -> None:
     ct, _ = phantom(scan_grid())
     expected = Segmenter(phantom_package(), "cpu").segment(ct)
     networks["segmenter"] = _Greedy()
     monkeypatch.setitem(run.WINDOWS_PER_BATCH, "cpu", 8)
     result = Segmenter(phantom_package(), "cpu").segment(ct)
     np.testing.assert_array_equal(result.labels.array, expected.labels.array)
-    assert result.warnings[0] == "The GPU's memory was short: fewer windows at a time were used."
+    assert "fewer windows" in result.warnings[0]
 
 
-def test_out_of_memory_to_the_end_takes_the_cpu(monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter) -> None:
+def test_full_gpu_memory_at_one_window_takes_the_cpu(monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter) -> None:
     real = Segmenter._windows
     batches = []
 
@@ -419,11 +313,11 @@ def test_out_of_memory_to_the_end_takes_the_cpu(monkeypatch: pytest.MonkeyPatch,
     result = by_intensity.segment(ct)
     assert batches == [("cuda:0", 8), ("cuda:0", 4), ("cuda:0", 2), ("cuda:0", 1), ("cpu", 1), ("cpu", 1)]
     assert result.device == "cpu"
-    assert "The GPU's memory was not enough: the CPU was used instead." in result.warnings
+    assert any("CPU" in warning for warning in result.warnings)
     assert_labelled(result, truth)
 
 
-def test_other_errors_of_the_gpu_are_not_taken_for_full_memory(by_intensity: Segmenter) -> None:
+def test_other_errors_of_the_gpu_are_raised(by_intensity: Segmenter) -> None:
     class Broken(torch.nn.Module):
         def forward(self, windows: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("illegal memory access")
@@ -433,43 +327,7 @@ def test_other_errors_of_the_gpu_are_not_taken_for_full_memory(by_intensity: Seg
         by_intensity.segment(phantom(scan_grid())[0])
 
 
-# --- windows -------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.tuples(*[st.integers(3, 40)] * 3),
-    st.tuples(*[st.integers(4, 17)] * 3),
-    st.integers(1, 5),
-    st.sampled_from(list(segmenter.OVERLAP.values())),
-)
-def test_window_count_is_what_monai_does(
-    shape: tuple[int, ...], patch: tuple[int, ...], batch: int, overlap: float
-) -> None:
-    windows = 0
-
-    def predict(part: torch.Tensor) -> torch.Tensor:
-        nonlocal windows
-        windows += len(part)
-        return part
-
-    sliding_window_inference(torch.zeros(1, 1, *shape), patch, batch, predict, overlap=overlap)
-    assert windows == window_count(shape, patch, overlap)
-
-
-def test_flips_weigh_the_plain_prediction_three_quarters() -> None:
-    class ByPlace(torch.nn.Module):
-        """Adds a ramp along every axis: differs when mirrored."""
-
-        def forward(self, windows: torch.Tensor) -> torch.Tensor:
-            i, j, k = (torch.arange(float(n)) for n in windows.shape[2:])
-            return windows + i[:, None, None] + 10 * j[:, None] + 100 * k
-
-    network, windows = ByPlace(), torch.rand(2, 1, 3, 4, 5)
-    plain = network(windows)
-    mirrored = [network(windows.flip(axis)).flip(axis) for axis in (2, 3, 4)]
-    out = predict_with_flips(network, windows, lambda: None)
-    torch.testing.assert_close(out, plain * 0.75 + sum(mirrored) / 12)
+# --- qualities -----------------------------------------------------------------------------------------------------
 
 
 def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
@@ -484,7 +342,7 @@ def test_flips_do_four_times_the_work_and_leave_a_symmetric_networks_labels(
     assert networks["segmenter"].calls == 5 * calls["segmenter"]
 
 
-def test_fast_looks_at_fewer_windows_and_agrees_but_for_edges(
+def test_fast_takes_fewer_windows_and_agrees_except_at_edges(
     by_intensity: Segmenter,
 ) -> None:
     ct, truth = phantom(scan_grid(spacing=(1.0, 1.0, 1.5)))
@@ -498,11 +356,11 @@ def test_fast_looks_at_fewer_windows_and_agrees_but_for_edges(
 
 
 def test_an_unknown_quality_is_refused(by_intensity: Segmenter) -> None:
-    with pytest.raises(SegmenterError, match="fast, full or flips"):
-        by_intensity.segment(_ct(), quality="best")  # type: ignore[arg-type]
+    with pytest.raises(SegmenterError, match="best"):
+        by_intensity.segment(phantom(scan_grid())[0], quality="best")  # type: ignore[arg-type]
 
 
-def test_a_gpu_that_is_full_beside_the_networks_is_left_for_the_cpu(
+def test_full_gpu_memory_outside_the_networks_takes_the_cpu(
     monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter
 ) -> None:
     real = Segmenter._label
@@ -519,14 +377,14 @@ def test_a_gpu_that_is_full_beside_the_networks_is_left_for_the_cpu(
     by_intensity.device = "cuda:0"
     result = by_intensity.segment(ct)
     assert devices == ["cuda:0", "cpu"]
-    assert "The GPU's memory was not enough: the CPU was used instead." in result.warnings
+    assert any("CPU" in warning for warning in result.warnings)
     assert_labelled(result, truth)
 
 
 # --- with a real package -------------------------------------------------------------------------------------------
 
 
-def test_a_package_with_random_weights_runs_and_invents_nothing_off_the_grid(tmp_path: Path) -> None:
+def test_a_package_with_random_weights_runs(tmp_path: Path) -> None:
     package = open_package(write_tiny_package(tmp_path / "tiny"))
     ct, _ = phantom(scan_grid(AXIS_ORDERS[30]))
     result = Segmenter(package, "cpu").segment(ct, quality="flips")
@@ -538,7 +396,7 @@ def test_a_package_with_random_weights_runs_and_invents_nothing_off_the_grid(tmp
     }  # fmt: skip
 
 
-def test_the_phantom_is_what_the_tests_take_it_for() -> None:
+def test_the_phantom_has_its_hu_and_volumes() -> None:
     ct, truth = phantom(ras_grid(np.stack([HEART - 70, HEART + 70]), 2.0))
     for value, hu in STRUCTURE_HU.items():
         assert (ct.array[truth.array == value] == hu).all()

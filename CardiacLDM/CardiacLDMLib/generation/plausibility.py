@@ -1,9 +1,9 @@
-"""Is a label map sound? For virtual hearts, generated ones, and hearts that somebody labelled by hand.
+"""Plausibility of a label map by the rules of a whole heart: virtual, generated or labelled by hand.
 
-A label map is turned to the RAS axes closest to its own and judged by the rules of a whole heart: every structure
-there, in one piece, without holes, touching what it must and nothing that it must not, on the right side of the
-others. What the scan's edge cuts off is excused: a cut structure may be in pieces, lack a contact or lie elsewhere.
-Lengths in mm, volumes in mL.
+Every structure is there, in one piece, without holes; required contacts exist and forbidden ones do not; the order of
+the centroids is right; the left ventricle is enclosed. A structure that the scan cuts off is excused: it may be in
+pieces, lack a contact or lie elsewhere. :mod:`CardiacLDMLib.anatomy` holds the contacts, the order and the limits.
+Lengths are in mm, volumes in mL.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from ..errors import VolumeError
 from ..image.grid import Volume
 from ..segmentation.findings import Finding, Rule
 
-#: Most islands (pieces joined to their structure through an edge or a corner only) of one label map.
+#: Most islands of one label map: parts that touch the rest of their structure at an edge or a corner only.
 MOST_ISLANDS = 10
-#: Rules, as they are counted in a report.
+#: The rules of :func:`check`, in the order of reports.
 RULES: tuple[Rule, ...] = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
 
-_OUTSIDE = NUM_CLASSES  # what lies beyond the scan
+_OUTSIDE = NUM_CLASSES  # label of what lies beyond the scan
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A label map turned to RAS and cut down to its foreground.
+    """A label map turned to the nearest RAS axes and cropped to its foreground.
 
-    ``array`` (I, J, K) uint8; ``cut`` names the structures that reach the edge of the scan.
+    ``array``: (I, J, K) uint8. ``spacing``: (3,) mm. ``boxes``: the box of each structure that is there. ``cut``: the
+    structures that reach the edge of the scan.
     """
 
     array: np.ndarray = field(repr=False)
@@ -55,17 +56,18 @@ class Labels:
         return float(np.prod(self.spacing)) / 1000.0
 
     def mask(self, name: str) -> np.ndarray:
-        """A structure within its box."""
+        """Return the mask of a structure within its box."""
         return self.array[self.boxes[name]] == VALUE[name]
 
     def centroids(self) -> dict[str, np.ndarray]:
-        """Centre of mass of each structure, mm from the array's first voxel."""
+        """Return the centre of mass of each structure, mm from the first voxel of the array."""
         return {
             name: (np.argwhere(self.mask(name)).mean(0) + [s.start for s in box]) * self.spacing
             for name, box in self.boxes.items()
         }
 
     def volumes_ml(self) -> dict[str, float]:
+        """Return the volume of each structure that is there."""
         count = np.bincount(self.array.ravel(), minlength=NUM_CLASSES)
         return {s.name: float(count[s.value]) * self.voxel_ml for s in STRUCTURES if count[s.value]}
 
@@ -81,7 +83,7 @@ def as_labels(volume: Volume) -> Labels:
     array, spacing = _to_ras(volume)
     if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
         raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
-    return _cropped(array.astype(np.uint8), spacing, in_scan=True)
+    return _crop(array.astype(np.uint8), spacing, in_scan=True)
 
 
 def uncut_labels(array: np.ndarray, spacing_mm: float) -> Labels:
@@ -89,10 +91,10 @@ def uncut_labels(array: np.ndarray, spacing_mm: float) -> Labels:
 
     Raises :class:`VolumeError` if they are empty.
     """
-    return _cropped(array, np.full(3, spacing_mm), in_scan=False)
+    return _crop(array, np.full(3, spacing_mm), in_scan=False)
 
 
-def _cropped(array: np.ndarray, spacing: np.ndarray, in_scan: bool) -> Labels:
+def _crop(array: np.ndarray, spacing: np.ndarray, in_scan: bool) -> Labels:
     foreground = [box for box in _boxes((array > 0).view(np.uint8))[1:] if box]
     if not foreground:
         raise VolumeError("It holds no label.")
@@ -109,14 +111,14 @@ def _cropped(array: np.ndarray, spacing: np.ndarray, in_scan: bool) -> Labels:
 
 
 def _boxes(array: np.ndarray) -> list[tuple[slice, slice, slice] | None]:
-    """The box of voxels of each value up to the largest, None for those that are not there."""
+    """Return the box of each value from 0 up to the largest; None for values that do not occur."""
     statistics = cc3d.statistics(array)
-    there = zip(statistics["bounding_boxes"], statistics["voxel_counts"], strict=True)
-    return [box if count else None for box, count in there]
+    counted = zip(statistics["bounding_boxes"], statistics["voxel_counts"], strict=True)
+    return [box if count else None for box, count in counted]
 
 
 def _to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Array and spacing with axes permuted and flipped to point right, anterior and superior as nearly as they can."""
+    """Return array and spacing with the axes permuted and flipped to the nearest right, anterior, superior axes."""
     cosines = volume.affine[:3, :3] / volume.spacing  # [world axis, voxel axis]
     order = max(itertools.permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum())
     flipped = tuple(world for world, axis in enumerate(order) if cosines[world, axis] < 0)
@@ -175,7 +177,7 @@ def lv_opening(faces: np.ndarray) -> list[Finding]:
 
 
 def _inner_pieces(labels: Labels, name: str, mask: np.ndarray, connectivity: int) -> int:
-    """Pieces of a structure; of those that reach the scan's edge, where it was cut, only one counts."""
+    """Return the number of pieces of a structure; pieces that the scan cuts count as one."""
     components, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
     if count == 1 or name not in labels.cut:
         return int(count)
@@ -192,7 +194,7 @@ def _inner_pieces(labels: Labels, name: str, mask: np.ndarray, connectivity: int
 
 
 def _enclosed(mask: np.ndarray) -> int:
-    """Voxels that a mask encloses without being part of it."""
+    """Return the number of voxels that a mask encloses."""
     rest = cc3d.connected_components(np.pad(~mask, 1, constant_values=True), connectivity=6)
     return int(np.count_nonzero(rest) - np.count_nonzero(rest == rest[0, 0, 0]))
 
@@ -234,8 +236,8 @@ def contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
     """Return required contacts that are absent and forbidden ones that exist; ``near``: table of near voxel pairs."""
     findings = []
     for a, b in REQUIRED_CONTACTS:
-        there = a in labels.boxes and b in labels.boxes
-        if there and not near[VALUE[a], VALUE[b]] and not {a, b} & labels.cut:
+        both = a in labels.boxes and b in labels.boxes
+        if both and not near[VALUE[a], VALUE[b]] and not {a, b} & labels.cut:
             findings.append(Finding("contact", (a, b), limit=CONTACT_MM))
     for a, b in FORBIDDEN_CONTACTS:
         if near[VALUE[a], VALUE[b]]:

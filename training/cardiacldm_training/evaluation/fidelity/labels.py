@@ -1,4 +1,4 @@
-"""Label maps by themselves: volumes, which structures the grid cuts, broken rules of anatomy, speckle."""
+"""Statistics of label maps: volumes, structures that the grid cuts, broken rules of plausibility, speckle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from .compare import Measured, Record
 
 @dataclass(frozen=True)
 class LabelFindings:
-    """``volumes_ml`` of the structures there are; ``cut``: those that reach the grid's edge; ``broken`` rules;
-    ``speckle``: share of the labelled voxels that the clean-up changes."""
+    """Findings on one label map.
+
+    ``volumes_ml`` of the structures that are there; ``cut``: those that reach the edge of the grid; ``broken``: rules
+    of plausibility; ``speckle``: share of the labelled voxels that the clean-up changes.
+    """
 
     volumes_ml: dict[str, float]
     cut: frozenset[str]
@@ -30,9 +33,9 @@ class LabelFindings:
 
 
 class VolumeRow(Record):
-    """One structure: in how many cases it is whole, cut by the grid's edge or missing; volumes in mL.
+    """One structure: in how many cases it is whole, cut by the edge of the grid or missing; volumes in mL.
 
-    Whole ones and cut ones are compared apart; a mean is None, and a distance missing, where there are too few.
+    Whole and cut ones are compared separately; a mean or a distance is None where there are too few.
     """
 
     structure: str
@@ -55,11 +58,12 @@ def examine(pair: Pair) -> LabelFindings:
 
 
 def volume_rows(generated: Sequence[LabelFindings], reference: Sequence[LabelFindings]) -> list[VolumeRow]:
+    """Return a row for each structure."""
     return [_row(name, generated, reference) for name in NAMES]
 
 
 def _row(name: str, generated: Sequence[LabelFindings], reference: Sequence[LabelFindings]) -> VolumeRow:
-    sides = [_parted(name, side) for side in (generated, reference)]
+    sides = [_whole_and_cut(name, side) for side in (generated, reference)]
     (whole, cut), (whole_ref, cut_ref) = sides
     return VolumeRow(
         structure=name,
@@ -72,14 +76,14 @@ def _row(name: str, generated: Sequence[LabelFindings], reference: Sequence[Labe
     )
 
 
-def _parted(name: str, findings: Sequence[LabelFindings]) -> tuple[np.ndarray, np.ndarray]:
-    """Volumes in mL of a structure where it is whole, and where it is cut."""
-    there = [f for f in findings if name in f.volumes_ml]
-    whole = [f.volumes_ml[name] for f in there if name not in f.cut]
-    return np.array(whole), np.array([f.volumes_ml[name] for f in there if name in f.cut])
+def _whole_and_cut(name: str, findings: Sequence[LabelFindings]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the volumes in mL of a structure where it is whole, and where it is cut."""
+    having = [f for f in findings if name in f.volumes_ml]
+    whole = [f.volumes_ml[name] for f in having if name not in f.cut]
+    return np.array(whole), np.array([f.volumes_ml[name] for f in having if name in f.cut])
 
 
 def broken_rules(findings: Sequence[LabelFindings]) -> dict[str, int]:
-    """How many label maps break each rule."""
+    """Return how many label maps break each rule."""
     count = Counter(rule for f in findings for rule in f.broken)
     return {rule: count[rule] for rule in plausibility.RULES}

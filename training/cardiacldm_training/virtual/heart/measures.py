@@ -11,28 +11,33 @@ import numpy as np
 
 from CardiacLDMLib.anatomy import PUBLISHED, Sex
 
-#: Share of the variation between persons that all chambers have in common (large people, large hearts).
+#: Share of the variance between persons that all chambers share: large people have large hearts.
 COMMON = 0.4
-#: Share of the left atrium's end-systolic volume that is left at end-diastole.
-EMPTIED = 0.62
+#: Volume of the atria at end-diastole as a share of that at end-systole.
+ATRIUM_AT_DIASTOLE = 0.62
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Targets of one heart. ``volumes`` mL at its ``systole`` (0 end-diastole to 1 end-systole); ``calibres`` mm."""
+    """Target measures of one heart.
+
+    ``systole``: phase of the heartbeat from 0 (end-diastole) to 1 (end-systole). ``volumes``: mL at that phase.
+    ``calibres``: widths of the vessels in mm. ``septum``: logarithm of how much more the septum is thickened than the
+    rest of the wall. ``body_surface``: m2. ``at_rest``: mL of LV and RV at end-diastole, of LA and RA at end-systole.
+    """
 
     sex: Sex
     systole: float
     volumes: dict[str, float]
     calibres: dict[str, float]
-    septum: float  # how much more than the rest the septum is thickened (logarithm)
+    septum: float
     findings: tuple[str, ...]
     body_surface: float
-    at_rest: dict[str, float]  # LV and RV at end-diastole, LA and RA at end-systole, mL
+    at_rest: dict[str, float]
 
 
 def draw_measures(rng: np.random.Generator) -> Measures:
-    """Draw one adult: sex, size, phase of the beat, and findings at about the rate in which they are scanned."""
+    """Draw one adult: sex, size, phase of the heartbeat, and findings about as frequent as in scanned patients."""
     sex: Sex = "male" if rng.random() < 0.5 else "female"
     common = rng.standard_normal()
 
@@ -58,7 +63,7 @@ def draw_measures(rng: np.random.Generator) -> Measures:
 def _with_findings(
     rng: np.random.Generator, full: dict[str, float], calibres: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, float], float, tuple[str, ...]]:
-    """Disease on top: enlarged atria, hypertrophy, a dilated left ventricle, dilated vessels."""
+    """Draw findings: enlarged atria, hypertrophy, a dilated left ventricle, dilated vessels."""
     full, calibres, septum, findings = dict(full), dict(calibres), 0.0, []
     if rng.random() < 0.16:
         findings.append("enlarged LA")
@@ -88,10 +93,10 @@ def _with_findings(
 
 
 def _at_phase(rng: np.random.Generator, full: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """Half the scans near end-diastole, the rest anywhere in the beat or, ungated, between."""
+    """Draw the phase and return it with the volumes then: half near end-diastole, the rest anywhere in the beat."""
     systole = float(rng.uniform(0.0, 0.25) if rng.random() < 0.55 else rng.beta(1.2, 1.2))
     ejected = {"LV": rng.normal(0.61, 0.06), "RV": rng.normal(0.54, 0.06)}
     now = {name: full[name] * (1 - systole * float(np.clip(ejected[name], 0.35, 0.72))) for name in ejected}
     for name in ("LA", "RA"):
-        now[name] = full[name] * (EMPTIED + (1 - EMPTIED) * systole)
+        now[name] = full[name] * (ATRIUM_AT_DIASTOLE + (1 - ATRIUM_AT_DIASTOLE) * systole)
     return systole, now | {"MYO": full["MYO"]}

@@ -1,6 +1,6 @@
-"""What makes a labelled heart sound, and mending one that is nearly so.
+"""Repair of a drawn heart, and its plausibility.
 
-Walls between blood pools are background in most label maps, so two structures touch when they come within 2 mm.
+The rules of plausibility are shared with every other label map; :func:`faults` names the differences.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from CardiacLDMLib.generation import plausibility
 from CardiacLDMLib.generation.plausibility import Labels
 from CardiacLDMLib.segmentation.findings import Finding
 
-#: What remains between two structures that must not touch, mm; a little more than a contact.
+#: Distance that the repair leaves between two structures that must not touch, mm: a little more than a contact.
 GAP_MM = 3.2
 
 LV, MYO = VALUE["LV"], VALUE["MYO"]
-#: Pairs kept apart by a wall, of which the first gives way.
+#: Pairs that the repair parts by a wall; the first gives way.
 SEPARATED = (("RA", "LA"), ("RA", "AO"), ("RV", "AO"), ("RV", "LA"), ("LA", "AO"), ("PA", "AO"), ("LA", "PA"),
              ("LAA", "PA"), ("LAA", "AO"), ("RA", "PA"), ("LAA", "RV"), ("LAA", "RA"))  # fmt: skip
 
@@ -37,15 +37,16 @@ Box = tuple[slice, slice, slice]
 
 
 def _within(mask: np.ndarray, distance_mm: float, spacing: float) -> np.ndarray:
+    """Return the voxels within ``distance_mm`` of a mask; at coarse spacings those that share a face with it."""
     if distance_mm < 1.4 * spacing:  # the six neighbours
         return ndimage.binary_dilation(mask)
     return ndimage.distance_transform_edt(~mask, sampling=spacing) <= distance_mm
 
 
 def boxes_of(labels: np.ndarray) -> dict[int, Box]:
-    """The box of voxels of each structure that has any, by its value."""
-    found = ndimage.find_objects(labels, max_label=NUM_CLASSES - 1)
-    return {value: box for value, box in enumerate(found, start=1) if box is not None}
+    """Return the box of each structure that is there, by label value."""
+    boxes = ndimage.find_objects(labels, max_label=NUM_CLASSES - 1)
+    return {value: box for value, box in enumerate(boxes, start=1) if box is not None}
 
 
 def _grow(box: Box, voxels: int, shape: tuple[int, ...]) -> Box:
@@ -53,8 +54,8 @@ def _grow(box: Box, voxels: int, shape: tuple[int, ...]) -> Box:
     return a, b, c
 
 
-def _meeting(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, reach: int) -> Box | None:
-    """The box in which voxels of ``first`` and ``second`` can lie within ``reach`` voxels of each other."""
+def _box_of_contact(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, reach: int) -> Box | None:
+    """Return the box in which ``first`` and ``second`` can lie within ``reach`` voxels of each other, or None."""
     if first not in boxes or second not in boxes:
         return None
     ends = [(max(a.start, b.start), min(a.stop, b.stop))
@@ -64,11 +65,11 @@ def _meeting(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int,
     return _grow((slice(*ends[0]), slice(*ends[1]), slice(*ends[2])), reach, labels.shape)
 
 
-def _touching(
+def _contact(
     labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, mm: float, spacing: float
 ) -> tuple[Box, np.ndarray] | None:
-    """Voxels of ``first`` within ``mm`` of ``second``, as a box and the mask within it; None if there cannot be any."""
-    box = _meeting(labels, boxes, first, second, int(mm / spacing) + 2)
+    """Return the voxels of ``first`` within ``mm`` of ``second``: a box and the mask in it, or None."""
+    box = _box_of_contact(labels, boxes, first, second, int(mm / spacing) + 2)
     if box is None:
         return None
     one, other = labels[box] == first, labels[box] == second
@@ -78,33 +79,33 @@ def _touching(
 
 
 def repair(labels: np.ndarray, spacing: float) -> np.ndarray:
-    """Mend a drawn heart: wall all around the LV, thin walls between other pools, one piece each, no holes."""
+    """Return a repaired heart: the LV enclosed by wall, thin walls between other pools, one piece each, no holes."""
     out = labels.copy()
     boxes = boxes_of(out)
     if LV in boxes:
         for name in ("RV", "RA", "PA", "LAA"):
-            found = _touching(out, boxes, VALUE[name], LV, GAP_MM, spacing)
-            if found:
-                out[found[0]][found[1]] = MYO
+            contact = _contact(out, boxes, VALUE[name], LV, GAP_MM, spacing)
+            if contact:
+                out[contact[0]][contact[1]] = MYO
     for first, second in SEPARATED:
         wide = (first, second) in FORBIDDEN_CONTACTS or (second, first) in FORBIDDEN_CONTACTS
-        found = _touching(out, boxes, VALUE[first], VALUE[second], GAP_MM if wide else 1.01 * spacing, spacing)
-        if found:
-            out[found[0]][found[1]] = 0
-    if LV in boxes:  # after making room, which may have laid it bare
+        contact = _contact(out, boxes, VALUE[first], VALUE[second], GAP_MM if wide else 1.01 * spacing, spacing)
+        if contact:
+            out[contact[0]][contact[1]] = 0
+    if LV in boxes:  # the walls may have exposed it
         box = _grow(boxes[LV], 2, out.shape)
         here = out[box]
         here[(here == 0) & ndimage.binary_dilation(here == LV)] = MYO
-    out = _whole(out)
-    for value in (VALUE["LA"], VALUE["AO"]) if LV in boxes else ():  # what is left between the valves belongs to these
+    out = _largest_pieces(out)
+    for value in (VALUE["LA"], VALUE["AO"]) if LV in boxes else ():  # they fill the gaps at the valves
         here = out[box]
         beside = ndimage.binary_dilation(here == LV) & ndimage.binary_dilation(here == value)
         here[(here == 0) & beside] = value
     return out
 
 
-def _whole(labels: np.ndarray) -> np.ndarray:
-    """The largest piece of each structure, its holes filled."""
+def _largest_pieces(labels: np.ndarray) -> np.ndarray:
+    """Return the largest piece of each structure with its holes filled."""
     out = np.zeros_like(labels)
     for value, tight in boxes_of(labels).items():
         box = _grow(tight, 1, labels.shape)
@@ -115,12 +116,12 @@ def _whole(labels: np.ndarray) -> np.ndarray:
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:
-    """Voxels outside a mask that cannot reach the rim of its box."""
+    """Return the voxels that a mask encloses."""
     pieces = cc3d.connected_components(np.pad(~mask, 1, constant_values=True), connectivity=6)
     return ((pieces > 0) & (pieces != pieces[0, 0, 0]))[1:-1, 1:-1, 1:-1]
 
 
-# --- judging -------------------------------------------------------------------------------------------------------
+# --- plausibility --------------------------------------------------------------------------------------------------
 
 
 def faults(labels: np.ndarray, spacing: float) -> list[Finding]:

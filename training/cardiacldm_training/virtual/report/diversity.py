@@ -1,4 +1,4 @@
-"""What the report on label maps says beside soundness: unusual volumes, the aorta, how unlike hearts are."""
+"""Measures of label maps beside plausibility: unusual volumes, the width of the aorta, diversity."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from scipy import ndimage
 
 from CardiacLDMLib.anatomy import HEART, NAMES, STRUCTURES, VALUE
 from CardiacLDMLib.generation.plausibility import Labels
+from CardiacLDMLib.segmentation.findings import Finding, volume_findings
 
 _DIVERSITY_SPACING_MM, _DIVERSITY_SIDE = 3.0, 64
 
 
-def outside_limits(labels: Labels) -> list[str]:
-    """Whole structures whose volume is unusual for an adult: worth a look, and no rule, since disease does that."""
-    flags = []
-    volumes = labels.volumes_ml()
-    for structure in STRUCTURES:
-        volume = volumes.get(structure.name)
-        if volume is None or structure.volume_limits_ml is None or structure.name in labels.cut:
-            continue
-        if not structure.volume_limits_ml[0] <= volume <= structure.volume_limits_ml[1]:
-            flags.append(f"{structure.name} {volume:.0f} mL")
-    return flags
+def unusual_volumes(labels: Labels) -> list[Finding]:
+    """Return findings on whole structures with an unusual volume for an adult. It is no rule: disease causes that."""
+    return [f for f in volume_findings(labels.volumes_ml(), unjudged=labels.cut) if f.rule == "volume"]
 
 
 def aorta_width_mm(labels: Labels) -> float | None:
-    """Width of the ascending aorta: that of a disc of its axial area at the height of the pulmonary artery's middle.
+    """Return the width of the ascending aorta at the height of the pulmonary artery's centroid.
 
-    None where aorta or pulmonary artery is missing, or only the descending aorta is there.
+    It is the diameter of a disc of the same axial area. None if the aorta, the pulmonary artery or the left atrium is
+    missing, or if only the descending aorta is there.
     """
     if not {"AO", "PA", "LA"} <= labels.boxes.keys():
         return None
@@ -39,13 +33,13 @@ def aorta_width_mm(labels: Labels) -> float | None:
         piece = components == n
         middle = float(np.nonzero(piece)[1].mean() * labels.spacing[1])
         area = float(piece.sum() * labels.spacing[0] * labels.spacing[1])
-        if middle > front and area > 100.0:  # mm2; smaller ones are crumbs
+        if middle > front and area > 100.0:  # mm2; smaller pieces are noise
             best, front = 2.0 * float(np.sqrt(area / np.pi)), middle
     return best
 
 
 def shape_around_centre(labels: Labels) -> np.ndarray | None:
-    """(64, 64, 64) uint8 labels at 3 mm around the middle of the chambers and the wall; None if one of them is cut."""
+    """Return (64, 64, 64) uint8 labels at 3 mm around the centroid of the heart; None if it is not whole."""
     if set(HEART) & labels.cut or not set(HEART) <= labels.boxes.keys():
         return None
     centre = np.argwhere(np.isin(labels.array, [VALUE[name] for name in HEART])).mean(0)
@@ -58,7 +52,11 @@ def shape_around_centre(labels: Labels) -> np.ndarray | None:
 
 
 def pairwise_dice(shapes: np.ndarray) -> np.ndarray:
-    """(8, N, N) Dice of each structure between all pairs of ``shapes`` (N, ...) uint8; NaN where neither has it."""
+    """Return (8, N, N) Dice of each structure between all pairs of ``shapes`` (N, ...; uint8).
+
+    It is NaN where neither has the structure. Matrix products are far faster here than
+    :func:`CardiacLDMLib.image.overlap.dice_per_structure` for each pair.
+    """
     flat = shapes.reshape(len(shapes), -1)
     tables = np.full((len(NAMES), len(flat), len(flat)), np.nan)
     for row, structure in enumerate(STRUCTURES):

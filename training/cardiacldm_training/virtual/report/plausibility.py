@@ -1,6 +1,6 @@
-"""The proof that a cohort is sound: its label maps judged one by one, its volumes against published ones, its variety.
+"""Report on a set of label maps: plausibility of each, volumes against published ones, diversity.
 
-Leaves ``report.json`` (everything), ``report.md`` (to read), ``volumes.png`` and ``diversity.png``.
+It writes ``report.json`` (everything), ``report.md`` (a summary), ``volumes.png`` and ``diversity.png``.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JSON_FILE, MARKDOWN_FILE, VOLUMES_FILE, DIVERSITY_FILE = "report.json", "report.md", "volumes.png", "diversity.png"
-#: Pairs are compared among that many cases at most: 45,000 pairs.
+#: Most cases that are compared with each other: 45,000 pairs.
 MOST_COMPARED = 300
-#: Mean Dice above which two cases are called alike.
+#: Two cases with a larger mean Dice count as alike.
 ALIKE = 0.95
 AORTA = "aorta width"
 #: The aorta's volume depends on where the scan ends; its width does not.
 MEASURED = (*(name for name in NAMES if name != "AO"), AORTA)
 
 Sex = Literal["female", "male", "unknown"]
-#: Healthy hearts by the phase of the beat; hearts with a finding, at any phase; those of which nothing is known.
+#: Healthy hearts by the phase of the heartbeat; hearts with a finding, at any phase; hearts without a record.
 State = Literal["diastole", "between", "systole", "pathological", "unknown"]
 SEXES: tuple[Sex, ...] = ("female", "male", "unknown")
 STATES: tuple[State, ...] = ("diastole", "between", "systole", "pathological", "unknown")
-#: How far into systole (0 to 1) a heart still counts as diastolic: the ventricle then holds 90 % of what it can.
+#: Phase (0 to 1) up to which a heart counts as diastolic: the ventricle then holds 90 % of its largest volume.
 DIASTOLE = 0.15
 
 
@@ -71,6 +71,8 @@ class _Record(BaseModel):
 
 
 class Broken(_Record):
+    """A rule that a label map breaks, and how."""
+
     rule: str
     what: str
 
@@ -104,7 +106,7 @@ class Distribution(_Record):
 
 
 class Spread(_Record):
-    """Dice over all pairs of cases, aligned by the middle of the heart: low means varied."""
+    """Dice over all pairs of cases, aligned by the centroid of the heart: low for a diverse set."""
 
     structure: str
     mean: float
@@ -115,7 +117,7 @@ class Spread(_Record):
 
 
 class Report(_Record):
-    """Everything that was found; ``broken`` counts the label maps that break each rule."""
+    """The report as stored in ``report.json``; ``broken`` counts the label maps that break each rule."""
 
     data: str
     cases: list[CaseReport]
@@ -153,7 +155,7 @@ def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
         aorta_width_mm=diversity.aorta_width_mm(labels),
         cut=sorted(labels.cut),
         broken=[Broken(rule=finding.rule, what=clause(finding)) for finding in plausibility.check(labels)],
-        flags=diversity.outside_limits(labels),
+        flags=[clause(finding) for finding in diversity.unusual_volumes(labels)],
     )
     return report, diversity.shape_around_centre(labels)
 
@@ -169,7 +171,7 @@ def _state(findings: Sequence[str] | None, systole: float) -> State:
 
 
 def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
-    """Judge a labelled case on disk; where it cannot be read, its name and why."""
+    """Judge a labelled case on disk. Return its name and the reason if it cannot be read."""
     try:
         path = files.labels.parent / "case.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -179,7 +181,7 @@ def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
 
 
 def judge_drawn(index: int, *, anatomies: HeartSources, seed: int, spacing_mm: float) -> Judged | tuple[str, str]:
-    """Draw heart ``index`` without body or scan, and judge it: nothing of it is cut but the aorta's lower end."""
+    """Draw heart ``index`` without body and scan, and judge it: only the lower end of the aorta is cut."""
     rng = np.random.default_rng([seed, index])
     name = f"heart_{index:04d}"
     try:
@@ -196,7 +198,7 @@ def judge_drawn(index: int, *, anatomies: HeartSources, seed: int, spacing_mm: f
 def report_on_files(
     cases: Sequence[CaseFiles], data: str, workers: int = 1, done: Callable[[int], None] = lambda n: None
 ) -> tuple[Report, np.ndarray]:
-    """Judge labelled cases; the report and the Dice of all pairs (8, N, N)."""
+    """Judge labelled cases. Return the report and the Dice of all pairs (8, N, N)."""
     return _report(spread(judge_files, cases, workers), data, done)
 
 
@@ -204,7 +206,7 @@ def report_on_drawn(
     anatomies: HeartSources, count: int, *, seed: int = 0, spacing_mm: float = 2.0, workers: int = 1,
     done: Callable[[int], None] = lambda n: None,
 ) -> tuple[Report, np.ndarray]:  # fmt: skip
-    """Judge ``count`` hearts that are drawn for it."""
+    """Draw ``count`` hearts and judge them. Return the report and the Dice of all pairs (8, N, N)."""
     job = partial(judge_drawn, anatomies=anatomies, seed=seed, spacing_mm=spacing_mm)
     return _report(spread(job, range(count), workers), f"{count} drawn hearts, seed {seed}", done)
 
@@ -237,7 +239,7 @@ def _report(
 
 
 def _pairs(table: np.ndarray) -> np.ndarray:
-    """The pairs of a symmetric (N, N) table, each once."""
+    """Return the pairs of a symmetric (N, N) table, each once."""
     return table[np.triu_indices(len(table), 1)]
 
 
@@ -253,7 +255,7 @@ def _spreads(dice: np.ndarray) -> list[Spread]:
 
 
 def measured(cases: Sequence[CaseReport], structure: str, sex: Sex, state: State) -> np.ndarray:
-    """Volumes (mL) or aortic widths (mm) of the cases of a sex and state whose structure is whole."""
+    """Return volumes (mL) or aortic widths (mm) of the cases of a sex and state whose structure is whole."""
     chosen = [case for case in cases if case.sex == sex and case.state == state]
     if structure == AORTA:
         return np.array([case.aorta_width_mm for case in chosen if case.aorta_width_mm is not None])
@@ -294,28 +296,30 @@ def write_report(report: Report, dice: np.ndarray, out: Path) -> None:
 
 def _markdown(report: Report) -> str:
     total = len(report.cases)
-    unsound = [case for case in report.cases if case.broken]
-    flagged = Counter(flag.split()[0] for case in report.cases for flag in case.flags)
+    implausible = [case for case in report.cases if case.broken]
+    flagged = Counter(
+        flag.split()[0] for case in report.cases for flag in case.flags
+    )  # a flag begins with its structure
     cut = Counter(name for case in report.cases for name in case.cut)
     parts = [
-        f"# Soundness of {report.data}",
-        f"{total} label maps, {len(unsound)} of them with a broken rule, {len(report.unreadable)} unreadable. Sources: "
-        + ", ".join(f"{name} {n}" for name, n in report.sources.items()) + ".",
+        f"# Plausibility of {report.data}",
+        f"{total} label maps, {len(implausible)} of them with a broken rule, {len(report.unreadable)} unreadable. "
+        + "Sources: " + ", ".join(f"{name} {n}" for name, n in report.sources.items()) + ".",
         "## Rules",
         "| rule | label maps that break it |\n|---|---|\n"
         + "\n".join(f"| {rule} | {n} |" for rule, n in report.broken.items()),
-        "A label map holds one value a voxel, so structures cannot overlap. "
-        + f"Cut by the scan's edge, and excused: {_counts(cut)}. "
-        + f"Unusual volumes for an adult (no rule, since disease does that): {_counts(flagged)}.",
-        *_listed("Broken", {case.case: "; ".join(b.what for b in case.broken) for case in unsound}),
-        *_listed("Unreadable", report.unreadable),
+        "A label map has one value per voxel, so structures cannot overlap. "
+        + f"Cut off by the edge of the scan and excused: {_counts(cut)}. "
+        + f"Volumes unusual for an adult (no rule, since disease causes them): {_counts(flagged)}.",
+        *_list("Broken", {case.case: "; ".join(b.what for b in case.broken) for case in implausible}),
+        *_list("Unreadable", report.unreadable),
         "## Volumes (mL; aorta width mm)",
         _distribution_table(report.distributions),
         "Whole structures only. Published: healthy adults, " + "; ".join(_sources()) + ".",
         f"![volumes]({VOLUMES_FILE})",
         "## Diversity",
-        f"Dice between all pairs of {report.compared} whole hearts at 3 mm, aligned by the middle of chambers and "
-        f"wall; {report.alike} pairs have a mean above {ALIKE:g}.",
+        f"Dice between all pairs of {report.compared} whole hearts at 3 mm, aligned by the centroid of the heart; "
+        f"{report.alike} pairs have a mean above {ALIKE:g}.",
         _diversity_table(report.diversity),
         f"![diversity]({DIVERSITY_FILE})",
     ]  # fmt: skip
@@ -326,7 +330,7 @@ def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counter.most_common()) or "none"
 
 
-def _listed(title: str, lines: dict[str, str]) -> list[str]:
+def _list(title: str, lines: dict[str, str]) -> list[str]:
     return [f"{title}:\n\n" + "\n".join(f"- {name}: {what}" for name, what in lines.items())] if lines else []
 
 
@@ -378,7 +382,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
-    """A panel per structure: every case a dot by sex, published mean with one and two SD as bands."""
+    """Draw a panel per structure: every case a dot by sex, the published mean with one and two SD as bands."""
     figure = _figure(16, 7)
     sexes = [sex for sex in SEXES if any(case.sex == sex for case in cases)]
     states = [state for state in STATES if any(case.state == state for case in cases)]

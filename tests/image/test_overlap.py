@@ -1,0 +1,30 @@
+"""Dice of two label maps against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.image.overlap import agreement, dice_per_structure, mean_agreement
+
+
+def test_agreement_is_dice_of_structures_in_either_map() -> None:
+    labels, others = np.zeros((2, 6, 5, 4), np.uint8)
+    labels[:2], others[1:3] = VALUE["LA"], VALUE["LA"]
+    labels[3], others[4] = VALUE["MYO"], VALUE["AO"]
+    assert agreement(labels, others) == {"LA": 0.5, "MYO": 0.0, "AO": 0.0}
+    assert mean_agreement(labels, others) == pytest.approx(0.5 / 3)
+    assert agreement(labels, labels) == {"LA": 1.0, "MYO": 1.0}
+    assert agreement(others * 0, others * 0) == {}
+    assert mean_agreement(others * 0, others * 0) == 0.0
+    with pytest.raises(ValueError, match="6, 5, 4"):
+        agreement(labels, others[1:])
+
+
+def test_agreement_does_not_depend_on_the_memory_layout() -> None:
+    rng = np.random.default_rng(0)
+    labels, others = rng.integers(0, 9, (2, 7, 6, 5)).astype(np.uint8)
+    expected = dice_per_structure(labels, others)
+    found = agreement(np.asfortranarray(labels), others)
+    assert [found[name] for name in NAMES] == pytest.approx(expected.tolist())

@@ -1,0 +1,83 @@
+"""Remarks on labels: which there are, and that each rule has words with its facts."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.segmentation.findings import (
+    Finding,
+    Rule,
+    clause,
+    cut_off,
+    findings,
+    flag,
+    sentence,
+    volume_findings,
+)
+
+
+def test_vessels_that_leave_the_scan_are_no_finding() -> None:
+    labels = np.zeros((40, 40, 40), dtype=np.uint8)
+    labels[5:30, 5:30, 20:] = anatomy.VALUE["AO"]
+    labels[5:30, 5:30, :20] = anatomy.VALUE["LV"]
+    labels[:, :, :3] = 0
+    assert cut_off(Volume(labels, np.eye(4))) == {}
+    assert cut_off(Volume(labels[:, :, 3:], np.eye(4))) == {"inferior": ["LV"]}
+
+
+def test_unusual_volumes_and_missing_structures_are_findings() -> None:
+    labels = np.zeros((90, 90, 90), dtype=np.uint8)
+    labels[5:80, 5:80, 5:80] = anatomy.VALUE["LV"]
+    volumes = {name: 0.0 for name in anatomy.NAMES} | {"LV": 421.9, "MYO": 120.0, "LA": 80.0}
+    assert findings(Volume(labels, np.eye(4)), volumes) == [
+        Finding("missing", ("RA", "RV", "AO", "PA", "LAA")),
+        Finding("volume", ("LV",), 421.9, 350.0),
+    ]
+
+
+def test_volumes_of_a_cut_heart_are_not_judged() -> None:
+    labels = np.zeros((30, 30, 30), dtype=np.uint8)
+    labels[5:25, 5:25, :25] = anatomy.VALUE["LV"]
+    volumes = dict.fromkeys(anatomy.NAMES, 100.0) | {"LV": 5.0}
+    assert findings(Volume(labels, np.eye(4)), volumes) == [Finding("cut off", ("LV",), where="inferior")]
+    assert volume_findings(volumes) == [Finding("volume", ("LV",), 5.0, 40.0), Finding("volume", ("LAA",), 100.0, 40.0)]
+    assert volume_findings(volumes, unjudged=("LV", "LAA")) == []
+
+
+#: One finding of each rule, and the facts that its words must hold.
+EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
+    "cut off": (Finding("cut off", ("LV", "RV"), where="inferior"), ("LV and RV", "inferior")),
+    "missing": (Finding("missing", ("LA", "RA", "PA")), ("LA, RA and PA",)),
+    "volume": (Finding("volume", ("LV",), 421.9, 350.0), ("LV", "422 mL", "40 to 350 mL")),
+    "too small": (Finding("too small", ("LA",), 1.08, 6.0), ("LA", "1.1 mL", "6 mL")),
+    "pieces": (Finding("pieces", ("AO",), 3, 1), ("AO", "3")),
+    "holes": (Finding("holes", ("RV",), 0.216, 0.0), ("RV", "0.22 mL")),
+    "islands": (Finding("islands", ("RA", "LA"), 12, 10, "9 in RA, 3 in LA"), ("12", "10", "9 in RA")),
+    "contact": (Finding("contact", ("LV", "AO"), limit=2.0), ("LV and AO",)),
+    "forbidden contact": (Finding("forbidden contact", ("LV", "RV"), limit=2.0), ("LV and RV",)),
+    "order": (Finding("order", ("RA", "LV"), where="right of"), ("RA", "LV", "right of")),
+    "LV open": (Finding("LV open", ("LV",), 0.123, 0.1), ("LV", "12.3%", "10%")),
+    "agreement": (Finding("agreement", value=0.1, limit=0.75), ("0.10", "0.75")),
+    "replica": (Finding("replica", value=0.1234, limit=0.5), ("0.123", "0.500")),
+}
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_every_rule_has_words_with_its_facts(rule: Rule) -> None:
+    finding, facts = EXAMPLES[rule]
+    assert finding.rule == rule
+    assert all(fact in sentence(finding) for fact in facts)
+    assert sentence(finding) == f"{clause(finding)}."
+
+
+def test_flags_are_short() -> None:
+    small, large = Finding("volume", ("LV",), 5.0, 40.0), Finding("volume", ("LV",), 500.0, 350.0)
+    assert ("small" in flag(small), "large" in flag(large)) == (True, True)
+    for finding in (small, large, Finding("missing", ("LV",)), Finding("cut off", ("LV",))):
+        assert len(flag(finding)) < 30
+        assert "LV" not in flag(finding)

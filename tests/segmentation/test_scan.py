@@ -1,0 +1,68 @@
+"""Scans that are refused or mentioned, and voxels that hold no number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from CardiacLDMLib.errors import SegmenterError
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.segmentation.scan import check_scan
+
+
+def ct(shape: tuple[int, ...] = (40, 40, 40), spacing: float | tuple[float, ...] = 3.0) -> Volume:
+    array = np.full(shape, -800, dtype=np.float32)
+    array[10:] = 40.0
+    return Volume(array, np.diag([*np.broadcast_to(spacing, 3), 1.0]))
+
+
+def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
+    scan = ct()
+    return Volume(change(scan.array), scan.affine)
+
+
+@pytest.mark.parametrize(
+    ("volume", "fact"),
+    [
+        (ct((40, 40, 3)), "3 slices"),
+        (ct((40, 40, 30), (1.0, 1.0, 0.5)), "15 mm"),
+        (ct((40, 40, 40), 700.0), "28.0 m"),
+        (with_values(lambda a: np.full_like(a, np.nan)), "no numbers"),
+        (with_values(lambda a: np.full_like(a, 7.0)), "same value"),
+        (with_values(lambda a: a + 1024.0), "Hounsfield"),
+        (with_values(lambda a: (a - a.min()) / np.ptp(a)), "Hounsfield"),
+        (with_values(lambda a: a / 1000.0), "Hounsfield"),
+        (with_values(lambda a: np.abs(np.random.default_rng(0).normal(300, 200, a.shape))), "Hounsfield"),
+        (with_values(lambda a: np.where(a < 0, -32768, 500 + a)), "Hounsfield"),
+        (with_values(lambda a: np.random.default_rng(0).uniform(-1000, -700, a.shape)), "Hounsfield"),
+        (with_values(lambda a: a > 0), "Hounsfield"),
+        (with_values(lambda a: (a > 0).astype(np.uint8)), "Hounsfield"),
+        (with_values(lambda a: (a + 1024.0).astype(np.uint16)), "Hounsfield"),
+    ],
+    ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "",
+)
+def test_unusable_scans_are_refused(volume: Volume, fact: str) -> None:
+    with pytest.raises(SegmenterError, match=fact):
+        check_scan(volume)
+
+
+def test_missing_numbers_become_air_and_are_counted() -> None:
+    scan = ct()
+    scan.array[20, 20, :2] = np.nan
+    scan.array[20, 21, 0] = np.inf
+    scan.array[20, 21, 1] = -np.inf
+    out, warnings = check_scan(scan)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("4 voxels (0.0063 %)")
+    assert (out.array[20, 20:22, :2] == -1024.0).all()
+    assert np.isnan(scan.array[20, 20, 0])
+    rest = np.isfinite(scan.array)
+    np.testing.assert_array_equal(out.array[rest], scan.array[rest])
+
+
+def test_thick_slices_are_mentioned() -> None:
+    _, warnings = check_scan(ct((40, 40, 20), (1.0, 1.0, 7.5)))
+    assert len(warnings) == 1
+    assert "7.5 mm" in warnings[0]
