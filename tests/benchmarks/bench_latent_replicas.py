@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cardiacldm_training.cases import prepare, split
-from cardiacldm_training.evaluation.fidelity.replicas import threshold
+from cardiacldm_training.evaluation.fidelity.memorisation import threshold
 from cardiacldm_training.stages import calibration, diffusion, latent_files
 from cardiacldm_training.stages.run_folder import read_config
 from CardiacLDMLib.generation import sampler

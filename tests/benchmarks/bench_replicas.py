@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from cardiacldm_training.cases.augment import to_window
-from cardiacldm_training.evaluation.fidelity import replicas
-from cardiacldm_training.evaluation.fidelity.cases import Pair, Source, open_source
-from cardiacldm_training.evaluation.fidelity.solvers import view_of_generator
+from cardiacldm_training.evaluation.fidelity import memorisation
+from cardiacldm_training.evaluation.fidelity.cases import CaseSet, Pair, open_case_set
+from cardiacldm_training.evaluation.fidelity.solvers import generator_view
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.packages.store import find_package
@@ -51,18 +51,18 @@ def say(name: str, distances: Sequence[float], threshold: float) -> None:
     print(f"| {name} | {len(distances)} | {np.median(distances):.3f} | {min(distances):.3f} | {below} |", flush=True)
 
 
-def pull(train: Source, new: Source, pairs: Source) -> float:
+def pull(train: CaseSet, new: CaseSet, pairs: CaseSet) -> float:
     """The share of ``pairs`` that are nearer to one of some training cases than to one of as many ``new`` ones."""
     some = [train.cases[int(n)] for n in np.linspace(0, len(train) - 1, len(new))]
-    learnt, unseen = replicas.TrainingCases(replace(train, cases=some)), replicas.TrainingCases(new)
+    learnt, unseen = memorisation.TrainingCases(replace(train, cases=some)), memorisation.TrainingCases(new)
     return float(np.mean([learnt._apart(pairs[n]).min() < unseen._apart(pairs[n]).min() for n in range(len(pairs))]))
 
 
 def main(options: argparse.Namespace) -> None:
     generator = Generator(find_package(options.package), "cpu")
-    view = view_of_generator(generator)
-    train, pairs = open_source(options.train, view, None), open_source([options.pairs], view, None)
-    cases = replicas.TrainingCases(train)
+    view = generator_view(generator)
+    train, pairs = open_case_set(options.train, view, None), open_case_set([options.pairs], view, None)
+    cases = memorisation.TrainingCases(train)
     print(f"{len(cases)} training cases, threshold {cases.threshold}\n\n| | n | median | least | copies |")
     print("|---|--:|--:|--:|--:|")
     say("pairs", [cases.nearest(pairs[n])[1] for n in range(len(pairs))], cases.threshold)
@@ -71,9 +71,9 @@ def main(options: argparse.Namespace) -> None:
         copies = (planted(generator, train[int(n)], int(n), first) for n in some)
         name = f"copies, restarts from {first}" if first else "copies, no restarts"
         say(name, [cases.nearest(copy)[1] for copy in copies], cases.threshold)
-    new = open_source(options.new, view, None)
+    new = open_case_set(options.new, view, None)
     print(f"\nNearer to one of {len(new)} training cases than to any of {len(new)} new ones:")
-    for name, source in (("pairs", pairs), ("unseen cases", open_source([options.data], view, None))):
+    for name, source in (("pairs", pairs), ("unseen cases", open_case_set([options.data], view, None))):
         print(f"{name}: {pull(train, new, source):.0%} of {len(source)}", flush=True)
 
 

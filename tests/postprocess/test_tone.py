@@ -99,7 +99,7 @@ def chest(seed: int, pale: bool) -> Pair:
 def test_the_remedy_brightens_pale_bone_and_leaves_the_rest() -> None:
     drawn, scans = ([chest(seed + 10 * pale, pale) for seed in range(4)] for pale in (True, False))
     found = [[brightness.measure(pair) for pair in side] for side in (drawn, scans)]
-    curve = brightness.remedy(*found)
+    curve = brightness.tone_curve(*found)
     tone.check_curve(curve)
     corrected = [tone.apply_tone(pair.hu, pair.labels, 3.0, curve).astype(np.int16) for pair in drawn]
     mended = [Pair(p.name, hu, p.labels, p.view) for p, hu in zip(drawn, corrected, strict=True)]
@@ -117,5 +117,5 @@ def test_where_nothing_lies_around_the_heart_nothing_is_measured() -> None:
     full = np.full(SHAPE, 1, dtype=np.uint8)
     row = brightness.measure(Pair("full", np.zeros(SHAPE, np.int16), full, View(SHAPE, 3.0)))
     assert np.isnan(row).all()
-    assert brightness.remedy([row], [brightness.measure(chest(0, False))]) == ()
-    assert brightness.remedy([], []) == ()
+    assert brightness.tone_curve([row], [brightness.measure(chest(0, False))]) == ()
+    assert brightness.tone_curve([], []) == ()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cardiacldm_training.cards import FIGURES_MARK, NO_FIGURES
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import TrainingError
-from cardiacldm_training.evaluation.fidelity.compare import Measured, Spread
+from cardiacldm_training.evaluation.fidelity.compare import Comparison, Spread
 from cardiacldm_training.evaluation.fidelity.report import Report
 from cardiacldm_training.export import export_run
 from cardiacldm_training.stages import autoencoder, calibration, run_folder
@@ -177,7 +177,7 @@ def empty_report(**changes: Any) -> Report:
 
 
 def test_figures_of_a_report_go_along_beside_their_reference(finished: Path, tmp_path: Path) -> None:
-    dice = Measured(
+    dice = Comparison(
         name="Dice, mean", kind="mean", generated=Spread(mean=0.8, sd=0.1), reference=Spread(mean=0.9, sd=0.05),
         cases=50, reference_cases=40,
     )  # fmt: skip

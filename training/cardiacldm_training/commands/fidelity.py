@@ -71,8 +71,8 @@ def _fidelity(
 
     from ..evaluation.ablation import Plan
     from ..evaluation.fidelity import solvers
-    from ..evaluation.fidelity.cases import open_source, textured
-    from ..evaluation.fidelity.judge import Examiner, described, judge
+    from ..evaluation.fidelity.cases import has_texture, open_case_set
+    from ..evaluation.fidelity.judge import Examiner, measure_fidelity, package_label
     from ..evaluation.fidelity.report import REPAIR_FILE, write_report
 
     examiner = Examiner(find_package(segmenter), device)
@@ -81,17 +81,17 @@ def _fidelity(
     repair = None
     if generated is None and generator is not None:
         generated = out / PAIRS
-        solvers.draw(generator, count, seed, generated, say)
+        solvers.draw_pairs(generator, count, seed, generated, say)
         repair = solvers.draw_repair(generator, count, seed, generated, out / REPAIR_FILE)
     assert generated is not None
     view = _view(generated, generator)
-    pairs, references = (open_source([folder], view, cache, say) for folder in (generated, data))
-    report, findings = judge(
-        pairs, references, open_source(train, view, cache, say) if train else None, examiner,
+    pairs, references = (open_case_set([folder], view, cache, say) for folder in (generated, data))
+    report, findings = measure_fidelity(
+        pairs, references, open_case_set(train, view, cache, say) if train else None, examiner,
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
-        generator=described(generator.package) if generator else None, textured=textured(generated), say=say,
+        generator=package_label(generator.package) if generator else None, textured=has_texture(generated), say=say,
     )  # fmt: skip
-    points = solvers.curve(generator, curve_count, seed, examiner, findings, say) if generator else []
+    points = solvers.draw_curve(generator, curve_count, seed, examiner, findings, say) if generator else []
     write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
     typer.echo(f"Judged {len(pairs)} generated pairs against {len(references)} held-out cases: {out}.")
     if pairs.skipped:
@@ -100,7 +100,7 @@ def _fidelity(
 
 def _view(generated: Path, generator: Generator | None) -> View:
     from ..cases.readers.folders import find_cases
-    from ..evaluation.fidelity.cases import view_of
-    from ..evaluation.fidelity.solvers import view_of_generator
+    from ..evaluation.fidelity.cases import common_view
+    from ..evaluation.fidelity.solvers import generator_view
 
-    return view_of_generator(generator) if generator else view_of(find_cases(generated))
+    return generator_view(generator) if generator else common_view(find_cases(generated))

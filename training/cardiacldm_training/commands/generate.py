@@ -168,19 +168,19 @@ def _judge(
     from CardiacLDMLib.generation.acceptance import Judge
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from ..evaluation.fidelity.cases import open_source
-    from ..evaluation.fidelity.replicas import CopyJudge, TrainingCases
-    from ..evaluation.fidelity.solvers import view_of_generator
+    from ..evaluation.fidelity.cases import open_case_set
+    from ..evaluation.fidelity.memorisation import MemorisationCheck, TrainingCases
+    from ..evaluation.fidelity.solvers import generator_view
 
     segmenter = Segmenter(checker, str(fabric.device))
     if not train:
         return Judge(segmenter)
     say: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
-    view = view_of_generator(generator)
-    _in_first(fabric, lambda: len(open_source(train, view, cache, say)))  # one process prepares the cases
-    cases = open_source(train, view, cache)
+    view = generator_view(generator)
+    _in_first(fabric, lambda: len(open_case_set(train, view, cache, say)))  # one process prepares the cases
+    cases = open_case_set(train, view, cache)
     say(f"Looking at {len(cases)} training cases, to tell copies of them.")
-    return Judge(segmenter, further=[CopyJudge(TrainingCases(cases))])
+    return Judge(segmenter, further=[MemorisationCheck(TrainingCases(cases))])
 
 
 def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:

@@ -1,11 +1,10 @@
-"""What matters in a virtual cohort: small networks on one budget, trained on cohorts that differ in one thing each.
+"""Ablation of the virtual cohort: small segmenters trained with the same budget on cohorts that differ in one aspect.
 
-Every arm makes its cohort and trains the same small segmenter on it with the same number of steps; each is judged on
-held-out virtual cases (realistic, everything in them, another seed) and on real labelled scans, which no network has
-seen. The heart's box is known from the reference for all alike, so no locator has a part in it. Patches are turned and
-scaled, and not varied otherwise: what a network meets is what its cohort has.
+Every arm makes its cohort, trains the same network for the same number of steps, and is tested on held-out virtual
+cases (realistic, complete, another seed) and on real labelled scans. The heart's box comes from the ground truth, so no
+locator is involved. Augmentation is limited to rotation and scale, so that variation comes from the cohort.
 
-``OUT/results.json`` grows by one entry a run and ``OUT/results.md`` is its table; a run that is in it is not repeated.
+``OUT/results.json`` has one entry for each run and ``OUT/results.md`` its table. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class _Frozen(BaseModel):
 
 
 class Arm(_Frozen):
-    """One kind of cohort. Without changes: templates and built-in shapes, both appearances, everything in it."""
+    """One kind of cohort. By default: template and parametric hearts, both appearances, surroundings."""
 
     name: str
     hearts: Literal["parametric", "templates", "both"] = "both"
@@ -68,7 +67,7 @@ ARMS = (
 
 
 class Plan(_Frozen):
-    """What to compare and on what budget. ``real`` is a folder of labelled scans, in a layout that training takes."""
+    """Arms, seeds and the budget of each run. ``real`` is a folder of labelled scans to test on."""
 
     anatomies: Path
     real: Path | None = None
@@ -86,7 +85,7 @@ class Plan(_Frozen):
 
     @property
     def budget(self) -> dict[str, object]:
-        """What all runs of a table must share; arms and seeds may be added later."""
+        """The fields that all runs of a table share; arms and seeds may be added later."""
         return json.loads(self.model_dump_json(exclude={"arms", "seeds", "anatomies", "real"}))
 
 
@@ -98,7 +97,7 @@ class Scores(_Frozen):
 
 
 class Run(_Frozen):
-    """One trained network: its arm and seed, its Dice, and how long it took."""
+    """One trained network: its arm, seed, Dice and time."""
 
     arm: Arm
     seed: int
@@ -114,11 +113,11 @@ class Results(_Frozen):
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from JSON; fields that it lacks have their defaults. Raises :class:`EvaluationError`."""
+    """Read a plan from JSON; missing fields get their defaults. Raises :class:`EvaluationError`."""
     try:
         plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise EvaluationError(f"{path} could not be read: {error.strerror or error}.") from error
+        raise EvaluationError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "text"
@@ -132,18 +131,18 @@ def read_plan(path: Path) -> Plan:
 
 
 def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> Results:
-    """Make the cohorts, train what is missing, seed after seed so that a first table is there early.
+    """Make the cohorts and train the missing networks, one seed after the other so that a first table is early.
 
     Raises :class:`EvaluationError`, ``AnatomyError``, ``TrainingError``, ``DatasetError`` or ``VolumeError``.
     """
-    results = _begun(plan, out)
+    results = _load_results(plan, out)
     missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _done(results, arm, seed)]
     if not missing:
         return results
     say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plan.steps} steps each.")
-    for done in _each(_make_cohort, _wanted_cohorts(plan, [arm for arm, _ in missing], out), workers):
+    for done in _run_all(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
         say(done)
-    for run in _each(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
+    for run in _run_all(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
         results = Results(budget=results.budget, runs=(*results.runs, run))
         _write(results, out)
         real = f", real {run.real.mean:.3f}" if run.real else ""
@@ -151,7 +150,7 @@ def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> R
     return results
 
 
-def _begun(plan: Plan, out: Path) -> Results:
+def _load_results(plan: Plan, out: Path) -> Results:
     path = out / RESULTS_FILE
     if not path.is_file():
         return Results(budget=plan.budget)
@@ -169,8 +168,8 @@ def _done(results: Results, arm: Arm, seed: int) -> bool:
     return any(run.arm == arm and run.seed == seed for run in results.runs)
 
 
-def _each(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """``job`` of each of ``items`` in ``workers`` processes, as they end."""
+def _run_all(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
+    """Yield ``job(*item)`` of each item from ``workers`` processes, in the order in which they finish."""
     if workers <= 1:
         for item in items:
             yield job(*item)
@@ -181,14 +180,14 @@ def _each(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers:
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            processes.shutdown(wait=False, cancel_futures=True)  # after an error nothing new begins
+            processes.shutdown(wait=False, cancel_futures=True)  # after an error start no further job
 
 
 # --- cohorts -------------------------------------------------------------------------------------------------------
 
 
-def cohorts_of(plan: Plan, arm: Arm) -> dict[str, tuple[CohortSettings, int]]:
-    """The cohorts that an arm draws from, by folder name, and how many cases of each; arms share what they can."""
+def plan_cohorts(plan: Plan, arm: Arm) -> dict[str, tuple[CohortSettings, int]]:
+    """Return settings and number of cases of an arm's cohorts by folder name; equal cohorts of arms share a folder."""
     kinds: tuple[Literal["realistic", "randomised"], ...] = ("realistic", "randomised")
     chosen = [kind for kind in kinds if arm.appearance in (kind, "both")]
     parts: dict[str, tuple[CohortSettings, int]] = {}
@@ -196,13 +195,13 @@ def cohorts_of(plan: Plan, arm: Arm) -> dict[str, tuple[CohortSettings, int]]:
         count = plan.cases // len(chosen) + (index < plan.cases % len(chosen))
         around = "" if arm.surroundings else "-bare"
         parts[f"{arm.hearts}-{kind}-{arm.deformation:g}{around}"] = (
-            _settings(plan, arm, kind, plan.cohort_seed),
+            _cohort_settings(plan, arm, kind, plan.cohort_seed),
             count,
         )
     return parts
 
 
-def _settings(plan: Plan, arm: Arm, appearance: Literal["realistic", "randomised"], seed: int) -> CohortSettings:
+def _cohort_settings(plan: Plan, arm: Arm, appearance: Literal["realistic", "randomised"], seed: int) -> CohortSettings:
     share = {"parametric": 0.0, "templates": 1.0, "both": 0.5}[arm.hearts]
     return CohortSettings(
         seed=seed, spacing_mm=plan.spacing_mm, anatomies=plan.anatomies, template_share=share, appearance=appearance,
@@ -211,13 +210,13 @@ def _settings(plan: Plan, arm: Arm, appearance: Literal["realistic", "randomised
 
 
 def _held_out_settings(plan: Plan) -> CohortSettings:
-    return _settings(plan, Arm(name="held out"), "realistic", plan.cohort_seed + _HELD_OUT_SEED)
+    return _cohort_settings(plan, Arm(name="held out"), "realistic", plan.cohort_seed + _HELD_OUT_SEED)
 
 
-def _wanted_cohorts(plan: Plan, arms: Sequence[Arm], out: Path) -> list[tuple[CohortSettings, int, Path]]:
+def _list_cohorts(plan: Plan, arms: Sequence[Arm], out: Path) -> list[tuple[CohortSettings, int, Path]]:
     wanted = {"held-out": (_held_out_settings(plan), plan.held_out)}
     for arm in arms:
-        for name, (settings, count) in cohorts_of(plan, arm).items():
+        for name, (settings, count) in plan_cohorts(plan, arm).items():
             wanted[name] = (settings, max(count, wanted.get(name, (settings, 0))[1]))
     return [(settings, count, out / COHORTS / name) for name, (settings, count) in wanted.items()]
 
@@ -230,8 +229,8 @@ def _make_cohort(settings: CohortSettings, count: int, folder: Path) -> str:
     return f"Cohort {folder.name}: {count} cases, {time.monotonic() - started:.0f} s."
 
 
-def _prepared(folder: Path, plan: Plan, out: Path, count: int | None = None) -> list[store.PreparedCase]:
-    """The first ``count`` cases of a folder (all without it) on the plan's grid."""
+def _prepare_cases(folder: Path, plan: Plan, out: Path, count: int | None = None) -> list[store.PreparedCase]:
+    """Prepare the first ``count`` cases of a folder, or all, at the plan's spacing."""
     prepared = store.prepare(store.gather([folder], out / PREPARED)[:count], plan.spacing_mm)
     if prepared.skipped:
         raise EvaluationError(f"A case of {folder} cannot be used: {prepared.skipped[0][1]}")
@@ -242,7 +241,7 @@ def _prepared(folder: Path, plan: Plan, out: Path, count: int | None = None) -> 
 
 
 def network_config(plan: Plan) -> config.NetworkConfig:
-    """The same small network and training for every arm; only turned and scaled patches, judged at the end alone."""
+    """Return network and training settings, the same for every arm, with rotation and scale as only augmentation."""
     still = AugmentConfig(
         rotation_deg=10.0, scale=(0.9, 1.1), flip=0.0, warp_mm=0.0, contrast=0.0, bias=0.0, blur=0.0, thick_slices=0.0,
         noise=0.0, scale_hu=0.0, shift_hu=0.0, gamma=0.0, view=0.0,
@@ -257,7 +256,7 @@ def network_config(plan: Plan) -> config.NetworkConfig:
 
 
 def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
-    """Train and judge one network; goes on from its last checkpoint. One process, one thread where it is a worker."""
+    """Train and test one network, continuing from its last checkpoint."""
     import torch
     from lightning.fabric import Fabric
 
@@ -265,10 +264,10 @@ def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
     settings = network_config(plan)
     cases = [
         case
-        for name, (_, count) in cohorts_of(plan, arm).items()
-        for case in _prepared(out / COHORTS / name, plan, out, count)
+        for name, (_, count) in plan_cohorts(plan, arm).items()
+        for case in _prepare_cases(out / COHORTS / name, plan, out, count)
     ]
-    held_out = _prepared(out / COHORTS / "held-out", plan, out, plan.held_out)
+    held_out = _prepare_cases(out / COHORTS / "held-out", plan, out, plan.held_out)
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
     torch.manual_seed(seed)
@@ -285,7 +284,7 @@ def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
             score = judge.score(fabric, network)
         return Scores(mean=score.value, structures=score.parts)
 
-    virtual, real = dice_on(held_out), dice_on(_prepared(plan.real, plan, out)) if plan.real else None
+    virtual, real = dice_on(held_out), dice_on(_prepare_cases(plan.real, plan, out)) if plan.real else None
     seconds = round(time.monotonic() - started, 1)
     return Run(arm=arm, seed=seed, cases=len(cases), virtual=virtual, real=real, seconds=seconds)
 
@@ -302,7 +301,7 @@ def _write(results: Results, out: Path) -> None:
 
 
 def table(results: Results) -> str:
-    """Markdown: an arm a row, mean Dice over its seeds (smallest to largest where there are several)."""
+    """Return a Markdown table with one arm a row: mean Dice over its seeds, with the range for several seeds."""
     names = list(dict.fromkeys(run.arm.name for run in results.runs))
     lines = [
         "| cohort | seeds | virtual | real | " + " | ".join(f"real {name}" for name in anatomy.NAMES) + " |",

@@ -1,4 +1,4 @@
-"""Labelled cases of any origin on one grid: what a generator makes, and references brought to the same view."""
+"""Labelled cases on a common grid: generated pairs, held-out cases and training cases."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ...errors import EvaluationError
 
 @dataclass(frozen=True)
 class View:
-    """The grid on which everything is compared: voxels along R, A, S and their size in mm."""
+    """The grid of a comparison: voxels along R, A, S and their size in mm."""
 
     grid: tuple[int, int, int]
     spacing_mm: float
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4): the grid around the origin, as generated pairs have it."""
+        """Affine (4, 4) that centres the grid at the origin, as in generated pairs."""
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -self.spacing_mm * (np.array(self.grid) - 1) / 2
         return affine
 
 
-#: What pairs of different grids are compared on: the demo preset's grid.
-USUAL_VIEW = View((64, 64, 48), 3.0)
+#: View for pairs of different grids: the grid of the demo preset.
+DEFAULT_VIEW = View((64, 64, 48), 3.0)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Cases on disk, opened one by one; ``skipped`` names those that cannot be used, with the reason.
+class CaseSet:
+    """Cases on disk, opened one at a time.
 
-    Cases of several folders have the folder in their names.
+    ``skipped``: reason by name of each case that cannot be used. Names include the folder if there are several.
     """
 
     name: str
@@ -80,16 +80,16 @@ class Source:
 
     def __getitem__(self, index: int) -> Pair:
         case = self.cases[index]
-        hu, labels = on_grid(case, self.view.grid)
+        hu, labels = crop_to_grid(case, self.view.grid)
         return Pair(self.names[index], hu, labels, self.view)
 
 
-def open_source(
+def open_case_set(
     folders: Sequence[Path], view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None
-) -> Source:
-    """The cases of all ``folders`` on ``view``; prepared once, in ``cache`` or each folder's ``.prepared``.
+) -> CaseSet:
+    """Prepare the cases of all ``folders`` for ``view``, in ``cache`` or each folder's ``.prepared``.
 
-    Raises DatasetError where a folder holds no cases, :class:`EvaluationError` where none can be used.
+    Raises DatasetError if a folder has no cases, :class:`EvaluationError` if no case can be used.
     """
     found = store.gather(folders, cache)
     name = ", ".join(folder.resolve().name for folder in folders)
@@ -100,11 +100,11 @@ def open_source(
     if not prepared.cases:
         case, why = next(iter(skipped.items()))
         raise EvaluationError(f"No case of {', '.join(map(str, folders))} can be used; {case}: {why}")
-    return Source(name, [replace(case, name=case.name[short:]) for case in prepared.cases], skipped, view)
+    return CaseSet(name, [replace(case, name=case.name[short:]) for case in prepared.cases], skipped, view)
 
 
-def textured(folder: Path) -> bool:
-    """Whether tone or texture was put on pairs of ``folder`` when they were drawn, as far as provenance says."""
+def has_texture(folder: Path) -> bool:
+    """Return whether the provenance of a pair in ``folder`` records tone or texture correction."""
     for path in folder.glob("*/provenance.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -113,8 +113,8 @@ def textured(folder: Path) -> bool:
     return False
 
 
-def view_of(cases: Sequence[CaseFiles]) -> View:
-    """The grid that all images share, if it is one of cubes along R, A and S; the usual one otherwise."""
+def common_view(cases: Sequence[CaseFiles]) -> View:
+    """Return the grid that all images share, if its voxels are cubes along R, A and S; else the default view."""
     views = set()
     for files in cases:
         try:
@@ -122,14 +122,16 @@ def view_of(cases: Sequence[CaseFiles]) -> View:
         except VolumeError:
             continue
         if not np.allclose(grid.affine[:3, :3], np.eye(3) * grid.affine[0, 0], atol=1e-4) or grid.affine[0, 0] <= 0:
-            return USUAL_VIEW
+            return DEFAULT_VIEW
         views.add(View(grid.shape, round(float(grid.affine[0, 0]), 4)))
-    return views.pop() if len(views) == 1 else USUAL_VIEW
+    return views.pop() if len(views) == 1 else DEFAULT_VIEW
 
 
-def on_grid(case: store.PreparedCase, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The box of ``grid`` voxels around the heart, as generators are trained on it: HU int16 (air outside the scan),
-    labels uint8. What has that shape already is taken as it is."""
+def crop_to_grid(case: store.PreparedCase, grid: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return HU (int16, air outside the scan) and labels (uint8) of the box of ``grid`` voxels around the heart.
+
+    A case that already has this shape is returned unchanged.
+    """
     hu, labels = case.image, case.labels
     if hu.shape == tuple(grid):
         return np.array(hu), np.array(labels)

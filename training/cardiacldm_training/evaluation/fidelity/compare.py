@@ -1,7 +1,7 @@
-"""Figures beside their reference: what two sets of references reach against each other, in sets of the same size.
+"""Compare figures of generated pairs with those of held-out cases (references).
 
-Distances between samples shrink as samples grow, so a generated set is only ever compared at the size at which
-references are compared with each other: half of the held-out cases, or all generated ones if they are fewer.
+Distances between samples decrease with sample size. So generated pairs are compared in sets of the same size as the
+halves of the references that are compared with each other: half of the references, or all pairs if they are fewer.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+#: Random splits of a distance.
 SPLITS = 20
-#: Fewest cases in a set that is compared.
+#: Fewest cases in a compared set.
 FEWEST = 2
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Record(BaseModel):
+    """A part of report.json."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Spread(Record):
-    """Mean and standard deviation, over random splits (distances) or cases (means and rates)."""
+    """Mean and standard deviation over random splits (distances) or cases (means and rates)."""
 
     mean: float
     sd: float
 
 
-class Measured(Record):
-    """One figure of the generated pairs and of references.
+class Comparison(Record):
+    """One figure of generated pairs beside that of the references.
 
-    ``distance``: between sets of ``cases`` each, mean and spread over ``SPLITS`` random splits; the reference is one
-    half of the held-out cases against the other. ``mean``: over cases of each set. ``rate``: a share of the cases.
+    ``kind`` ``distance``: between sets of ``cases`` cases, over ``SPLITS`` random splits; the reference compares one
+    half of the held-out cases with the other. ``mean``: over the cases of each set. ``rate``: share of the cases.
     """
 
     name: str
@@ -46,45 +49,46 @@ class Measured(Record):
     reference_cases: int
 
 
-def spread(values: Sequence[float] | np.ndarray) -> Spread:
-    """Mean and standard deviation of one value or more."""
+def mean_and_sd(values: Sequence[float] | np.ndarray) -> Spread:
+    """Return mean and standard deviation of one value or more."""
     array = np.asarray(values, dtype=float)
     return Spread(mean=float(array.mean()), sd=float(array.std(ddof=1)) if len(array) > 1 else 0.0)
 
 
-def distances(
+def compare_distances(
     name: str, distance: Distance, generated: np.ndarray, reference: np.ndarray, *, unit: str = "", seed: int = 0
-) -> Measured | None:
-    """``distance`` (of two arrays with a case a row) of generated and reference cases against references.
+) -> Comparison | None:
+    """Compare the distance generated-reference with the distance reference-reference.
 
-    None where there are too few. The same for the same values.
+    ``distance`` takes two arrays with one case a row. Return None for too few cases. The same values give the same
+    result.
     """
     size = min(len(generated), len(reference) // 2)
     if size < FEWEST:
         return None
     rng = np.random.default_rng(seed)
-    ours, theirs = [], []
+    generated_distances, reference_distances = [], []
     for _ in range(SPLITS):
         order = rng.permutation(len(reference))
         first, second = reference[order[:size]], reference[order[size : 2 * size]]
-        ours.append(distance(generated[rng.permutation(len(generated))[:size]], first))
-        theirs.append(distance(second, first))
-    return Measured(
-        name=name, unit=unit, kind="distance", generated=spread(ours), reference=spread(theirs), cases=size,
-        reference_cases=size,
+        generated_distances.append(distance(generated[rng.permutation(len(generated))[:size]], first))
+        reference_distances.append(distance(second, first))
+    return Comparison(
+        name=name, unit=unit, kind="distance", generated=mean_and_sd(generated_distances),
+        reference=mean_and_sd(reference_distances), cases=size, reference_cases=size,
     )  # fmt: skip
 
 
-def means(
+def compare_means(
     name: str, generated: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray, *, unit: str = "",
     kind: Literal["mean", "rate"] = "mean",
-) -> Measured | None:  # fmt: skip
-    """Means over cases, values that are not finite left out; None where a side has none."""
+) -> Comparison | None:  # fmt: skip
+    """Compare means over cases, without values that are not finite; None if one side has no value."""
     ours, theirs = (np.asarray(values, dtype=float) for values in (generated, reference))
     ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
     if not len(ours) or not len(theirs):
         return None
-    return Measured(
-        name=name, unit=unit, kind=kind, generated=spread(ours), reference=spread(theirs), cases=len(ours),
+    return Comparison(
+        name=name, unit=unit, kind=kind, generated=mean_and_sd(ours), reference=mean_and_sd(theirs), cases=len(ours),
         reference_cases=len(theirs),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How unlike each other the images of a set are: MS-SSIM between its pairs, low where they are varied."""
+"""Diversity of a set of images: MS-SSIM between its members, low for diverse sets."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from CardiacLDMLib.anatomy import FULL_WINDOW
 
 from ...cases.augment import to_window
-from .cases import Source
+from .cases import CaseSet
 
-#: Pairs of cases that are compared at most.
+#: Most pairs of cases that are compared.
 MOST_PAIRS = 150
-#: Weights of the scales (Wang et al. 2003), the finest first; grids that are too small for all take the first ones.
+#: Weights of the scales (Wang et al. 2003), finest first; small grids use the first ones.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 KERNEL = 5
 
 
-def ms_ssim(cases: Source, seed: int = 0) -> np.ndarray:
-    """MS-SSIM of pairs of different cases: all of them, or ``MOST_PAIRS`` drawn with ``seed``."""
+def ms_ssim(cases: CaseSet, seed: int = 0) -> np.ndarray:
+    """Return MS-SSIM (n,) of pairs of different cases: all, or ``MOST_PAIRS`` drawn with ``seed``."""
     from monai.metrics import MultiScaleSSIMMetric
 
     places = np.stack(np.triu_indices(len(cases), 1), axis=1)
@@ -34,6 +34,6 @@ def ms_ssim(cases: Source, seed: int = 0) -> np.ndarray:
 
 
 def scales(grid: tuple[int, int, int]) -> int:
-    """How many scales of MS-SSIM fit, by MONAI's rule and with a coarsest image that holds the kernel."""
+    """Return the number of MS-SSIM scales for a grid, by MONAI's rule; the coarsest image contains the kernel."""
     coarsest = {n: min(grid) // max((n - 1) ** 2, 2 ** (n - 1)) for n in range(1, len(WEIGHTS) + 1)}
     return max((n for n, side in coarsest.items() if side >= KERNEL), default=1)

@@ -1,7 +1,7 @@
-"""Images as a segmenter sees them: pooled activations of its deepest level, and distances between sets of those.
+"""Features of images (pooled activations of a segmenter's deepest level), Frechet distance and MMD between sets.
 
-A Frechet distance between n points in d dimensions is biased upwards by about d / n of the spread: features are first
-reduced to a few principal components, and the distance is given beside that of reference sets of the same size.
+A Frechet distance between n points in d dimensions is biased upwards by about d / n of the variance. So features are
+reduced to a few principal components, and the distance is reported beside that of reference sets of the same size.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from CardiacLDMLib.torch_device import resolve_device
 
 from ...cases.augment import to_window
 
-#: Components that features are reduced to: at most that many, and at least that many cases for each.
+#: Most principal components, and fewest cases for each.
 COMPONENTS, CASES_PER_COMPONENT = 16, 4
 
 
 class Features:
-    """The segmenter network of a package, cut open at its deepest level.
+    """Reads the features of images from the deepest level of a package's segmenter network.
 
-    Raises PackageError for a package that is no segmenter, SegmenterError for a device that is not there.
+    Raises PackageError for a package that is no segmenter, SegmenterError for a missing device.
     """
 
     def __init__(self, package: ModelPackage, device: str = "cpu") -> None:
@@ -42,7 +42,7 @@ class Features:
         self._values = output
 
     def __call__(self, image: Volume) -> np.ndarray:
-        """(F,) float32: means over one patch of the network, at its own spacing, around the middle of ``image``."""
+        """Return features (F,) float32: means over one patch, at the network's spacing, around the image's middle."""
         bounds = image.grid.bounds_ras()
         half = np.array(self.spec.patch) * self.spec.spacing_mm / 2
         grid = ras_grid(bounds.mean(0) + np.stack([-half, half]), self.spec.spacing_mm)
@@ -54,7 +54,7 @@ class Features:
 
 
 def deepest(network: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
-    """The module whose output (N, C, I, J, K) has the fewest voxels for ``example``; the last such one to run."""
+    """Return the last module whose output (N, C, I, J, K) has the fewest voxels for ``example``."""
     found: list[tuple[int, torch.nn.Module]] = []
 
     def note(module: torch.nn.Module, inputs: object, output: object) -> None:
@@ -70,18 +70,20 @@ def deepest(network: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
     return [module for size, module in found if size == smallest][-1]
 
 
-def standardised(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that takes features (n, F) to units of their spread over ``reference`` (n, F): each feature counts
-    the same there, and all of them together have the variance 1."""
+def standardiser(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that standardises features (n, F) by mean and standard deviation of ``reference`` (n, F).
+
+    All features have the same weight; their total variance over the reference is 1.
+    """
     centre, scale = reference.mean(0), reference.std(0)
-    scale = np.maximum(scale, 1e-3 * max(float(scale.mean()), 1e-12))  # features that never change are not blown up
+    scale = np.maximum(scale, 1e-3 * max(float(scale.mean()), 1e-12))  # a lower limit for constant features
     return lambda features: (features - centre) / (scale * np.sqrt(len(scale)))
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Frechet distance of two sets of features (n, F), as normal distributions of their main components.
+    """Return the Frechet distance of two sets of features (n, F), as normal distributions of principal components.
 
-    Components are those of both sets together, so that what only one of them has counts too.
+    The components are those of both sets together, so that variation of only one set counts too.
     """
     both = np.concatenate([first, second]).astype(float)
     _, _, axes = np.linalg.svd(both - both.mean(0), full_matrices=False)
@@ -90,9 +92,9 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def frechet_of_normals(first: np.ndarray, second: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) of two sets (n, d), n > d.
+    """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) of two sets (n, d), n > d.
 
-    As MONAI's ``FIDMetric``, by eigenvalues: that one leans on an argument that SciPy 1.18 takes away.
+    It equals MONAI's ``FIDMetric``, which uses an argument that SciPy 1.18 removes.
     """
     one, two = (np.atleast_2d(np.cov(points, rowvar=False)) for points in (first, second))
     values, vectors = np.linalg.eigh(one)
@@ -103,30 +105,30 @@ def frechet_of_normals(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def mmd(scale: float) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Unbiased squared maximum mean discrepancy with a Gaussian kernel of width ``scale``; may be just below 0.
+    """Return the unbiased squared maximum mean discrepancy with a Gaussian kernel of width ``scale``.
 
-    MONAI's ``MMDMetric`` has a linear kernel, which sees nothing but the means.
+    It may be slightly negative. MONAI's ``MMDMetric`` has a linear kernel, which compares only means.
     """
 
     def distance(first: np.ndarray, second: np.ndarray) -> float:
         def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.exp(-squared_distances(a, b) / (2 * scale**2))
 
-        def own(a: np.ndarray) -> float:
+        def mean_within(a: np.ndarray) -> float:
             table = kernel(a, a)
             return float((table.sum() - np.trace(table)) / (len(a) * (len(a) - 1)))
 
-        return own(first) + own(second) - 2 * float(kernel(first, second).mean())
+        return mean_within(first) + mean_within(second) - 2 * float(kernel(first, second).mean())
 
     return distance
 
 
-def usual_distance(features: np.ndarray) -> float:
-    """The median distance between two of ``features`` (n, F): the usual width of a kernel."""
+def median_distance(features: np.ndarray) -> float:
+    """Return the median distance between two rows of ``features`` (n, F): the usual kernel width."""
     squared = squared_distances(features, features)[np.triu_indices(len(features), 1)]
     return float(max(np.sqrt(np.median(squared)), 1e-6))
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, m) squared Euclidean distances of rows."""
+    """Return the squared Euclidean distances (n, m) of rows."""
     return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clip(0)

@@ -15,7 +15,7 @@ from CardiacLDMLib.segmentation.cleanup import clean
 
 from . import compare
 from .cases import Pair
-from .compare import Measured, Record
+from .compare import Comparison, Record
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class VolumeRow(Record):
     cut: tuple[int, int]
     missing: tuple[int, int]
     mean_ml: tuple[float | None, float | None]
-    distance: Measured | None
-    distance_cut: Measured | None
+    distance: Comparison | None
+    distance_cut: Comparison | None
 
 
 def examine(pair: Pair) -> LabelFindings:
@@ -71,8 +71,10 @@ def _row(name: str, generated: Sequence[LabelFindings], reference: Sequence[Labe
         cut=(len(cut), len(cut_ref)),
         missing=(len(generated) - len(whole) - len(cut), len(reference) - len(whole_ref) - len(cut_ref)),
         mean_ml=(float(whole.mean()) if len(whole) else None, float(whole_ref.mean()) if len(whole_ref) else None),
-        distance=compare.distances(f"volume of whole {name}", wasserstein_distance, whole, whole_ref, unit="mL"),
-        distance_cut=compare.distances(f"volume of cut {name}", wasserstein_distance, cut, cut_ref, unit="mL"),
+        distance=compare.compare_distances(
+            f"volume of whole {name}", wasserstein_distance, whole, whole_ref, unit="mL"
+        ),
+        distance_cut=compare.compare_distances(f"volume of cut {name}", wasserstein_distance, cut, cut_ref, unit="mL"),
     )
 
 

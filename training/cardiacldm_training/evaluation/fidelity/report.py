@@ -1,4 +1,4 @@
-"""The report: ``report.json`` (everything), ``report.md`` (to read) and its pictures."""
+"""The fidelity report: ``report.json`` with all figures, ``report.md`` with tables, and pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.postprocess.texture import BINS
 
-from .compare import SPLITS, Measured, Record, Spread
+from .compare import SPLITS, Comparison, Record, Spread
 from .labels import VolumeRow
-from .replicas import NEIGHBOURS, Replicas
+from .memorisation import NEIGHBOURS, Memorisation
 from .utility import Utility
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
 VOLUMES_FILE, SPECTRA_FILE, QUALITY_FILE, REPAIR_FILE = "volumes.png", "spectra.png", "quality.png", "repair.png"
-#: Generated, and reference.
+#: Colours of generated pairs and references.
 COLOURS = ("#d1495b", "#1b6ca8")
 
 
 class CaseRecord(Record):
-    """One pair or reference case. ``dice``: between its labels and the segmenter's on its image."""
+    """One pair or reference case. ``dice``: between its labels and the segmenter's labels of its image."""
 
     case: str
     volumes_ml: dict[str, float]
@@ -40,7 +40,7 @@ class CaseRecord(Record):
 
 
 class SpectrumRow(Record):
-    """Mean noise power (HU^2 per mode) of one tissue, by ring, over the cases in which it could be measured."""
+    """Noise-power spectrum (HU^2 per mode, by ring) of one tissue: mean over the cases in which it was measured."""
 
     tissue: str
     generated: tuple[float, ...]
@@ -50,7 +50,7 @@ class SpectrumRow(Record):
 
 
 class CurvePoint(Record):
-    """Pairs drawn with one solver and number of network evaluations. ``sound``: share that breaks no rule."""
+    """Pairs of one solver and number of network evaluations. ``sound``: share of pairs without a broken rule."""
 
     solver: str
     steps: int
@@ -58,15 +58,15 @@ class CurvePoint(Record):
     evaluations: int
     pairs: int
     unusable: int
-    frechet: Measured | None
-    mmd: Measured | None
+    frechet: Comparison | None
+    mmd: Comparison | None
     dice: Spread | None
     sound: float
     seconds: float
 
 
 class Repair(Record):
-    """The pair that the clean-up changed most: its ``voxels`` of ``labelled`` ones; ``mean`` over all pairs."""
+    """The pair whose labels the clean-up changed most: changed and ``labelled`` voxels, ``mean`` over all pairs."""
 
     pair: str
     voxels: int
@@ -75,10 +75,10 @@ class Repair(Record):
 
 
 class Report(Record):
-    """Everything that was measured. ``skipped``: cases of each set that could not be used, with the reason.
+    """All figures. ``skipped``: reason by name of the cases of each set that could not be used.
 
-    ``textured``: tone or texture was put on the pairs when they were drawn, so that ``remedy`` (noise by tissue) and
-    ``tone`` (a curve of HU around the heart) are what they lack beside it.
+    ``remedy`` is the noise that the pairs lack, by tissue; ``tone`` the curve that corrects their HU around the heart.
+    ``textured``: the generator already corrected tone or texture, so that both are what remains.
     """
 
     generated: str
@@ -93,14 +93,14 @@ class Report(Record):
     code_version: str
     sizes: dict[str, int]
     skipped: dict[str, dict[str, str]]
-    measured: dict[str, list[Measured]]
+    measured: dict[str, list[Comparison]]
     volumes: list[VolumeRow]
     rules: dict[str, tuple[int, int]]
     spectra: list[SpectrumRow]
     remedy: dict[str, tuple[float, ...]]
     tone: tuple[tuple[float, float], ...] = ()
     repair: Repair | None
-    replicas: Replicas | None
+    replicas: Memorisation | None
     utility: Utility | None
     curve: list[CurvePoint]
     left_out: list[str]
@@ -121,13 +121,13 @@ def write_report(report: Report, out: Path) -> None:
             figure.savefig(part, dpi=110)
 
 
-# --- to read -------------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------------------------
 
 _HEAD = "| figure | generated | reference | unit | n |\n|---|---|---|---|---|"
 
 
 def markdown(report: Report) -> str:
-    """The report in words and tables; every figure with its reference and its number of cases."""
+    """Return report.md: every figure with its reference and number of cases."""
     grid = " x ".join(map(str, report.grid))
     parts = [
         f"# Fidelity of {report.generated}",
@@ -136,8 +136,8 @@ def markdown(report: Report) -> str:
         + (f" Generator: {report.package}." if report.package else "")
         + f" Segmenter: {report.segmenter}.",
         f"A *distance* is the mean (and standard deviation) over {SPLITS} random splits: generated pairs against half "
-        "of the references, and under *reference* the other half against it, n cases each: a perfect generator would "
-        "reach the reference, not 0. Other figures are means (and standard deviations) over cases.",
+        "of the references and, under *reference*, the other half against it, n cases each. A perfect generator "
+        "reaches the reference, not 0. Other figures are means (and standard deviations) over cases.",
         *(f"{title}\n\n{_table(report.measured[key])}" for key, title in _SECTIONS.items() if report.measured.get(key)),
         "## Volumes of the structures",
         _volumes_table(report.volumes),
@@ -148,26 +148,28 @@ def markdown(report: Report) -> str:
         _NOISE[report.textured],
         f"![noise-power spectra]({SPECTRA_FILE})",
         *_repair_part(report.repair),
-        *_replicas_part(report.replicas),
+        *_memorisation_part(report.replicas),
         *_utility_part(report.utility),
         *_curve_part(report.curve),
-        *_listed("## Left out", report.left_out),
-        *_listed("## Cases not used", [f"{s}/{c}: {why}" for s, cs in report.skipped.items() for c, why in cs.items()]),
+        *_list_part("## Left out", report.left_out),
+        *_list_part(
+            "## Cases not used", [f"{s}/{c}: {why}" for s, cs in report.skipped.items() for c, why in cs.items()]
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def headline(report: Report) -> list[Measured]:
-    """Every figure that has a reference, in the order of the report."""
-    found = [measured for key in _SECTIONS for measured in report.measured.get(key, [])]
-    found += [report.replicas.rate] if report.replicas else []
-    return found + ([report.utility.dice] if report.utility else [])
+def headline(report: Report) -> list[Comparison]:
+    """Return every figure that has a reference, in the order of the report."""
+    figures = [measured for key in _SECTIONS for measured in report.measured.get(key, [])]
+    figures += [report.replicas.rate] if report.replicas else []
+    return figures + ([report.utility.dice] if report.utility else [])
 
 
 def for_card(report: Report) -> str:
-    """The report as a part of a model card: without its title, its pictures, and what tells a reader what to do.
+    """Return the report as a part of a model card: without title, pictures and instructions.
 
-    Nor are cases named in it: a package goes to others, and a name may be a patient's.
+    It names no case, because a package is published and a name may identify a patient.
     """
     replicas = report.replicas and report.replicas.model_copy(update={"found": []})
     unnamed = report.model_copy(update={"replicas": replicas, "skipped": {}})
@@ -177,11 +179,11 @@ def for_card(report: Report) -> str:
 
 
 _SECTIONS = {
-    "acceptance": "## Acceptance: the share that `generate` would draw again (replicas apart)",
-    "agreement": "## Labels against a segmenter's on the image (Dice)",
-    "features": "## Images as the segmenter sees them",
-    "diversity": "## Diversity (MS-SSIM between images, low is varied)",
-    "anatomy": "## Soundness of the labels",
+    "acceptance": "## Acceptance: the share that `generate` rejects (without the check of memorisation)",
+    "agreement": "## Agreement of labels with a segmenter's labels of the image (Dice)",
+    "features": "## Images, by features of the segmenter",
+    "diversity": "## Diversity (MS-SSIM between images; low is diverse)",
+    "anatomy": "## Plausibility of the labels",
     "surroundings": "## Around the heart, away from the labels: bone, lungs, soft tissue",
     "texture": "## Texture: noise inside tissues",
 }
@@ -189,17 +191,17 @@ _SECTIONS = {
 
 _NOISE = {
     False: "The entry `remedy` of report.json is the noise that the pairs lack, by tissue, and `tone` the curve that "
-    "their HU around the heart should follow: `train export --texture` has a package do both.",
-    True: "The package put tone or texture on these pairs when they were drawn: what it lacked itself, a report on "
-    "pairs without says. The entries `remedy` and `tone` of report.json are what they lack beside it.",
+    "corrects their HU around the heart: `train export --texture` makes a package apply both.",
+    True: "The package corrected tone or texture of these pairs. The entries `remedy` and `tone` of report.json are "
+    "what remains to be corrected.",
 }
 
 
-def _table(rows: Sequence[Measured]) -> str:
+def _table(rows: Sequence[Comparison]) -> str:
     return "\n".join([_HEAD, *map(_line, rows)])
 
 
-def _line(m: Measured) -> str:
+def _line(m: Comparison) -> str:
     n = f"{m.cases}" if m.cases == m.reference_cases else f"{m.cases} / {m.reference_cases}"
     name = f"{m.name} (distance)" if m.kind == "distance" else m.name
     return f"| {name} | {_cell(m.generated)} | {_cell(m.reference)} | {m.unit} | {n} |"
@@ -216,13 +218,13 @@ def _volumes_table(rows: Sequence[VolumeRow]) -> str:
     ]
     for row in rows:
         means = " / ".join("-" if m is None else f"{m:.0f}" for m in row.mean_ml)
-        cells = [*_both(row.distance), *_both(row.distance_cut)]
+        cells = [*_distance_cells(row.distance), *_distance_cells(row.distance_cut)]
         counts = [f"{ours} / {theirs}" for ours, theirs in (row.whole, row.cut, row.missing)]
         lines.append(f"| {row.structure} | {' | '.join(counts)} | {means} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _both(m: Measured | None) -> tuple[str, str]:
+def _distance_cells(m: Comparison | None) -> tuple[str, str]:
     return (_cell(m.generated), f"{_cell(m.reference)}, n {m.cases}") if m else ("-", "-")
 
 
@@ -230,24 +232,24 @@ def _repair_part(repair: Repair | None) -> list[str]:
     if repair is None:
         return []
     return [
-        "## Clean-up of drawn labels",
+        "## Clean-up of generated labels",
         f"It changed {repair.mean:.1f} voxels of a pair on average, most in {repair.pair}: {repair.voxels} of "
         f"{repair.labelled} labelled ones.",
         f"![before and after]({REPAIR_FILE})",
     ]
 
 
-def _replicas_part(replicas: Replicas | None) -> list[str]:
-    if replicas is None:
+def _memorisation_part(memorisation: Memorisation | None) -> list[str]:
+    if memorisation is None:
         return []
-    listed = [f"{r.pair}: {r.case}, {r.distance:g}" for r in replicas.found]
+    rows = [f"{r.pair}: {r.case}, {r.distance:g}" for r in memorisation.found]
     return [
-        f"## Replicas of training cases\n\n{_HEAD}\n{_line(replicas.rate)}",
-        f"Distance to the nearest of {replicas.training_cases} training cases, over flips and shifts, relative to the "
-        f"next {NEIGHBOURS}: median {replicas.median_generated:.3f}; of held-out cases {replicas.median_reference:.3f}."
-        f" A replica is below {replicas.threshold:.3f}, as one training case in a hundred is beside the others. The "
-        "reference rate is that of the held-out cases.",
-        *_listed("Replicas (pair, training case, distance):", listed),
+        f"## Memorised training cases\n\n{_HEAD}\n{_line(memorisation.rate)}",
+        f"Distance to the nearest of {memorisation.training_cases} training cases, over flips and shifts, relative to "
+        f"the next {NEIGHBOURS}: median {memorisation.median_generated:.3f}; of held-out cases "
+        f"{memorisation.median_reference:.3f}. A pair below {memorisation.threshold:.3f} counts as memorised: one "
+        "training case in a hundred is that near to the others. The reference rate is that of the held-out cases.",
+        *_list_part("Memorised pairs (pair, training case, distance):", rows),
     ]
 
 
@@ -256,7 +258,7 @@ def _utility_part(utility: Utility | None) -> list[str]:
         return []
     lines = [f"| {name} | {ours:.3f} | {theirs:.3f} |" for name, (ours, theirs) in utility.structures.items()]
     return [
-        f"## Trained on generated, tested on held-out\n\n{_HEAD}\n{_line(utility.dice)}",
+        f"## Downstream utility: train on generated pairs, test on held-out cases\n\n{_HEAD}\n{_line(utility.dice)}",
         f"The same small network for {utility.steps} steps on as many generated pairs as training cases, "
         f"{utility.seeds} seeds each, tested on {utility.held_out} held-out cases.",
         "| structure | trained on generated | trained on training cases |\n|---|---|---|\n" + "\n".join(lines),
@@ -267,7 +269,7 @@ def _curve_part(curve: Sequence[CurvePoint]) -> list[str]:
     if not curve:
         return []
     lines = [
-        "| solver | evaluations | steps | restarts | pairs | unusable | Frechet | reference | MMD | Dice | sound "
+        "| solver | evaluations | steps | restarts | pairs | unusable | Frechet | reference | MMD | Dice | plausible "
         "| s a pair |",
         "|---" * 12 + "|",
     ]
@@ -280,7 +282,7 @@ def _curve_part(curve: Sequence[CurvePoint]) -> list[str]:
     return ["## Quality against evaluations of the network", "\n".join(lines), f"![quality]({QUALITY_FILE})"]
 
 
-def _listed(title: str, lines: Sequence[str]) -> list[str]:
+def _list_part(title: str, lines: Sequence[str]) -> list[str]:
     return [f"{title}\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
@@ -297,7 +299,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _volumes_figure(report: Report) -> Figure:
-    """A panel per structure: a dot a case, filled where it is whole, hollow where the grid cuts it."""
+    """Plot volumes, a panel for each structure: filled dots for whole structures, hollow ones for cut ones."""
     figure = _figure(14, 6)
     for axis, name in zip(figure.subplots(2, 4).ravel(), NAMES, strict=True):
         for place, (cases, colour) in enumerate(zip((report.pairs, report.references), COLOURS, strict=True)):
@@ -313,7 +315,7 @@ def _volumes_figure(report: Report) -> Figure:
 
 
 def _spectra_figure(report: Report) -> Figure:
-    """A panel per tissue: mean noise power against spatial frequency."""
+    """Plot noise power against spatial frequency, a panel for each tissue."""
     figure = _figure(4 * max(len(report.spectra), 1), 3.6)
     corner = np.sqrt(3.0) / (2.0 * report.spacing_mm)
     frequencies = (np.arange(BINS) + 0.5) / BINS * corner
@@ -338,13 +340,13 @@ def _quality_figure(curve: Sequence[CurvePoint]) -> Figure:
     left, middle, right = figure.subplots(1, 3)
     for n, solver in enumerate(dict.fromkeys(point.solver for point in curve)):
         points, colour = [p for p in curve if p.solver == solver], f"C{n}"
-        judged = [(p.evaluations, p.frechet) for p in points if p.frechet]
-        if judged:
-            places, values = [e for e, _ in judged], [f.generated for _, f in judged]
+        measured = [(p.evaluations, p.frechet) for p in points if p.frechet]
+        if measured:
+            places, values = [e for e, _ in measured], [f.generated for _, f in measured]
             left.errorbar(
                 places, [v.mean for v in values], [v.sd for v in values], color=colour, label=solver, capsize=3
             )
-            left.plot(places, [f.reference.mean for _, f in judged], color="grey", ls=":")
+            left.plot(places, [f.reference.mean for _, f in measured], color="grey", ls=":")
         dice = [(p.evaluations, p.dice.mean) for p in points if p.dice]
         middle.plot([e for e, _ in dice], [d for _, d in dice], "o-", color=colour, label=solver)
         right.plot([p.evaluations for p in points], [p.seconds for p in points], "o-", color=colour, label=solver)

@@ -1,13 +1,13 @@
-"""What generated pairs are good for: a small network trained on them, and one trained alike on the training cases.
+"""Downstream utility: a small segmenter trained on generated pairs beside one trained on the training cases.
 
-Both are the ablation's network, see as many cases on the same grid for as many steps, and are tested on the held-out
-cases.
+Both are the network of the ablation, trained for the same number of steps on the same number of cases on the same grid,
+and tested on the held-out cases.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,22 @@ from lightning.fabric import Fabric
 
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.progress import Say
 
 from ...cases import store
 from ...errors import EvaluationError
 from ...stages import loop, run_folder, segmenter
 from .. import ablation
-from .cases import Source
-from .compare import Measured, Record, spread
+from .cases import CaseSet
+from .compare import Comparison, Record, mean_and_sd
 
 SEEDS = (0, 1)
-Say = Callable[[str], None]
 
 
 class Utility(Record):
-    """Dice on held-out cases after the same ``steps``: mean over structures and seeds, and by structure."""
+    """Dice on held-out cases: mean over structures and seeds, and by structure."""
 
-    dice: Measured
+    dice: Comparison
     steps: int
     seeds: int
     held_out: int
@@ -39,26 +39,28 @@ class Utility(Record):
 
 
 def compare_training(
-    generated: Source, train: Source, held_out: Source, plan: ablation.Plan, out: Path, say: Say
+    generated: CaseSet, train: CaseSet, held_out: CaseSet, plan: ablation.Plan, out: Path, say: Say
 ) -> Utility:
-    """Train ``plan``'s network on both sets with each of ``SEEDS``; scratch files go beside ``out`` and away again."""
+    """Train the network of ``plan`` on both sets with each of ``SEEDS``. Scratch files in ``out`` are removed."""
     count = min(len(generated), len(train))
     with tempfile.TemporaryDirectory(dir=out, prefix=".part-training-") as scratch:
         work = Path(scratch)
-        tested = _prepared(held_out, len(held_out), plan, work / "tested")
+        tested = _prepare_cases(held_out, len(held_out), plan, work / "tested")
         scores: list[list[ablation.Scores]] = []
         for name, source in (("generated", generated), ("train", train)):
-            cases = _prepared(source, count, plan, work / name)
-            scores.append([_trained(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
+            cases = _prepare_cases(source, count, plan, work / name)
+            scores.append([_train_and_score(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
             say(f"Trained on {count} cases of {source.name}: Dice {np.mean([s.mean for s in scores[-1]]):.3f}.")
-    ours, theirs = scores
+    generated_scores, train_scores = scores
     return Utility(
-        dice=Measured(
+        dice=Comparison(
             name="Dice on held-out cases of a small network trained on them", kind="mean", cases=count,
-            generated=spread([s.mean for s in ours]), reference=spread([s.mean for s in theirs]), reference_cases=count,
+            generated=mean_and_sd([s.mean for s in generated_scores]),
+            reference=mean_and_sd([s.mean for s in train_scores]), reference_cases=count,
         ),
         steps=plan.steps, seeds=len(SEEDS), held_out=len(tested),
-        structures={name: (_mean(ours, name), _mean(theirs, name)) for name in ours[0].structures},
+        structures={name: (_mean(generated_scores, name), _mean(train_scores, name))
+                    for name in generated_scores[0].structures},
     )  # fmt: skip
 
 
@@ -66,11 +68,11 @@ def _mean(scores: Sequence[ablation.Scores], name: str) -> float:
     return float(np.mean([score.structures.get(name, 0.0) for score in scores]))
 
 
-def _prepared(source: Source, count: int, plan: ablation.Plan, work: Path) -> list[store.PreparedCase]:
-    """``count`` cases, evenly out of all, cut to the common grid and then prepared at the plan's spacing."""
+def _prepare_cases(source: CaseSet, count: int, plan: ablation.Plan, work: Path) -> list[store.PreparedCase]:
+    """Prepare ``count`` evenly chosen cases on the common grid at the plan's spacing."""
     for n in np.linspace(0, len(source) - 1, count).astype(int):
         pair = source[int(n)]
-        folder = work / f"case_{n:04d}"  # its own name has a folder in it where there are several
+        folder = work / f"case_{n:04d}"  # not its own name, which may include a folder
         folder.mkdir(parents=True, exist_ok=True)
         write_volume(pair.image_volume, folder / "ct.nii.gz")
         write_volume(pair.labels_volume, folder / "labels.nii.gz")
@@ -80,7 +82,7 @@ def _prepared(source: Source, count: int, plan: ablation.Plan, work: Path) -> li
     return prepared.cases
 
 
-def _trained(
+def _train_and_score(
     plan: ablation.Plan, cases: list[store.PreparedCase], tested: list[store.PreparedCase], seed: int, folder: Path
 ) -> ablation.Scores:
     settings = ablation.network_config(plan)
