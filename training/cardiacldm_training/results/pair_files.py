@@ -100,7 +100,7 @@ def _refuse_other_settings(out: Path, stored: bytes, wanted: dict[str, Any]) -> 
 
 
 def pair_indices(out: Path, count: int) -> set[int]:
-    """Return the indices below ``count`` whose pair exists. Raises :class:`OutputError` if a pair lacks a file."""
+    """Return the indices below ``count`` whose pair exists. Raises :class:`DatasetError` if a pair lacks a file."""
     indices = set()
     for entry in os.scandir(out):
         match = re.fullmatch(r"pair_(\d{4,})", entry.name)
@@ -124,7 +124,7 @@ def write_pair(pair: Pair, out: Path) -> int:
 
 
 def read_pair(out: Path, index: int) -> Pair:
-    """Read pair ``index``. Raises ``VolumeError`` or :class:`OutputError`."""
+    """Read pair ``index``. Raises ``VolumeError`` or :class:`DatasetError`."""
     folder = pair_folder(out, index)
     provenance = _read_json(folder / PROVENANCE)
     return Pair(read_volume(folder / IMAGE), read_volume(folder / LABELS), provenance)
@@ -193,7 +193,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def write_sheets(out: Path, count: int) -> list[Path]:
     """Write contact sheets of the pairs below ``count``: contact_sheet.png, then contact_sheet_2.png and so on.
 
-    Raises :class:`OutputError`.
+    Raises :class:`OutputError`, ``VolumeError`` or :class:`DatasetError`.
     """
     paths: list[Path] = []
     done = sorted(pair_indices(out, count))
