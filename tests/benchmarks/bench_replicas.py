@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cardiacldm_training.cases.augment import to_window
 from cardiacldm_training.evaluation.fidelity import memorisation
 from cardiacldm_training.evaluation.fidelity.cases import CaseSet, Pair, open_case_set
 from cardiacldm_training.evaluation.fidelity.solvers import generator_view
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.packages.store import find_package
+from CardiacLDMLib.segmentation.scan import to_window
 from CardiacLDMLib.torch_device import same_bits
 
 

@@ -28,3 +28,11 @@ def test_agreement_does_not_depend_on_the_memory_layout() -> None:
     expected = dice_per_structure(labels, others)
     found = agreement(np.asfortranarray(labels), others)
     assert [found[name] for name in NAMES] == pytest.approx(expected.tolist())
+
+
+def test_dice_per_structure_against_hand_counts() -> None:
+    labels = np.array([0, 1, 2, 2, 2, 3], dtype=np.uint8)
+    others = np.array([0, 1, 1, 2, 2, 2], dtype=np.uint8)
+    dice = dice_per_structure(labels, others)
+    assert dice[:3].tolist() == pytest.approx([2 * 1 / 3, 2 * 2 / 6, 0.0])
+    assert np.isnan(dice[3:]).all()

@@ -106,7 +106,7 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
 
 
-def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_path: Path) -> None:
+def test_gains_of_restarts_go_along_if_they_were_measured(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     gains = [[1.5, 1.0, 2.0, 1.2], [1.1, 1.0, 1.3, 1.05]]
     digest = run_folder.weights_digest(run_folder.averaged_weights(run / "diffusion" / run_folder.BEST))
@@ -123,11 +123,11 @@ def test_gains_of_restarts_go_along_if_training_left_them(finished: Path, tmp_pa
     assert not np.array_equal(*drawn)
     content["diffusion"] = "0"
     (run / calibration.GAINS_FILE).write_text(json.dumps(content))
-    with pytest.raises(TrainingError, match="of other weights or restarts"):
+    with pytest.raises(TrainingError, match=r"gains\.json .* other weights"):
         export_run(run, tmp_path / "other", "hearts")
 
 
-def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Path) -> None:
+def test_about_and_card_go_into_the_package(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"licence": "CC-BY-4.0"}')
     (tmp_path / "card.md").write_text(f"# Mine\n\n{FIGURES_MARK}\n")
     options = ("--about", tmp_path / "about.json", "--card", tmp_path / "card.md")
@@ -137,7 +137,7 @@ def test_words_of_people_go_into_manifest_and_card(finished: Path, tmp_path: Pat
     assert (tmp_path / "hearts" / "README.md").read_text() == f"# Mine\n\n{NO_FIGURES}\n"
 
 
-def test_the_remedy_of_a_report_becomes_the_packages_tone_and_texture(finished: Path, tmp_path: Path) -> None:
+def test_a_report_gives_the_package_tone_and_texture(finished: Path, tmp_path: Path) -> None:
     remedy = {"soft": (400.0004,) * BINS, "fat": (0.0,) * BINS}
     content = empty_report(spacing_mm=SPACING_MM, remedy=remedy, tone=((-800.0, -850.0), (200.0, 300.0)))
     report = tmp_path / "report.json"
@@ -207,7 +207,7 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     result = command(run, "--out", tmp_path / "out", "--name", "hearts", "--evaluation", tmp_path)
-    assert "report.json cannot be read" in result.output.replace("\n", " ")
+    assert "report.json" in result.output.replace("\n", " ")
     content = json.loads((run / "config.json").read_text())
     other = {**content["data"], "diffusion": {**content["data"]["diffusion"], "autoencoder": "0"}}
     for changes, message in (
@@ -221,5 +221,5 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     (run / "diffusion" / run_folder.BEST).unlink()
     result = command(run, "--out", tmp_path / "out", "--name", "hearts")
     assert result.exit_code == 2
-    assert "There is no checkpoint" in result.output
+    assert run_folder.BEST in result.output
     assert not (tmp_path / "out").exists()

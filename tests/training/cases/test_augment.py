@@ -21,12 +21,12 @@ from cardiacldm_training.cases.augment import (
     sample_patch,
     smooth_field,
     thick_slices,
-    to_window,
     vary_intensity,
 )
 from cardiacldm_training.cases.settings import AugmentConfig
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.image.grid import AIR_HU
+from CardiacLDMLib.segmentation.scan import to_window
 
 SETTINGS = AugmentConfig()
 SPACING = 2.5

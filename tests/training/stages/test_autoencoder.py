@@ -73,7 +73,7 @@ def undisturbed(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFacto
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    train(run, prepared, adversarial_weight=0.1)
+    train(run, prepared)
     torch.set_num_threads(threads)
     return run
 
@@ -121,36 +121,23 @@ def test_divergence_against_torch() -> None:
 def test_a_run_stopped_and_resumed_ends_with_the_same_bits(
     prepared: store.Prepared, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Stopped in step 6, gone on with from the checkpoint of step 3, adversaries included."""
+    """Stop after step 6, resume from the checkpoint of step 3."""
     run = tmp_path / "run"
 
     def stop(line: str) -> None:
         if "step 6:" in line:
             raise InterruptedError
 
-    settings = tiny_run(prepared, adversarial_weight=0.1)
+    settings = tiny_run(prepared)
     with pytest.raises(InterruptedError):
         autoencoder.train_autoencoder(run, settings, prepared, resume=False, workers=0, say=stop)
     assert run_folder.load_checkpoint(run / "autoencoder" / run_folder.LAST)["state"]["step"] == 3
     torch.manual_seed(99)
-    train(run, prepared, resume=True, adversarial_weight=0.1)
+    train(run, prepared, resume=True)
     for name in (run_folder.LAST, run_folder.BEST):
         one, other = (run_folder.load_checkpoint(r / "autoencoder" / name) for r in (undisturbed, run))
         assert equal(one, other), name
     assert calibration.read_latent_statistics(run) == calibration.read_latent_statistics(undisturbed)
-
-
-def test_the_generators_gradient_leaves_the_critic_alone() -> None:
-    pair = autoencoder.AdversarialAutoencoder(network())
-    image, labels = torch.rand(1, 1, *GRID), torch.zeros(1, 1, *GRID, dtype=torch.uint8)
-    *_, judged, real, fake = pair(image, labels, torch.zeros(1, 4, 4, 4, 4))
-    judged.mean().backward(retain_graph=True)
-    assert all(p.grad is None for p in pair.critic.parameters())
-    assert any(p.grad is not None for p in pair.autoencoder.parameters())
-    pair.zero_grad()
-    (real.mean() + fake.mean()).backward()
-    assert all(p.grad is None for p in pair.autoencoder.parameters())
-    assert all(p.grad is not None for p in pair.critic.parameters())
 
 
 def test_training_lowers_the_loss(prepared: store.Prepared) -> None:
@@ -168,9 +155,7 @@ def batch(stage: autoencoder.AutoencoderStage, first: int) -> dict[str, torch.Te
     return {name: torch.stack([torch.from_numpy(e[name]) for e in examples]) for name in examples[0]}
 
 
-def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
-    prepared: store.Prepared, undisturbed: Path
-) -> None:
+def test_a_run_leaves_weights_and_latent_statistics(prepared: store.Prepared, undisturbed: Path) -> None:
     settings = run_folder.read_config(undisturbed).generator
     net = autoencoder.load_autoencoder(undisturbed, settings.autoencoder)
     assert set(net.state_dict()) == set(autoencoder.trained_weights(undisturbed))
@@ -183,7 +168,7 @@ def test_a_run_leaves_weights_and_latent_statistics_without_the_critic(
                          for c in train_cases])  # fmt: skip
     assert latents.shift == pytest.approx(mus.mean((0, 2, 3, 4)).tolist(), abs=1e-5)
     deviation = mus.std((0, 2, 3, 4), unbiased=False).clamp(min=1e-3).numpy()
-    spread = deviation / latents.scale  # what a channel matters, around 1
+    spread = deviation / latents.scale
     assert np.mean(spread**2) == pytest.approx(1.0, abs=0.1)
     assert ((spread >= 0.3 - 1e-3) & (spread <= 3.0 + 1e-2)).all()
 
@@ -196,7 +181,7 @@ def test_a_channel_that_matters_more_is_larger_for_the_diffusion(prepared: store
         Fabric(accelerator="cpu", devices=1), net, model, prepared.cases, np.array([1.0, 1.0, 1.0, 1e-3])
     )
     assert gains.argmax() == 2
-    assert gains.argmin() == 3  # it hardly varies
+    assert gains.argmin() == 3  # its deviation is small
     spread = calibration.spreads(gains)
     assert (np.diff(spread[gains.argsort()]) >= 0).all()
     assert spread[2] > 2 * spread[3]
@@ -206,8 +191,8 @@ def test_a_channel_that_matters_more_is_larger_for_the_diffusion(prepared: store
 
 
 @pytest.mark.parametrize("labels_out", ["logits", "palette"])
-def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepared, labels_out: str) -> None:
-    """What no trained step has touched: independent latents of unit variance, and the best linear image."""
+def test_it_starts_as_the_principal_components_of_blocks(prepared: store.Prepared, labels_out: str) -> None:
+    """Before training: independent latents of unit variance, and the best linear image."""
     errors = []
     for channels in (1, 4, 16):
         net = network(latent_channels=channels, labels_out=labels_out)
@@ -229,8 +214,8 @@ def test_it_begins_as_the_principal_components_of_blocks(prepared: store.Prepare
         assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
 
 
-def test_logits_begin_as_the_nearness_of_colours(prepared: store.Prepared) -> None:
-    """A palette's network and a logits' network decode the same labels before a step is trained."""
+def test_logits_start_as_the_nearness_of_colours(prepared: store.Prepared) -> None:
+    """Before training both kinds of output decode the same labels."""
     image, labels = (torch.from_numpy(each)[None] for each in pairs.pair(prepared.cases[0], GRID, WINDOW))
     scores = {}
     for labels_out in ("logits", "palette"):
@@ -262,8 +247,9 @@ def test_training_starts_from_a_package_that_fits(prepared: store.Prepared, tmp_
     assert not (tmp_path / "other").exists()
 
 
-def test_palette_out_trains_too(prepared: store.Prepared, tmp_path: Path) -> None:
-    lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, "labels_out": "palette"})
+def test_the_choices_of_the_paper_train_too(prepared: store.Prepared, tmp_path: Path) -> None:
+    choices = {"labels_out": "palette", "fusion": "concatenation"}
+    lines = train(tmp_path / "run", prepared, steps=1, arguments={**ARGUMENTS, **choices})
     assert any("validation Dice" in line and "third_percent" in line for line in lines)
 
 
@@ -271,10 +257,10 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(
     prepared: store.Prepared, undisturbed: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match="--resume"):
-        train(undisturbed, prepared, adversarial_weight=0.1)
+        train(undisturbed, prepared)
     with pytest.raises(ConfigError, match=r"autoencoder\.kl_weight is 0\.0001, not 0\.5"):
-        train(undisturbed, prepared, resume=True, adversarial_weight=0.1, kl_weight=0.5)
-    with pytest.raises(TrainingError, match="train it first"):
+        train(undisturbed, prepared, resume=True, kl_weight=0.5)
+    with pytest.raises(TrainingError, match=str(tmp_path)):
         calibration.read_latent_statistics(tmp_path)
 
 

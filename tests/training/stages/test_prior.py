@@ -51,8 +51,8 @@ def test_a_prior_of_few_cases_and_of_numbers_that_never_vary() -> None:
     assert all(out.isfinite().all() for time in (0.0, 0.5, 1.0) for out in prior(z, torch.full_like(t, time)))
 
 
-def test_untrained_a_network_with_a_prior_draws_from_it() -> None:
-    """MONAI's last layer begins at zero: what is left is the exact velocity of the normal distribution."""
+def test_before_training_samples_come_from_the_prior() -> None:
+    """MONAI's last layer starts at zero, so the output is the exact velocity of the normal distribution."""
     latents, mean, mode = correlated_latents()
     torch.manual_seed(0)
     network: Any = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], **PRIOR})
@@ -73,7 +73,7 @@ def test_untrained_a_network_with_a_prior_draws_from_it() -> None:
     assert np.abs(network.prior.mean.numpy() - mean).max() < 1.5
 
 
-def test_the_data_are_expected_where_they_are_when_there_is_no_noise() -> None:
+def test_the_estimate_gets_worse_with_noise() -> None:
     latents, _, _ = correlated_latents()
     prior = GaussianPrior(LATENT[0], LATENT[1:], 2)
     fit_prior(prior, iter(latents), modes=2)

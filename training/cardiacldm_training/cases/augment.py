@@ -1,13 +1,12 @@
-"""Random variation of training patches, in Hounsfield units and millimetres.
+"""Augmentation of training patches, in Hounsfield units and millimetres.
 
 Intensity functions have the form ``f(image, labels, rng, settings, spacing_mm) -> (image, labels)``: ``image``
-(I, J, K) float32 in HU, ``labels`` (I, J, K) uint8, ``rng`` a numpy Generator and the only source of chance, so a patch
-can be made again from its seed. Inputs are never changed in place. :func:`sample_patch` does all geometry in one
-interpolation.
+(I, J, K) float32 in HU, ``labels`` (I, J, K) uint8. ``rng`` is the only source of randomness, so that the same seed
+gives the same patch. Inputs are never changed in place. :func:`sample_patch` does all geometry in one interpolation.
 
-Why not MONAI's transforms here: two cores feed the training, so a patch may cost some tens of milliseconds. MONAI
-resamples once for the affine and once more for the warp unless lazy, its ``Rand3DElasticd`` smooths noise at full
-resolution, and none of its transforms knows structures (contrast phases) or reads a memory-mapped box only.
+MONAI's transforms are too slow here: two cores feed the training, so a patch may take some tens of milliseconds. MONAI
+resamples once for the affine and once for the warp unless lazy, its ``Rand3DElasticd`` smooths noise at full
+resolution, and none of its transforms knows structures (contrast phases) or reads only a box of a memory-mapped file.
 docs/research/training.md has the timings.
 """
 
@@ -28,7 +27,7 @@ from CardiacLDMLib.image.grid import AIR_HU
 
 from .settings import AugmentConfig
 
-#: Structures that contrast medium reaches together: left heart with the aorta, right heart, lung circulation.
+#: Structures that contrast medium reaches at the same time: left heart with the aorta, and right heart.
 LEFT_HEART = ("LA", "LV", "LAA", "AO")
 RIGHT_HEART = ("RA", "RV")
 
@@ -41,16 +40,16 @@ Intensity = Callable[[np.ndarray, np.ndarray, np.random.Generator, AugmentConfig
 
 @lru_cache(maxsize=64)
 def _spline_basis(length: int, controls: int) -> np.ndarray:
-    """(length, controls) float32: cubic B-splines with even control points, evaluated on ``length`` voxels."""
+    """(length, controls) float32: cubic B-splines with evenly spaced control points, evaluated on ``length`` voxels."""
     knots = np.arange(-3.0, controls + 1.0)
     places = np.linspace(0.0, controls - 3.0 - 1e-9, length)
     return BSpline.design_matrix(places, knots, 3).toarray().astype(np.float32)
 
 
 def smooth_field(controls: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The cubic B-spline through space that ``controls`` (C, a, b, c), each at least 4, spans: (C, *shape) float32."""
+    """Return the cubic B-spline field of ``controls`` (C, a, b, c), each at least 4, as (C, *shape) float32."""
     field = controls.astype(np.float32)
-    for axis in (1, 2, 3):  # one small matrix product per axis: cheaper than any interpolation of the full field
+    for axis in (1, 2, 3):  # one small matrix product per axis is faster than an interpolation of the field
         field = np.moveaxis(np.tensordot(field, _spline_basis(shape[axis - 1], field.shape[axis]), (axis, 1)), -1, axis)
     return field
 
@@ -59,7 +58,7 @@ def smooth_field(controls: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def random_affine(rng: np.random.Generator, settings: AugmentConfig) -> np.ndarray:
-    """(3, 3): patch offsets -> source offsets; a rotation about each axis, a scale along each, flips."""
+    """Return a random (3, 3) matrix from patch offsets to source offsets: rotations, scales and flips of each axis."""
     angles = rng.uniform(-settings.rotation_deg, settings.rotation_deg, 3)
     low, high = np.log(settings.scale)
     scale = np.exp(rng.uniform(low, high, 3))
@@ -70,7 +69,7 @@ def random_affine(rng: np.random.Generator, settings: AugmentConfig) -> np.ndarr
 def random_warp(
     rng: np.random.Generator, shape: Sequence[int], settings: AugmentConfig, spacing_mm: float
 ) -> np.ndarray:
-    """(3, *shape) voxels: a smooth displacement whose strength is itself drawn, from none to ``warp_mm``."""
+    """Return a smooth displacement (3, *shape) in voxels, of random strength from 0 to ``warp_mm``."""
     controls = [max(4, round(n * spacing_mm / settings.warp_spacing_mm) + 3) for n in shape]
     strength = rng.uniform(0.0, settings.warp_mm) / spacing_mm
     return smooth_field(strength * rng.standard_normal((3, *controls), dtype=np.float32), shape)
@@ -80,10 +79,11 @@ def sample_patch(
     image: np.ndarray, labels: np.ndarray, *, centre: np.ndarray, shape: Sequence[int], matrix: np.ndarray,
     warp: np.ndarray | None = None,
 ) -> Arrays:  # fmt: skip
-    """A patch of ``shape`` around ``centre`` (source voxels): image linear in HU, labels nearest; air outside.
+    """Return a patch of ``shape`` around ``centre`` (source voxels), with air outside the scan.
 
-    ``matrix`` (3, 3) takes offsets from the patch's centre to offsets in the source, ``warp`` (3, *shape) is added.
-    Only the box that is needed is read from ``image`` and ``labels``, which may be memory-mapped.
+    The image (HU) is interpolated linearly, labels take the nearest voxel. ``matrix`` (3, 3) maps offsets from the
+    patch's centre to offsets in the source; ``warp`` (3, *shape) is added. Only the necessary box is read from
+    ``image`` and ``labels``, which may be memory-mapped.
     """
     coordinates = np.empty((3, *shape), dtype=np.float32)
     i, j, k = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in shape)
@@ -102,13 +102,15 @@ def sample_patch(
         scale = 2.0 / (high[a] - low[a] - 1)
         torch.add(torch.from_numpy(coordinates[a]) * scale, -float(low[a]) * scale - 1.0, out=grid[..., 2 - a])
     patch = grid_sample(torch.from_numpy(image_box)[None, None], grid[None], mode="bilinear", align_corners=True)
-    place = np.rint(coordinates - low[:, None, None, None].astype(np.float32)).astype(np.int32)  # 4x grid_sample's pace
+    place = np.rint(coordinates - low[:, None, None, None].astype(np.float32)).astype(
+        np.int32
+    )  # faster than grid_sample
     _, nj, nk = labels_box.shape
     return patch[0, 0].numpy(), labels_box.ravel().take((place[0] * nj + place[1]) * nk + place[2])
 
 
 def box(array: np.ndarray, low: np.ndarray, high: np.ndarray, fill: float) -> np.ndarray:
-    """``array[low:high]``, with ``fill`` where the box reaches beyond the array."""
+    """Return ``array[low:high]``, with ``fill`` where the box extends beyond the array."""
     out = np.full(tuple(high - low), fill, dtype=array.dtype)
     start, stop = np.clip(low, 0, array.shape), np.clip(high, 0, array.shape)
     if (stop > start).all():
@@ -123,9 +125,9 @@ def box(array: np.ndarray, low: np.ndarray, high: np.ndarray, fill: float) -> np
 def contrast_phase(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Another time after injection: left heart, right heart, pulmonary artery and wall brighter or darker on their own.
+    """Simulate another contrast phase: shift the HU of left heart, right heart, PA and wall independently.
 
-    The shift is averaged over 3 voxels, so that borders stay as sharp as partial volume makes them.
+    The shift is averaged over 3 voxels, so that edges keep their partial-volume blur.
     """
     shift = np.zeros(NUM_CLASSES, dtype=np.float32)
     left = rng.uniform(-settings.left_shift_hu, settings.left_shift_hu)
@@ -142,7 +144,7 @@ def contrast_phase(
 def mixing(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Contrast medium that has not mixed with the blood yet: clouds and swirls within the right heart."""
+    """Simulate contrast medium that is not yet mixed with the blood: clouds within the right heart."""
     controls = rng.integers(4, 11, size=3)
     clouds = smooth_field(rng.standard_normal((1, *controls), dtype=np.float32), image.shape)[0]
     inside = uniform_filter(np.isin(labels, [VALUE[name] for name in RIGHT_HEART]).astype(np.float32), 3)
@@ -152,8 +154,7 @@ def mixing(
 def bias_field(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Smooth dark and bright bands: scatter, beam hardening, streaks (few control points along some axes, many along
-    others)."""
+    """Add smooth dark and bright bands, as scatter and beam hardening cause; the smoothness differs between axes."""
     controls = rng.integers(4, 10, size=3)
     field = smooth_field(rng.standard_normal((1, *controls), dtype=np.float32), image.shape)[0]
     return image + np.float32(rng.uniform(0.2, 1.5) * settings.bias_hu) * field, labels
@@ -162,7 +163,7 @@ def bias_field(
 def blur(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """A softer kernel, or motion: Gaussian blur with its own width along each axis."""
+    """Simulate a softer kernel or motion: Gaussian blur of random width along each axis."""
     sigma = rng.uniform(0.0, settings.blur_mm, 3) / spacing_mm
     return gaussian_filter(image, sigma, truncate=2.5), labels
 
@@ -170,7 +171,7 @@ def blur(
 def thick_slices(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Slices thicker than the grid along one axis (mostly the body's): averaged, then interpolated back."""
+    """Simulate thick slices along one axis, mostly the body's: average, then interpolate back to the grid."""
     axis = 2 if rng.random() < 0.8 else int(rng.integers(0, 2))
     thickness = rng.uniform(spacing_mm, max(settings.thick_slices_mm, 1.5 * spacing_mm)) / spacing_mm
     n = image.shape[axis]
@@ -187,7 +188,7 @@ def thick_slices(
 def noise(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Gaussian noise of random strength and random grain (a sharp to a soft reconstruction kernel)."""
+    """Add Gaussian noise of random strength and correlation length (sharp to soft reconstruction kernels)."""
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     sigma = rng.uniform(0.0, settings.noise_length_mm / 2.0) / spacing_mm
     if sigma > 0.3:  # below that a Gaussian is a single voxel
@@ -199,7 +200,7 @@ def noise(
 def calibration(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """Another tube voltage or calibration: every HU scaled about water and shifted."""
+    """Simulate another tube voltage or calibration: scale HU about water and shift them."""
     scale = 1.0 + rng.uniform(-settings.scale_hu, settings.scale_hu)
     return image * np.float32(scale) + np.float32(rng.uniform(-settings.shift_hu, settings.shift_hu)), labels
 
@@ -207,7 +208,7 @@ def calibration(
 def field_of_view(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """The scan ends inside the patch: air and no labels beyond, along each axis with its own chance."""
+    """Let the scan end inside the patch, along each axis with the same probability: air and no labels beyond."""
     inside = []
     for n in image.shape:
         if rng.random() < settings.view:
@@ -216,22 +217,22 @@ def field_of_view(
             inside.append(slice(start, start + length))
         else:
             inside.append(slice(0, n))
-    cut, rest = np.full_like(image, AIR_HU), np.zeros_like(labels)
-    cut[tuple(inside)], rest[tuple(inside)] = image[tuple(inside)], labels[tuple(inside)]
-    return cut, rest
+    view, view_labels = np.full_like(image, AIR_HU), np.zeros_like(labels)
+    view[tuple(inside)], view_labels[tuple(inside)] = image[tuple(inside)], labels[tuple(inside)]
+    return view, view_labels
 
 
 def vary_intensity(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, spacing_mm: float
 ) -> Arrays:
-    """All of the above, each with its chance, in the order in which a scanner causes them."""
+    """Apply each intensity function with its probability, in the order of a scanner's physics."""
     steps: tuple[tuple[Intensity, float], ...] = (
         (contrast_phase, settings.contrast), (mixing, settings.mixing), (bias_field, settings.bias),
         (blur, settings.blur), (thick_slices, settings.thick_slices), (noise, settings.noise), (calibration, 1.0),
         (field_of_view, 1.0),
     )  # fmt: skip
-    for function, chance in steps:
-        if rng.random() < chance:
+    for function, probability in steps:
+        if rng.random() < probability:
             image, labels = function(image, labels, rng, settings, spacing_mm)
     return image, labels
 
@@ -239,14 +240,8 @@ def vary_intensity(
 # --- the network's input -------------------------------------------------------------------------------------------
 
 
-def to_window(image: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
-    """HU clipped to the window and mapped linearly to 0..1, float32: what the networks see."""
-    low, high = window_hu
-    return ((image.astype(np.float32) - np.float32(low)) / np.float32(high - low)).clip(0.0, 1.0)
-
-
 def gamma(windowed: np.ndarray, rng: np.random.Generator, settings: AugmentConfig) -> np.ndarray:
-    """A bent grey scale: windowed values (0..1) to a random power, with the chance ``settings.gamma``."""
+    """Raise windowed values (0..1) to a random power, with the probability ``settings.gamma``."""
     if rng.random() >= settings.gamma:
         return windowed
     return windowed ** np.float32(np.exp(rng.uniform(-settings.gamma_log, settings.gamma_log)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import AIR_HU
+from CardiacLDMLib.segmentation.scan import to_window
 
 from . import augment, store
 from .settings import PairAugmentConfig
@@ -50,7 +51,7 @@ def pair(
         image = image.astype(np.float32)
     else:
         image, labels = _augment(case, grid, rng, settings or PairAugmentConfig())
-    return augment.to_window(image, window_hu)[None], np.ascontiguousarray(labels)[None]
+    return to_window(image, window_hu)[None], np.ascontiguousarray(labels)[None]
 
 
 def _augment(

@@ -33,29 +33,6 @@ _BLOCK_CASES = 64
 _SCORES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
 
 
-class AdversarialAutoencoder(torch.nn.Module):
-    """The autoencoder with a patch discriminator: one module, so that one optimiser and one checkpoint hold both."""
-
-    def __init__(self, autoencoder: JointAutoencoder) -> None:
-        from monai.networks.nets import PatchDiscriminator
-
-        super().__init__()
-        self.autoencoder = autoencoder
-        # Instance norm: the running statistics of batch norm would differ between the three passes of each step.
-        self.critic = PatchDiscriminator(3, channels=32, in_channels=1, num_layers_d=2, norm="INSTANCE")
-
-    def forward(self, image: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the autoencoder's outputs and three outputs of the critic.
-
-        Of the decoded image with gradients for the autoencoder only; of the true image and of the detached decoded
-        image with gradients for the critic only.
-        """
-        out, raw, mu, sigma = self.autoencoder(image, labels, noise)
-        fixed = {name: value.detach() for name, value in self.critic.named_parameters()}
-        opinion = torch.func.functional_call(self.critic, fixed, (out,))[-1]
-        return out, raw, mu, sigma, opinion, self.critic(image)[-1], self.critic(out.detach())[-1]
-
-
 class AutoencoderStage:
     """Reconstruct pairs around the heart; the score is the mean Dice of the decoded labels of held-out cases."""
 
@@ -82,17 +59,12 @@ class AutoencoderStage:
         return {"image": image, "labels": labels, "noise": noise}
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """L1 of the image, cross-entropy and Dice of the labels, KL, and the adversarial losses with a critic."""
+        """L1 of the image, cross-entropy and Dice of the labels, and KL."""
         outputs = network(batch["image"], batch["labels"], batch["noise"])
-        image, raw, mu, sigma, *opinions = (tensor.float() for tensor in outputs)
+        image, raw, mu, sigma = (tensor.float() for tensor in outputs)
         of_labels = self._loss_of_labels(raw, batch["labels"])
         loss = (image - batch["image"]).abs().mean() + self.config.label_weight * of_labels
-        loss = loss + self.config.kl_weight * divergence(mu, sigma)
-        if opinions:
-            opinion, real, fake = opinions
-            critic = 0.5 * ((real - 1).square().mean() + fake.square().mean())  # least squares, as in LSGAN
-            loss = loss + self.config.adversarial_weight * (opinion - 1).square().mean() + critic
-        return loss
+        return loss + self.config.kl_weight * divergence(mu, sigma)
 
     def _loss_of_labels(self, raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.config.arguments.get("labels_out") == "palette":
@@ -132,10 +104,10 @@ def divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def autoencoder_of(network: torch.nn.Module) -> JointAutoencoder:
-    """Return the autoencoder inside the modules that the training loop passes (averages, the one with a critic)."""
+    """Return the autoencoder inside the averaging and parallel modules of the training loop."""
     inner: Any = network
     while not isinstance(inner, JointAutoencoder):
-        inner = inner.autoencoder if isinstance(inner, AdversarialAutoencoder) else inner.module
+        inner = inner.module
     return inner
 
 
@@ -190,9 +162,8 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def trained_weights(run: Path) -> run_folder.Weights:
-    """Return the averaged weights of the run's best autoencoder, without a critic. Raises TrainingError."""
-    weights = run_folder.averaged_weights(run / NAME / run_folder.BEST)
-    return {name.removeprefix("autoencoder."): w for name, w in weights.items() if not name.startswith("critic.")}
+    """Return the averaged weights of the run's best autoencoder. Raises TrainingError."""
+    return run_folder.averaged_weights(run / NAME / run_folder.BEST)
 
 
 def load_autoencoder(run: Path, settings: AutoencoderConfig) -> JointAutoencoder:
@@ -233,12 +204,12 @@ def train_autoencoder(
     train, held_out = split.split(prepared.cases, run_config.validation_part)
     fabric = loop.launch(run_config.devices, run_config.nodes, run_config.precision)
     torch.manual_seed(run_config.seed)
-    network = _new_network(settings)
+    network: Any = build_network(ARCHITECTURE, settings.arguments)
     if start is None:
-        begin_linear(autoencoder_of(network), run_config.generator, train)
+        begin_linear(network, run_config.generator, train)
     else:
-        segmenter.take_weights(autoencoder_of(network), NAME, start)
-        autoencoder_of(network).keep_linear()
+        segmenter.take_weights(network, NAME, start)
+        network.keep_linear()
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
@@ -251,11 +222,6 @@ def train_autoencoder(
         _calibrate(fabric, run, run_config, train, say)
     fabric.barrier()
     return end
-
-
-def _new_network(settings: AutoencoderConfig) -> torch.nn.Module:
-    network: Any = build_network(ARCHITECTURE, settings.arguments)
-    return AdversarialAutoencoder(network) if settings.adversarial_weight > 0 else network
 
 
 def begin_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase]) -> None:
@@ -289,7 +255,7 @@ def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence
 
 
 def _introduce(network: torch.nn.Module, stage: AutoencoderStage, say: Say) -> None:
-    millions = sum(p.numel() for p in autoencoder_of(network).parameters()) / 1e6
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
     say(
         f"{NAME}: {millions:.1f} M weights, {len(stage.train)} training cases, {len(stage.held_out)} to validate on, "
         f"{stage.config.steps} steps of {stage.config.batch} pairs of {' x '.join(map(str, stage.model.grid))} voxels "

@@ -71,16 +71,14 @@ class NetworkConfig(TrainingConfig):
 class AutoencoderConfig(TrainingConfig):
     """The joint autoencoder: ``arguments`` of the architecture ``joint_autoencoder`` and the weights of its loss.
 
-    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per latent number)
-    + ``adversarial_weight`` times the least-squares loss of a patch discriminator. Labels decoded as palette colours
-    have an L1 loss in place of cross-entropy and Dice.
+    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per latent number).
+    Labels decoded as palette colours have an L1 loss in place of cross-entropy and Dice.
     """
 
     arguments: dict[str, Any]
     label_weight: Positive = 0.5
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     colour_weight: Positive = 0.3  # of the palette colours beside the image in the initial principal components
-    adversarial_weight: Annotated[float, Field(ge=0)] = 0.0
     augment: PairAugmentConfig = PairAugmentConfig()
 
 

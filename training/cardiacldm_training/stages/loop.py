@@ -1,8 +1,8 @@
-"""The one training loop: precision, devices, exact resume, early stopping, logging.
+"""The training loop of all stages: precision, devices, exact resume, early stopping, logging.
 
-The stream of training patches has no state. Patch ``n`` of a run is a function of (seed, network, n) alone, and the
-learning rate one of the step alone; so a run continued from its last checkpoint takes the very steps an undisturbed
-one would have taken, whatever the number of worker processes.
+The stream of training examples has no state. Example ``n`` of a run depends on (seed, network, n) alone, and the
+learning rate on the step alone. So a resumed run takes exactly the steps of an undisturbed one, whatever the number of
+worker processes.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from ..errors import TrainingError
 from .config import Precision, TrainingConfig
 from .run_folder import BEST, LAST, load_checkpoint, remove_leftovers
 
-#: Steps between two TensorBoard points; reading the loss off a GPU more often would hold it up.
+#: Steps between two TensorBoard points; reading the loss more often would stall a GPU.
 _LOG_EVERY = 10
-#: Seconds between two lines when nobody watches a terminal.
+#: Seconds between two lines of progress without a terminal.
 _LINE_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a validation found: ``value`` (larger is better) decides, the rest is logged."""
+    """The result of a validation: early stopping uses ``value`` (larger is better), ``parts`` are logged."""
 
     value: float
     parts: dict[str, float]
 
 
 class Stage(Protocol):
-    """What differs between stages: the stream of examples, the loss and the score. Stateless by contract."""
+    """What differs between stages: the stream of examples, the loss and the score. A stage has no state."""
 
     @property
     def measure(self) -> str:
-        """What the score is called, such as "Dice"."""
+        """The name of the score, such as "Dice"."""
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """Training example ``n`` of the run: a function of ``n`` alone."""
+        """Return training example ``n``, a function of ``n`` alone."""
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Scalar loss of a batch."""
+        """Return the scalar loss of a batch."""
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
-        """Validation of ``network`` (in eval mode), the same on every rank."""
+        """Score ``network`` (in evaluation mode) on the held-out cases; every rank returns the same."""
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        """(H, W, 3) uint8: a picture of how the network does."""
+        """Return a picture (H, W, 3) uint8 of what the network does."""
 
 
 @dataclass
 class State:
-    """Where a run stands beside its tensors."""
+    """The state of a training beside its tensors."""
 
     step: int = 0  # optimiser steps taken
     best: float = -math.inf
@@ -73,7 +73,7 @@ class State:
 
 
 class _Run:
-    """A network in training: what is stored in a checkpoint, and how one step and one validation go."""
+    """A network in training: the content of its checkpoints, one step, one validation."""
 
     def __init__(self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage) -> None:
         self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
@@ -87,11 +87,11 @@ class _Run:
         )
 
     def wrap(self) -> None:
-        """Let Fabric place network and optimiser; after loading, before the first step."""
+        """Let Fabric place network and optimiser. Call it after loading and before the first step."""
         self.module, self.wrapped = self.fabric.setup(self.network, self.optimizer)
 
     def step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """One optimiser step; returns the loss."""
+        """Take one optimiser step and return the loss."""
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.state.step, self.config)
@@ -105,7 +105,10 @@ class _Run:
         return loss.detach()
 
     def validate(self, folder: Path) -> tuple[Score, np.ndarray | None]:
-        """Score the averaged weights, keep them if they are the best, decide whether to go on; and a picture."""
+        """Score the averaged weights, save them if they are the best, and decide whether training is finished.
+
+        Return the score, and on rank 0 a picture.
+        """
         self.average.eval()
         with torch.inference_mode():
             score = self.stage.score(self.fabric, self.average)
@@ -158,7 +161,7 @@ def merge_ranks(fabric: Fabric, table: np.ndarray) -> np.ndarray:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the peak at the last step."""
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to 1 % at the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     part = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
@@ -166,12 +169,12 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def average_decay(step: int, config: TrainingConfig) -> float:
-    """Decay of the moving average of the weights: short memory at first, so that early validations mean something."""
+    """Return the decay of the averaged weights (EMA) at a step: lower at first, so that early validations count."""
     return min(config.ema_decay, (1 + step) / (10 + step))
 
 
 def batch_indices(start: int, stop: int, batch: int, rank: int, world: int) -> Iterator[list[int]]:
-    """Example numbers of each step from ``start`` to ``stop`` for one of ``world`` devices."""
+    """Yield the numbers of the examples of each step from ``start`` to ``stop`` for one of ``world`` devices."""
     for step in range(start, stop):
         first = (step * world + rank) * batch
         yield list(range(first, first + batch))
@@ -202,10 +205,10 @@ def train_network(
     fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
     resume: bool = False, workers: int = 0, say: Callable[[str], None] = print,
 ) -> State:  # fmt: skip
-    """Train ``network`` until its steps are taken or validation stops getting better; returns where it ended.
+    """Train ``network`` for its steps, or until the score stops improving; return where training ended.
 
-    Leaves ``best.ckpt``, ``last.ckpt`` and TensorBoard events in ``folder``. With ``resume`` it goes on from
-    ``last.ckpt`` if there is one. Raises :class:`TrainingError` when the loss is no longer a number.
+    Write ``best.ckpt``, ``last.ckpt`` and TensorBoard events to ``folder``. With ``resume`` continue from ``last.ckpt``
+    if it exists. Raises :class:`TrainingError` when the loss is not a finite number.
     """
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
@@ -220,14 +223,16 @@ def train_network(
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
     loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
-    with _Watch(fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say) as watch:
+    with _Monitor(
+        fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say
+    ) as monitor:
         batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
-            watch.data_arrived()
-            watch.step_taken(run.step(batch), run.state)
+            monitor.data_arrived()
+            monitor.step_taken(run.step(batch), run.state)
             validated = _due(run.state.step, config.validate_every, config.steps)
             if validated:
-                watch.validated(*run.validate(folder), run.state)
+                monitor.validated(*run.validate(folder), run.state)
             if validated or _due(run.state.step, config.save_every, config.steps):
                 run.save(folder / LAST)
             if run.state.finished:
@@ -239,8 +244,8 @@ def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-class _Watch:
-    """Shows and records how a run goes: progress bar or plain lines, and TensorBoard. Only rank 0 does anything."""
+class _Monitor:
+    """Show and record the progress of a training, on rank 0: a progress bar or lines, and TensorBoard."""
 
     def __init__(
         self, active: bool, folder: Path, config: TrainingConfig, state: State, *, title: str, measure: str,
@@ -253,7 +258,7 @@ class _Watch:
         self.waited = 0.0
         self.bar: Any = None
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Monitor:
         self.started = self.mark = self.line_at = time.monotonic()
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
@@ -291,7 +296,7 @@ class _Watch:
         if state.step % _LOG_EVERY == 0 or state.step == 1:
             self.loss = float(loss)
             if not math.isfinite(self.loss):
-                raise TrainingError(f"The loss is no longer a number at step {state.step}: try a lower learning rate.")
+                raise TrainingError(f"The loss is not a number at step {state.step}: try a lower learning rate.")
             if self.active:
                 self.writer.add_scalar("train/loss", self.loss, state.step)
                 self.writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, self.config), state.step)

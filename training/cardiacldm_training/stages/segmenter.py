@@ -15,6 +15,7 @@ from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.segmentation.scan import to_window
 
 from ..cases import augment, store
 from ..cases.split import Cases, split
@@ -54,7 +55,7 @@ class SegmentationStage:
         warp = augment.random_warp(rng, patch, settings, spacing)
         hu, names = augment.sample_patch(image, labels, centre=centre, shape=patch, matrix=matrix, warp=warp)
         hu, names = augment.vary_intensity(hu, names, rng, settings, spacing)
-        windowed = augment.gamma(augment.to_window(hu, self.config.window_hu), rng, settings)
+        windowed = augment.gamma(to_window(hu, self.config.window_hu), rng, settings)
         return {"image": windowed[None].astype(np.float32), "labels": names[None]}
 
     def _centre(self, case: store.PreparedCase, rng: np.random.Generator) -> np.ndarray:
@@ -94,7 +95,7 @@ class SegmentationStage:
             start, stop = np.maximum(box.min(0) - margin, 0), box.max(0) + 1 + margin
             inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             image, labels = image[inside], labels[inside]
-        return augment.to_window(image, self.config.window_hu), np.asarray(labels)
+        return to_window(image, self.config.window_hu), np.asarray(labels)
 
     def _predict(self, fabric: Fabric, network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
         from monai.inferers import sliding_window_inference

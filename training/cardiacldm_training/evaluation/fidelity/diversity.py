@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from CardiacLDMLib.anatomy import FULL_WINDOW
+from CardiacLDMLib.segmentation.scan import to_window
 
-from ...cases.augment import to_window
 from .cases import CaseSet
 
 #: Most pairs of cases that are compared.

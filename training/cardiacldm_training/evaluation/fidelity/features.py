@@ -15,9 +15,8 @@ from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample
 from CardiacLDMLib.packages.store import ModelPackage, require_kind
 from CardiacLDMLib.packages.weights import load_networks
+from CardiacLDMLib.segmentation.scan import to_window
 from CardiacLDMLib.torch_device import resolve_device
-
-from ...cases.augment import to_window
 
 #: Most principal components, and fewest cases for each.
 COMPONENTS, CASES_PER_COMPONENT = 16, 4

@@ -21,8 +21,9 @@ from CardiacLDMLib.generation.generator import Pair as GeneratedPair
 from CardiacLDMLib.image.grid import AIR_HU
 from CardiacLDMLib.image.resample import block_mean
 from CardiacLDMLib.segmentation.findings import Finding
+from CardiacLDMLib.segmentation.scan import to_window
 
-from ...cases.augment import box, to_window
+from ...cases.augment import box
 from ...errors import EvaluationError
 from .cases import CaseSet, Pair
 from .compare import Comparison, Record, mean_and_sd
