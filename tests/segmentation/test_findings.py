@@ -51,6 +51,7 @@ def test_volumes_of_a_cut_heart_are_not_judged() -> None:
 
 #: One finding of each rule, and the facts that its words must hold.
 EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
+    "no heart": (Finding("no heart", (), 12.0, 60.0), ("No heart",)),
     "cut off": (Finding("cut off", ("LV", "RV"), where="inferior"), ("LV and RV", "inferior")),
     "missing": (Finding("missing", ("LA", "RA", "PA")), ("LA, RA and PA",)),
     "volume": (Finding("volume", ("LV",), 421.9, 350.0), ("LV", "422 mL", "40 to 350 mL")),
@@ -73,6 +74,12 @@ def test_every_rule_has_words_with_its_facts(rule: Rule) -> None:
     assert finding.rule == rule
     assert all(fact in sentence(finding) for fact in facts)
     assert sentence(finding) == f"{clause(finding)}."
+
+
+def test_a_part_of_a_heart_is_not_called_none() -> None:
+    part = sentence(Finding("no heart", (), 12.0, 60.0, "inferior"))
+    assert part != sentence(Finding("no heart", (), 12.0, 60.0))
+    assert "No heart" not in part
 
 
 def test_flags_are_short() -> None:

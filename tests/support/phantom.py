@@ -1,4 +1,4 @@
-"""A chest-like phantom whose eight structures differ in HU, and networks that tell them by it: no training needed."""
+"""A chest-like phantom whose eight structures differ in HU, and networks that recognise them by it, untrained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from CardiacLDMLib.image.grid import Grid, Volume
 
 WINDOW_HU = (-300.0, 700.0)
 TISSUE_HU = 0.0
-#: HU of every structure, far enough apart for linear interpolation to leave only thin seams of other values.
+#: HU of every structure, so far apart that linear interpolation leaves only thin seams of other values.
 STRUCTURE_HU = {s.value: 70.0 * s.value for s in anatomy.STRUCTURES}
 #: Centres in RAS mm from the heart's centre: a 2 x 2 x 2 arrangement without any symmetry of its labels.
 CENTRES = {
@@ -23,7 +23,7 @@ RADIUS_MM = 21.0
 
 
 def phantom(grid: Grid, heart: tuple[float, float, float] = (5.0, -8.0, 11.0)) -> tuple[Volume, Volume]:
-    """CT (int16) and true labels (uint8) on ``grid``: eight balls around ``heart`` (RAS mm), tissue, lung around."""
+    """Return CT (int16) and true labels (uint8) on ``grid``: eight balls around ``heart`` (RAS mm), tissue, lung."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
     place = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - np.array(heart)
     hu = np.where((np.abs(place) < 47.0).all(-1), TISSUE_HU, -900.0)
@@ -36,7 +36,7 @@ def phantom(grid: Grid, heart: tuple[float, float, float] = (5.0, -8.0, 11.0)) -
 
 
 class ByIntensity(torch.nn.Module):
-    """Logits from a window's values: a structure within 20 HU of its own value, background otherwise."""
+    """A network that labels voxels within 20 HU of a structure's value, and the others as background."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +56,6 @@ def spec(spacing_mm: float, patch: int) -> SimpleNamespace:
 
 
 def phantom_package() -> Any:
-    """What a Segmenter reads of a package; its networks come from :class:`ByIntensity`."""
+    """Return the parts of a package that a Segmenter reads; its networks are to be :class:`ByIntensity`."""
     networks = {"locator": spec(5.0, 32), "segmenter": spec(2.0, 48)}
     return SimpleNamespace(manifest=SimpleNamespace(name="phantom", kind="segmenter", networks=networks))

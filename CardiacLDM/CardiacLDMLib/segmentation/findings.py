@@ -17,6 +17,7 @@ from ..image.grid import Volume
 
 #: ``value`` and ``limit`` of each rule, and what ``where`` holds:
 #:
+#: - ``no heart``: mL of heart found, least mL of a heart; the sides of the scan that cut it off
 #: - ``cut off``: none; the side of the scan that cuts the structures off
 #: - ``missing``: none
 #: - ``volume``: mL, and the limit that it exceeds or falls below
@@ -30,8 +31,8 @@ from ..image.grid import Volume
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
 #: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
 Rule = Literal[
-    "cut off", "missing", "volume", "too small", "pieces", "holes", "islands", "contact", "forbidden contact", "order",
-    "LV open", "agreement", "replica",
+    "no heart", "cut off", "missing", "volume", "too small", "pieces", "holes", "islands", "contact",
+    "forbidden contact", "order", "LV open", "agreement", "replica",
 ]  # fmt: skip
 
 #: Heart voxels within this distance of the scan's edge, over this area, mean that the scan cuts the heart off.
@@ -88,6 +89,11 @@ def _cut_off(f: Finding) -> str:
     return f"The scan ends inside the heart ({f.where} edge): the volumes of {_names(f)} are incomplete"
 
 
+def _no_heart(f: Finding) -> str:
+    what = "Too little of a heart" if f.where else "No heart"
+    return f"{what} was found in the scan: nothing was labelled"
+
+
 def _missing(f: Finding) -> str:
     if not f.structures:
         return "There is no label at all"
@@ -100,6 +106,7 @@ def _volume(f: Finding) -> str:
 
 
 _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
+    "no heart": _no_heart,
     "cut off": _cut_off,
     "missing": _missing,
     "volume": _volume,

@@ -24,7 +24,7 @@ from ..packages.weights import load_networks
 from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import resolve_device
 from .cleanup import clean
-from .findings import cut_off, findings, sentence
+from .findings import Finding, cut_off, findings, sentence
 from .heart import HEART_VALUES, MIN_HEART_ML, grow_box, heart_box, lung_share
 from .run import Run
 from .scan import check_scan, to_window
@@ -229,13 +229,13 @@ def _result(labels: Volume, run: Run) -> Segmentation:
     """Measure the labels. Too little heart counts as none, and its labels are removed."""
     counts = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
     volumes = {s.name: float(counts[s.value] * labels.grid.voxel_ml) for s in anatomy.STRUCTURES}
-    found = sum(volumes[name] for name in anatomy.HEART) >= MIN_HEART_ML
-    found = found and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
-    if found:
+    heart_ml = sum(volumes[name] for name in anatomy.HEART)
+    heart_found = heart_ml >= MIN_HEART_ML and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
+    if heart_found:
         run.warnings += [sentence(finding) for finding in findings(labels, volumes)]
     else:
-        much = "Too little of a heart" if cut_off(labels) else "No heart"
-        run.warnings.append(f"{much} was found in the scan: nothing was labelled.")
+        where = ", ".join(cut_off(labels))
+        run.warnings.append(sentence(Finding("no heart", (), heart_ml, MIN_HEART_ML, where)))
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
-    return Segmentation(labels, run.warnings, run.seconds, run.network_seconds, run.device, found, volumes)
+    return Segmentation(labels, run.warnings, run.seconds, run.network_seconds, run.device, heart_found, volumes)
