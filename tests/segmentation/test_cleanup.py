@@ -1,4 +1,4 @@
-"""Label repair: one piece per structure, no holes, nothing else moved."""
+"""Label repair: one piece per structure, no holes, nothing else changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOXEL_ML = 0.001
 
 
 def blocks(*boxes: tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]]) -> np.ndarray:
-    """Labels of 40^3 voxels (1 mm) with boxes of a value, later ones over earlier ones."""
+    """Return labels of 40^3 voxels of 1 mm with boxes (value, spans); later ones cover earlier ones."""
     labels = np.zeros((40, 40, 40), dtype=np.uint8)
     for value, *spans in boxes:
         labels[tuple(slice(*span) for span in spans)] = value
@@ -27,7 +27,7 @@ def blocks(*boxes: tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]]
 VENTRICLE = (LV, (5, 25), (5, 25), (5, 25))
 
 
-def test_sound_labels_stay_as_they_are() -> None:
+def test_clean_labels_stay_as_they_are() -> None:
     labels = blocks(VENTRICLE, (MYO, (25, 30), (5, 25), (5, 25)), (RV, (30, 38), (5, 25), (5, 25)))
     np.testing.assert_array_equal(clean(labels, VOXEL_ML), labels)
 
@@ -51,18 +51,18 @@ def test_the_input_is_not_changed() -> None:
 )
 def test_islands_become_what_surrounds_them(island: tuple, surroundings: tuple, becomes: int) -> None:
     right_ventricle = (RV, (5, 25), (30, 39), (5, 25))
-    sound = blocks(VENTRICLE, right_ventricle, *surroundings)
-    expected = sound.copy()
+    clean_labels = blocks(VENTRICLE, right_ventricle, *surroundings)
+    expected = clean_labels.copy()
     expected[tuple(slice(*span) for span in island[1:])] = becomes
     np.testing.assert_array_equal(clean(blocks(VENTRICLE, right_ventricle, *surroundings, island), VOXEL_ML), expected)
 
 
-def test_a_cut_aorta_keeps_two_pieces_but_not_three_and_no_crumbs() -> None:
+def test_a_cut_aorta_keeps_two_pieces_but_not_three_and_no_small_ones() -> None:
     ascending, descending = (AO, (2, 22), (2, 22), (5, 35)), (AO, (26, 39), (26, 39), (0, 40))
     assert 13 * 13 * 40 * VOXEL_ML > MIN_SECOND_PIECE_ML
-    sound = blocks(ascending, descending)
+    clean_labels = blocks(ascending, descending)
     np.testing.assert_array_equal(
-        clean(blocks(ascending, descending, (AO, (30, 38), (2, 10), (2, 9))), VOXEL_ML), sound
+        clean(blocks(ascending, descending, (AO, (30, 38), (2, 10), (2, 9))), VOXEL_ML), clean_labels
     )
     np.testing.assert_array_equal(
         clean(blocks(ascending, (AO, (30, 38), (2, 10), (2, 9))), VOXEL_ML), blocks(ascending)
@@ -79,25 +79,25 @@ def test_holes_inside_one_structure_are_filled_walls_between_several_stay() -> N
     assert (clean(gap, VOXEL_ML)[5:25, 5:25, 5:25] > 0).all()
 
 
-def test_an_island_in_a_hole_leaves_no_hole_behind() -> None:
+def test_an_island_in_a_hole_leaves_no_hole() -> None:
     nested = blocks(VENTRICLE, (0, (9, 16), (9, 16), (9, 16)), (LA, (11, 14), (11, 14), (11, 14)),
                     (LA, (27, 39), (5, 25), (5, 25)))  # fmt: skip
     np.testing.assert_array_equal(clean(nested, VOXEL_ML), blocks(VENTRICLE, (LA, (27, 39), (5, 25), (5, 25))))
 
 
-def test_what_opens_at_the_edge_of_the_array_is_no_hole() -> None:
+def test_a_gap_that_opens_at_the_edge_of_the_array_is_no_hole() -> None:
     labels = blocks((LV, (0, 20), (5, 25), (5, 25)), (0, (0, 10), (10, 15), (10, 15)))
     np.testing.assert_array_equal(clean(labels, VOXEL_ML), labels)
 
 
-def test_no_labels_at_all() -> None:
+def test_empty_labels_stay_empty() -> None:
     empty = np.zeros((5, 6, 7), dtype=np.uint8)
     np.testing.assert_array_equal(clean(empty, VOXEL_ML), empty)
 
 
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.uint8, (9, 8, 10), elements=st.integers(0, 8)), st.booleans())
-def test_any_noise_ends_as_one_piece_per_structure(labels: np.ndarray, fortran: bool) -> None:
+def test_noise_becomes_one_piece_per_structure(labels: np.ndarray, fortran: bool) -> None:
     out = clean(np.asfortranarray(labels) if fortran else labels, VOXEL_ML)
     assert out.dtype == np.uint8
     assert out.shape == labels.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from CardiacLDMLib.errors import SegmenterError, VolumeError
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 
 from ..cases.readers.folders import CaseFiles
@@ -29,8 +30,6 @@ from .metrics import METRICS, TOLERANCE_MM, StructureScore, score_labels
 #: Bootstrap resamples of an interval.
 RESAMPLES = 2000
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evaluation.md"
-
-Say = Callable[[str], None]
 
 
 class _Record(BaseModel):
@@ -107,6 +106,8 @@ def _check_reference(image: Volume, reference: Volume) -> None:
     if lowest < 0 or highest >= anatomy.NUM_CLASSES:
         value = lowest if lowest < 0 else highest
         raise VolumeError(f"Its labels hold the value {value:g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
+    if (reference.array != reference.array.astype(np.uint8)).any():
+        raise VolumeError("Its labels are not whole numbers: were they interpolated?")
 
 
 # --- all cases -----------------------------------------------------------------------------------------------------
