@@ -1,11 +1,11 @@
-"""Palette or logits out, sum or concatenation in: the four joint autoencoders trained alike, as a table.
+"""Compare four joint autoencoders: palette or logits out, sum or concatenation in.
 
     python tests/benchmarks/bench_autoencoder.py --data COHORT --out RUNS [--preset demo] [--steps 2000]
 
-Each is trained in a process of its own, whose peak memory is reported; what is finished in RUNS is not trained again,
-what was interrupted goes on. Figures are means over all held-out cases with the averaged weights of the last step;
-seconds per step include the validation, and mean nothing for a run that was interrupted. This process stays
-small on purpose: what it starts inherits its peak memory as a floor.
+Each is trained in its own process, whose peak memory is reported. Finished runs in RUNS are not trained again,
+interrupted ones are resumed. Figures are means over all held-out cases with the averaged weights of the last step.
+Seconds per step include the validation, and are wrong for an interrupted run. This process stays small, because a
+child process inherits its peak memory as a minimum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int, digest: str) -> Any:
-    """The preset, changed in fusion, output and what the command line asks for."""
+    """Return the preset with the fusion, the output and the options of the command line."""
     from cardiacldm_training.stages import config, presets
 
     whole = presets.generator_config(
@@ -45,7 +45,7 @@ def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int
 
 
 def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, float]:
-    """Train one autoencoder and judge it: figures of its held-out cases, peak memory, size and pace."""
+    """Train one autoencoder and return its scores on held-out cases, peak memory, size and time per step."""
     import torch
     from lightning.fabric import Fabric
 
@@ -56,10 +56,10 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     prepared = prepare.prepare_cases(options.data, options.cache, spacing, 1, lambda line: None)
     settings = run_config(options, fusion, output, len(prepared.cases), prepared.digest)
     run = options.out / f"{fusion}-{output}"
-    began = time.perf_counter()
+    start = time.perf_counter()
     say = lambda line: print(f"[{fusion}, {output}] {line}", flush=True)  # noqa: E731
     end = autoencoder.train_autoencoder(run, settings, prepared, resume=True, workers=options.workers, say=say)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     train, held_out = split.split(prepared.cases, settings.validation_part)
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     network: Any = fabric.to_device(autoencoder.load_autoencoder(run, settings.generator.autoencoder))
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
 
 
 def table(rows: dict[tuple[str, str], dict[str, float]]) -> str:
-    """Markdown: a row for each autoencoder."""
+    """Return a Markdown table with a row for each autoencoder."""
     lines = ["| in | out | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
     for (fusion, output), figures in rows.items():
         cells = [_cell(name, figures.get(name)) for name in COLUMNS]

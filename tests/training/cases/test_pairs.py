@@ -13,9 +13,7 @@ from CardiacLDMLib import anatomy
 from tests.support.training import write_cases
 
 GRID = (16, 16, 16)
-
 SPACING_MM = 8.0
-
 WINDOW = (-1000.0, 1000.0)
 
 
@@ -50,36 +48,36 @@ def test_a_grid_larger_than_the_scan_is_filled_with_air(prepared: store.Prepared
         case.labels.ravel(), minlength=9)[1:].tolist()  # fmt: skip
 
 
-def test_variations_come_from_the_generator_alone(prepared: store.Prepared) -> None:
+def test_augmentation_depends_on_the_seed_alone(prepared: store.Prepared) -> None:
     case, settings = prepared.cases[0], PAPER_AUGMENT
 
-    def varied(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def augment(seed: int) -> tuple[np.ndarray, np.ndarray]:
         return pairs.pair(case, GRID, WINDOW, rng=np.random.default_rng(seed), settings=settings)
 
-    assert all(np.array_equal(a, b) for a, b in zip(varied(1), varied(1), strict=True))
-    assert not np.array_equal(varied(1)[0], varied(2)[0])
+    assert all(np.array_equal(a, b) for a, b in zip(augment(1), augment(1), strict=True))
+    assert not np.array_equal(augment(1)[0], augment(2)[0])
 
 
-def test_each_variation_does_what_its_name_says(prepared: store.Prepared) -> None:
+def test_each_augmentation_does_what_its_name_says(prepared: store.Prepared) -> None:
     case, still = prepared.cases[0], PairAugmentConfig(jitter=0, crop=0, boost=0)
 
-    def varied(**changes: float) -> tuple[np.ndarray, np.ndarray]:
+    def augment(**changes: float) -> tuple[np.ndarray, np.ndarray]:
         settings = still.model_copy(update=changes)
         return pairs.pair(case, GRID, WINDOW, rng=np.random.default_rng(0), settings=settings)
 
     image, labels = pairs.pair(case, GRID, WINDOW)
-    assert np.array_equal(varied()[0], image)
+    assert np.array_equal(augment()[0], image)
     for name, axis in (("horizontal_flip", 1), ("vertical_flip", 2)):
-        flipped = varied(**{name: 1.0})
+        flipped = augment(**{name: 1.0})
         assert np.array_equal(flipped[0], np.flip(image, axis))
         assert np.array_equal(flipped[1], np.flip(labels, axis))
-    brighter = varied(boost=1.0)[0]
+    brighter = augment(boost=1.0)[0]
     inside = (image > 0.1) & (image < 0.9)
     assert np.allclose((brighter - image)[inside], 50 / 2000, atol=1e-5)
-    larger = varied(crop=1.0, crop_smallest=0.7)[1]
+    larger = augment(crop=1.0, crop_smallest=0.7)[1]
     assert np.count_nonzero(larger) > 1.1 * np.count_nonzero(labels)
     assert set(np.unique(larger)) <= set(np.unique(labels))
-    assert not np.array_equal(varied(jitter=0.2)[1], labels)
+    assert not np.array_equal(augment(jitter=0.2)[1], labels)
 
 
 def test_a_class_that_no_case_has_is_named(prepared: store.Prepared, tmp_path: Path) -> None:

@@ -26,11 +26,8 @@ from tests.support.package import write_tiny_package
 from tests.support.training import equal, facts, write_cases
 
 GRID = (16, 16, 16)
-
 SPACING_MM = 8.0
-
 WINDOW = (-1000.0, 1000.0)
-
 ARGUMENTS = {"channels": [8, 8, 16], "norm_num_groups": 4, "stem_channels": 4}
 
 

@@ -28,13 +28,9 @@ from tests.support.denoiser import ARGUMENTS, LATENT, denoiser
 from tests.support.training import equal, facts, write_cases
 
 GRID = (16, 16, 16)
-
 SPACING_MM = 8.0
-
 AUTOENCODER = {"channels": [4, 4, 8], "norm_num_groups": 4, "stem_channels": 2, "latent_channels": 2}
-
 NAMES = [f"cohort/case_{n:04d}" for n in range(3)]
-
 KNOWN: dict[str, dict[str, str | float]] = {
     name: {"sex": sex, "spacing_mm": spacing}
     for name, sex, spacing in zip(NAMES, ("female", "male", "female"), (0.5, 1.0, 2.0), strict=True)
@@ -185,7 +181,7 @@ def stage_of_two(folder: Path, schedule: str = "rectified_flow") -> diffusion.Di
     for place, value in enumerate((3.0, -1.0)):
         path = folder / f"{place}.npy"
         np.save(path, np.full(LATENT, value, dtype=np.float32))
-        cases.append(latent_files.Latents(str(place), [path], np.array([place]), np.zeros(0, dtype=np.float32)))
+        cases.append(latent_files.Latents([path], np.array([place]), np.zeros(0, dtype=np.float32)))
     statistics = LatentStatistics(shift=(1.0,) * LATENT[0], scale=(2.0,) * LATENT[0], cases=2, autoencoder="")
     run_config = config_of_two(schedule)
     return diffusion.DiffusionStage(run_config, statistics, None, train=cases, held_out=cases[:1])  # type: ignore[arg-type]

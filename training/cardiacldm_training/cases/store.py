@@ -199,11 +199,11 @@ def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles,
     return found
 
 
-def tenths(say: Say) -> Callable[[int, int], None]:
-    """What tells a tenth of a long preparation at a time."""
+def tenths(say: Say, what: str = "cases prepared") -> Callable[[int, int], None]:
+    """Return a progress function that reports every tenth of a long job; ``what`` names what is done."""
 
     def progress(done: int, total: int) -> None:
         if total >= 20 and done % max(total // 10, 1) == 0:
-            say(f"  {done} of {total} cases prepared")
+            say(f"  {done} of {total} {what}")
 
     return progress

@@ -294,7 +294,7 @@ def _stage(
     wanted += [(case, 1) for case in held_out[: settings.validation_cases]]
     files = latent_files.encode_all(fabric, run, run_config, network, wanted, say)
     latents = [
-        Latents(case.name, paths, *data.conditions.encode(known.get(case.name, {})))
+        Latents(paths, *data.conditions.encode(known.get(case.name, {})))
         for (case, _), paths in zip(wanted, files, strict=True)
     ]
     return DiffusionStage(

@@ -33,7 +33,6 @@ class Latents:
     Each file holds (C, I/4, J/4, K/4) float32, not normalised.
     """
 
-    name: str
     files: list[Path]
     choices: np.ndarray
     numbers: np.ndarray
@@ -57,7 +56,7 @@ def encode_all(
     if missing and fabric.is_global_zero:
         say(f"diffusion: encoding {len(missing)} pairs of {len(cases)} cases.")
     (run / FOLDER).mkdir(exist_ok=True)
-    progress = store.tenths(lambda line: say(line.replace("cases prepared", "pairs encoded")))
+    progress = store.tenths(say, "pairs encoded")
     for done, (case, n, path) in enumerate(missing):
         if done % fabric.world_size == fabric.global_rank:
             _encode(fabric, run_config, network, case, n, path)

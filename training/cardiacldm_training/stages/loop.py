@@ -157,7 +157,7 @@ def merge_ranks(fabric: Fabric, table: np.ndarray) -> np.ndarray:
     return merged
 
 
-# --- pure functions of the step ------------------------------------------------------------------------------------
+# --- functions of the step ------------------------------------------------------------------------------------
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -228,12 +228,12 @@ def train_network(
     ) as monitor:
         batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
-            monitor.data_arrived()
-            monitor.step_taken(run.step(batch), run.state)
-            validated = _due(run.state.step, config.validate_every, config.steps)
-            if validated:
-                monitor.validated(*run.validate(folder), run.state)
-            if validated or _due(run.state.step, config.save_every, config.steps):
+            monitor.count_wait()
+            monitor.record_step(run.step(batch), run.state)
+            validation = _due(run.state.step, config.validate_every, config.steps)
+            if validation:
+                monitor.record_validation(*run.validate(folder), run.state)
+            if validation or _due(run.state.step, config.save_every, config.steps):
                 run.save(folder / LAST)
             if run.state.finished:
                 break
@@ -255,7 +255,7 @@ class _Monitor:
         self.config, self.title, self.measure, self.say, self.folder = config, title, measure, say, folder
         self.first_step = self.last_step = state.step
         self.loss = self.score = math.nan
-        self.waited = 0.0
+        self.wait_s = 0.0
         self.bar: Any = None
 
     def __enter__(self) -> _Monitor:
@@ -288,10 +288,12 @@ class _Monitor:
         )
         self.bar.start()
 
-    def data_arrived(self) -> None:
-        self.waited += time.monotonic() - self.mark
+    def count_wait(self) -> None:
+        """Count the time since the last step as waiting for data."""
+        self.wait_s += time.monotonic() - self.mark
 
-    def step_taken(self, loss: torch.Tensor, state: State) -> None:
+    def record_step(self, loss: torch.Tensor, state: State) -> None:
+        """Record the loss of a step. Raises :class:`TrainingError` when it is not a finite number."""
         self.last_step = state.step
         if state.step % _LOG_EVERY == 0 or state.step == 1:
             self.loss = float(loss)
@@ -304,19 +306,20 @@ class _Monitor:
             self.bar.update(self.task, completed=state.step, loss=self.loss, score=self.score)
         elif self.active and time.monotonic() - self.line_at > _LINE_EVERY_S:
             self.line_at = time.monotonic()
-            self.say(self._line())
+            self.say(self._progress_line())
         self.mark = time.monotonic()
 
-    def _line(self) -> str:
+    def _progress_line(self) -> str:
         steps, seconds = max(self.last_step - self.first_step, 1), time.monotonic() - self.started
         left = seconds / steps * (self.config.steps - self.last_step)
         score = "" if math.isnan(self.score) else f", {self.measure} {self.score:.3f}"
         return (
             f"{self.title}: step {self.last_step}/{self.config.steps}, loss {self.loss:.3f}{score}, "
-            f"{seconds / steps:.2f} s/step ({self.waited / steps:.2f} s waiting for data), {left / 60:.0f} min left"
+            f"{seconds / steps:.2f} s/step ({self.wait_s / steps:.2f} s waiting for data), {left / 60:.0f} min left"
         )
 
-    def validated(self, score: Score, panel: np.ndarray | None, state: State) -> None:
+    def record_validation(self, score: Score, panel: np.ndarray | None, state: State) -> None:
+        """Record the result of a validation, with its picture."""
         seconds = time.monotonic() - self.mark
         self.score = score.value
         if self.active:

@@ -1,8 +1,8 @@
-"""How near drawn latents come to those that a generator was trained on, beside cases that no training saw.
+"""The distance of sampled latents to the training latents, beside that of held-out cases.
 
-The fidelity report compares images and labels, and smooth images are like many. Here drawn and true latents are
-compared along the modes of the denoiser's prior alone, each in units of its own spread: what is too fine for the modes
-counts for neither. A case's latent is compared with all cases but itself, as they are and varied.
+The fidelity report compares images and labels, and smooth images resemble many others. This benchmark compares latents
+along the modes of the denoiser's prior, each in units of its own standard deviation, so that finer detail does not
+count. The latent of a training case is compared with those of all other cases, unchanged and augmented.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from CardiacLDMLib.packages.store import find_package
 
 
 def coordinates(prior: Any, latents: np.ndarray) -> np.ndarray:
-    """(N, M) of normalised latents (N, C, I, J, K), of variance 1 over the latents that the prior was learnt from."""
+    """(N, M) of normalised latents (N, C, I, J, K), of variance 1 over the training latents."""
     mean, modes, variances = (part.flatten(first).numpy() for part, first in (
         (prior.mean, 0), (prior.modes, 1), (prior.variances, 0)))  # fmt: skip
     return (latents.reshape(len(latents), -1) - mean) @ modes.T / np.sqrt(variances)
 
 
-def known(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def case_coordinates(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates of the training latents, the number of each one's case, and coordinates of the held-out cases."""
     run_config = read_config(run)
     settings, _ = diffusion.diffusion_of(run_config)
@@ -41,20 +41,20 @@ def known(run: Path, folders: list[Path], prior: Any) -> tuple[np.ndarray, np.nd
     cases = []
     train, held_out = split.split(prepared.cases, run_config.validation_part)
     for number, case in enumerate([*train, *held_out]):
-        learnt = number < len(train)
-        for n in range(settings.variants if learnt else 1):
+        training = number < len(train)
+        for n in range(settings.variants if training else 1):
             path = latent_files.path_of(run, run_config, case, n)
-            rows[learnt].append(coordinates(prior, ((np.load(path) - shift) / scale)[None])[0])
-            cases += [number] if learnt else []
+            rows[training].append(coordinates(prior, ((np.load(path) - shift) / scale)[None])[0])
+            cases += [number] if training else []
     return np.stack(rows[True]), np.array(cases), np.stack(rows[False])
 
 
-def drawn(generator: Generator, seed: int, count: int, prior: Any) -> np.ndarray:
-    """Coordinates of drawn latents, before they are smoothed."""
+def sample_coordinates(generator: Generator, seed: int, count: int, prior: Any) -> np.ndarray:
+    """Coordinates of sampled latents, before post-processing."""
     spec = generator.spec
     shape = (1, len(spec.latent_scale), *prior.mean.shape[1:])
     predict = sampler.guided(generator._denoiser, *generator._inputs({}), 1.0)
-    restarts = tuple(again.model_copy(update={"gains": ()}) for again in spec.sampling.restarts)
+    restarts = tuple(restart.model_copy(update={"gains": ()}) for restart in spec.sampling.restarts)
     without_gains = spec.sampling.model_copy(update={"restarts": restarts})
     rows = []
     for index in range(count):
@@ -75,17 +75,19 @@ def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def main(run: Path, folders: list[Path], package: str, seed: int, count: int) -> None:
     generator = Generator(find_package(package), "cpu")
     prior = generator._denoiser.prior
-    train, cases, held_out = known(run, folders, prior)
+    train, cases, held_out = case_coordinates(run, folders, prior)
     among = distances(train, train)
     among[cases[:, None] == cases[None]] = np.inf
-    first = np.searchsorted(cases, np.unique(cases))  # each case as it is, not varied
+    first = np.searchsorted(cases, np.unique(cases))  # each case without augmentation
     sets = {"training cases, each held out": among.min(1)[first], "held-out cases": distances(held_out, train).min(1)}
-    sets["drawn"] = distances(drawn(generator, seed, count, prior), train).min(1)
+    sets["samples"] = distances(sample_coordinates(generator, seed, count, prior), train).min(1)
     limit = threshold(sets["training cases, each held out"])
     print(f"Distance to the nearest training case along {len(prior.modes)} modes; a copy is nearer than {limit:.3f}.\n")
-    print("| | n | median | least | copies |\n|---|--:|--:|--:|--:|")
-    for name, found in sets.items():
-        print(f"| {name} | {len(found)} | {np.median(found):.3f} | {found.min():.3f} | {(found < limit).sum()} |")
+    print("| | n | median | smallest | copies |\n|---|--:|--:|--:|--:|")
+    for name, nearest in sets.items():
+        print(
+            f"| {name} | {len(nearest)} | {np.median(nearest):.3f} | {nearest.min():.3f} | {(nearest < limit).sum()} |"
+        )
 
 
 if __name__ == "__main__":
