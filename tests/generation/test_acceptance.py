@@ -1,4 +1,4 @@
-"""Pairs that are judged and drawn again; agreement between two label maps; noise put back by tissue."""
+"""Judging pairs, replacing rejected ones, and agreement between two label maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from CardiacLDMLib.generation.acceptance import Judge, draw, fault_text
 from CardiacLDMLib.generation.generator import Generator, Pair
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.packages.store import open_package
-from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import STAGES, Cancelled, Progress
 from CardiacLDMLib.segmentation.findings import Finding
 from CardiacLDMLib.segmentation.segmenter import Segmenter
@@ -42,8 +41,8 @@ class Suspicious:
         return {"replicas": 3}
 
 
-class FromThe(Judge):
-    """Accepts attempts from ``number`` on; attempts before have as many pieces of LA."""
+class AcceptFrom(Judge):
+    """Accept attempts from ``number`` on; an earlier attempt has its number as pieces of LA."""
 
     def __init__(self, number: int) -> None:
         super().__init__(None)
@@ -57,7 +56,7 @@ class FromThe(Judge):
 # --- judging -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sound_pair_is_accepted_with_its_agreement(segmenter: Segmenter) -> None:
+def test_a_plausible_pair_is_accepted_with_its_agreement(segmenter: Segmenter) -> None:
     verdict = Judge(segmenter).verdict(box_pair())
     assert verdict.faults == []
     assert verdict.agreement is not None
@@ -91,7 +90,7 @@ def test_implausible_labels_are_faults(labels: np.ndarray, fault: Finding) -> No
     assert fault in Judge(None).verdict(box_pair(labels)).faults
 
 
-def test_what_true_hearts_do_on_a_coarse_grid_is_no_fault() -> None:
+def test_rules_that_true_hearts_break_on_a_coarse_grid_are_ignored() -> None:
     """A septum thinner than a voxel, and a descending aorta."""
     labels = box_heart()
     labels[25:32, 36:40, 14:18] = VALUE["RV"]
@@ -118,11 +117,11 @@ def test_further_judges_are_asked_too() -> None:
     assert judge.record() == {"segmenter": None, "replicas": 3}
 
 
-# --- drawing -------------------------------------------------------------------------------------------------------
+# --- generating ----------------------------------------------------------------------------------------------------
 
 
-def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator) -> None:
-    pair = draw(generator, FromThe(2), 4, 1, {"sex": "male"}, steps=2)
+def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -> None:
+    pair = draw(generator, AcceptFrom(2), 4, 1, {"sex": "male"}, steps=2)
     plain = generator.generate(4, 1, {"sex": "male"}, steps=2, attempt=2)
     assert np.array_equal(pair.image.array, plain.image.array)
     assert pair.provenance == plain.provenance | {
@@ -133,9 +132,9 @@ def test_rejected_pairs_are_drawn_again_as_the_next_attempt(generator: Generator
     }  # fmt: skip
 
 
-def test_after_the_last_attempt_it_gives_up_with_the_reasons(generator: Generator) -> None:
+def test_the_error_after_the_last_attempt_has_the_reasons(generator: Generator) -> None:
     with pytest.raises(NoAcceptablePair, match="Pair 7 ") as e:
-        draw(generator, FromThe(9), 0, 7, steps=1)
+        draw(generator, AcceptFrom(9), 0, 7, steps=1)
     reasons = [fault_text(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
     assert e.value.rejected == [[reason] for reason in reasons]
     assert reasons[-1] in str(e.value)
@@ -148,82 +147,18 @@ def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:
 
 
 def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segmenter: Segmenter) -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
     with pytest.raises(NoAcceptablePair):
-        draw(generator, Judge(segmenter), 0, 0, steps=2, progress=told.append)
-    steps = [step.step for step in told]
+        draw(generator, Judge(segmenter), 0, 0, steps=2, progress=reports.append)
+    steps = [step.step for step in reports]
     assert steps == sorted(steps)
-    assert {step.total for step in told} == {100, 200, 300, 400, 500}
+    assert {step.total for step in reports} == {100, 200, 300, 400, 500}
     assert steps[-1] <= 500
-    assert {step.stage for step in told} >= {"sample", "decode"}
-    assert {step.stage for step in told} <= {*STAGES, "check"}
+    assert {step.stage for step in reports} >= {"sample", "decode"}
+    assert {step.stage for step in reports} <= {*STAGES, "check"}
     seen: Iterator[bool] = iter([False] * 3 + [True] * 9)
     with pytest.raises(Cancelled):
         draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
 
 
 # --- texture -----------------------------------------------------------------------------------------------------
-
-
-def test_tissues_are_told_by_label_and_averaged_hu() -> None:
-    rng = np.random.default_rng(1)
-    hu, labels = np.full((12, 12, 12), -900.0), np.zeros((12, 12, 12), np.uint8)
-    hu[:, :, :4], hu[:, :, 4:8] = 50.0, -90.0
-    hu[:, :, 4:8] += rng.normal(0, 30, (12, 12, 4))
-    labels[:4, :, :2], labels[4:8, :, :2] = VALUE["LV"], VALUE["MYO"]
-    tissues = texture.tissue_map(hu, labels)
-    assert (tissues[:4, :, :2] == 1).all()
-    assert (tissues[4:8, :, :2] == 2).all()
-    assert (tissues[8:, :, 1:3] == 3).all()
-    assert (tissues[:, :, 5:7] == 4).mean() > 0.95
-    assert not tissues[:, :, 9:].any()
-
-
-@pytest.mark.parametrize("shape", [(24, 20, 18), (17, 16, 15)])
-def test_noise_has_the_spectrum_that_was_asked_for(shape: tuple[int, int, int]) -> None:
-    """Restored SD within 2 %; power by ring within 10 %, over several draws."""
-    tissues = np.ones(shape, np.uint8)
-    wanted = 100.0 * np.exp(-np.linspace(0, 3, texture.BINS))
-    rings = np.minimum((texture.radii(shape) * texture.BINS).astype(int), texture.BINS - 1)
-    power, variance = np.zeros(rings.shape), []
-    for seed in range(30):
-        noise = texture.add_noise(np.zeros(shape), tissues, {"blood": wanted}, np.random.default_rng(seed))
-        power += np.abs(np.fft.rfftn(noise)) ** 2 / noise.size / 30
-        variance.append(noise.var())
-    middles = (np.arange(texture.BINS) + 0.5) / texture.BINS
-    by_mode = np.interp(texture.radii(shape), middles, wanted)
-    for ring in range(2, texture.BINS - 2):
-        here = rings == ring
-        assert power[here].mean() == pytest.approx(by_mode[here].mean(), rel=0.1)
-    twice = np.full(rings.shape, 2.0)
-    twice[..., 0] = 1.0
-    if shape[2] % 2 == 0:
-        twice[..., -1] = 1.0
-    assert np.sqrt(np.mean(variance)) == pytest.approx(np.sqrt((by_mode * twice).sum() / twice.sum()), rel=0.02)
-
-
-def test_noise_goes_where_it_is_lacking_and_nowhere_else() -> None:
-    hu, tissues = np.full((16, 16, 16), 40, np.int16), np.zeros((16, 16, 16), np.uint8)
-    tissues[:8], tissues[8:12] = 3, 4
-    flat = {"soft": [400.0] * texture.BINS, "fat": [0.0] * texture.BINS, "wall": [9.0] * texture.BINS}
-    first, again, other = (texture.add_noise(hu, tissues, flat, np.random.default_rng(n)) for n in (5, 5, 6))
-    assert (first == again).all()
-    assert (first != other).any()
-    assert (first[8:] == 40).all()
-    assert first[:8].std() == pytest.approx(20.0, rel=0.1)
-    assert (hu == 40).all()
-
-
-def test_what_is_lacking_is_never_negative() -> None:
-    reference = {"blood": (9.0, 4.0), "wall": (1.0, 1.0), "fat": (2.0, 2.0)}
-    assert texture.missing_power(reference, {"blood": (4.0, 6.0), "wall": (1.0, 0.5)}) == {
-        "blood": (5.0, 0.0), "wall": (0.0, 0.5),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "spectra", [{"bone": [1.0] * 14}, {"fat": [1.0] * 13}, {"fat": [-1.0] * 14}, {"fat": [np.nan] * 14}]
-)
-def test_unsound_spectra_are_refused(spectra: dict[str, list[float]]) -> None:
-    with pytest.raises(ValueError, match="must be 14 numbers from 0 to 1e"):
-        texture.add_noise(np.zeros((4, 4, 4)), np.ones((4, 4, 4), np.uint8), spectra, np.random.default_rng(0))

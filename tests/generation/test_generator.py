@@ -1,4 +1,4 @@
-"""Drawing pairs: what comes out, the same bits for the same numbers, conditions, and what is refused."""
+"""Generating pairs: the result, the same bits for the same numbers, conditions, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shared(folder: Path) -> Generator:
 
 @pytest.fixture
 def generator(shared: Generator, monkeypatch: pytest.MonkeyPatch) -> Generator:
-    """With parts that a test may replace."""
+    """Return the generator with parts that a test may replace."""
     for name in ("_denoiser", "_autoencoder"):
         monkeypatch.setattr(shared, name, getattr(shared, name))
     return shared
@@ -50,7 +50,7 @@ def same(one: Pair, other: Pair) -> bool:
     return one.provenance == other.provenance and all(np.array_equal(a.array, b.array) for a, b in arrays)
 
 
-# --- what comes out ------------------------------------------------------------------------------------------------
+# --- the result ----------------------------------------------------------------------------------------------------
 
 
 def test_a_pair_is_a_ct_and_labels_on_one_centred_grid(generator: Generator) -> None:
@@ -74,7 +74,7 @@ def test_a_pair_is_a_ct_and_labels_on_one_centred_grid(generator: Generator) -> 
     assert json.loads(json.dumps(record)) == record
 
 
-def test_latents_are_put_back_on_the_autoencoders_scale(generator: Generator) -> None:
+def test_latents_are_decoded_on_the_autoencoders_scale(generator: Generator) -> None:
     decoded: list[torch.Tensor] = []
     real = generator._autoencoder
 
@@ -95,7 +95,7 @@ def test_latents_are_put_back_on_the_autoencoders_scale(generator: Generator) ->
         np.testing.assert_allclose(decoded[0][0, channel], z[0, channel] * scale + shift, rtol=1e-5, atol=1e-6)
 
 
-def test_labels_before_and_after_clean_up_are_at_hand(generator: Generator) -> None:
+def test_a_pair_has_its_labels_before_clean_up(generator: Generator) -> None:
     pair = generator.generate(7, 2)
     assert pair.raw_labels is not None
     assert np.array_equal(clean(pair.raw_labels.array, SPACING_MM**3 / 1000), pair.labels.array)
@@ -103,7 +103,7 @@ def test_labels_before_and_after_clean_up_are_at_hand(generator: Generator) -> N
     assert pair.provenance["repaired_voxels"] == changed > 0
 
 
-def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator, tmp_path: Path) -> None:
+def test_a_texture_step_adds_noise_and_is_recorded(generator: Generator, tmp_path: Path) -> None:
     spectra = {"soft": [400.0] * texture.BINS, "blood": [100.0] * texture.BINS}
     noisy = with_step(tmp_path / "noisy", "texture", spectra=spectra)
     plain, pair, again = generator.generate(1, 0), noisy.generate(1, 0), noisy.generate(1, 0)
@@ -119,7 +119,7 @@ def test_a_package_with_texture_adds_its_noise_and_says_so(generator: Generator,
     assert not np.array_equal(other, added)
 
 
-def test_a_package_with_a_tone_brightens_what_lies_away_from_the_labels(generator: Generator, tmp_path: Path) -> None:
+def test_a_tone_step_changes_hu_away_from_the_labels(generator: Generator, tmp_path: Path) -> None:
     curve = [[-1000.0, -1000.0], [0.0, 0.0], [100.0, 200.0]]
     bright = with_step(tmp_path / "bright", "tone", curve=curve)
     plain, pair = generator.generate(1, 0), bright.generate(1, 0)
@@ -130,7 +130,7 @@ def test_a_package_with_a_tone_brightens_what_lies_away_from_the_labels(generato
     assert (pair.image.array != plain.image.array).any()
 
 
-def test_conditions_left_out_are_drawn_as_often_as_cases_had_them(generator: Generator, tmp_path: Path) -> None:
+def test_unset_conditions_are_sampled_from_their_frequency(generator: Generator, tmp_path: Path) -> None:
     chances = {"sex": [0.75, 0.25]}
     chancy = Generator(open_package(write_tiny_generator(tmp_path / "chancy", chances=chances)), "cpu")
     left, settings = [], check_settings(chancy.spec)
@@ -148,12 +148,12 @@ def test_conditions_left_out_are_drawn_as_often_as_cases_had_them(generator: Gen
     assert by_wish.provenance["drawn_conditions"] == {}
 
 
-def test_a_package_may_smooth_latents(generator: Generator, tmp_path: Path) -> None:
+def test_a_step_on_latents_changes_the_labels(generator: Generator, tmp_path: Path) -> None:
     smooth = with_step(tmp_path / "smooth", "smooth_latents", widths=(2.0, 2.0))
     assert not np.array_equal(smooth.generate(1, 0).labels.array, generator.generate(1, 0).labels.array)
 
 
-def test_a_package_may_smooth_the_image_within_edges(generator: Generator, tmp_path: Path) -> None:
+def test_a_step_on_the_image_leaves_the_labels_alone(generator: Generator, tmp_path: Path) -> None:
     soft = with_step(tmp_path / "soft", "deblock", width_hu=60.0)
     one, other = soft.generate(1, 0), generator.generate(1, 0)
     assert np.array_equal(one.labels.array, other.labels.array)
@@ -163,7 +163,7 @@ def test_a_package_may_smooth_the_image_within_edges(generator: Generator, tmp_p
 # --- the same bits -------------------------------------------------------------------------------------------------
 
 
-def test_the_same_numbers_give_the_same_pair_whatever_is_drawn_beside_it(generator: Generator) -> None:
+def test_the_same_numbers_give_the_same_pair_in_any_order_on_any_threads(generator: Generator) -> None:
     alone = generator.generate(3, 2)
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
@@ -183,6 +183,18 @@ def test_other_schedules_repeat_too(tmp_path: Path, solver: str) -> None:
     package = open_package(write_tiny_generator(tmp_path / "ddpm", sampling={"schedule": "ddpm", "solver": "ddim"}))
     generator = Generator(package, "cpu")
     assert same(generator.generate(1, 1, solver=solver), generator.generate(1, 1, solver=solver))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_the_ablations_of_the_paper_generate_pairs(tmp_path: Path, solver: str) -> None:
+    """Stems joined by concatenation, labels decoded as palette colours, the noise schedule of DDPM."""
+    autoencoder = {"fusion": "concatenation", "labels_out": "palette"}
+    sampling = {"schedule": "ddpm", "solver": solver}
+    folder = write_tiny_generator(tmp_path / "paper", autoencoder=autoencoder, sampling=sampling)
+    pair = Generator(open_package(folder), "cpu").generate(1, 0)
+    assert pair.provenance["solver"] == solver
+    assert pair.image.array.shape == pair.labels.array.shape == GRID
+    assert len(np.unique(pair.labels.array)) > 1
 
 
 def test_conditions_steps_guidance_and_solver_matter(generator: Generator) -> None:
@@ -206,13 +218,13 @@ def test_conditions_reach_the_network_as_it_was_trained(generator: Generator) ->
     assert numbers[0, 1].isnan()
 
 
-# --- on the way ----------------------------------------------------------------------------------------------------
+# --- progress ------------------------------------------------------------------------------------------------------
 
 
 def test_progress_and_previews(generator: Generator) -> None:
     steps: list[Progress] = []
     previews: list[tuple[int, int, np.ndarray]] = []
-    pair = generator.generate(1, 0, steps=9, progress=steps.append, preview=lambda *told: previews.append(told))
+    pair = generator.generate(1, 0, steps=9, progress=steps.append, preview=lambda *step: previews.append(step))
     shares = [step.step for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == steps[-1].total == 100
@@ -256,7 +268,7 @@ def test_a_full_gpu_decodes_in_tiles(generator: Generator, monkeypatch: pytest.M
         generator.generate(2, 0)
 
 
-def test_no_memory_at_all_is_a_sentence(generator: Generator) -> None:
+def test_a_full_memory_is_a_generator_error(generator: Generator) -> None:
     def full(*_: Any) -> torch.Tensor:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -265,7 +277,7 @@ def test_no_memory_at_all_is_a_sentence(generator: Generator) -> None:
         generator.generate(1, 0)
 
 
-def test_weights_that_draw_no_numbers_are_named(generator: Generator) -> None:
+def test_weights_that_give_no_numbers_are_refused(generator: Generator) -> None:
     generator._denoiser = lambda z, *_: z * torch.nan
     with pytest.raises(GeneratorError, match="tiny-generator"):
         generator.generate(1, 0)
@@ -275,7 +287,7 @@ def test_weights_that_draw_no_numbers_are_named(generator: Generator) -> None:
 
 
 def test_a_segmenter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"tiny is a segmenter package, which labels scans"):
+    with pytest.raises(PackageError, match="tiny"):
         Generator(open_package(write_tiny_package(tmp_path / "tiny")), "cpu")
 
 
@@ -285,27 +297,27 @@ def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("asked", "facts"),
     [
-        ({"conditions": {"age": "40"}}, "no condition 'age': this package knows sex, implant, spacing_mm, weight_kg"),
-        ({"conditions": {"sex": "other"}}, "sex cannot be 'other': this package knows female, male"),
-        ({"conditions": {"sex": 1.0}}, "sex cannot be '1.0'"),
-        ({"conditions": {"spacing_mm": 3.5}}, "spacing_mm must be a number from 1 to 3, not '3.5'"),
-        ({"conditions": {"spacing_mm": "fine"}}, "not 'fine'"),
-        ({"conditions": {"spacing_mm": "nan"}}, "not 'nan'"),
-        ({"steps": 0}, "steps must be from 1 to 1000, not 0"),
-        ({"steps": 1001}, "not 1001"),
-        ({"guidance": -1.0}, "guidance must be from 0 to 20, not -1"),
-        ({"guidance": float("nan")}, "not nan"),
-        ({"solver": "ddim"}, "'ddim' does not fit this package: choose euler or heun"),
+        ({"conditions": {"age": "40"}}, "'age'.*sex, implant, spacing_mm, weight_kg"),
+        ({"conditions": {"sex": "other"}}, "sex.*'other'.*female, male"),
+        ({"conditions": {"sex": 1.0}}, "sex.*'1.0'"),
+        ({"conditions": {"spacing_mm": 3.5}}, "spacing_mm.*1 to 3.*'3.5'"),
+        ({"conditions": {"spacing_mm": "fine"}}, "'fine'"),
+        ({"conditions": {"spacing_mm": "nan"}}, "'nan'"),
+        ({"steps": 0}, "steps.*1 to 1000"),
+        ({"steps": 1001}, "1001"),
+        ({"guidance": -1.0}, "guidance.*0 to 20"),
+        ({"guidance": float("nan")}, "guidance.*nan"),
+        ({"solver": "ddim"}, "'ddim'.*euler.*heun"),
     ],
 )
-def test_what_the_package_does_not_know_is_refused(asked: dict[str, Any], message: str) -> None:
-    with pytest.raises(GeneratorError, match=message.replace("(", r"\(")):
+def test_what_the_package_does_not_know_is_refused(asked: dict[str, Any], facts: str) -> None:
+    with pytest.raises(GeneratorError, match=facts):
         check_settings(tiny_generator_spec(), **asked)
 
 
 @pytest.mark.parametrize("numbers", [(-1, 0, 0), (2**32, 0, 0), (0, -1, 0), (0, 0, 2**32)])
 def test_numbers_beyond_the_seeding_are_refused(generator: Generator, numbers: tuple[int, int, int]) -> None:
-    with pytest.raises(GeneratorError, match="must be from 0 to 4294967295"):
+    with pytest.raises(GeneratorError, match="4294967295"):
         generator.generate(numbers[0], numbers[1], attempt=numbers[2])

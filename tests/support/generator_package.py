@@ -31,11 +31,14 @@ def tiny_generator_spec(sampling: dict[str, Any] | None = None, **changes: objec
     return GeneratorSpec.model_validate({**values, **changes})
 
 
-def tiny_generator_manifest(name: str = "tiny-generator", **changes: Any) -> Manifest:
-    """The manifest of :func:`write_tiny_generator`, without hashes; ``changes`` are of its GeneratorSpec."""
+def tiny_generator_manifest(
+    name: str = "tiny-generator", autoencoder_arguments: dict[str, Any] | None = None, **changes: Any
+) -> Manifest:
+    """Return the manifest of :func:`write_tiny_generator`, without hashes; ``changes`` are of its GeneratorSpec."""
     autoencoder = NetworkSpec(
         architecture="joint_autoencoder", weights="autoencoder.safetensors", spacing_mm=SPACING_MM, patch=GRID,
-        arguments={"channels": [8, 8, 16], "num_res_blocks": 1, "norm_num_groups": 4, "stem_channels": 4},
+        arguments={"channels": [8, 8, 16], "num_res_blocks": 1, "norm_num_groups": 4, "stem_channels": 4,
+                   **(autoencoder_arguments or {})},
         window_hu=(-1000.0, 1000.0),
     )  # fmt: skip
     arguments = {
@@ -54,12 +57,13 @@ def tiny_generator_manifest(name: str = "tiny-generator", **changes: Any) -> Man
     )  # fmt: skip
 
 
-def write_tiny_generator(folder: Path, **changes: Any) -> Path:
+def write_tiny_generator(folder: Path, autoencoder: dict[str, Any] | None = None, **changes: Any) -> Path:
     """Write a generator package with random weights to ``folder``, which gives its name; return ``folder``.
 
-    All weights are drawn anew, since a fresh denoiser's last layer is zero: then conditions would not matter.
+    ``autoencoder`` replaces arguments of the autoencoder, ``changes`` fields of the GeneratorSpec. All weights are
+    random, since the last layer of a new denoiser is zero and conditions would not matter.
     """
-    manifest = tiny_generator_manifest(folder.name, **changes)
+    manifest = tiny_generator_manifest(folder.name, autoencoder, **changes)
     weights = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
