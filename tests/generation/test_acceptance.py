@@ -159,6 +159,3 @@ def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segme
     seen: Iterator[bool] = iter([False] * 3 + [True] * 9)
     with pytest.raises(Cancelled):
         draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
-
-
-# --- texture -----------------------------------------------------------------------------------------------------

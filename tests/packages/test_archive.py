@@ -44,7 +44,7 @@ def test_export_import_show_verify(tiny: Path, tmp_path: Path) -> None:
             assert expected in card
 
 
-def test_import_of_a_folder_leaves_litter_behind(copy: Path, tiny: Path, models: Path) -> None:
+def test_files_of_file_managers_are_not_imported(copy: Path, tiny: Path, models: Path) -> None:
     (copy / ".DS_Store").write_bytes(b"Mac")
     assert cli("import", copy, "--models", models).exit_code == 0
     assert content(models / "tiny") == content(tiny)
@@ -55,7 +55,7 @@ def test_export_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_export_keeps_what_is_there(tiny: Path, tmp_path: Path) -> None:
+def test_export_overwrites_only_on_request(tiny: Path, tmp_path: Path) -> None:
     target = tmp_path / "tiny.zip"
     target.write_text("mine")
     result = cli("export", tiny, target)
@@ -66,14 +66,14 @@ def test_export_keeps_what_is_there(tiny: Path, tmp_path: Path) -> None:
     assert zipfile.is_zipfile(target)
 
 
-def test_a_flat_zip_is_taken(tiny: Path, tmp_path: Path, models: Path) -> None:
+def test_a_flat_zip_is_accepted(tiny: Path, tmp_path: Path, models: Path) -> None:
     with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
         for file in tiny.iterdir():
             archive.write(file, file.name)
     assert cli("import", tmp_path / "flat.zip", "--models", models).exit_code == 0
 
 
-def test_a_zip_with_an_entry_for_its_folder_is_taken(tiny: Path, tmp_path: Path, models: Path) -> None:
+def test_a_zip_with_an_entry_for_its_folder_is_accepted(tiny: Path, tmp_path: Path, models: Path) -> None:
     shutil.make_archive(str(tmp_path / "made"), "zip", tiny.parent, "tiny")
     assert cli("import", tmp_path / "made.zip", "--models", models).exit_code == 0
 
@@ -166,13 +166,13 @@ def test_zip_bombs_are_refused(tiny: Path, tmp_path: Path, models: Path, monkeyp
 
 
 def test_size_is_counted_while_copying(copy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder has no table of sizes; what is read is counted."""
+    """A folder has no table of sizes; the bytes read are counted."""
     monkeypatch.setattr(archive, "MAX_BYTES", 10_000)
     check_refused(cli("import", copy, "--models", models), models, "GB")
 
 
-def test_size_that_lies_is_refused(tiny: Path, tmp_path: Path, models: Path) -> None:
-    """The table says 16 bytes, the data unpack to 20 MB: no more than said is read, and that is damaged."""
+def test_a_wrong_size_in_the_header_is_refused(tiny: Path, tmp_path: Path, models: Path) -> None:
+    """The header says 16 bytes, the data unpack to 20 MB: only 16 bytes are read, and the checksum is wrong."""
     dense = zipfile.ZipInfo("tiny/zeros.txt")
     dense.compress_type = zipfile.ZIP_DEFLATED
     source = zip_with(tiny, tmp_path / "tiny.zip", (dense, bytes(20_000_000)))
@@ -209,7 +209,7 @@ def test_protected_zip_is_refused(tiny: Path, tmp_path: Path, models: Path) -> N
 # --- the models folder ------------------------------------------------------------------------------------------------
 
 
-def test_an_installed_package_is_kept_unless_told(tiny: Path, copy: Path, models: Path) -> None:
+def test_import_replaces_only_on_request(tiny: Path, copy: Path, models: Path) -> None:
     import_package(tiny, models)
     set_manifest(title="Another heart")(copy)
     result = cli("import", copy, "--models", models)
@@ -221,7 +221,7 @@ def test_an_installed_package_is_kept_unless_told(tiny: Path, copy: Path, models
     assert [p.name for p in models.iterdir()] == ["tiny"]
 
 
-def test_replace_spares_what_is_no_package(tiny: Path, models: Path) -> None:
+def test_replace_keeps_a_folder_that_is_no_package(tiny: Path, models: Path) -> None:
     (models / "tiny").mkdir(parents=True)
     (models / "tiny" / "thesis.txt").write_text("mine")
     result = cli("import", tiny, "--models", models, "--replace")

@@ -53,7 +53,7 @@ def import_outcome(source: Path, models: Path) -> bool:
 @fuzz
 @given(changes=flips, keep=st.floats(0, 1) | st.just(1.0))
 def test_fuzzed_zip_is_refused_or_unchanged(tiny: Path, changes: list[tuple[float, int]], keep: float) -> None:
-    """A zip has bytes that mean nothing (dates, system); whatever is installed is the package, byte by byte."""
+    """Some bytes of a zip have no meaning (dates, system); an installed package equals the original, byte by byte."""
     with tempfile.TemporaryDirectory() as folder:
         source = export_package(open_package(tiny), Path(folder))
         data = flipped(source.read_bytes(), changes)
@@ -70,7 +70,7 @@ def test_fuzzed_files_are_refused(tiny: Path, changes: list[tuple[float, int]], 
         data = flipped((source / name).read_bytes(), changes)
         (source / name).write_bytes(data)
         installed = import_outcome(source, Path(folder) / "models")
-        assert installed == (data == (tiny / name).read_bytes())  # flips may undo each other
+        assert installed == (data == (tiny / name).read_bytes())  # two flips may cancel
 
 
 @fuzz
@@ -89,7 +89,7 @@ def test_fuzzed_weights_with_their_hash(tiny: Path, changes: list[tuple[float, i
 @fuzz
 @given(changes=flips)
 def test_fuzzed_manifest(tiny: Path, changes: list[tuple[float, int]]) -> None:
-    """A manifest has no seal but its own hash, which every result carries: another text is another package."""
+    """The hash of the manifest identifies a package: another text is another package."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(shutil.copytree(tiny, Path(folder) / "tiny"))
         (source / MANIFEST).write_bytes(flipped((source / MANIFEST).read_bytes(), changes))

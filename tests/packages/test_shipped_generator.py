@@ -1,4 +1,4 @@
-"""The generator that ships: whole, small, and what it draws is sound, believed by the segmenter, and as asked for."""
+"""The shipped generator is complete and small; its pairs are plausible and follow conditions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generator() -> Generator:
     return Generator(find_package(DEFAULT_GENERATOR), "cpu")
 
 
-def test_it_is_whole_and_small() -> None:
+def test_it_is_complete_and_small() -> None:
     package = verify_package(find_package(DEFAULT_GENERATOR).folder)
     assert package.size_bytes < 30e6
     assert "not a medical device" in package.manifest.intended_use.lower()
@@ -42,7 +42,7 @@ def test_a_pair_is_accepted_and_looks_like_a_chest(generator: Generator) -> None
     assert soft.mean() > 0.25
 
 
-def test_generate_takes_it_without_being_told(tmp_path: Path) -> None:
+def test_it_is_the_default_of_generate(tmp_path: Path) -> None:
     options = ("--count", 1, "--seed", 3, "--steps", 2, "--no-check", "--device", "cpu", "--out", tmp_path / "pairs")
     done = CliRunner().invoke(app, ["generate", *map(str, options)])
     assert done.exit_code == 0, done.output
@@ -51,7 +51,7 @@ def test_generate_takes_it_without_being_told(tmp_path: Path) -> None:
     assert record["synthetic"]
 
 
-def test_contrast_is_there_when_it_is_asked_for(generator: Generator) -> None:
+def test_contrast_follows_the_condition(generator: Generator) -> None:
     """The same noise with and without contrast: blood of the left ventricle is brighter."""
     hu = {}
     for phase in ("arterial", "none"):

@@ -1,4 +1,4 @@
-"""The package that ships: whole, small, and as good as it says on scans it has not seen."""
+"""The shipped segmenter is complete, small, and labels unseen scans as well as its figures say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def segmenter() -> Segmenter:
     return Segmenter(find_package(None), "cpu")
 
 
-def test_it_is_whole_and_small() -> None:
+def test_it_is_complete_and_small() -> None:
     package = verify_package(find_package(None).folder)
     assert package.size_bytes < 20e6
     assert "not a medical device" in package.manifest.intended_use.lower()
@@ -30,7 +30,7 @@ def test_it_is_whole_and_small() -> None:
 
 
 def test_it_labels_an_unseen_virtual_scan(segmenter: Segmenter) -> None:
-    """Far below the measured mean, so that other rounding passes, and far above what chance or a mix-up would give."""
+    """The limit is far below the measured mean, so that other rounding passes, and far above chance."""
     case = make_case(UNSEEN, 0)
     result = segmenter.segment(case.image)
     assert result.heart_found
@@ -42,7 +42,7 @@ def test_it_labels_an_unseen_virtual_scan(segmenter: Segmenter) -> None:
     assert result.volumes_ml["LV"] == pytest.approx(case.record["volumes_ml"]["LV"], rel=0.3)
 
 
-def test_it_invents_no_heart(segmenter: Segmenter) -> None:
+def test_it_labels_nothing_where_there_is_no_heart(segmenter: Segmenter) -> None:
     """Nothing is labelled in noise, in a bare block of tissue, or in a scan that ends above the heart."""
     case = make_case(CohortSettings(seed=987, spacing_mm=3.0), 1)
     heart = np.argwhere(case.labels.array > 0)
@@ -56,7 +56,7 @@ def test_it_invents_no_heart(segmenter: Segmenter) -> None:
         try:
             result = segmenter.segment(volume)
         except ValueError:
-            continue  # refused as no chest CT at all: no heart either
+            continue  # refused, since it is no chest CT
         assert not result.heart_found
         assert not result.labels.array.any()
 

@@ -41,7 +41,7 @@ from tests.support.package_attacks import (
 )
 
 
-def test_names_are_found_shipped_first(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_packages_come_first(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = tmp_path / "shipped"
     monkeypatch.setattr(store, "shipped_packages_dir", lambda: shipped)
     write_tiny_package(shipped / store.DEFAULT_PACKAGE)
@@ -77,10 +77,10 @@ def test_a_generator_is_imported_and_shown(tiny_generator: Path, tiny: Path) -> 
     assert "tiny-generator" not in store.known_packages("segmenter")
     assert "tiny" not in store.known_packages("generator")
     (store.user_packages_dir() / "tiny" / MANIFEST).write_text("{")
-    assert "tiny" in store.known_packages("segmenter")  # to be refused in words when it is opened
+    assert "tiny" in store.known_packages("segmenter")  # it is refused when it is opened
 
 
-def test_each_kind_does_its_own_work_only(tiny_generator: Path, tiny: Path) -> None:
+def test_a_package_of_the_other_kind_is_refused(tiny_generator: Path, tiny: Path) -> None:
     with pytest.raises(PackageError, match=r"tiny-generator.*generator"):
         Segmenter(open_package(tiny_generator), "cpu")
     with pytest.raises(PackageError, match=r"tiny.*segmenter"):
@@ -174,7 +174,7 @@ def test_attack(attack: str, as_zip: bool, copy: Path, tmp_path: Path, models: P
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "export"])
-def test_other_commands_refuse_too(command: str, copy: Path, tmp_path: Path, models: Path) -> None:
+def test_every_command_refuses_a_changed_package(command: str, copy: Path, tmp_path: Path, models: Path) -> None:
     flip(SEGMENTER, -1)(copy)
     rest = [models / "tiny.zip"] if command == "export" else []
     check_refused(cli(command, copy, *rest), models, "segmenter.safetensors")
@@ -202,12 +202,12 @@ def test_foreign_sources_are_refused(tmp_path: Path, models: Path) -> None:
 
 @pytest.mark.parametrize("command", ["show", "verify", "import", "export"])
 @pytest.mark.parametrize("name", ["nothing", "a" * 5000, "\x1b[2J", "", "nothing/../x"])
-def test_names_of_nothing_are_refused(command: str, name: str, models: Path) -> None:
+def test_unknown_names_are_refused(command: str, name: str, models: Path) -> None:
     rest = ["--models", models] if command == "import" else []
     check_refused(cli(command, name, *rest), models, "")
 
 
-def test_the_folder_one_is_in_has_a_name(copy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_is_a_package_with_a_name(copy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy)
     assert "is whole" in cli("verify", ".").stdout
     flip(SEGMENTER, -1)(copy)
@@ -215,7 +215,7 @@ def test_the_folder_one_is_in_has_a_name(copy: Path, models: Path, monkeypatch: 
 
 
 def test_a_network_as_large_as_allowed_takes_no_memory(copy: Path, models: Path) -> None:
-    """Some 20 GB of parameters by the manifest; the file's tensors are compared before any memory is taken."""
+    """The manifest asks for 20 GB of parameters; the tensors of the file are compared before memory is allocated."""
     import resource
 
     set_arguments(channels=[1024] * 7, strides=[2] * 6, num_res_units=4)(copy)

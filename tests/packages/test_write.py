@@ -24,7 +24,7 @@ def weights_for(manifest: Manifest) -> dict[str, dict[str, torch.Tensor]]:
     return {s.weights: build_network(s.architecture, s.arguments).state_dict() for s in manifest.networks.values()}
 
 
-def test_writing_keeps_an_existing_package_unless_told(tiny: Path, copy: Path) -> None:
+def test_writing_replaces_only_on_request(tiny: Path, copy: Path) -> None:
     manifest = tiny_manifest()
     with pytest.raises(PackageError, match="tiny"):
         write_package(copy, manifest, weights_for(manifest), "new")

@@ -16,7 +16,7 @@ _CARD = "# Tiny heart\n\nRandom weights, for tests.\n"
 
 
 def tiny_manifest(name: str = "tiny") -> Manifest:
-    """The manifest of :func:`write_tiny_package`, without the hashes that writing adds."""
+    """Return the manifest of :func:`write_tiny_package`, without the hashes that writing adds."""
     coarse = NetworkSpec(
         architecture="unet", arguments={"channels": [4, 8], "strides": [2], "norm": "batch"},
         weights="locator.safetensors", spacing_mm=6.0, patch=(32, 32, 32), window_hu=(-300.0, 700.0),

@@ -1,7 +1,7 @@
-"""A real model package that labels the phantom of :mod:`helpers_phantom` well, its weights set by hand.
+"""A model package that labels the phantom of :mod:`tests.support.phantom` well; its weights are set by hand.
 
-The first convolution samples every other voxel; ReLUs at thresholds 35 HU apart make a hat around the HU of every
-structure; the transposed convolution interpolates linearly back. Background wins where no hat is above a half.
+The first convolution samples every second voxel. ReLUs with thresholds 35 HU apart form a triangle around the HU of
+each structure. The transposed convolution interpolates linearly. Where no triangle is above a half, background wins.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def _weights(arguments: dict) -> dict[str, torch.Tensor]:
     state["model.0.adn.N.bias"] -= (thresholds - low) / (high - low)
     line = torch.tensor([0.5, 1.0, 0.5])
     back = line[:, None, None] * line[:, None] * line
-    per_hat = _SHARPNESS * (high - low) / HALF_WIDTH_HU
+    per_triangle = _SHARPNESS * (high - low) / HALF_WIDTH_HU
     for index, value in enumerate(STRUCTURE_HU):
         for offset, weight in enumerate((1.0, -2.0, 1.0)):
-            state["model.2.conv.weight"][2 * index + offset, value] = weight * per_hat * back
+            state["model.2.conv.weight"][2 * index + offset, value] = weight * per_triangle * back
     state["model.2.conv.bias"][anatomy.BACKGROUND] = _SHARPNESS / 2
     return state
