@@ -19,7 +19,7 @@ def prepare_cases(
     """
     files = store.gather(folders, cache)
     say(f"Preparing {len(files)} cases at {spacing_mm:g} mm.")
-    prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.tenths(say))
+    prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.report_tenths(say))
     _report(prepared.skipped, say)
     return prepared
 
@@ -37,7 +37,7 @@ def prepare_for_networks(
     skipped: dict[str, str] = {}
     for name, spacing in spacings.items():
         say(f"Preparing {len(files)} cases at {spacing:g} mm for the {name}.")
-        prepared[name] = store.prepare(files, spacing, workers=workers, progress=store.tenths(say))
+        prepared[name] = store.prepare(files, spacing, workers=workers, progress=store.report_tenths(say))
         skipped.update(prepared[name].skipped)
     reasons = sorted(skipped.items())
     _report(reasons, say)

@@ -1,8 +1,8 @@
 """Prepared cases on disk: each scan once per spacing, on an axis-aligned RAS grid, as memory-mapped arrays.
 
-An entry is a folder named after the content of its sources (so a changed file makes a new entry), written aside and
-renamed whole (so a killed preparation is simply continued) and checked against its hashes when it is opened (so a
-damaged one is made again).
+An entry is a folder. Its name is a hash of the source files, so a changed file makes a new entry. It is written under a
+temporary name and renamed, so a killed preparation can be continued. It is checked against its hashes when it is
+opened, so a damaged entry is made again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from CardiacLDMLib.progress import Say
 from .readers.folders import CaseFiles, find_cases
 from .workers import pool
 
-#: Raise when the content of an entry changes: entries of another version are not found and made anew.
+#: Increase when the content of an entry changes: entries of other versions are made again.
 FORMAT = 1
 RECORD = "entry.json"
-#: Random voxels kept per structure, to centre training patches on.
+#: Random voxels stored for each structure, as centres of training patches.
 POINTS = 1024
-#: What CT can say in 12 bits, and what a table of metal may say beyond.
+#: Range of a 12-bit CT; HU beyond it are clipped.
 _HU_RANGE = (-1024, 3071)
-#: Entries whose grid has more voxels than this do not come from a chest scan.
+#: Most voxels of an entry; more do not come from a chest scan.
 _MAX_VOXELS = 1_000_000_000
 
 
@@ -67,7 +67,7 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of a preparation: the usable cases in the order asked for, and ``(name, why)`` of the others."""
+    """The usable cases in the given order, and ``(name, reason)`` of the others."""
 
     cases: list[PreparedCase]
     skipped: list[tuple[str, str]]
@@ -84,7 +84,7 @@ def prepare(
 ) -> Prepared:  # fmt: skip
     """Prepare ``cases`` (each with its cache folder) at ``spacing_mm`` in ``workers`` processes.
 
-    A case that cannot be used is skipped and listed. ``progress`` is told how many of how many are done.
+    A case that cannot be used is skipped and listed. ``progress`` receives the number of finished cases and of all.
     """
     job = partial(_prepare_safely, spacing_mm=spacing_mm)
     results: dict[int, PreparedCase | str] = {}
@@ -109,6 +109,7 @@ def prepare(
 
 
 def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> PreparedCase | str:
+    """Prepare a case; return the reason if it cannot be used."""
     try:
         return prepare_case(files, cache, spacing_mm)
     except (VolumeError, OutputError) as error:
@@ -120,16 +121,19 @@ def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> Prep
 
 
 def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCase:
-    """The entry of one case, made if it is missing or damaged. Raises :class:`VolumeError` or :class:`OutputError`."""
+    """Return the entry of one case; make it if it is missing or damaged.
+
+    Raises :class:`VolumeError` or :class:`OutputError`.
+    """
     key = _key(files, spacing_mm)
     case = PreparedCase(files.name, cache / f"{spacing_mm:g}mm-{key[:20]}", key, spacing_mm)
-    if not is_whole(case.folder):
+    if not is_complete(case.folder):
         _write_entry(case.folder, _arrays(files, spacing_mm, key))
     return case
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether an entry is there and every file of it has the content it was written with."""
+def is_complete(folder: Path) -> bool:
+    """Return whether an entry exists and every file has the hash it was written with."""
     try:
         record = json.loads((folder / RECORD).read_text())
         return record["format"] == FORMAT and all(
@@ -140,11 +144,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def _key(files: CaseFiles, spacing_mm: float) -> str:
+    """Return the hash of format, spacing and source files."""
     parts = [str(FORMAT), f"{spacing_mm:g}", sha256(files.image), sha256(files.labels)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarray]:
+    """Read and resample a case; return its arrays by file name. Raises :class:`VolumeError`."""
     image, labels = read_volume(files.image), read_volume(files.labels)
     if not labels.grid.same_as(image.grid, tolerance_mm=0.01):
         raise VolumeError("Its labels lie on another grid than its scan: resample them first.")
@@ -164,7 +170,7 @@ def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarr
 
 
 def _points(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Random voxels of each structure, drawn with the entry's own seed: the same for the same content."""
+    """Draw random voxels (8, POINTS, 3) of each structure with the entry's own seed."""
     rng = np.random.default_rng(seed)
     points = np.full((len(anatomy.STRUCTURES), POINTS, 3), -1, dtype=np.int16)
     for row, structure in enumerate(anatomy.STRUCTURES):
@@ -175,7 +181,7 @@ def _points(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _write_entry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an entry whole, in the place of a damaged one. Raises :class:`OutputError`."""
+    """Write an entry as a whole, in place of a damaged one. Raises :class:`OutputError`."""
     try:
         with replace_folder(folder, replace=True) as part:
             record: dict[str, Any] = {"format": FORMAT, "files": {}}
@@ -184,23 +190,26 @@ def _write_entry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
                 record["files"][name] = sha256(part / name)
             (part / RECORD).write_text(json.dumps(record))
     except OutputError:
-        if not is_whole(folder):  # otherwise another process made the same entry first
+        if not is_complete(folder):  # otherwise another process made the same entry first
             raise
 
 
 def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles, Path]]:
-    """The cases of all folders, with where each is to be prepared; names are made unique by their folder's name."""
-    found: list[tuple[CaseFiles, Path]] = []
+    """Return the cases of all folders, each with the folder of its entry; names include the name of their folder.
+
+    Entries are in ``cache``, or in ``.prepared`` of each folder without it. Raises DatasetError.
+    """
+    cases: list[tuple[CaseFiles, Path]] = []
     for folder in folders:
-        found += [
+        cases += [
             (CaseFiles(f"{folder.resolve().name}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
             for case in find_cases(folder)
         ]
-    return found
+    return cases
 
 
-def tenths(say: Say, what: str = "cases prepared") -> Callable[[int, int], None]:
-    """Return a progress function that reports every tenth of a long job; ``what`` names what is done."""
+def report_tenths(say: Say, what: str = "cases prepared") -> Callable[[int, int], None]:
+    """Return a progress function that reports every tenth of 20 items or more; ``what`` names them."""
 
     def progress(done: int, total: int) -> None:
         if total >= 20 and done % max(total // 10, 1) == 0:

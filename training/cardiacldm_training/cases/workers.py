@@ -1,4 +1,4 @@
-"""Work spread over processes, one core each."""
+"""Run jobs in several processes of one core each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-#: OpenBLAS waits for work in a loop: with two threads each, two workers kept four busy, and each other waiting.
+#: OpenBLAS threads wait for work in a busy loop, so that two workers of two threads each slow each other down.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """``workers`` fresh processes of one thread each.
+    """Start ``workers`` processes of one thread each.
 
-    Not forked: a process that is forked while torch's threads run hangs at its first parallel loop.
+    They are spawned: a process forked while torch's threads run hangs at its first parallel loop.
     """
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)  # read by the libraries of a process when it starts
+    os.environ.update(_ONE_THREAD)  # the libraries of a process read it when it starts
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin) as processes:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as processes:
             yield processes
     finally:
         for name, value in before.items():
@@ -36,9 +36,9 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """``job(item)`` of each item, in their order, by ``workers`` processes; by this one if there is but one worker.
+    """Yield ``job(item)`` of each item, in order, from ``workers`` processes; from this process for one worker.
 
-    ``job`` must be picklable. Raises what a job raises, ``BrokenProcessPool`` when a process was killed.
+    ``job`` must be picklable. Raises the exception of a job, or ``BrokenProcessPool`` if a process was killed.
     """
     if workers <= 1:
         with _one_thread():
@@ -48,13 +48,14 @@ def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -
         yield from processes.map(job, items)
 
 
-def _begin() -> None:
+def _start_worker() -> None:
+    """Prepare a new worker process."""
     _use_one_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent leaves its workers waiting for ever: each holds an end of the pipe that its jobs come through."""
+    """End this worker when its parent ends. After a kill it would wait for jobs for ever, as it holds its pipe open."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -62,7 +63,7 @@ def _end_with_parent() -> None:
 
 
 def _use_one_thread() -> None:
-    """One core a worker: threads within workers only get in each other's way."""
+    """Limit torch to one thread: threads of several workers compete for the cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def _use_one_thread() -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """The same for a worker that is this process."""
+    """Limit torch to one thread in this process, for the time of the context."""
     import torch
 
     before = torch.get_num_threads()

@@ -56,7 +56,7 @@ def encode_all(
     if missing and fabric.is_global_zero:
         say(f"diffusion: encoding {len(missing)} pairs of {len(cases)} cases.")
     (run / FOLDER).mkdir(exist_ok=True)
-    progress = store.tenths(say, "pairs encoded")
+    progress = store.report_tenths(say, "pairs encoded")
     for done, (case, n, path) in enumerate(missing):
         if done % fabric.world_size == fabric.global_rank:
             _encode(fabric, run_config, network, case, n, path)

@@ -1,4 +1,4 @@
-"""Cases as plain folders of files: the virtual cohort's layout, or ``images/`` beside ``labels/``."""
+"""Find cases in plain folders: the layout of the virtual cohort, or ``images/`` beside ``labels/``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case on disk. ``name`` is unique within its folder and carries no patient identity."""
+    """The files of one case. ``name`` is unique within its folder and does not identify a patient."""
 
     name: str
     image: Path
@@ -20,11 +20,10 @@ class CaseFiles:
 
 
 def find_cases(folder: Path) -> list[CaseFiles]:
-    """The cases of ``folder``, ordered by name.
+    """Return the cases of ``folder``, ordered by name.
 
-    Two layouts are known: ``NAME/{ct,labels}.nii.gz`` (what ``cardiacldm cohort`` writes) and
-    ``{images,labels}/NAME.nii.gz`` (also .nii, .nrrd, .mha). Raises :class:`DatasetError` when there is neither, or an
-    image has no labels.
+    The layout is ``NAME/{ct,labels}.nii.gz``, as of ``cardiacldm cohort``, or ``{images,labels}/NAME.nii.gz`` (also
+    .nii, .nrrd, .mha). Raises :class:`DatasetError` if there are no cases or an image has no labels.
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.")
@@ -39,20 +38,21 @@ def find_cases(folder: Path) -> list[CaseFiles]:
         raise DatasetError(
             f"{folder} holds no cases: it needs NAME/ct.nii.gz with NAME/labels.nii.gz, or images/ and labels/ folders."
         )
-    alone = [case.name for case in cases if not case.labels.is_file()]
-    if alone:
-        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-        raise DatasetError(f"These cases of {folder} have no labels: {', '.join(alone[:3])}{more}.")
+    unlabelled = [case.name for case in cases if not case.labels.is_file()]
+    if unlabelled:
+        more = f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else ""
+        raise DatasetError(f"These cases of {folder} have no labels: {', '.join(unlabelled[:3])}{more}.")
     return cases
 
 
 def _paired_folders(folder: Path) -> list[CaseFiles]:
+    """Return the cases of the layout ``images/`` and ``labels/``."""
     labels = {_stem(path): path for path in (folder / "labels").iterdir() if _stem(path)}
     images = {_stem(path): path for path in sorted((folder / "images").iterdir()) if _stem(path)}
     return [CaseFiles(name, image, labels.get(name, folder / "labels" / name)) for name, image in images.items()]
 
 
 def _stem(path: Path) -> str:
-    """The file's name without a known ending; empty for other files."""
+    """Return the file's name without its ending; empty for hidden files and other endings."""
     ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
     return path.name.removesuffix(ending) if ending and not path.name.startswith(".") else ""
