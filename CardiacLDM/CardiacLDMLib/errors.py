@@ -99,6 +99,9 @@ class ClientError(UserError):
 
 # --- explaining any exception --------------------------------------------------------------------------------------
 
+#: Parts of messages of failed GPUs; torch has a class of its own for them since 2.8 only.
+_GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -127,10 +130,6 @@ def explain(error: BaseException) -> Explanation:
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS):
         return Explanation("device", f"The GPU failed ({line}): try again, or choose the device CPU.")
     return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {line}")
-
-
-#: Parts of messages of failed GPUs; torch has a class of its own for them since 2.8 only.
-_GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
 
 
 def first_line(error: BaseException) -> str:

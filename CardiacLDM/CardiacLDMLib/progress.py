@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-#: ``fast``: fewer windows, coarser edges. ``flips``: windows are looked at mirrored too, at four times the work.
+#: ``fast``: fewer windows, coarser edges. ``flips``: the mean over mirrored windows, at four times the work.
 Quality = Literal["fast", "full", "flips"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
-#: Takes one line of text for whoever watches a long run.
+#: Called with one line of text for the user during a long run.
 Say = Callable[[str], None]
 
-#: What a stage is called in front of the user.
+#: Names of the stages for the user.
 STAGES = {
     "start": "starting",
     "load": "loading the model",
@@ -24,9 +24,9 @@ STAGES = {
     "prepare": "preparing",
     "locate": "finding the heart",
     "segment": "segmenting",
-    "sample": "drawing from noise",
+    "sample": "sampling from noise",
     "decode": "decoding",
-    "resample": "labelling the scan's voxels",
+    "resample": "resampling to the scan",
     "clean": "cleaning up",
     "check": "checking the pair",
     "write": "writing",
@@ -34,12 +34,12 @@ STAGES = {
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The job was stopped between two steps because the caller asked for it."""
+    """The job was stopped between two steps on request."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``step`` of ``total`` over the whole job (never falls), the stage's name, seconds since the job began."""
+    """``step`` of ``total`` over the whole job, which never decreases; the stage; seconds since the job began."""
 
     step: int
     total: int
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """How a pair looks at ``step`` of ``total`` while it is drawn: a grey picture (PGM) in the job's folder."""
+    """A pair at ``step`` of ``total`` of its sampling: a grey picture (PGM) in the job's folder."""
 
     step: int
     total: int
@@ -57,7 +57,7 @@ class Preview:
 
 
 def remaining(progress: Progress) -> float | None:
-    """Seconds that are likely left; None as long as too little was done to tell."""
+    """Return the estimated seconds left, or None in the first half second or three steps."""
     if progress.step < 3 or progress.seconds < 0.5:
         return None
     return progress.seconds * (progress.total - progress.step) / progress.step

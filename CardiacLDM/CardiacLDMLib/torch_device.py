@@ -1,22 +1,18 @@
-"""Devices that torch computes on, and settings that make its sums repeatable."""
+"""Devices that torch computes on, and settings for reproducible results."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import DeviceError
 
-if TYPE_CHECKING:
-    pass
-
 
 def resolve_device(device: str) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as the device to use; :class:`DeviceError` if it cannot be."""
+    """Return ``cpu`` or ``cuda:N`` for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises :class:`DeviceError`."""
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -32,13 +28,13 @@ def resolve_device(device: str) -> str:
     return f"cuda:{number}"
 
 
-#: Threads that draw a pair on the CPU, however many cores it has: with another number some voxels differ by 1 HU.
+#: Threads for generating a pair on the CPU, whatever its cores: with another number some voxels differ by 1 HU.
 THREADS = 2
 
 
 @contextlib.contextmanager
 def same_bits() -> Iterator[None]:
-    """Let torch add up in the same order every time, and leave its settings as they were."""
+    """Make torch add up in the same order every time, and restore its settings afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:

@@ -172,7 +172,7 @@ def test_pairs_come_as_volumes_and_segmentations_with_their_origin(user: User) -
         return not user.panel.running
 
     user.wait(ended)
-    assert any("Pair 2 of 2: drawing from noise" in text for text, _, _ in seen)
+    assert any("Pair 2 of 2: sampling" in text for text, _, _ in seen)
     assert {text for _, visible, text in seen if visible} >= {"Synthetic. Middle slice after step 4 of 9"}
     assert not user.ui.errorBox.visible
     assert user.settings.package == "tiny"

@@ -163,9 +163,7 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], int]:
         else:
             groups.setdefault(header.key, []).append(header)
     candidates = [_make_series(slices) for slices in groups.values()]
-    candidates.sort(
-        key=lambda s: (not s.number.isdigit(), int(s.number) if s.number.isdigit() else 0, -s.shape[2], s.uid)
-    )
+    candidates.sort(key=_number_order)
     return _make_numbers_unique(candidates), unread
 
 

@@ -13,7 +13,7 @@ from .common import FAILED, counted_progress, report_errors, say
 
 
 class Preset(StrEnum):
-    """How far from a real patient and a real scanner the cases may go."""
+    """How far anatomy and appearance may be from real patients and scanners."""
 
     REALISTIC = "realistic"
     RANDOMISED = "randomised"
@@ -27,14 +27,14 @@ def cohort(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="realistic: as hospitals scan, for showing, generating and experiments. "
-            "randomised: anatomy and appearance far beyond the plausible, for training that must hold on real scans."
+            help="realistic: as hospitals scan, for demonstrations, generators and experiments. "
+            "randomised: anatomy and appearance beyond the plausible, for segmenters that must work on real scans."
         ),
     ] = Preset.REALISTIC,
     anatomies: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of whole-heart label maps (*.nii.gz, values 1 to 8) to bend, besides built-in shapes."
+            help="Folder of whole-heart label maps (*.nii.gz, values 1 to 8) to deform, besides built-in shapes."
         ),
     ] = None,
     template_share: Annotated[
@@ -42,18 +42,16 @@ def cohort(
     ] = 0.7,
     deformation: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, max=3.0, help="How strongly hearts are bent; the presets have 1.0 (adult range) and 1.4."
-        ),
+        typer.Option(min=0.0, max=3.0, help="Strength of deformation; the presets have 1.0 (adult range) and 1.4."),
     ] = None,
     surroundings: Annotated[
-        bool, typer.Option(help="Organs around the heart; without them a plain body, to show what they are good for.")
+        bool, typer.Option(help="Organs around the heart; without them a plain body, for comparison.")
     ] = True,
     spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="Voxel size in mm.")] = 1.5,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each takes up to 2 GB of memory.")] = os.cpu_count()
     or 1,
 ) -> None:
-    """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. No patient is in it."""
+    """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. It shows no patient."""
     from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
     chosen = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})

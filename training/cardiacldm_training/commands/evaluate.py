@@ -1,4 +1,4 @@
-"""``cardiacldm evaluate``: figures of a model package on labelled cases."""
+"""``cardiacldm evaluate``: measure a segmenter package on labelled cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cardiacldm fidelity``: judge generated pairs against held-out cases."""
+"""``cardiacldm fidelity``: compare generated pairs with held-out cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.fidelity.cases import View
 
-#: Where pairs that are drawn for the report are kept, within its folder.
+#: Folder, within that of the report, of the pairs that were generated for it.
 PAIRS = "pairs"
 
 
@@ -23,35 +23,33 @@ def fidelity(
     *,
     data: Annotated[Path, typer.Option(help="Folder of held-out labelled cases.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the report.", show_default=False)],
-    generated: Annotated[
-        Path | None, typer.Option(help="Folder of generated pairs, to judge instead of drawing some.")
-    ] = None,
+    generated: Annotated[Path | None, typer.Option(help="Folder of existing pairs to evaluate.")] = None,
     package: Annotated[str | None, typer.Option(help="Generator package: a name or a folder.")] = None,
-    count: Annotated[int, typer.Option(min=2, help="Pairs to draw, where none are given.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other pairs.")] = 0,
+    count: Annotated[int, typer.Option(min=2, help="Pairs to generate, if none are given.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed generates other pairs.")] = 0,
     segmenter: Annotated[
         str | None, typer.Option(help="Segmenter package, for features and agreement. Without it, the one shipped.")
     ] = None,
     train: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of the generator's training cases: replicas, training on pairs; may be repeated."),
+        typer.Option(help="Generator's training cases, for memorisation and training on pairs; may be repeated."),
     ] = None,
     train_steps: Annotated[
         int, typer.Option(min=0, help="Steps of the small networks trained on pairs and on cases; 0: none.")
     ] = 600,
     curve: Annotated[
-        int, typer.Option(min=0, help="Pairs to draw for each solver and number of evaluations; 0: none.")
+        int, typer.Option(min=0, help="Pairs to generate for each solver and number of evaluations; 0: none.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Where prepared cases go; .prepared in each folder if not given.")
     ] = None,
 ) -> None:
-    """Measure how true generated pairs are, each figure beside what held-out cases reach among themselves.
+    """Measure the fidelity of generated pairs, each figure beside that of held-out cases among themselves.
 
-    Judges the folder --generated, or --count pairs of --package, which are kept in OUT/pairs. Cases may have any grid:
-    all are brought to that of the pairs. Writes report.json, report.md and pictures. With --train also copies of
-    training cases, and what a small network learns from pairs instead of training cases.
+    Evaluates the folder --generated, or --count pairs of --package, which are kept in OUT/pairs. Cases may have any
+    grid: all are resampled to that of the pairs. Writes report.json, report.md and pictures. With --train it also
+    measures memorisation, and what a small network learns from pairs instead of training cases.
     """
     from ..errors import EvaluationError
 
@@ -93,7 +91,7 @@ def _fidelity(
     )  # fmt: skip
     points = solvers.draw_curve(generator, curve_count, seed, examiner, findings, say) if generator else []
     write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
-    typer.echo(f"Judged {len(pairs)} generated pairs against {len(references)} held-out cases: {out}.")
+    typer.echo(f"Compared {len(pairs)} generated pairs with {len(references)} held-out cases: {out}.")
     if pairs.skipped:
         say(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.")
 

@@ -1,4 +1,4 @@
-"""``cardiacldm generate``: draw pairs of synthetic CT and labels with a generator package."""
+"""``cardiacldm generate``: generate pairs of synthetic CT and labels with a generator package."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from ..results.pair_files import Rates
 
-#: More than this is drawn only by someone who said --yes.
+#: Longer or larger runs need --yes.
 LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
 
 Result = TypeVar("Result")
@@ -56,42 +56,42 @@ def generate(
     package: Annotated[
         str | None, typer.Option(help="Generator package: a name or a folder. Without it, the one shipped.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=2**32, help="How many pairs; those that are there already count.")],
+    count: Annotated[int, typer.Option(min=1, max=2**32, help="How many pairs, existing ones included.")],
     out: Annotated[Path, typer.Option(help="Folder for the pairs; an unfinished one is continued.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same pairs.")] = 0,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="name=value, such as sex=female; may be repeated. What is not given is left to chance."),
+        typer.Option(help="name=value, such as sex=female; may be repeated. The others are sampled."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps from noise to pair; the package's if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the package's if not given.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How strongly conditions lead: 1 as trained; the package's if not given.")
+        float | None, typer.Option(help="Scale of classifier-free guidance, 1: none; the package's if not given.")
     ] = None,
     solver: Annotated[str | None, typer.Option(help="euler or heun, ddim or ddpm, as the package allows.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Check each pair, and draw again what fails; or keep all.")
+        bool, typer.Option("--check/--no-check", help="Check each pair and generate rejected ones again, or keep all.")
     ] = True,
     segmenter: Annotated[
         str | None, typer.Option(help="Segmenter package that checks the pairs. Without it, the one shipped.")
     ] = None,
     train: Annotated[
         list[Path] | None,
-        typer.Option(help="Cases that the generator was trained on: copies are rejected; may be given several times."),
+        typer.Option(help="The generator's training cases, to reject pairs that are copies of them; may be repeated."),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where the prepared cases of --train go; TRAIN/.prepared if not given.")
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, which share the folder.")] = 1,
-    yes: Annotated[bool, typer.Option("--yes", help="Go on even if it takes over an hour or 10 GB.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not stop if it takes over an hour or 10 GB.")] = False,
 ) -> None:
-    """Draw synthetic pairs of cardiac CT (int16 HU) and labels. Research use, not a medical device.
+    """Generate synthetic pairs of cardiac CT (int16 HU) and labels. Research use, not a medical device.
 
     Each pair is a folder pair_NNNN with ct.nii.gz, labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7, LAA 8),
-    provenance.json and overview.png; contact_sheet.png shows them all. Stopped or killed, it goes on when repeated.
-    Pairs are checked: soundness of the labels, agreement with a segmenter, copies of --train; rejected ones are drawn
-    again, up to five times. acceptance.json says how many were rejected and why.
+    provenance.json and overview.png; contact_sheet.png shows them all. Repeat the command to continue a stopped run.
+    Checks: plausible labels, agreement with a segmenter, no copy of --train cases. A rejected pair is generated again,
+    up to five times. acceptance.json counts the rejected pairs by reason.
     """
     let_threads_sleep()
     from CardiacLDMLib.errors import GeneratorError
@@ -102,38 +102,38 @@ def generate(
     model = find_package(package or DEFAULT_GENERATOR)
     require_kind(model, "generator")
     assert model.manifest.generator is not None  # the manifest of every generator has it
-    settings = check_settings(model.manifest.generator, _conditions(condition or ()), steps, guidance, solver)
+    settings = check_settings(model.manifest.generator, _parse_conditions(condition or ()), steps, guidance, solver)
     if not check and (segmenter or train):
         raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
     checker = find_package(segmenter) if check else None
     if checker:
         require_kind(checker, "segmenter")
-    fabric = _launched(device, devices, nodes)
+    fabric = _launch(device, devices, nodes)
     with stop_when_asked(console) as cancelled:
         generator = _generator(model, fabric)
-        judge = _judge(checker, generator, train, cache, fabric, console) if checker else None
-        stop = _or_left(fabric, cancelled)
-        code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).all(yes)
+        judge = _make_judge(checker, generator, train, cache, fabric, console) if checker else None
+        stop = _or_abandoned(fabric, cancelled)
+        code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).generate_all(yes)
     if code:
         raise typer.Exit(code)
 
 
-def _conditions(texts: Iterable[str]) -> dict[str, str | float]:
-    """Conditions as typed. Raises :class:`GeneratorError` for what is no name=value, or comes twice."""
+def _parse_conditions(texts: Iterable[str]) -> dict[str, str | float]:
+    """Parse name=value conditions. Raises :class:`GeneratorError` for other texts and repeated names."""
     from CardiacLDMLib.errors import GeneratorError
 
-    found: dict[str, str | float] = {}
+    conditions: dict[str, str | float] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise GeneratorError(f"A condition is written as name=value, not {text!r}.")
-        if name in found:
+        if name in conditions:
             raise GeneratorError(f"The condition {name} is given twice.")
-        found[name] = value
-    return found
+        conditions[name] = value
+    return conditions
 
 
-def _launched(device: str, devices: int, nodes: int) -> Fabric:
+def _launch(device: str, devices: int, nodes: int) -> Fabric:
     """Start one process per device. Raises ``DeviceError`` or ``GeneratorError`` for devices that cannot be used."""
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
@@ -146,7 +146,7 @@ def _launched(device: str, devices: int, nodes: int) -> Fabric:
         resolve_device(f"cuda:{devices - 1}")
     if ":" in device and devices > 1:
         raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
-    # Processes only meet at the beginning and the end, which may be days apart.
+    # The processes wait for each other only at the beginning and the end, which may be days apart.
     strategy = DDPStrategy(timeout=timedelta(days=365)) if devices * nodes > 1 else "auto"
     chosen = [int(number)] if kind == "cuda" and devices == 1 else devices
     fabric = Fabric(accelerator=kind, devices=chosen, num_nodes=nodes, strategy=strategy)
@@ -160,11 +160,11 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
     return Generator(model, str(fabric.device))
 
 
-def _judge(
+def _make_judge(
     checker: ModelPackage, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
     console: Console,
 ) -> Judge:  # fmt: skip
-    """Who accepts pairs. Raises EvaluationError or DatasetError for training cases that cannot be used."""
+    """Return the judge of pairs. Raises EvaluationError or DatasetError for unusable training cases."""
     from CardiacLDMLib.generation.acceptance import Judge
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
@@ -175,16 +175,16 @@ def _judge(
     segmenter = Segmenter(checker, str(fabric.device))
     if not train:
         return Judge(segmenter)
-    say: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
+    note: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
     view = generator_view(generator)
-    _in_first(fabric, lambda: len(open_case_set(train, view, cache, say)))  # one process prepares the cases
+    _in_first(fabric, lambda: len(open_case_set(train, view, cache, note)))  # one process prepares the cases
     cases = open_case_set(train, view, cache)
-    say(f"Looking at {len(cases)} training cases, to tell copies of them.")
+    note(f"Reading {len(cases)} training cases, to recognise copies of them.")
     return Judge(segmenter, further=[MemorisationCheck(TrainingCases(cases))])
 
 
-def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether to stop: asked to, or left alone by the process that started this one."""
+def _or_abandoned(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that tells whether to stop: on request, or because the parent process has ended."""
     if fabric.local_rank == 0:
         return cancelled
     parent = os.getppid()
@@ -192,7 +192,7 @@ def _or_left(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool
 
 
 def _in_first(fabric: Fabric, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns in the first process, or its error, in all of them."""
+    """Do ``work`` in the first process; return its result, or raise its error, in all processes."""
     outcome: tuple[Any, Exception | None] = (None, None)
     if fabric.is_global_zero:
         try:
@@ -210,7 +210,7 @@ def _in_first(fabric: Fabric, work: Callable[[], Result]) -> Result:
 
 @dataclass
 class _Run:
-    """One process's part of a call; processes share the work, and the first one looks after the folder."""
+    """One process's part of a call. The processes share the pairs; the first one manages the folder."""
 
     generator: Generator
     judge: Judge | None
@@ -222,8 +222,8 @@ class _Run:
     console: Console
     cancelled: Callable[[], bool]
 
-    def all(self, yes: bool) -> int:
-        """Draw what is missing; returns the exit code."""
+    def generate_all(self, yes: bool) -> int:
+        """Generate the missing pairs; return the exit code."""
         from ..results.pair_files import acceptance_rates, hold_folder, pair_indices, rejections, shared_settings
 
         with contextlib.ExitStack() as held:
@@ -235,29 +235,29 @@ class _Run:
                 code = self._share(done)
             except Cancelled:
                 code = STOPPED
-            if code != STOPPED:  # otherwise the others need not be waited for: they stop too
+            if code != STOPPED:  # if stopped, the other processes stop too: do not wait for them
                 code = self._worst(code)
             if not code:
                 code = self._first(self._summary)
             if self.fabric.is_global_zero:
-                _tell(code, acceptance_rates(self.out, self.count), self.count, self.out)
+                _print_summary(code, acceptance_rates(self.out, self.count), self.count, self.out)
         return code
 
     def _first(self, work: Callable[[], Result]) -> Result:
         return _in_first(self.fabric, work)
 
     def _worst(self, code: int) -> int:
-        """The largest exit code of all processes."""
+        """Return the largest exit code of all processes."""
         import torch
 
         try:
             codes: Any = self.fabric.all_gather(torch.tensor(code))
-        except RuntimeError:  # another one has left
+        except RuntimeError:  # another process has ended
             return STOPPED
         return int(codes.max())
 
     def _try_one(self, done: set[int], yes: bool) -> set[int]:
-        """Draw the first missing pair, and see from it what all will take. Raises :class:`OutputError` if too much."""
+        """Generate the first missing pair and estimate the effort of all. Raises as :func:`_check_effort` does."""
         missing = self.count - len(done)
         if not missing:
             return set()
@@ -274,7 +274,7 @@ class _Run:
         return (index for index in range(self.count) if index not in done)
 
     def _share(self, done: set[int]) -> int:
-        """Draw every pair that falls to this process; returns its exit code."""
+        """Generate this process's share of the pairs; return its exit code."""
         from CardiacLDMLib.errors import UserError
 
         rank, world = self.fabric.global_rank, self.fabric.world_size
@@ -289,7 +289,7 @@ class _Run:
         return 0
 
     def _draw(self, index: int, number: int) -> tuple[float, int]:
-        """One pair, drawn and written, or noted as never accepted; its seconds and bytes."""
+        """Generate and write one pair, or record that none was accepted; return seconds and bytes."""
         from CardiacLDMLib.errors import NoAcceptablePair
         from CardiacLDMLib.generation.acceptance import draw
 
@@ -314,22 +314,22 @@ class _Run:
         return seconds, size
 
     def _progress(self, title: str) -> AbstractContextManager[OnProgress | None]:
-        """A progress bar, where somebody watches."""
+        """Show a progress bar on a terminal, else nothing."""
         return job_progress(self.console, title) if self.console.is_terminal else contextlib.nullcontext()
 
     def _summary(self) -> int:
-        """Contact sheets, and how many pairs were rejected; the exit code."""
+        """Write contact sheets and acceptance rates; return the exit code."""
         from ..results.pair_files import acceptance_rates, write_rates, write_sheets
 
         write_sheets(self.out, self.count)
-        found = acceptance_rates(self.out, self.count)
+        rates = acceptance_rates(self.out, self.count)
         if self.judge is not None:
-            write_rates(self.out, found)
-        return FAILED if found.never_accepted else 0
+            write_rates(self.out, rates)
+        return FAILED if rates.never_accepted else 0
 
 
 def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
-    """Raises :class:`OutputError` if the disk will not do, or nobody has agreed to so long a run."""
+    """Raise ``OutputError`` if the disk is too small, ``ConfigError`` if so long a run needs --yes."""
     from CardiacLDMLib.errors import OutputError
 
     from ..errors import ConfigError
@@ -339,20 +339,19 @@ def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool)
     if size > free:
         raise OutputError(f"{takes}, but {out.name} has {size_text(free)} free: make room, or ask for fewer.")
     if not yes and (seconds > LONG_SECONDS or size > LARGE_BYTES):
-        raise ConfigError(f"{takes}: repeat with --yes to go on from here, or ask for fewer.")
+        raise ConfigError(f"{takes}: repeat with --yes to continue, or ask for fewer.")
 
 
-def _tell(code: int, found: Rates, count: int, out: Path) -> None:
-    """The last lines."""
-    if found.rejected:
-        rules = ", ".join(f"{rule} {number}" for rule, number in found.rules.items())
-        share = found.rejected / found.drawn
-        typer.echo(f"{found.drawn} were drawn and {found.rejected} of them rejected ({share:.0%}): {rules}.")
+def _print_summary(code: int, rates: Rates, count: int, out: Path) -> None:
+    if rates.rejected:
+        rules = ", ".join(f"{rule} {number}" for rule, number in rates.rules.items())
+        share = rates.rejected / rates.drawn
+        typer.echo(f"Generated {rates.drawn}, rejected {rates.rejected} of them ({share:.0%}): {rules}.")
     if not code:
-        typer.echo(f"{plural(count, 'pair')} in {out}. They are synthetic: no patient is in them.")
+        typer.echo(f"{plural(count, 'pair')} in {out}. They are synthetic: they show no patient.")
         return
     stopped = "Stopped. " if code == STOPPED else ""
-    more = "; repeat to go on from there" if found.accepted + len(found.never_accepted) < count else ""
-    say(f"{stopped}{found.accepted} of {plural(count, 'pair')} are finished and whole{more}.")
-    if found.never_accepted:
-        say(f"Never accepted: {', '.join(found.never_accepted)}; another seed draws others.")
+    more = "; repeat the command to continue" if rates.accepted + len(rates.never_accepted) < count else ""
+    say(f"{stopped}{rates.accepted} of {plural(count, 'pair')} are complete{more}.")
+    if rates.never_accepted:
+        say(f"Never accepted: {', '.join(rates.never_accepted)}; another seed gives other pairs.")

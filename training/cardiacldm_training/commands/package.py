@@ -123,7 +123,7 @@ def _print_card(package: ModelPackage) -> None:
     console = make_console(stderr=False)
     console.print(Text(manifest.title, "bold underline"))
     console.print(card)
-    console.print(_figures(manifest) if manifest.figures else "It comes without measured figures.")
+    console.print(_figures(manifest) if manifest.figures else "No measured figures.")
     console.print(_networks(manifest))
 
 
@@ -142,7 +142,7 @@ def _networks(manifest: Manifest) -> Table:
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    """Cells are plain text: what a package says is never markup."""
+    """Make a table of plain text: text from a package is never markup."""
     from rich.table import Table
     from rich.text import Text
 

@@ -42,22 +42,23 @@ def segment(
     tta: Annotated[
         bool,
         typer.Option(
-            "--tta", help="Average over mirrored windows: some four times slower, no better with the shipped package."
+            "--tta", help="Average over mirrored windows: four times slower, no better with the shipped package."
         ),
     ] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Coarser edges: a fifth less work with the shipped package, a little worse.")
+        bool,
+        typer.Option("--fast", help="Coarser edges: a fifth less computation, slightly less accurate."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     series: Annotated[
-        str | None, typer.Option("--series", help="DICOM series to take, by its number or UID.", show_default=False)
+        str | None, typer.Option("--series", help="DICOM series to segment, by its number or UID.", show_default=False)
     ] = None,
 ) -> None:
     """Label the heart's eight structures in CT scans. Research use, not a medical device.
 
-    Each case leaves NAME.seg.nrrd (for 3D Slicer), NAME.labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7,
-    LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes). A case that fails does not stop
-    the others; the last lines then name it, and the exit code is 1.
+    The files of a case are NAME.seg.nrrd (for 3D Slicer), NAME.labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6,
+    PA 7, LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes). A case that fails does not
+    stop the others; the last lines name it, and the exit code is 1.
     """
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.results.case_files import check_folder
@@ -68,55 +69,53 @@ def segment(
         raise typer.BadParameter("--fast and --tta exclude each other.")
     quality: Quality = "fast" if fast else "flips" if tta else "full"
     model = find_package(package)
-    check_folder(out)  # before hours of work depend on it
-    cases, refused = _cases(inputs, out, series=series, overwrite=overwrite, console=console)
-    stopped = False
-    done = 0
+    check_folder(out)  # before hours of work
+    cases, failed = _sort_inputs(inputs, out, series=series, overwrite=overwrite, console=console)
+    run = _Run(out, quality, console, len(cases), failed)
     if cases:
         segmenter = Segmenter(model, device)
         with stop_when_asked(console) as cancelled:
-            run = _Run(segmenter, out, quality, console, cancelled, len(cases))
-            done, failed, stopped = run.all(cases)
-            refused += failed
-    _finish(refused, done, stopped)
+            run.segment_all(cases, segmenter, cancelled)
+    run.finish()
 
 
 # --- before the first case -----------------------------------------------------------------------------------------
 
 
-def _cases(
+def _sort_inputs(
     inputs: Sequence[Path], out: Path, *, series: str | None, overwrite: bool, console: Console
 ) -> tuple[list[Case], list[Refused]]:
-    """What there is to do, and what cannot be done, existing results included. Shows the choice of DICOM series."""
+    """Return the cases to segment, and those that cannot be, or have results already. Prints notes on DICOM series."""
     from CardiacLDMLib.image.cases import Refused, find_cases
     from CardiacLDMLib.results.case_files import existing_results
 
     ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
     cases: list[Case] = []
     refused: list[Refused] = []
-    for found in find_cases(inputs, series, ask):
-        existing = [] if overwrite else existing_results(out, found.name)
-        if isinstance(found, Refused):
-            refused.append(found)
+    for case in find_cases(inputs, series, ask):
+        existing = [] if overwrite else existing_results(out, case.name)
+        if isinstance(case, Refused):
+            refused.append(case)
         elif existing:
             verb = "exists" if len(existing) == 1 else "exist"
             reason = f"{', '.join(existing)} {verb} already: choose another folder or add --overwrite."
-            refused.append(Refused(found.name, reason))
+            refused.append(Refused(case.name, reason))
         else:
-            for note in found.notes:
-                console.print(f"{found.name}: {note}")
-            cases.append(found)
+            for note in case.notes:
+                console.print(f"{case.name}: {note}")
+            cases.append(case)
     return cases, refused
 
 
 def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
+    """Let the user choose one of several DICOM series."""
     from rich.prompt import Prompt
 
-    console.print(f"{name}: several series could be meant:")
+    console.print(f"{name}: several series are likely:")
     for option in options:
         console.print(f"  {option.number}: {option.title}")
     numbers = [option.number for option in options]
-    chosen = Prompt.ask("Which one is to be segmented?", choices=numbers, default=numbers[0], console=console)
+    chosen = Prompt.ask("Which one shall be segmented?", choices=numbers, default=numbers[0], console=console)
     return options[numbers.index(chosen)]
 
 
@@ -125,63 +124,62 @@ def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
 
 @dataclass
 class _Run:
-    segmenter: Segmenter
+    """One call: cases segmented one after the other. ``failed`` begins with the inputs that cannot be segmented."""
+
     out: Path
     quality: Quality
     console: Console
-    cancelled: Callable[[], bool]
     total: int
+    failed: list[Refused]
+    done: int = 0
+    stopped: bool = False
 
-    def all(self, cases: Sequence[Case]) -> tuple[int, list[Refused], bool]:
-        """How many cases were done, those that failed, and whether the user stopped the run."""
+    def segment_all(self, cases: Sequence[Case], segmenter: Segmenter, cancelled: Callable[[], bool]) -> None:
+        """Segment all cases; one that fails does not stop the others."""
         from CardiacLDMLib.image.cases import Refused
+
+        for number, case in enumerate(cases, start=1):
+            label = f"{case.name} ({number} of {self.total})" if self.total > 1 else case.name
+            try:
+                report = self._segment(case, segmenter, label, cancelled)
+            except (Cancelled, KeyboardInterrupt):
+                self.stopped = True
+                return
+            except Exception as error:  # one case must not stop the others
+                self.failed.append(Refused(case.name, explain(error).message))
+                self.console.print(f"{case.name}: failed: {self.failed[-1].reason}")
+            else:
+                self.done += 1
+                _print_report(report)
+
+    def _segment(self, case: Case, segmenter: Segmenter, label: str, cancelled: Callable[[], bool]) -> CaseReport:
         from CardiacLDMLib.segmentation.case import segment_case
 
         from ..results.case_picture import draw_case
 
-        done = 0
-        failed: list[Refused] = []
-        for number, case in enumerate(cases, start=1):
-            label = f"{case.name} ({number} of {self.total})" if self.total > 1 else case.name
-            try:
-                with job_progress(self.console, label) as progress:
-                    segmented = segment_case(
-                        case,
-                        self.segmenter,
-                        self.out,
-                        quality=self.quality,
-                        progress=progress,
-                        cancelled=self.cancelled,
-                        draw=draw_case,
-                    )
-            except (Cancelled, KeyboardInterrupt):
-                return done, failed, True
-            except Exception as error:  # one case must not stop the others
-                failed.append(Refused(case.name, explain(error).message))
-                self.console.print(f"{case.name}: failed: {failed[-1].reason}")
-            else:
-                done += 1
-                _tell(segmented.report)
-        return done, failed, False
+        with job_progress(self.console, label) as progress:
+            return segment_case(
+                case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled, draw=draw_case
+            ).report
+
+    def finish(self) -> None:
+        """Print the last lines, and end with the exit code."""
+        if self.failed:
+            total = len(self.failed) + self.done
+            say(f"{len(self.failed)} of {total} cases failed:" if self.done else "No case was segmented:")
+            for case in self.failed:
+                say(f"  {case.name}: {case.reason}")
+        if self.stopped:
+            say(f"Stopped. Cases done: {self.done}. No unfinished files are left.")
+            raise typer.Exit(STOPPED)
+        if self.failed:
+            raise typer.Exit(FAILED)
 
 
-def _tell(report: CaseReport) -> None:
-    """The result of a case in a line, and its warnings."""
+def _print_report(report: CaseReport) -> None:
+    """Print the result of a case in one line, and its warnings."""
     volumes = ", ".join(f"{name} {volume:.0f}" for name, volume in report.volumes_ml.items())
     what = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
     typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {what}")
     for warning in report.warnings:
         typer.echo(f"{report.case}: warning: {warning}")
-
-
-def _finish(refused: Sequence[Refused], done: int, stopped: bool) -> None:
-    """The last lines, and the exit code."""
-    if refused:
-        say(f"{len(refused)} of {len(refused) + done} cases failed:" if done else "No case was segmented:")
-        for case in refused:
-            say(f"  {case.name}: {case.reason}")
-    if stopped:
-        say(f"Stopped. Cases done: {done}. No unfinished files are left.")
-        raise typer.Exit(STOPPED)
-    if refused:
-        raise typer.Exit(FAILED)

@@ -1,0 +1,73 @@
+"""What the commands share: the error handler, progress, and stopping on request."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+from rich.console import Console
+
+from cardiacldm_training.commands.common import (
+    UNUSABLE,
+    job_progress,
+    make_console,
+    report_errors,
+    stage_lines,
+    stop_when_asked,
+)
+from cardiacldm_training.errors import ConfigError
+from CardiacLDMLib.errors import OutputError
+from CardiacLDMLib.progress import STAGES, Progress
+
+
+@pytest.mark.parametrize("error", [OutputError("out is full."), ConfigError("steps: not a number.")])
+def test_an_error_for_users_is_one_line_and_an_exit_code(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @report_errors()
+    def command() -> None:
+        raise error
+
+    for _ in range(2):  # a decorated command can run again
+        with pytest.raises(typer.Exit) as ended:
+            command()
+        assert ended.value.exit_code == UNUSABLE
+        assert capsys.readouterr() == ("", f"Error: {error}\n")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    @report_errors()
+    def command() -> None:
+        raise KeyError("no sentence")
+
+    with pytest.raises(KeyError):
+        command()
+
+
+def test_each_stage_is_one_line_where_nobody_watches() -> None:
+    lines: list[str] = []
+    update = stage_lines("chest", lines.append)
+    for step, stage in enumerate(("read", "locate", "locate", "segment", "other")):
+        update(Progress(step, 5, stage, float(step)))
+    assert lines == [f"chest: {name}" for name in (STAGES["read"], STAGES["locate"], STAGES["segment"], "other")]
+
+
+def test_a_bar_shows_names_from_outside_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(force_terminal=True, width=200, markup=False)
+    with job_progress(console, "[red]chest[/red]") as update:
+        update(Progress(1, 4, "segment", 1.0))
+    assert "[red]chest[/red]" in capsys.readouterr().out
+    make_console(stderr=False).print("[bold]name[/bold]")
+    assert "[bold]name[/bold]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_when_asked(make_console()) as cancelled:
+        assert not cancelled()
+        os.kill(os.getpid(), number)
+        assert cancelled()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
