@@ -100,7 +100,7 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "noise by 3;",
                   NO_FIGURES):  # fmt: skip
         assert words in card
-    weights = autoencoder.trained_weights(finished)
+    weights = autoencoder.best_weights(finished)
     for name, value in load_networks(package)["autoencoder"].state_dict().items():
         np.testing.assert_allclose(value, weights[name], atol=1e-3)
     assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID

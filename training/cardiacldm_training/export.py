@@ -80,8 +80,8 @@ def read_about(path: Path, kind: str) -> About:
 # --- the export ----------------------------------------------------------------------------------------------------
 
 
-class _Measured(NamedTuple):
-    """What was measured of a run: figures for the manifest, Markdown for the card."""
+class _Results(NamedTuple):
+    """The results of evaluations: figures for the manifest, Markdown for the card."""
 
     figures: list[Figure]
     markdown: str
@@ -104,20 +104,20 @@ def export_run(
     words = read_about(about, kind) if about else _ABOUT[kind]()
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
-    measured = _measured(config, evaluations)
+    results = _results(config, evaluations)
     try:
         parts = _parts(run, config)
         manifest = Manifest(
             name=name, version=words.version, kind=kind, title=words.title, summary=words.summary,
             structures=this_anatomy(), networks={role: part.spec for role, part in parts.items()},
             generator=_generator_spec(config, parts, texture), training=_provenance(config, words, parts),
-            figures=measured.figures, licence=words.licence, intended_use=words.intended_use,
+            figures=results.figures, licence=words.licence, intended_use=words.intended_use,
             attribution=list(words.attribution),
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
     weights = {part.spec.weights: part.weights for part in parts.values()}
-    text = cards.plain(manifest, measured.markdown) if card is None else cards.with_figures(card, measured.markdown)
+    text = cards.plain(manifest, results.markdown) if card is None else cards.with_figures(card, results.markdown)
     return write_package(folder, manifest, weights, text, replace=replace)
 
 
@@ -163,14 +163,14 @@ def _corrections(path: Path, spacing_mm: float) -> list[Step]:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _measured(config: RunConfig, folders: Sequence[Path]) -> _Measured:
-    """Return what evaluations of a segmenter or fidelity reports of a generator measured."""
+def _results(config: RunConfig, folders: Sequence[Path]) -> _Results:
+    """Return the results of evaluations of a segmenter, or of fidelity reports of a generator."""
     if isinstance(config.model, SegmenterModel):
         evaluations = [read_evaluation(folder) for folder in folders]
         figures = [figure for evaluation in evaluations for figure in _figures_of_evaluation(evaluation)]
-        return _Measured(figures, cards.evaluation_tables(evaluations))
+        return _Results(figures, cards.evaluation_tables(evaluations))
     reports = [read_report(folder / JSON_FILE, config.model.spacing_mm) for folder in folders]
-    return _Measured([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
+    return _Results([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
 
 
 def read_report(path: Path, spacing_mm: float) -> Report:

@@ -155,7 +155,7 @@ def batch(stage: autoencoder.AutoencoderStage, first: int) -> dict[str, torch.Te
 def test_a_run_leaves_weights_and_latent_statistics(prepared: store.Prepared, undisturbed: Path) -> None:
     settings = run_folder.read_config(undisturbed).generator
     net = autoencoder.load_autoencoder(undisturbed, settings.autoencoder)
-    assert set(net.state_dict()) == set(autoencoder.trained_weights(undisturbed))
+    assert set(net.state_dict()) == set(autoencoder.best_weights(undisturbed))
     latents = calibration.read_latent_statistics(undisturbed)
     assert latents.cases == 2
     assert latents.autoencoder == run_folder.weights_digest(net.state_dict())

@@ -36,6 +36,8 @@ TABLE = "conditions.csv"
 _MOST_VALUES, _LONGEST = 64, 60
 
 Conditions = Mapping[str, str | float]
+#: The conditions of cases by their names.
+CaseConditions = Mapping[str, Conditions]
 
 
 class Vocabulary(Frozen):
@@ -86,7 +88,7 @@ def vocabulary(cases: Sequence[Conditions]) -> Vocabulary:
     return Vocabulary(choices=choices, numbers=numbers, chances=chances)
 
 
-def digest(conditions: Mapping[str, Conditions]) -> str:
+def digest(conditions: CaseConditions) -> str:
     """SHA-256 over the conditions of all cases."""
     return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
 

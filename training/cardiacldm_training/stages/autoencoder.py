@@ -161,7 +161,7 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 # --- weights of a run ----------------------------------------------------------------------------------------------
 
 
-def trained_weights(run: Path) -> run_folder.Weights:
+def best_weights(run: Path) -> run_folder.Weights:
     """Return the averaged weights of the run's best autoencoder. Raises TrainingError."""
     return run_folder.averaged_weights(run / NAME / run_folder.BEST)
 
@@ -169,7 +169,7 @@ def trained_weights(run: Path) -> run_folder.Weights:
 def load_autoencoder(run: Path, settings: AutoencoderConfig) -> JointAutoencoder:
     """Load the run's best autoencoder on the CPU, in evaluation mode, without gradients. Raises TrainingError."""
     network: Any = build_network(ARCHITECTURE, settings.arguments)
-    network.load_state_dict(trained_weights(run))
+    network.load_state_dict(best_weights(run))
     return network.eval().requires_grad_(False)
 
 
@@ -178,7 +178,7 @@ def package_part(run: Path, run_config: RunConfig) -> PackagePart:
     model, statistics = run_config.generator, calibration.read_latent_statistics(run)
     arguments = {name: v for name, v in model.autoencoder.arguments.items() if name not in _TRAINING_ONLY}
     return network_part(
-        run, NAME, trained_weights(run), architecture=ARCHITECTURE, arguments=arguments, patch=model.grid,
+        run, NAME, best_weights(run), architecture=ARCHITECTURE, arguments=arguments, patch=model.grid,
         spacing_mm=model.spacing_mm, window_hu=model.window_hu,
         generator={"latent_shift": statistics.shift, "latent_scale": statistics.scale},
     )  # fmt: skip
@@ -245,7 +245,7 @@ def begin_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequen
 def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence[store.PreparedCase], say: Say) -> None:
     """Measure and write the latent statistics, unless those of these weights are there."""
     path = run / calibration.LATENTS_FILE
-    digest = run_folder.weights_digest(trained_weights(run))
+    digest = run_folder.weights_digest(best_weights(run))
     if path.is_file() and calibration.read_latent_statistics(run).autoencoder == digest:
         return
     say(f"{NAME}: measuring the latents of {len(cases)} cases.")

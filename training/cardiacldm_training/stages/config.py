@@ -194,9 +194,9 @@ class RunConfig(Frozen):
         })  # fmt: skip
 
 
-def check_same(stored: Frozen, wanted: Frozen) -> None:
-    """Raise :class:`ConfigError` naming the first field in which a run to resume differs from the one asked for."""
-    difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(wanted.model_dump_json()))
+def check_same(stored: Frozen, config: Frozen) -> None:
+    """Raise :class:`ConfigError` naming the first field in which a run to resume differs from ``config``."""
+    difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(config.model_dump_json()))
     if difference:
         field, old, new = difference
         raise ConfigError(f"The run cannot be resumed: its {field} is {old!r}, not {new!r}.")

@@ -7,7 +7,7 @@ autoencoder.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def package_part(run: Path, run_config: RunConfig) -> PackagePart:
     """
     settings, data = diffusion_of(run_config)
     model = run_config.generator
-    if run_folder.weights_digest(autoencoder.trained_weights(run)) != data.autoencoder:
+    if run_folder.weights_digest(autoencoder.best_weights(run)) != data.autoencoder:
         raise TrainingError(f"The autoencoder of {run} was trained further after its diffusion: train that again.")
     words = data.conditions
     generator = {
@@ -228,24 +228,24 @@ def restart_times(sampling: Sampling) -> tuple[float, ...]:
 
 
 def train_diffusion(
-    run: Path, settings: DiffusionConfig, prepared: store.Prepared, known: Mapping[str, conditions.Conditions], *,
+    run: Path, settings: DiffusionConfig, prepared: store.Prepared, case_conditions: conditions.CaseConditions, *,
     resume: bool, workers: int, preset: str | None = None, say: Say = print,
 ) -> loop.State:  # fmt: skip
     """Train the denoiser into ``run``, which holds a trained autoencoder; return where training ended.
 
-    ``known``: the conditions of each case by its name. ``preset``: refuse a run of another one.
+    ``case_conditions``: the known conditions of each case by its name. ``preset``: refuse a run of another one.
     Raises TrainingError, ConfigError, DatasetError.
     """
     stored = _with_same_data(run, prepared, preset)
     train, held_out = split.split(prepared.cases, stored.validation_part)
-    run_config = stored.with_diffusion(settings, _data(run, train, prepared, known))
+    run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions))
     if run_folder.has_begun(run, NAME):  # before that, settings may change
         run_folder.check_run(run, run_config, [NAME], resume=resume)
     fabric = loop.launch(settings.devices, settings.nodes, run_config.precision)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
     fabric.barrier()
-    stage = _stage(fabric, run, run_config, known, train, held_out, say)
+    stage = _stage(fabric, run, run_config, case_conditions, train, held_out, say)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
     if network.prior is not None:
@@ -270,32 +270,32 @@ def _with_same_data(run: Path, prepared: store.Prepared, preset: str | None) -> 
 
 
 def _data(
-    run: Path, train: split.Cases, prepared: store.Prepared, known: Mapping[str, conditions.Conditions]
+    run: Path, train: split.Cases, prepared: store.Prepared, case_conditions: conditions.CaseConditions
 ) -> DiffusionData:
     """Return what the denoiser is to be trained on."""
     statistics = calibration.read_latent_statistics(run)
-    if run_folder.weights_digest(autoencoder.trained_weights(run)) != statistics.autoencoder:
+    if run_folder.weights_digest(autoencoder.best_weights(run)) != statistics.autoencoder:
         raise TrainingError(f"The autoencoder of {run} is not trained to its end: resume its training first.")
     return DiffusionData(
-        conditions=conditions.vocabulary([known.get(case.name, {}) for case in train]),
-        conditions_digest=conditions.digest({case.name: known.get(case.name, {}) for case in prepared.cases}),
+        conditions=conditions.vocabulary([case_conditions.get(case.name, {}) for case in train]),
+        conditions_digest=conditions.digest({case.name: case_conditions.get(case.name, {}) for case in prepared.cases}),
         autoencoder=statistics.autoencoder,
     )
 
 
 def _stage(
-    fabric: Fabric, run: Path, run_config: RunConfig, known: Mapping[str, conditions.Conditions], train: split.Cases,
+    fabric: Fabric, run: Path, run_config: RunConfig, case_conditions: conditions.CaseConditions, train: split.Cases,
     held_out: split.Cases, say: Say,
 ) -> DiffusionStage:  # fmt: skip
     """Encode all cases and return the stage on their latents."""
     settings, data = diffusion_of(run_config)
     network: Any = fabric.to_device(autoencoder.load_autoencoder(run, run_config.generator.autoencoder))
-    wanted = [(case, settings.variants) for case in train]
-    wanted += [(case, 1) for case in held_out[: settings.validation_cases]]
-    files = latent_files.encode_all(fabric, run, run_config, network, wanted, say)
+    counts = [(case, settings.variants) for case in train]
+    counts += [(case, 1) for case in held_out[: settings.validation_cases]]
+    files = latent_files.encode_all(fabric, run, run_config, network, counts, say)
     latents = [
-        Latents(paths, *data.conditions.encode(known.get(case.name, {})))
-        for (case, _), paths in zip(wanted, files, strict=True)
+        Latents(paths, *data.conditions.encode(case_conditions.get(case.name, {})))
+        for (case, _), paths in zip(counts, files, strict=True)
     ]
     return DiffusionStage(
         run_config, calibration.read_latent_statistics(run), network, train=latents[: len(train)],
@@ -343,4 +343,4 @@ def _introduce(network: torch.nn.Module, stage: DiffusionStage, run_config: RunC
     )
     words = [f"{name} ({', '.join(values)})" for name, values in data.conditions.choices.items()]
     words += [f"{name} ({low:g} to {high:g})" for name, (low, high) in data.conditions.numbers.items()]
-    say(f"{NAME}: conditions: {'; '.join(words) or 'none are known'}.")
+    say(f"{NAME}: conditions: {'; '.join(words) or 'none'}.")

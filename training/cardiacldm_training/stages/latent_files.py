@@ -46,10 +46,10 @@ def encode_all(
 
     The ranks share the work. ``network`` is on the fabric's device.
     """
-    wanted = [[path_of(run, run_config, case, n) for n in range(count)] for case, count in cases]
+    files = [[path_of(run, run_config, case, n) for n in range(count)] for case, count in cases]
     missing = [
         (case, n, path)
-        for (case, _), paths in zip(cases, wanted, strict=True) for n, path in enumerate(paths)
+        for (case, _), paths in zip(cases, files, strict=True) for n, path in enumerate(paths)
         if not _is_whole(path, run_config.generator.latent_shape)
     ]  # fmt: skip
     fabric.barrier()  # no rank writes before all have looked: they must agree on the missing files
@@ -63,7 +63,7 @@ def encode_all(
         if fabric.is_global_zero:
             progress(done + 1, len(missing))
     fabric.barrier()
-    return wanted
+    return files
 
 
 def path_of(run: Path, run_config: RunConfig, case: store.PreparedCase, n: int) -> Path:

@@ -50,18 +50,17 @@ def read_config(run: Path) -> RunConfig:
         raise ConfigError(f"{path} cannot be used: its field {where!r} is missing or wrong.") from error
 
 
-def check_run(run: Path, wanted: RunConfig, networks: Sequence[str], *, resume: bool) -> None:
+def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: bool) -> None:
     """Refuse to replace a network in training, and to resume a run with another configuration.
 
     Raises TrainingError, ConfigError.
     """
     if not (run / CONFIG_FILE).exists():
         return
-    begun = [name for name in networks if has_begun(run, name)]
-    if begun and not resume:
-        article = "an" if begun[0][0] in "aeiou" else "a"
-        raise TrainingError(f"{run} already holds {article} {begun[0]}: add --resume, or choose another folder.")
-    check_same(read_config(run), wanted)
+    existing = [name for name in networks if has_begun(run, name)]
+    if existing and not resume:
+        raise TrainingError(f"{run} already holds the {existing[0]} of a run: add --resume, or choose another folder.")
+    check_same(read_config(run), config)
 
 
 def has_begun(run: Path, network: str) -> bool:
