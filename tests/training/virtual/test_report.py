@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
-from cardiacldm_training.virtual.report import contact_sheet, diversity
+from cardiacldm_training.virtual.report import contact_sheet, diversity, files
 from cardiacldm_training.virtual.report import plausibility as report
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.generation import plausibility
@@ -79,7 +79,7 @@ def test_command_reports_and_fails_for_implausible_cases(tmp_path: Path) -> None
     assert {case.state for case in found.cases} == {"diastole", "systole"}
     assert [row.published_mean for row in found.distributions if row.structure == "LV"] == [113, None]
     assert "case_0002: LAA" in (tmp_path / "report" / "report.md").read_text()
-    for name in (report.VOLUMES_FILE, report.DIVERSITY_FILE):
+    for name in (files.VOLUMES_FILE, files.DIVERSITY_FILE):
         assert (tmp_path / "report" / name).stat().st_size > 1000
 
 

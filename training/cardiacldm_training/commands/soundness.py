@@ -43,7 +43,7 @@ def soundness(
     Writes report.json, report.md, volumes.png and diversity.png. Structures that the edge of the scan cuts are not
     judged. The exit code is 1 if a rule is broken or a case cannot be read. Sex and findings come from case.json.
     """
-    from ..virtual.report.plausibility import write_report
+    from ..virtual.report.files import write_report
 
     if (data is None) == (draw is None):
         raise ConfigError("Give either a folder of labelled cases or --draw with a number of hearts.")
