@@ -168,6 +168,16 @@ def test_a_set_whose_process_is_killed_between_two_files_is_incomplete(tmp_path:
     assert content(tmp_path) == {NAMES[0]: "new"}
 
 
+def test_a_single_file_is_never_absent(tmp_path: Path) -> None:
+    (tmp_path / "scene.mrb").write_text("old")
+    killed(
+        "os.replace = os.rename = die\n"
+        "with replace_files(folder, ['scene.mrb']) as part:\n    (part / 'scene.mrb').write_text('new')\n",
+        tmp_path,
+    )
+    assert (tmp_path / "scene.mrb").read_text() == "old"
+
+
 # --- folders -------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """Files and folders: the program's resources, and one way each to replace, remove, lock and hash.
 
-A file or folder is written under a temporary name beside its place, flushed to the disk and renamed into place. Whoever
-looks sees the old content or the new, never a mixture, also when the process is killed or the power fails. What cannot
-be written is an :class:`~CardiacLDMLib.errors.OutputError`. Only the standard library.
+A file or folder is written under a temporary name beside its place, flushed to the disk and renamed into place. Readers
+see the old content or the new, never a mixture, also when the process is killed or the power fails. (A folder that is
+replaced is absent for a moment; if a kill falls into it, :func:`sweep` puts it back.) What cannot be written is an
+:class:`~CardiacLDMLib.errors.OutputError`. Only the standard library.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from .errors import OutputError
 #: The folder of model packages, panels, icons and terminology that ships with the module.
 RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 
-#: How the temporary names begin of what is being written, and of what is being removed.
+#: Beginnings of temporary names: of what is being written, and of what is being removed.
 PART, REMOVED = ".part-", ".removed-"
 #: Within a temporary folder: the folder that is being replaced, under its own name.
 _REPLACED = ".replaced"
-#: Seconds after which a temporary name belongs to a process that was killed: nothing is written for so long.
+#: Age at which a temporary file or folder was left by a killed process: writing never takes that long.
 ABANDONED_SECONDS = 3600.0
 #: Errors of systems that cannot flush a folder's entries.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
@@ -71,16 +72,17 @@ def replace_files(
 ) -> Iterator[Path]:
     """Yield an empty folder within ``folder``; at the end move the files ``names`` from it into ``folder``.
 
-    All are flushed first. The last of ``names`` completes the set: the old one is removed before the others are
+    All are flushed first. The last of several ``names`` completes the set: the old one is removed before the others are
     replaced, and the new one comes last, so a folder that has it has all of them. ``temporary``: see
-    :func:`temporary_folder`.
+    :func:`temporary_folder`. Raises :class:`OutputError`, also for an ``OSError`` of the caller's block.
     """
     with temporary_folder(folder, temporary) as part, output_errors(folder):
         yield part
         for name in names:
             sync_file(part / name)
-        (folder / names[-1]).unlink(missing_ok=True)
-        sync_folder(folder)
+        if len(names) > 1:
+            (folder / names[-1]).unlink(missing_ok=True)
+            sync_folder(folder)
         for name in names:
             (part / name).replace(folder / name)
         sync_folder(folder)
@@ -152,7 +154,7 @@ def move_folder(content: Path, target: Path, *, replace: bool = False) -> None:
     """Flush all of ``content``, a folder within a :func:`temporary_folder` beside ``target``, and rename it to there.
 
     An existing ``target`` is an :class:`OutputError` unless ``replace``; then it is moved aside first, and back again
-    when ``content`` cannot be put in its place. Of a process that is killed in between, :func:`sweep` puts it back.
+    if ``content`` cannot be put in its place. If the process is killed in between, :func:`sweep` puts it back.
     """
     with output_errors(target):
         sync_tree(content)

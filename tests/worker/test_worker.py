@@ -171,7 +171,7 @@ def test_a_volume_that_is_no_scan_is_refused(warm: Bench, package: str) -> None:
 def test_unknown_packages_and_devices(warm: Bench, package: str) -> None:
     for options, kind, fact in (
         ({"package": "none-such"}, "package", "none-such"),
-        ({"package": package, "device": "tpu"}, "input", "tpu"),
+        ({"package": package, "device": "tpu"}, "device", "tpu"),
     ):
         refused = failure(warm, SegmentVolume(image=CT, **options))
         assert refused.kind == kind

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..files import replace_files, temporary_folder, write_text
+from ..files import replace_files, sweep, temporary_folder, write_text
 from ..image.files import write_volume
 from ..image.grid import Volume
 from .pictures import draw_planes
@@ -33,7 +33,7 @@ def existing_results(out: Path, name: str) -> list[str]:
 def check_folder(out: Path) -> None:
     """Make the folder for results and try to write to it. Raises :class:`OutputError`."""
     with temporary_folder(out):
-        pass
+        sweep(out)
 
 
 def write_case_files(

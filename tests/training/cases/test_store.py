@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,14 @@ def test_leftovers_of_a_killed_preparation_do_no_harm(case: CaseFiles, tmp_path:
     shutil.copytree(first.folder, tmp_path / "cache" / ".part-dead")
     (first.folder / store.RECORD).unlink()
     assert is_complete(prepare_case(case, tmp_path / "cache", 5.0).folder)
+
+
+def test_old_leftovers_are_removed(case: CaseFiles, tmp_path: Path) -> None:
+    for name, age in ((".part-old", 7200.0), (".part-new", 60.0)):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        os.utime(tmp_path / "cache" / name, (time.time() - age,) * 2)
+    prepare([(case, tmp_path / "cache")], 5.0)
+    assert [path.name for path in (tmp_path / "cache").glob(".part-*")] == [".part-new"]
 
 
 def test_other_content_or_spacing_is_another_entry(case: CaseFiles, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError, VolumeError
-from CardiacLDMLib.files import replace_folder, sha256
+from CardiacLDMLib.files import replace_folder, sha256, sweep
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
@@ -86,6 +86,8 @@ def prepare(
 
     A case that cannot be used is skipped and listed. ``progress`` receives the number of finished cases and of all.
     """
+    for folder in {cache for _, cache in cases}:
+        sweep(folder)
     job = partial(_prepare_safely, spacing_mm=spacing_mm)
     results: dict[int, PreparedCase | str] = {}
     if workers <= 1:
