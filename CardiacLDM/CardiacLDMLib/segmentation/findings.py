@@ -105,6 +105,11 @@ def _volume(f: Finding) -> str:
     return f"{_names(f)} measures {_value(f):.0f} mL, outside the usual {low:.0f} to {high:.0f} mL: check it"
 
 
+def _replica(f: Finding) -> str:
+    distances = f"{_value(f):.3f} of the distance to others, below {_limit(f):.3f}"
+    return f"The pair is too similar to a training case ({distances})"
+
+
 _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "no heart": _no_heart,
     "cut off": _cut_off,
@@ -118,8 +123,8 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "forbidden contact": lambda f: f"{_names(f)} touch",
     "order": lambda f: f"{f.structures[0]} is not {f.where} {f.structures[1]}",
     "LV open": lambda f: f"{_value(f):.1%} of the LV's surface faces background, more than {_limit(f):.0%}",
-    "agreement": lambda f: f"Dice {_value(f):.2f}, below {_limit(f):.2f}",
-    "replica": lambda f: f"{_value(f):.3f} times as far from one training case as from others, below {_limit(f):.3f}",
+    "agreement": lambda f: f"The labels do not match the image (Dice {_value(f):.2f}, below {_limit(f):.2f})",
+    "replica": _replica,
 }
 
 

@@ -52,9 +52,10 @@ def soundness(
     else:
         report, dice = _report_on_drawn(anatomies, draw or 0, spacing, seed, workers)
     write_report(report, dice, out)
-    unsound = sum(bool(case.broken) for case in report.cases)
-    typer.echo(f"{len(report.cases)} label maps, {unsound} unsound, {len(report.unreadable)} unreadable: {out}.")
-    if not report.sound:
+    implausible = sum(bool(case.broken) for case in report.cases)
+    counts = f"{len(report.cases)} label maps, {implausible} implausible, {len(report.unreadable)} unreadable"
+    typer.echo(f"{counts}: {out}.")
+    if not report.plausible:
         for rule, count in report.broken.items():
             if count:
                 say(f"  {rule}: {count}")

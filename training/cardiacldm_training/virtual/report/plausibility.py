@@ -120,7 +120,8 @@ class Report(_Record):
     alike: int
 
     @property
-    def sound(self) -> bool:
+    def plausible(self) -> bool:
+        """Return whether every case could be read and breaks no rule."""
         return not self.unreadable and not any(self.broken.values())
 
 
