@@ -1,4 +1,4 @@
-"""The Slicer module: what Slicer loads at start-up. Thin: panels and work are in CardiacLDMLib."""
+"""The Slicer module, which Slicer loads at start-up. The panels and all work are in CardiacLDMLib."""
 
 import random
 import sys
@@ -28,13 +28,13 @@ from CardiacLDMLib.slicer.panels.scene_jobs import Listener, SceneJob, Settings
 from CardiacLDMLib.slicer.panels.segment.batch import BatchPanel
 from CardiacLDMLib.slicer.panels.segment.panel import SegmentPanel
 
-#: Slicer's own contrast CT of the heart, offered under this module's name too.
+#: Slicer's own contrast CT of the heart, offered as sample data of this module.
 SAMPLE_SHA256 = "3b0d4eb1a7d8ebb0c5a89cc0504640f76a030b4e869e33ff34c564c3d3b88ad2"
 SAMPLE_URL = f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{SAMPLE_SHA256}"
 
 
 class CardiacLDM(ScriptedLoadableModule):
-    """What Slicer's list of modules and its help say."""
+    """The module's entry in Slicer's list of modules, and its help."""
 
     def __init__(self, parent):
         super().__init__(parent)
@@ -49,11 +49,11 @@ class CardiacLDM(ScriptedLoadableModule):
         ).format(url="https://github.com/CardiacLDM/SlicerCardiacLDM")
         parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
         slicer.app.connect("startupCompleted()", register_sample_data)
-        slicer.app.connect("startupCompleted()", start_marks)  # a scene with synthetic pairs may be opened first
+        slicer.app.connect("startupCompleted()", start_marks)  # a scene may have synthetic pairs
 
 
 def register_sample_data():
-    """Offer a scan to try the module with. A Slicer without the Sample Data module goes without."""
+    """Offer a sample scan, if Slicer has the Sample Data module."""
     try:
         import SampleData
     except ImportError:
@@ -70,7 +70,7 @@ def register_sample_data():
 
 
 class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Loads the panels, and hands them the parameter node of the scene that is open."""
+    """Loads the panels and gives them the parameter node of the open scene."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -105,7 +105,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return widget
 
     def cleanup(self):
-        """The module goes or is reloaded: no worker, observer or connection may stay."""
+        """Remove the worker, observers and connections before the module is unloaded or reloaded."""
         if self.logic is None:  # never shown
             return
         self._entered = False
@@ -118,10 +118,10 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.close()
 
     def enter(self):
-        """The user comes to the module."""
+        """Called when the user opens the module."""
         self._entered = True
         self.initializeParameterNode()
-        if not dependencies.missing():  # until then there are automatic choice and the CPU
+        if not dependencies.missing():  # until then Automatic and CPU are offered
             self.logic.dispatcher.list_devices(self._showDevices)
 
     def _showDevices(self, devices):
@@ -129,11 +129,11 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.show_devices(devices)
 
     def exit(self):
-        """The user goes to another module. Jobs go on, and their results are shown when they are there."""
+        """Called when the user opens another module. Jobs continue, and their results are shown."""
         self._entered = False
 
     def onReload(self):
-        """Reload the library too: what a developer changes is mostly there."""
+        """Reload the library too, where most changes of a developer are."""
         for name in [name for name in sys.modules if name.partition(".")[0] == "CardiacLDMLib"]:
             del sys.modules[name]
         super().onReload()
@@ -142,7 +142,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setParameters(None)
 
     def onSceneReady(self, _caller, _event):
-        later(0.0, self._sceneReady)  # the selectors learn of new nodes after this event
+        later(0.0, self._sceneReady)  # the selectors get the new nodes after this event
 
     def _sceneReady(self):
         if self._entered:
@@ -150,7 +150,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def initializeParameterNode(self):
-        """Show the choices kept in this scene; in a new one, choose the scan that the slices show."""
+        """Show the choices stored in this scene. In a new scene, choose the scan that the slices show."""
         if self._parameters is None:
             self._setParameters(self.logic.getParameterNode())
         if self._parameters.segment.inputVolume is None:
@@ -163,7 +163,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 def shownVolume():
-    """The scan that the slices show, or any other one; None without a scan."""
+    """Return the scan that the slices show, or another one; None without a scan."""
     active = slicer.mrmlScene.GetNodeByID(slicer.app.applicationLogic().GetSelectionNode().GetActiveVolumeID() or "")
     volumes = [active, *slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
     # Label maps and vector volumes are scalar volumes too, by inheritance.
@@ -171,27 +171,27 @@ def shownVolume():
 
 
 class CardiacLDMLogic(ScriptedLoadableModuleLogic):
-    """Segments volumes and generates pairs, in a worker process that this object starts when it is first needed.
+    """Segments volumes and generates pairs in a worker process, which is started when it is first needed.
 
-    Functions in ``busyChanged`` are called whenever a job begins or has ended. :meth:`close` ends the worker, which
-    otherwise ends after ten idle minutes, and with Slicer.
+    The functions in ``busyChanged`` are called when a job begins and when it has ended. The worker ends by
+    :meth:`close`, after ten idle minutes, and with Slicer.
     """
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self.busyChanged = []
-        self._dispatcher = Dispatcher(self._tellBusy)
+        self._dispatcher = Dispatcher(self._notifyBusy)
 
     def getParameterNode(self):
         return CardiacLDMParameterNode(super().getParameterNode())
 
     def segment(self, volumeNode, package=None, device="auto", quality="full", segmentationNode=None, progress=None):
-        """Segment ``volumeNode`` and return the segmentation node; Slicer stays alive while this waits.
+        """Segment ``volumeNode`` and return the segmentation node. Slicer keeps responding while this waits.
 
         package: name or folder of a model package, None for the one that ships. device: auto, cpu, cuda:0, ...
-        quality: fast, full or flips. segmentationNode: its content is replaced; None makes a new one. progress: called
-        with an object that has step, total, stage and seconds. Raises RuntimeError with one sentence when it cannot be
-        done, or was cancelled.
+        quality: fast, full or flips. segmentationNode: its content is replaced; None makes a new node. progress: called
+        with an object that has step, total, stage and seconds. Raises RuntimeError with one sentence if it fails or is
+        cancelled.
         """
         outcome = {}
         job = self.startSegment(
@@ -210,11 +210,11 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
         self, volumeNode, package=None, device="auto", quality="full", segmentationNode=None, progress=None,
         done=None, failed=None, cancelled=None,
     ):  # fmt: skip
-        """As :meth:`segment`, but return at once, with a job that has ``running`` and ``cancel()``.
+        """Begin as :meth:`segment` does and return at once a job that has ``running`` and ``cancel()``.
 
-        One of these is called at the end, from Slicer's event loop: ``done(segmentationNode)``, ``failed(failure)``,
-        which has a ``message`` and ``details``, or ``cancelled()``. Raises RuntimeError for a volume that cannot be
-        segmented, and while another job runs.
+        At the end Slicer's event loop calls ``done(segmentationNode)``, ``failed(failure)``, which has ``message`` and
+        ``details``, or ``cancelled()``. Raises RuntimeError for a volume or setting that cannot be used, and while
+        another job runs.
         """
         listener = Listener(*(call or _nothing for call in (progress, done, failed, cancelled)))
         try:
@@ -227,14 +227,14 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
     def generate(
         self, package=None, count=1, seed=None, steps=None, conditions=None, device="auto", check=True, progress=None
     ):  # fmt: skip
-        """Draw synthetic pairs into the scene and return them as (volume node, segmentation node), in order.
+        """Generate synthetic pairs into the scene; return them as (volume node, segmentation node), in order.
 
-        Slicer stays alive while this waits. package: name or folder of a generator package, None for the one that
-        ships. Pairs 0 to count - 1 of seed are drawn, of a seed by chance without one; the same numbers give the same
-        pairs. steps: None for the package's own. conditions: name to value, such as {"sex": "female"}; the rest is
-        left to chance. With check a pair is drawn again until it may be kept, and left out if it never may. progress:
-        called with an object that has step, total, stage and seconds. Raises RuntimeError with one sentence when it
-        cannot be done, was cancelled, or no pair was kept; pairs that are finished by then stay in the scene.
+        Slicer keeps responding while this waits. package: name or folder of a generator package, None for the one that
+        ships. Pairs 0 to count - 1 of seed are generated; without a seed one is chosen at random. The same numbers give
+        the same pairs. steps: None for the package's own number. conditions: name to value, such as {"sex": "female"};
+        the others are chosen at random. With check a pair is generated again until it passes the checks, and left out
+        if it never does. progress: called with an object that has step, total, stage and seconds. Raises RuntimeError
+        with one sentence if it fails, is cancelled, or no pair passes; finished pairs stay in the scene.
         """
         outcome = {}
         job = self.startGenerate(
@@ -255,15 +255,15 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
         self, package=None, count=1, seed=None, steps=None, conditions=None, device="auto", check=True, progress=None,
         done=None, failed=None, cancelled=None,
     ):  # fmt: skip
-        """As :meth:`generate`, but return at once, with a job that has ``running``, ``pairs`` and ``cancel()``.
+        """Begin as :meth:`generate` does and return at once a job that has ``running``, ``pairs`` and ``cancel()``.
 
-        One of these is called at the end, from Slicer's event loop: ``done(rejected)`` with a sentence for each pair
-        that was never accepted, ``failed(failure)``, which has a ``message`` and ``details``, or ``cancelled()``.
-        Raises RuntimeError for a count that cannot be, and while another job runs.
+        At the end Slicer's event loop calls ``done(rejected)`` with a sentence for each pair that never passed the
+        checks, ``failed(failure)``, which has ``message`` and ``details``, or ``cancelled()``. Raises RuntimeError for
+        an invalid count or setting, and while another job runs.
         """
-        tell = progress or _nothing
+        report = progress or _nothing
         listener = PairListener(
-            lambda index, progress: tell(progress), _nothing, _nothing,
+            lambda index, progress: report(progress), _nothing, _nothing,
             *(call or _nothing for call in (done, failed, cancelled)),
         )  # fmt: skip
         seed = random.SystemRandom().randint(0, MAX_SEED) if seed is None else seed
@@ -275,19 +275,19 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
 
     @property
     def client(self):
-        """Talks to the worker; see CardiacLDMLib.worker.client."""
+        """Submits jobs to the worker; see CardiacLDMLib.worker.client."""
         return self._dispatcher.client
 
     @property
     def dispatcher(self):
-        """Gives jobs to the client, one at a time."""
+        """Submits jobs to the client, one at a time."""
         return self._dispatcher
 
     def close(self):
-        """End the worker and whatever it does."""
+        """End the worker and its job."""
         self._dispatcher.close()
 
-    def _tellBusy(self):
+    def _notifyBusy(self):
         for call in list(self.busyChanged):
             call()
 

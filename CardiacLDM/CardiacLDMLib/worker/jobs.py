@@ -1,4 +1,4 @@
-"""Carries out the worker's jobs: message in, fields of the result out; and explains errors to the user.
+"""Carries out the worker's jobs: message in, fields of the result out.
 
 Nothing heavy is imported before it is needed, so that a worker that lacks a library can still say so.
 """

@@ -84,7 +84,7 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 8)
 
     def test_pairs_are_saved_as_files(self):
-        from CardiacLDMLib.slicer.panels.generate.jobs import SaveJob, SaveListener
+        from CardiacLDMLib.slicer.panels.generate.saving import SaveJob, SaveListener
 
         self.widget.logic.generate(self.package, seed=SEED, steps=STEPS, check=False)
         ends = []

@@ -1,7 +1,7 @@
-"""Installing what a Slicer lacks: said first, asked for, done by Slicer's own means, and explained when it fails.
+"""Install the Python packages that a Slicer lacks, after announcing and confirming it.
 
-torch comes through the PyTorch extension, which picks the build for the computer; the rest through slicer.packaging.
-Both run pip; while they do, ``PIP_CONSTRAINT`` holds numpy and SimpleITK, on which Slicer is built, at their versions.
+torch is installed by the PyTorch extension, which chooses the build for the computer; the rest by slicer.packaging.
+Both run pip. ``PIP_CONSTRAINT`` keeps numpy and SimpleITK, on which Slicer is built, at their versions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .. import dependencies
 
 REQUESTER = "CardiacLDM"
 HELP_URL = "https://github.com/CardiacLDM/SlicerCardiacLDM/blob/main/docs/user/install.md"
-#: What pip must leave alone: Slicer's own, and then the torch that fits the computer.
+#: Packages of Slicer itself, which pip must not replace.
 SLICERS_OWN = ["numpy", "SimpleITK"]
 DETAIL_LINES = 200
 
@@ -34,33 +34,33 @@ class Declined(Exception):  # noqa: N818 - not an error: the user said no
 
 
 def ensure_dependencies() -> bool:
-    """Install what is missing, after saying what and how much and asking; whether a job can run now.
+    """Install the missing packages if the user agrees, and return whether all are installed.
 
-    Whatever goes wrong is shown here, with a way out. For the main thread only: pip from another crashes Slicer.
+    Errors are shown here. Call it on the main thread only: pip on another thread crashes Slicer.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("ensure_dependencies is for the main thread")
-    lacking = dependencies.missing()
-    if not lacking:
+    missing_packages = dependencies.missing()
+    if not missing_packages:
         return True
-    obstacle = _obstacle(lacking)
+    obstacle = _obstacle(missing_packages)
     if obstacle:
         _show(obstacle, "")
         return False
-    if not slicer.util.confirmOkCancelDisplay(dependencies.announcement(lacking), windowTitle=_title()):
+    if not slicer.util.confirmOkCancelDisplay(dependencies.announcement(missing_packages), windowTitle=_title()):
         return False
-    return _install(lacking)
+    return _install(missing_packages)
 
 
 def _title() -> str:
     return _("CardiacLDM - Install Python packages")
 
 
-def _obstacle(lacking: list[Any]) -> str:
-    """What has to be done by hand before anything can be installed; empty if nothing."""
+def _obstacle(missing_packages: list[Any]) -> str:
+    """Return what the user must do before packages can be installed; empty if nothing."""
     if not _can_import("slicer.packaging"):
         return _("CardiacLDM needs Slicer 5.12 or newer: this version cannot install Python packages for modules.")
-    if dependencies.TORCH in lacking and not _can_import("PyTorchUtils"):
+    if dependencies.TORCH in missing_packages and not _can_import("PyTorchUtils"):
         return _(
             "CardiacLDM needs the PyTorch extension, which is not installed: open the Extensions Manager, install "
             "PyTorch, restart Slicer and try again."
@@ -76,25 +76,28 @@ def _can_import(name: str) -> bool:
     return True
 
 
-def _install(lacking: list[Any]) -> bool:
-    heard = Heard()
+def _install(missing_packages: list[Any]) -> bool:
+    recorder = OutputRecorder()
     try:
-        with heard:
-            if dependencies.TORCH in lacking:
-                with held(SLICERS_OWN):
+        with recorder:
+            if dependencies.TORCH in missing_packages:
+                with pinned(SLICERS_OWN):
                     _install_torch()
-            if lacking != [dependencies.TORCH]:
-                with held([*SLICERS_OWN, dependencies.TORCH.name]):
+            if missing_packages != [dependencies.TORCH]:
+                with pinned([*SLICERS_OWN, dependencies.TORCH.name]):
                     _install_rest()
     except Declined:
         return False
-    except Exception as error:  # whatever pip, the extension or Slicer raise
-        _show(dependencies.reason(f"{heard.text}\n{error}"), f"{heard.text}\n{type(error).__name__}: {error}".strip())
+    except Exception as error:  # pip, the extension and Slicer raise many types
+        _show(
+            dependencies.reason(f"{recorder.text}\n{error}"),
+            f"{recorder.text}\n{type(error).__name__}: {error}".strip(),
+        )
         return False
     left = dependencies.missing()
     if left:
         names = ", ".join(requirement.name for requirement in left)
-        _show(_("After installing, {names} still cannot be found: restart Slicer.").format(names=names), heard.text)
+        _show(_("After installing, {names} still cannot be found: restart Slicer.").format(names=names), recorder.text)
     return not left
 
 
@@ -113,13 +116,13 @@ def _install_rest() -> None:
     requirements = slicer.packaging.load_requirements(str(dependencies.requirements_file()))
     try:
         slicer.packaging.pip_ensure(requirements, requester=REQUESTER)
-    except RuntimeError as error:  # so Slicer says that the user declined
+    except RuntimeError as error:  # Slicer's sign that the user declined
         raise Declined from error
 
 
 def _show(sentence: str, details: str) -> None:
-    """One sentence, what to do without a working connection, and the end of what was printed."""
-    way_out = _("Nothing that worked before was changed. How to install without internet: {url}").format(url=HELP_URL)
+    """Show one sentence, how to install without internet, and the end of pip's output."""
+    way_out = _("What worked before still works. How to install without internet: {url}").format(url=HELP_URL)
     if details:
         slicer.util.errorDisplay(f"{sentence}\n\n{way_out}", windowTitle=_title(), detailedText=details)
     else:
@@ -127,13 +130,13 @@ def _show(sentence: str, details: str) -> None:
 
 
 @contextlib.contextmanager
-def held(names: list[str]) -> Iterator[None]:
-    """While it lasts, no pip that is started replaces the named packages by other versions."""
+def pinned(names: list[str]) -> Iterator[None]:
+    """Within the block, pip does not replace the named packages by other versions."""
     before = os.environ.get("PIP_CONSTRAINT")
     with tempfile.TemporaryDirectory(prefix="cardiacldm-pip-") as folder:
         file = Path(folder) / "constraints.txt"
         file.write_text("\n".join(dependencies.pins(names)) + "\n", encoding="utf-8")
-        # As an address: pip takes a space in the variable for the end of a path.
+        # As a URL: pip splits the variable at spaces.
         os.environ["PIP_CONSTRAINT"] = f"{before or ''} {file.as_uri()}".strip()
         try:
             yield
@@ -144,8 +147,8 @@ def held(names: list[str]) -> Iterator[None]:
                 os.environ["PIP_CONSTRAINT"] = before
 
 
-class Heard:
-    """Listens to what is printed while it is entered, and passes it on; keeps the end."""
+class OutputRecorder:
+    """Within its block, records the end of what is printed and passes it on."""
 
     def __init__(self) -> None:
         self._pieces: deque[str] = deque(maxlen=20 * DETAIL_LINES)
@@ -156,7 +159,7 @@ class Heard:
         """The last lines that were printed."""
         return "\n".join("".join(self._pieces).splitlines()[-DETAIL_LINES:])
 
-    def __enter__(self) -> Heard:
+    def __enter__(self) -> OutputRecorder:
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(out, self._pieces), _Tee(err, self._pieces)
 
@@ -166,12 +169,12 @@ class Heard:
         self._restore = restore
         return self
 
-    def __exit__(self, *_raised: object) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._restore()
 
 
 class _Tee:
-    """A stream that is listened to."""
+    """A stream that records what is written to it."""
 
     def __init__(self, stream: Any, pieces: deque[str]) -> None:
         self._stream, self._pieces = stream, pieces

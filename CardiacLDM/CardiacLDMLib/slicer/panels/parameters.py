@@ -1,4 +1,4 @@
-"""What the module remembers in the scene."""
+"""The settings of the panels that are stored in the scene."""
 
 from slicer.parameterNodeWrapper import parameterNodeWrapper, parameterPack
 
@@ -7,9 +7,10 @@ from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 @parameterPack
 class SegmentSettings:
-    """Choices of the Segment panel. Package: a name, empty for the one shipped; quality: fast, full or flips.
+    """Choices of the Segment panel.
 
-    ``outputSegmentation``: what is replaced, None for a new one. ``result``: what the panel's table shows.
+    ``outputSegmentation``: the segmentation to replace, None for a new one. ``result``: the segmentation whose volumes
+    the panel shows. ``package``: a name, empty for the one that ships. ``quality``: fast, full or flips.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode  # noqa: N815 - Slicer's way of naming
@@ -22,9 +23,10 @@ class SegmentSettings:
 
 @parameterPack
 class GenerateSettings:
-    """Choices of the Generate panel. Package: a name or folder, empty for the one shipped; steps: 0 for its own.
+    """Choices of the Generate panel.
 
-    ``conditions``: JSON, name to value, of those asked for.
+    ``package``: a name or folder, empty for the one that ships. ``steps``: 0 for the package's own number.
+    ``conditions``: JSON of name to value.
     """
 
     package: str = ""
@@ -38,7 +40,7 @@ class GenerateSettings:
 
 @parameterNodeWrapper
 class CardiacLDMParameterNode:
-    """The module's parameter node: one group of settings a panel."""
+    """The module's parameter node: one group of settings per panel."""
 
     segment: SegmentSettings
     generate: GenerateSettings

@@ -1,4 +1,4 @@
-"""Pieces that panels share: bound combo boxes, the box that says what went wrong, words for time."""
+"""Parts that panels share: combo boxes, the error box, progress and time in words."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...progress import STAGES, Progress, remaining
 from ...worker.device import Device
 from ...worker.job import Failure
 
-#: Texts that ask for attention, readable on light and on dark windows: to be looked at; gone wrong.
+#: Colours of text, readable on light and dark windows: for warnings and for errors.
 ATTENTION, TROUBLE = "#c77700", "#d9363e"
 
 
 class Choice:
-    """A combo box for a text of the parameter node. What the scene remembers but nobody offers is shown as such."""
+    """A combo box for a text of the parameter node. A stored value that is not available is marked as not found."""
 
     def __init__(self, combo: Any, chosen: Callable[[str], None]) -> None:
         self._combo, self._chosen = combo, chosen
@@ -27,27 +27,27 @@ class Choice:
 
     @property
     def value(self) -> str:
-        """What is chosen, empty as long as nothing was ever offered."""
+        """The chosen value, empty before :meth:`offer`."""
         return self._combo.currentData or ""
 
     @property
     def offered(self) -> bool:
-        """Whether what is chosen is among what is offered."""
+        """Whether the chosen value is available."""
         return self.value in self._offered
 
     def offer(self, labels: dict[str, str]) -> None:
-        """Offer these values under these labels; what is chosen stays chosen."""
+        """Offer these values under these labels. The choice is kept."""
         value = self.value or next(iter(labels), "")
         self._offered = dict(labels)
         self._show(value)
 
-    def also(self, value: str, label: str) -> None:
-        """Offer one more value, and choose it without telling."""
+    def add(self, value: str, label: str) -> None:
+        """Offer one more value and choose it, without a signal."""
         self._offered[value] = label
         self._show(value)
 
     def set(self, value: str) -> None:
-        """Choose ``value``, without telling."""
+        """Choose ``value``, without a signal."""
         if value != self.value:
             self._show(value)
 
@@ -66,7 +66,7 @@ class Choice:
 
 
 class ErrorBox:
-    """One sentence, and under "Details" the end of what the worker wrote. ``ui``: the children of a form with a box."""
+    """Shows a failure: its sentence, and the worker's output under "Details". ``ui``: the form's children."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
@@ -82,7 +82,7 @@ class ErrorBox:
         self._ui.errorBox.visible = True
 
     def hide(self) -> None:
-        """Nothing is wrong (any more)."""
+        """Hide the box."""
         self._ui.errorBox.visible = False
 
     def _copy(self) -> None:
@@ -90,9 +90,9 @@ class ErrorBox:
 
 
 def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) -> None:
-    """Stage, step and time left. Before the first step nobody knows how long it takes: then the bar only moves.
+    """Show stage, step and remaining time. Before the first step the bar shows activity only.
 
-    Without ``steps`` their number is left to the bar.
+    ``steps``: whether the text names the step.
     """
     stage = _(STAGES.get(progress.stage, progress.stage))
     words = [stage[:1].upper() + stage[1:]]
@@ -100,7 +100,7 @@ def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) 
     if begun and steps:
         words.append(_("step {step} of {total}").format(step=progress.step, total=progress.total))
     elif not begun and progress.stage in ("start", "load"):
-        words.append(_("which takes a while the first time"))
+        words.append(_("this takes a while the first time"))
     left = remaining(progress)
     if left is not None:
         words.append(_("{time} left").format(time=duration(left)))
@@ -110,7 +110,7 @@ def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) 
 
 
 def duration(seconds: float) -> str:
-    """In words, no more exactly than it can be known."""
+    """Return a time in words, rounded to seconds, minutes or hours."""
     if seconds < 1.0:
         return _("less than 1 s")
     if seconds < 120.0:
@@ -124,7 +124,7 @@ def duration(seconds: float) -> str:
 
 
 def device_labels(devices: list[Device]) -> dict[str, str]:
-    """What a combo box offers: automatic choice, the CPU, and the GPUs among ``devices``."""
+    """Return the choices of a combo box by value: automatic, the CPU, and the GPUs among ``devices``."""
     gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
     return {"auto": _("Automatic"), "cpu": _("CPU")} | gpus
 

@@ -221,7 +221,7 @@ class Dispatcher:
         Raises :class:`ClientError` while there is another job.
         """
         if self.busy:
-            raise ClientError(_("The worker is busy: wait for the other job, or cancel it."))
+            raise ClientError(_("Another job is running: wait for it, or cancel it."))
         self._waiting = (request, listener)
         if not self._listing:
             later(0.0, self._submit_waiting)

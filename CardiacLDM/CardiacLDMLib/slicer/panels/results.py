@@ -1,6 +1,6 @@
-"""What came out: volumes to click on, how it was made, and what to look at before the figures are used.
+"""The results of a segmentation: volumes, provenance and warnings.
 
-Everything shown is read from the scene, so that a scene opened next year shows the same.
+All of it is read from the scene, so a scene that is opened later shows the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode
 
 STRUCTURE, ML, FLAG = range(3)
-#: Flags as a narrow column holds them; the tooltip has all of it.
+#: Short forms of the flags for a narrow column; the tooltip has the full text.
 SHORT = {
     "not found": _("none"),
     "cut off by the scan's edge": _("cut off"),
@@ -30,7 +30,7 @@ SHORT = {
 
 
 class ResultBox:
-    """The lower part of Segment.ui: summary, warnings, table of volumes."""
+    """The lower part of Segment.ui: summary, warnings and the table of volumes."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
@@ -45,7 +45,7 @@ class ResultBox:
         ui.volumes.connect("cellActivated(int,int)", self._jump)
 
     def show(self, node: vtkMRMLSegmentationNode | None) -> None:
-        """Show the result in ``node``; nothing for ``None`` or a segmentation that was not made here."""
+        """Show the results of ``node``; hide the box for None or a segmentation that CardiacLDM did not make."""
         if node is None and self._node is None:
             return
         self._node = node
@@ -59,17 +59,17 @@ class ResultBox:
         self._fill(segmentations.volumes_of(node))
 
     def hide(self) -> None:
-        """Show no result."""
+        """Hide the results."""
         self.show(None)
 
     def _fill(self, rows: list[tuple[str, float, str]]) -> None:
         table = self._ui.volumes
-        table.sortingEnabled = False  # rows would move while they are filled
+        table.sortingEnabled = False  # sorting would move rows while they are filled
         table.rowCount = len(rows)
         for row, (name, volume_ml, flag) in enumerate(rows):
             for column, item in enumerate(_items(name, volume_ml, flag)):
                 table.setItem(row, column, item)
-        table.horizontalHeader().setSortIndicator(-1, qt.Qt.AscendingOrder)  # the anatomy's order, until one is chosen
+        table.horizontalHeader().setSortIndicator(-1, qt.Qt.AscendingOrder)  # until the user sorts
         table.sortingEnabled = True
 
     def _jump(self, row: int, _column: int) -> None:
@@ -82,7 +82,7 @@ class ResultBox:
 
 
 def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
-    """The three cells of a structure; the number stays a number, so that the column sorts by it."""
+    """Return the three cells of a structure. The volume is a number, so that the column sorts by it."""
     structure = anatomy.STRUCTURES[anatomy.NAMES.index(name)]
     title = qt.QTableWidgetItem(structure.title)
     title.setData(qt.Qt.UserRole, name)
@@ -106,7 +106,7 @@ def _tip(structure: anatomy.Structure, volume_ml: float, flag: str) -> str:
 
 
 def _summary(name: str, record: dict[str, str]) -> str:
-    """``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.``"""
+    """Return ``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.``"""
     device = record.get("device", "")
     return _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(
         name=name,

@@ -1,4 +1,4 @@
-"""One segmentation of a volume of the scene: voxels to the worker, labels back, and the window lives on."""
+"""Segment a volume of the scene in the worker, while the window keeps responding."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from ...worker.messages import SegmentedVolume
 
-#: Slices of labels that are looked through in one step: some milliseconds.
+#: Slices of labels that are searched in one step: some milliseconds.
 SLICES_PER_STEP = 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to segment: package name or folder (None: the one shipped), device, and ``fast``, ``full`` or ``flips``."""
+    """How to segment. ``package``: a name or folder, None for the one that ships."""
 
     package: str | None = None
     device: str = "auto"
@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told. Exactly one of the last three is called, once, when the job has ended."""
+    """Callbacks of a :class:`SceneJob`. ``done``, ``failed`` or ``cancelled`` is called once, at its end."""
 
     progress: Callable[[Progress], None]
     done: Callable[[vtkMRMLSegmentationNode], None]
@@ -49,8 +49,9 @@ class Listener:
 class SceneJob:
     """Segments ``volume`` into ``target``, or into a new segmentation node without one.
 
-    The job is cancelled when its volume or target is removed, or the scene is closed. Raises :class:`VolumeError` for a
-    volume that cannot be segmented, and :class:`ClientError` while another job runs.
+    The job is cancelled when its volume or target is removed or the scene is closed. Raises :class:`VolumeError` for a
+    volume that cannot be segmented, :class:`JobError` for invalid settings, and :class:`ClientError` while another job
+    runs.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class SceneJob:
         self._submit(volumes.volume_from_node(volume))
         self._tags = [
             self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
-            self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._node_goes()),
+            self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._removal_observer()),
         ]
 
     @property
@@ -78,7 +79,7 @@ class SceneJob:
         return not self._ended
 
     def cancel(self) -> None:
-        """Stop the job; the listener's ``cancelled`` is called, now or when the worker has stopped."""
+        """Stop the job. The listener's ``cancelled`` is called, now or when the worker has stopped."""
         if self._ended:
             return
         if self._import is not None:
@@ -116,8 +117,8 @@ class SceneJob:
         if self._end():
             self._listener.cancelled()
 
-    def _node_goes(self) -> Callable[..., None]:
-        """An observer that cancels the job when one of its nodes is removed."""
+    def _removal_observer(self) -> Callable[..., None]:
+        """Return an observer that cancels the job when one of its nodes is removed."""
 
         @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
         def removed(_scene: Any, _event: str, node: Any) -> None:
@@ -127,7 +128,7 @@ class SceneJob:
         return removed
 
     def _end(self) -> bool:
-        """The job is over; false if it was already."""
+        """End the job; return false if it had ended already."""
         if self._ended:
             return False
         self._ended = True
@@ -140,12 +141,12 @@ class SceneJob:
 
     def _labelled(self, reply: SegmentedVolume) -> None:
         if not self._ended:
-            self._import = Sliced(self._bring_in(reply), self._brought_in)
+            self._import = Sliced(self._import_labels(reply), self._imported)
 
-    def _bring_in(self, reply: SegmentedVolume) -> Iterator[None]:
-        """Put the labels into the scene. Nothing is there before the last step, all of it after."""
-        box, at_edge = yield from looked_through(reply.labels.array)
-        part = part_of(reply.labels, box)
+    def _import_labels(self, reply: SegmentedVolume) -> Iterator[None]:
+        """Put the labels into the scene, all of them in the last step."""
+        box, at_edge = yield from find_labels(reply.labels.array)
+        part = crop_to_box(reply.labels, box)
         self._scene.SaveStateForUndo()
         if self._target is None:
             name = f"{self._volume.GetName()} heart"
@@ -156,17 +157,17 @@ class SceneJob:
         flags = segmentations.flags_for(reply.volumes_ml, at_edge)
         segmentations.volumes_table(self._scene, self._target, reply.volumes_ml, flags)
 
-    def _brought_in(self, error: Exception | None) -> None:
+    def _imported(self, error: Exception | None) -> None:
         if error is not None:
             self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
         elif self._end():
             self._listener.done(self._target)
 
 
-def looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
-    """The box of the voxels that are not 0, and the structures that reach an edge of the scan; a few slices a step.
+def find_labels(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
+    """Return the box of the voxels that are not 0, and the structures that touch an edge of the scan.
 
-    The labels lie in a mapped file in slices: any other way through them would read it from one end to the other.
+    Each step searches a few slices: the labels are mapped from a file that is stored slice by slice.
     """
     found = [np.zeros(size, dtype=bool) for size in labels.shape]
     at_edge = np.zeros(256, dtype=bool)
@@ -189,14 +190,14 @@ def looked_through(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slic
     return tuple(slice(place[0], place[-1] + 1) for place in places), names
 
 
-def part_of(labels: Volume, box: tuple[slice, ...]) -> Volume:
-    """The voxels in ``box``, where they lie."""
+def crop_to_box(labels: Volume, box: tuple[slice, ...]) -> Volume:
+    """Return the part of ``labels`` in ``box``, at its place in the world."""
     start, stop = ([getattr(each, end) for each in box] for end in ("start", "stop"))
     return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 
 
 def _record(reply: SegmentedVolume) -> dict[str, str]:
-    """What the segmentation node says of its origin."""
+    """Return the provenance that the segmentation node carries as attributes."""
     return {
         "program": f"CardiacLDM {__version__}",
         "package": reply.package.name,

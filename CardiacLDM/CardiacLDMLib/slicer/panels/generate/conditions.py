@@ -1,4 +1,4 @@
-"""The conditions that a generator knows, as rows of a form: each is left to chance, or asked for."""
+"""The conditions of a generator as rows of a form. Each is set or left to chance."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-#: Endings of conditions' names that are units.
+#: Endings of condition names that are units.
 _UNITS = ("mm", "ml", "kg", "hu")
 
 
 class Conditions:
-    """Fills ``box``, a collapsible button with a form layout; ``changed`` is called when a person changes a value."""
+    """Fills ``box``, a collapsible button with a form layout. ``changed`` is called when the user changes a value."""
 
     def __init__(self, box: Any, changed: Callable[[], None]) -> None:
         self._box, self._changed = box, changed
@@ -23,7 +23,7 @@ class Conditions:
         box.visible = False
 
     def offer(self, choices: Mapping[str, list[str]], numbers: Mapping[str, tuple[float, float]]) -> None:
-        """Offer what a package knows: lists of values, and ranges. What is asked for stays, where it is known."""
+        """Offer the conditions of a package: lists of values, and ranges of numbers. Values that fit are kept."""
         if (choices, numbers) == self._known:
             return
         asked = self.values
@@ -40,7 +40,7 @@ class Conditions:
         self.set(asked)
 
     def set(self, values: Mapping[str, str | float]) -> None:
-        """Show these values; of what is not known nothing is shown."""
+        """Show these values. Unknown conditions and values are ignored."""
         if dict(values) == self.values:
             return
         choices, _numbers = self._known
@@ -55,7 +55,7 @@ class Conditions:
 
     @property
     def values(self) -> dict[str, str | float]:
-        """What is asked for, by name; numbers that cannot be are left out, see :attr:`problem`."""
+        """The conditions that are set, by name, without invalid numbers; see :attr:`problem`."""
         choices, numbers = self._known
         asked: dict[str, str | float] = {}
         for name in choices:
@@ -69,7 +69,7 @@ class Conditions:
 
     @property
     def problem(self) -> str:
-        """A sentence about a number that cannot be; empty if all is well."""
+        """A sentence about the first invalid number; empty if there is none."""
         for name, (low, high) in self._known[1].items():
             if _number(self._widgets[name].text, low, high) is None:
                 text = _("{name} must be a number from {low:g} to {high:g}, or empty for any.")
@@ -77,7 +77,7 @@ class Conditions:
         return ""
 
     def enable(self, enabled: bool) -> None:
-        """Let values be changed, or not."""
+        """Enable or disable all rows."""
         for widget in self._widgets.values():
             widget.enabled = enabled
 
@@ -91,7 +91,7 @@ class Conditions:
 
 
 def title(name: str) -> str:
-    """``spacing_mm`` as a person reads it: "Spacing (mm)"."""
+    """Return the label of a condition: "Spacing (mm)" for ``spacing_mm``."""
     words = name.split("_")
     unit = f" ({words.pop()})" if len(words) > 1 and words[-1] in _UNITS else ""
     return f"{' '.join(words).capitalize()}{unit}"
@@ -102,7 +102,7 @@ def _combo(values: list[str]) -> Any:
     combo.addItem(_("any"), "")
     for value in values:
         combo.addItem(value, value)
-    combo.toolTip = _("Asked for, or left to chance (any)")
+    combo.toolTip = _("A fixed value, or any: chosen at random for each pair")
     combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
     combo.minimumContentsLength = 6
     return combo
@@ -112,12 +112,14 @@ def _edit(low: float, high: float) -> Any:
     edit = qt.QLineEdit()
     limits = _("{low:g} to {high:g}").format(low=low, high=high) if low < high else f"{low:g}"
     edit.placeholderText = _("any, or {limits}").format(limits=limits)
-    edit.toolTip = _("A number from {low:g} to {high:g}; empty: left to chance").format(low=low, high=high)
+    edit.toolTip = _("A number from {low:g} to {high:g}; empty: chosen at random for each pair").format(
+        low=low, high=high
+    )
     return edit
 
 
 def _number(text: str, low: float, high: float) -> float | None:
-    """The number in ``text``, NaN for no text, None for one that cannot be."""
+    """Return the number in ``text``, NaN for an empty text, None for an invalid one."""
     if not text.strip():
         return math.nan
     try:

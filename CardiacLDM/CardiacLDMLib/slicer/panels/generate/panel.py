@@ -1,11 +1,10 @@
-"""The Generate panel: a package, a seed and conditions in, synthetic pairs of CT and labels in the scene."""
+"""The Generate panel: generates synthetic pairs of CT and labels from a package, a seed and conditions."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from .... import anatomy
 from ....errors import ClientError, JobError
 from ....progress import Preview, Progress
 from ....worker.device import Device
@@ -28,7 +26,9 @@ from ..process import Dispatcher
 from . import views
 from .conditions import Conditions
 from .facts import DEFAULT_GENERATOR, Effort, Facts, facts_of, installed_generators
-from .jobs import PairListener, PairSettings, PairsJob, SaveJob, SaveListener
+from .jobs import PairListener, PairSettings, PairsJob
+from .saving import SaveJob, SaveListener, missing_space
+from .table import PairTable
 
 if TYPE_CHECKING:
     from ..parameters import CardiacLDMParameterNode
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
 #: The largest number that a spin box takes.
 MAX_SEED = 2**31 - 1
 PREVIEW_PIXELS = 192
-PAIR, HEART, AGREEMENT, DRAWN = range(4)
 
 
 class GeneratePanel:
-    """Ties Generate.ui to the worker, to the settings in the scene and to the views. ``ui``: the form's children."""
+    """Connects Generate.ui to the worker, the settings in the scene and the views. ``ui``: the form's children."""
 
     def __init__(self, ui: Any, dispatcher: Dispatcher) -> None:
         self.ui, self._dispatcher = ui, dispatcher
@@ -48,8 +47,8 @@ class GeneratePanel:
         self._job: PairsJob | SaveJob | None = None
         self._showing = False
         self._facts = Facts()
-        self._pace: dict[tuple[Any, ...], float] = {}  # seconds of a pair, by what it depends on
-        self._pairs: list[SyntheticPair] = []  # the rows of the table
+        self._pair_seconds: dict[tuple[Any, ...], float] = {}  # seconds per pair, by the settings that it depends on
+        self._table = PairTable(ui.pairs, self._show_pair)
         self._observers = slicer.util.VTKObservationMixin()
         self._errors = ErrorBox(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
@@ -71,12 +70,6 @@ class GeneratePanel:
         ):  # fmt: skip
             button.connect("clicked()", slot)
         ui.warningsLabel.styleSheet = f"color: {ATTENTION}"
-        header = ui.pairs.horizontalHeader()
-        header.setSectionResizeMode(PAIR, qt.QHeaderView.Stretch)
-        for column in (HEART, AGREEMENT, DRAWN):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        ui.pairs.connect("cellClicked(int,int)", self._show_row)
-        ui.pairs.connect("cellActivated(int,int)", self._show_row)
 
     # --- what the module calls ---
 
@@ -86,7 +79,7 @@ class GeneratePanel:
         return self._job is not None
 
     def settings(self) -> PairSettings:
-        """What would be drawn now."""
+        """Return the settings that the form shows."""
         ui = self.ui
         return PairSettings(
             self.package.value or None, ui.count.value, ui.seed.value, ui.steps.value or None, self.conditions.values,
@@ -94,7 +87,7 @@ class GeneratePanel:
         )  # fmt: skip
 
     def set_parameters(self, parameters: CardiacLDMParameterNode | None) -> None:
-        """Show and keep the choices in this parameter node; ``None`` while there is no scene."""
+        """Show and store the choices in this parameter node; None while there is no scene."""
         self._observers.removeObservers()
         self._parameters = parameters
         if parameters is not None:
@@ -105,7 +98,7 @@ class GeneratePanel:
         self._show_pairs()
 
     def show_devices(self, devices: list[Device]) -> None:
-        """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
+        """Offer the automatic choice, the CPU and the GPUs among ``devices``."""
         self.device.offer(device_labels(devices))
 
     def show_packages(self) -> None:
@@ -115,13 +108,13 @@ class GeneratePanel:
         self._choose(self.package.value)
 
     def cancel(self) -> None:
-        """Stop the job, if one runs; what is finished stays."""
+        """Stop the job, if one runs. Finished pairs stay."""
         if self._job is not None:
             self.ui.progressLabel.text = _("Cancelling")
             self._job.cancel()
 
     def cleanup(self) -> None:
-        """Before the widgets go: nothing may call them any more."""
+        """Stop everything that could call the widgets, before they are deleted."""
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
@@ -130,7 +123,7 @@ class GeneratePanel:
     # --- settings ---
 
     def _remember(self, name: str, value: Any) -> None:
-        """Keep a choice in the scene, but not what widgets show while a scene is loaded or closed."""
+        """Store a choice in the scene, unless the widget changed because a scene is loaded or closed."""
         if self._parameters is not None and not self._showing and not slicer.mrmlScene.IsBatchProcessing():
             setattr(self._parameters.generate, name, value)
         if name == "package":
@@ -163,23 +156,23 @@ class GeneratePanel:
         self.conditions.set(_conditions(kept.conditions))
 
     def _package_changed(self) -> None:
-        """Show what the chosen package knows."""
+        """Show the conditions and the usual steps of the chosen package."""
         self._facts = facts_of(self.package.value)
         self.conditions.offer(self._facts.choices, self._facts.numbers)
-        usual = _("as the model: {n}").format(n=self._facts.steps) if self._facts.steps else _("as the model")
+        usual = _("default ({n})").format(n=self._facts.steps) if self._facts.steps else _("default")
         self.ui.steps.specialValueText = usual
         self.refresh()
 
     def _choose_folder(self) -> None:
-        folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Draw with a generator package in a folder"))
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Use a generator package in a folder"))
         if folder:
             self._choose(str(folder))
             self._remember("package", str(folder))
 
     def _choose(self, package: str) -> None:
-        """Show a package as chosen, without telling; one in a folder is offered from then on."""
+        """Show a package as chosen, without a signal. A package in a folder is added to the list."""
         if os.path.isabs(package) and os.path.isdir(package):
-            self.package.also(package, Path(package).name)
+            self.package.add(package, Path(package).name)
         else:
             self.package.set(package)
         self._package_changed()
@@ -190,7 +183,7 @@ class GeneratePanel:
     # --- what can be done now ---
 
     def refresh(self) -> None:
-        """Enable what can be done now, and say what is needed where something cannot, or what it will take."""
+        """Enable what is possible now; show what is missing before Generate, or else the expected time and memory."""
         ui, running = self.ui, self.running
         hint = self._hint()
         ui.hint.text = hint
@@ -198,26 +191,26 @@ class GeneratePanel:
         ui.effort.text = "" if hint or not self._facts.shape else self._effort_in_words()
         ui.effort.visible = bool(ui.effort.text) and not running
         ui.apply.text = _("Cancel") if running else _("Generate")
-        ui.apply.toolTip = _("Stop; the pairs that are finished stay") if running else _("Draw the pairs")
+        ui.apply.toolTip = _("Stop. Finished pairs stay in the scene.") if running else _("Generate the pairs")
         ui.apply.enabled = running or not hint
         for name in ("package", "packageFolder", "count", "seed", "dice", "steps", "check", "device"):
             getattr(ui, name).enabled = not running
         self.conditions.enable(not running)
-        ui.saveAll.enabled = bool(self._pairs) and not running and not self._dispatcher.busy
+        ui.saveAll.enabled = bool(self._table.pairs) and not running and not self._dispatcher.busy
         ui.progressBox.visible = running
 
     def _hint(self) -> str:
-        """What is needed before pairs can be drawn, empty if nothing is."""
+        """Return what is missing before pairs can be generated, empty if nothing is."""
         if self._facts.problem:
             return self._facts.problem
         if self.conditions.problem:
             return self.conditions.problem
         if not self.running and self._dispatcher.busy:
-            return _("The worker is busy: wait for the other job, or cancel it.")
+            return _("Another job is running: wait for it, or cancel it.")
         return ""
 
     def _effort(self) -> Effort:
-        count, pace = self.ui.count.value, self._pace.get(_kind(self.settings()))
+        count, pace = self.ui.count.value, self._pair_seconds.get(_pace_key(self.settings()))
         return Effort(count, None if pace is None else pace * count, self._facts.pair_bytes * count)
 
     def _effort_in_words(self) -> str:
@@ -225,33 +218,33 @@ class GeneratePanel:
         grid = _("{size} voxels of {mm:g} mm").format(size=size, mm=self._facts.spacing_mm)
         return f"{self._effort().in_words()}. {grid}."
 
-    # --- drawing ---
+    # --- generating ---
 
     def _apply_or_cancel(self) -> None:
         if self.running:
             self.cancel()
-        elif ensure_dependencies() and self._agreed():  # may install, meanwhile more is known of the package
+        elif ensure_dependencies() and self._confirm_effort():  # installing makes more facts about the package readable
             self._apply()
 
-    def _agreed(self) -> bool:
+    def _confirm_effort(self) -> bool:
         self._package_changed()
         if self._hint():
             return False
         effort = self._effort()
-        question = _("{effort}. Go on?").format(effort=effort.in_words())
+        question = _("{effort}. Continue?").format(effort=effort.in_words())
         return not effort.is_large or bool(slicer.util.confirmOkCancelDisplay(question))
 
     def _apply(self) -> None:
-        self._remember("package", self.package.value)  # so far maybe the first one that is installed
-        settings, began, came = self.settings(), time.monotonic(), list[SyntheticPair]()
+        self._remember("package", self.package.value)  # it may have been shown by default only
+        settings, began, finished = self.settings(), time.monotonic(), list[SyntheticPair]()
 
         def arrived(pair: SyntheticPair) -> None:
-            came.append(pair)
-            self._pace[_kind(settings)] = (time.monotonic() - began) / len(came)
-            self._arrived(pair, first=len(came) == 1)
+            finished.append(pair)
+            self._pair_seconds[_pace_key(settings)] = (time.monotonic() - began) / len(finished)
+            self._arrived(pair, first=len(finished) == 1)
 
-        def ended(what: str = "", rejected: tuple[str, ...] | list[str] = ()) -> None:
-            self._tell(_summary(settings, came, time.monotonic() - began, what), rejected)
+        def ended(ending: str = "", rejected: tuple[str, ...] | list[str] = ()) -> None:
+            self._show_result(_summary(settings, finished, time.monotonic() - began, ending), rejected)
             self._ended()
 
         def failed(failure: Failure) -> None:
@@ -262,10 +255,10 @@ class GeneratePanel:
         listener = PairListener(
             progress=lambda index, progress: self._progress(index, settings.count, progress),
             preview=self._preview,
-            pair=self._guarded(arrived),
-            done=self._guarded(lambda rejected: ended(rejected=rejected)),
-            failed=self._guarded(failed),
-            cancelled=self._guarded(lambda: ended(_("cancelled"))),
+            pair=self._while_running(arrived),
+            done=self._while_running(lambda rejected: ended(rejected=rejected)),
+            failed=self._while_running(failed),
+            cancelled=self._while_running(lambda: ended(_("cancelled"))),
         )
         try:
             self._job = PairsJob(self._dispatcher, settings, listener)
@@ -273,13 +266,13 @@ class GeneratePanel:
             self._errors.show(Failure(str(error), "", "input"))
         self.refresh()
 
-    def _guarded(self, call: Any) -> Any:
-        """``call``, as long as the panel is there and its job runs."""
-        return lambda *told: call(*told) if self._job is not None else None
+    def _while_running(self, call: Any) -> Any:
+        """Return a function that calls ``call`` only while the job of this panel runs."""
+        return lambda *arguments: call(*arguments) if self._job is not None else None
 
     def _begin(self, words: str) -> None:
         self._errors.hide()
-        self._tell("", ())
+        self._show_result("", ())
         self.ui.preview.visible = self.ui.previewCaption.visible = False
         show_progress(self.ui.progressBar, self.ui.progressLabel, Progress(0, 100, "start", 0.0))
         self.ui.progressLabel.text = words
@@ -294,7 +287,7 @@ class GeneratePanel:
         ui.progressLabel.text = f"{number}: {words[:1].lower()}{words[1:]}"
 
     def _preview(self, preview: Preview) -> None:
-        """Show how the pair looks by now. The file goes with the job, so it is read at once."""
+        """Show the picture of the unfinished pair. It is read at once, since its file is deleted with the job."""
         if self._job is None:
             return
         picture = qt.QPixmap(preview.file)
@@ -305,20 +298,20 @@ class GeneratePanel:
         self.ui.preview.visible = self.ui.previewCaption.visible = True
 
     def _arrived(self, pair: SyntheticPair, first: bool) -> None:
-        if first:  # whoever goes to another layout meanwhile is left there
+        if first:  # a layout that the user chooses later is kept
             views.show_side_by_side()
         views.show_pair(pair)
         self._show_pairs()
-        self.ui.pairs.selectRow(len(self._pairs) - 1)
+        self._table.select_last()
 
     def _ended(self) -> None:
         self._job = None
         self._show_pairs()
         self.refresh()
 
-    # --- what there is ---
+    # --- results ---
 
-    def _tell(self, text: str, warnings: tuple[str, ...] | list[str]) -> None:
+    def _show_result(self, text: str, warnings: tuple[str, ...] | list[str]) -> None:
         self.ui.resultLabel.text = text
         self.ui.resultLabel.visible = bool(text)
         self.ui.warningsLabel.text = "\n".join(warnings)
@@ -328,23 +321,15 @@ class GeneratePanel:
         self._show_pairs()
 
     def _show_pairs(self) -> None:
-        """Fill the table with the synthetic pairs of the scene; rows that are there already stay."""
+        """Show the synthetic pairs of the scene in the table."""
         pairs = synthetic_pairs(slicer.mrmlScene) if self._parameters is not None else []
-        table, same = self.ui.pairs, 0
-        while same < min(len(pairs), len(self._pairs)) and pairs[same] == self._pairs[same]:
-            same += 1
-        table.rowCount = len(pairs)
-        for row in range(same, len(pairs)):
-            for column, item in enumerate(_items(pairs[row])):
-                table.setItem(row, column, item)
-        self._pairs = pairs
+        self._table.fill(pairs)
         self.ui.pairsBox.visible = bool(pairs)
         self.ui.saveAll.enabled = bool(pairs) and not self.running and not self._dispatcher.busy
 
-    def _show_row(self, row: int, _column: int) -> None:
-        if row < len(self._pairs):
-            views.show_side_by_side()
-            views.show_pair(self._pairs[row])
+    def _show_pair(self, pair: SyntheticPair) -> None:
+        views.show_side_by_side()
+        views.show_pair(pair)
 
     # --- saving ---
 
@@ -352,16 +337,16 @@ class GeneratePanel:
         folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Save all synthetic pairs in a folder"))
         if not folder or not ensure_dependencies():
             return
-        out, pairs = Path(str(folder)), list(self._pairs)
+        out, pairs = Path(str(folder)), list(self._table.pairs)
         self._begin(_("Writing"))
-        lacking = _lacking_room(pairs, out)
-        if lacking:
-            self._errors.show(Failure(lacking, "", "input"))
+        problem = missing_space(pairs, out)
+        if problem:
+            self._errors.show(Failure(problem, "", "output"))
             return
         listener = SaveListener(
             progress=lambda progress: show_progress(self.ui.progressBar, self.ui.progressLabel, progress),
-            done=self._guarded(lambda written: self._saved(written, out, "")),
-            failed=self._guarded(lambda written, why: self._saved(written, out, why)),
+            done=self._while_running(lambda written: self._saved(written, out, "")),
+            failed=self._while_running(lambda written, why: self._saved(written, out, why)),
         )
         try:
             self._job = SaveJob(self._dispatcher, pairs, out, listener)
@@ -371,14 +356,14 @@ class GeneratePanel:
 
     def _saved(self, written: int, out: Path, why: str) -> None:
         pairs = _("1 pair") if written == 1 else _("{n} pairs").format(n=written)
-        self._tell(_("{pairs} saved in {folder}.").format(pairs=pairs, folder=out.name), ())
+        self._show_result(_("{pairs} saved in {folder}.").format(pairs=pairs, folder=out.name), ())
         if why:
             self._errors.show(Failure(why, "", "input"))
         self._ended()
 
 
 def _conditions(text: str) -> dict[str, str | float]:
-    """What the scene remembers of conditions; nothing if somebody has spoilt it."""
+    """Return the conditions stored in the scene; none if the text is not valid."""
     try:
         kept = json.loads(text or "{}")
     except ValueError:
@@ -386,54 +371,17 @@ def _conditions(text: str) -> dict[str, str | float]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _kind(settings: PairSettings) -> tuple[Any, ...]:
-    """What the time of a pair depends on."""
+def _pace_key(settings: PairSettings) -> tuple[Any, ...]:
+    """Return the settings that the time of a pair depends on."""
     return (settings.package, settings.steps, settings.device, settings.check)
 
 
-def _lacking_room(pairs: list[SyntheticPair], out: Path) -> str:
-    """A sentence if the pairs may not fit on the disk."""
-    from ....text import size_text
-    from .facts import BYTES_PER_VOXEL
-
-    voxels = sum(pair.volume.GetImageData().GetNumberOfPoints() for pair in pairs if pair.volume.GetImageData())
-    try:
-        free = shutil.disk_usage(out).free
-    except OSError as error:
-        return _("{folder} cannot be written to: {why}.").format(folder=out.name, why=error.strerror or error)
-    if BYTES_PER_VOXEL * voxels <= free:
-        return ""
-    text = _("The pairs may take {size}, but {folder} has {free} free: make room, or choose another folder.")
-    return text.format(size=size_text(BYTES_PER_VOXEL * voxels), folder=out.name, free=size_text(free))
-
-
-def _summary(settings: PairSettings, came: list[SyntheticPair], seconds: float, what: str) -> str:
-    """``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v1, checked, 1 drawn again.``"""
-    again = sum(pair.provenance.get("acceptance", {}).get("attempts", 1) - 1 for pair in came)
+def _summary(settings: PairSettings, finished: list[SyntheticPair], seconds: float, ending: str) -> str:
+    """Return ``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v1, checked, 1 generated again.``"""
+    again = sum(pair.provenance.get("acceptance", {}).get("attempts", 1) - 1 for pair in finished)
     words = _("{n} of {count} pairs of seed {seed} in {seconds:.0f} s with {package}").format(
-        n=len(came), count=settings.count, seed=settings.seed, seconds=seconds,
+        n=len(finished), count=settings.count, seed=settings.seed, seconds=seconds,
         package=Path(settings.package or DEFAULT_GENERATOR).name,
     )  # fmt: skip
-    checked = _("checked, {n} drawn again").format(n=again) if settings.check else _("not checked")
-    return ", ".join([words, *([checked] if came else []), *([what] if what else [])]) + "."
-
-
-def _items(pair: SyntheticPair) -> list[Any]:
-    """The four cells of a pair."""
-    record = pair.provenance
-    volumes, acceptance = record.get("volumes_ml", {}), record.get("acceptance", {})
-    heart = sum(volumes.get(name, 0.0) for name in anatomy.HEART)
-    agreement = acceptance.get("agreement")
-    texts = (
-        pair.volume.GetName().removesuffix(" CT"),
-        f"{heart:.0f}",
-        "" if agreement is None else f"{agreement:.2f}",
-        _("{n}x").format(n=acceptance.get("attempts", 1)),
-    )
-    items = [qt.QTableWidgetItem(text) for text in texts]
-    conditions = ", ".join(f"{name}: {value}" for name, value in record.get("conditions", {}).items())
-    for item in items:
-        item.setToolTip(conditions or _("no conditions"))
-    for item in items[1:]:
-        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-    return items
+    checked = _("checked, {n} generated again").format(n=again) if settings.check else _("not checked")
+    return ", ".join([words, *([checked] if finished else []), *([ending] if ending else [])]) + "."

@@ -1,6 +1,6 @@
-"""How synthetic pairs are looked at: CT and labels side by side, and "Synthetic" in every view that shows one.
+"""Views of synthetic pairs: CT and labels side by side, and the word "Synthetic" in every view that shows one.
 
-The mark is an actor of its own: Slicer's corner annotations are rewritten by its data probe.
+The word is an actor of its own, since Slicer's data probe overwrites corner annotations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ... import pairs, segmentations
 from ...pairs import SyntheticPair
 from ..process import later
 
-#: Slicer's own layouts have small numbers.
+#: Number of our layout. Slicer's own layouts have small numbers.
 LAYOUT = 7301
 #: Names of the two slice views; the first shows no labels.
 IMAGE_VIEW, LABELS_VIEW = "SyntheticCT", "SyntheticLabels"
@@ -32,7 +32,7 @@ AMBER = (1.0, 0.7, 0.33)
 
 
 def show_side_by_side() -> None:
-    """Go to the layout of the two linked views. In a Slicer without windows nothing happens."""
+    """Switch to the layout of two linked views. Without a main window nothing happens."""
     manager = slicer.app.layoutManager()
     if manager is None:
         return
@@ -47,7 +47,7 @@ def show_side_by_side() -> None:
 
 
 def show_pair(pair: SyntheticPair) -> None:
-    """Show this pair, and no other, in the two views and wherever a slice view shows nothing or a synthetic volume."""
+    """Show this pair alone in the two views, and in every slice view that is empty or shows a synthetic volume."""
     for other in pairs.synthetic_pairs(slicer.mrmlScene):
         other.segmentation.SetDisplayVisibility(other.segmentation is pair.segmentation)
     hide_from_image_view(pair)
@@ -68,7 +68,7 @@ def show_pair(pair: SyntheticPair) -> None:
 
 
 def _heart_centre(pair: SyntheticPair) -> np.ndarray | None:
-    """(3,) the middle of the left ventricle in RAS mm, or of whatever structure there is."""
+    """Return (3,) the centre of the left ventricle in RAS mm, or of the first structure that exists."""
     names = ("LV", "MYO", "LA", "RV", "RA", "AO")
     centres = (segmentations.structure_centre(pair.segmentation, name) for name in names)
     return next((centre for centre in centres if centre is not None), None)
@@ -82,7 +82,7 @@ def _go_to(node: Any, centre: np.ndarray) -> None:
 
 
 def hide_from_image_view(pair: SyntheticPair) -> None:
-    """Show the labels in all views there are but the one for the CT alone: MRML can only list where to show."""
+    """Hide the labels in the view of the CT alone. MRML only lists where to show, so all other views are listed."""
     display = pair.segmentation.GetDisplayNode()
     was = display.StartModify()
     display.RemoveAllViewNodeIDs()
@@ -96,7 +96,7 @@ def hide_from_image_view(pair: SyntheticPair) -> None:
 
 
 class SyntheticMarks:
-    """Writes "Synthetic" into the corner of each slice view as long as it shows a synthetic volume."""
+    """Shows "Synthetic" in the corner of each slice view while it shows a synthetic volume."""
 
     def __init__(self) -> None:
         self._actors: dict[str, tuple[Any, Any]] = {}  # view's name -> actor, its renderer
@@ -110,7 +110,7 @@ class SyntheticMarks:
         self.attach()
 
     def attach(self) -> None:
-        """Watch the slice views that there are now."""
+        """Watch the slice views that exist now."""
         if self._manager is None:  # stopped meanwhile
             return
         self._observers.removeObservers(self._shown_changed)
@@ -127,7 +127,7 @@ class SyntheticMarks:
             self._update(name)
 
     def stop(self) -> None:
-        """Take the marks away and watch nothing any more."""
+        """Remove the marks and stop watching."""
         self._observers.removeObservers()
         if self._manager is not None:
             self._manager.disconnect("layoutChanged(int)", self._views_changed)
@@ -183,12 +183,12 @@ _marks: list[SyntheticMarks] = []
 
 
 def start_marks() -> None:
-    """Mark synthetic volumes from now on, in this and every other scene."""
+    """Mark synthetic volumes from now on, in every scene."""
     if not _marks:
         _marks.append(SyntheticMarks())
 
 
 def stop_marks() -> None:
-    """Mark nothing any more: the module goes or is reloaded."""
+    """Stop marking, before the module is unloaded or reloaded."""
     while _marks:
         _marks.pop().stop()

@@ -1,7 +1,7 @@
-"""The Models & device panel: the installed model packages and their cards, and a check of this computer.
+"""The Models & device panel: the installed model packages with their cards, and a check of this computer.
 
-Listing reads packages in this process, a slice at a time. Whatever loads torch runs in the worker: importing, verifying
-and the device check. In a Slicer that lacks Python packages the panel opens all the same, and offers to install them.
+Packages are listed in this process, in slices. Importing, verifying and the device check load torch and run in the
+worker. In a Slicer that lacks Python packages the panel opens too, and offers to install them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _RED = "#e04848"
 
 
 class ModelsPanel:
-    """Puts itself into ``parent``; ``packagesChanged`` holds what is called after an import or a removal.
+    """Adds itself to ``parent``. The functions in ``packagesChanged`` are called after an import or a removal.
 
-    ``logic`` is a ``CardiacLDMLogic``, whose worker does the work. :meth:`cleanup` ends what still runs.
+    ``logic``: a ``CardiacLDMLogic``, whose worker does the work. :meth:`cleanup` ends a running job.
     """
 
     def __init__(self, parent: Any, logic: Any) -> None:
@@ -54,12 +54,12 @@ class ModelsPanel:
         self._running = False
         self._device_text = ""
         self._connect()
-        self._say("")
+        self._show_message("")
         self._show_running(False)
         self.refresh()
 
     def cleanup(self) -> None:
-        """The module goes: stop the job of this panel, and touch no widget any more."""
+        """Stop the job of this panel before its widgets are deleted."""
         if self._listing is not None:
             self._listing.stop()
         if self._running:
@@ -67,13 +67,13 @@ class ModelsPanel:
             self._dispatcher.cancel()
 
     def refresh(self, chosen: str = "") -> None:
-        """Read the packages again, without holding the window, and choose the one named ``chosen``."""
+        """List the packages again, in slices, and select the one named ``chosen``."""
         if self._listing is not None:
             self._listing.stop()
         chosen = chosen or self._chosen_name()
-        lacking = dependencies.missing()
-        self.ui.installBox.visible = bool(lacking)
-        self.ui.installLabel.text = _lacking_text([requirement.name for requirement in lacking])
+        missing = dependencies.missing()
+        self.ui.installBox.visible = bool(missing)
+        self.ui.installLabel.text = _missing_text([requirement.name for requirement in missing])
         self._rows = []
         self.ui.packageTable.rowCount = 0
         self._listing = Sliced(self._read_rows(), lambda error: self._listed(chosen, error))
@@ -101,7 +101,7 @@ class ModelsPanel:
             button.connect("clicked()", slot)
 
     def _read_rows(self) -> Iterator[None]:
-        from ....packages.cards import rows  # pydantic may be missing: then this says so
+        from ....packages.cards import rows  # raises ImportError where pydantic is missing
 
         for row in rows():
             self._rows.append(row)
@@ -125,7 +125,7 @@ class ModelsPanel:
         if isinstance(error, ImportError):
             self.ui.cardBrowser.setHtml(_("<p>The packages are listed once the Python packages are installed.</p>"))
         elif error is not None:
-            self._say(_("The packages could not be listed: {why}").format(why=error), bad=True)
+            self._show_message(_("The packages could not be listed: {why}").format(why=error), bad=True)
         names = [row.name for row in self._rows]
         if names:
             self.ui.packageTable.selectRow(names.index(chosen) if chosen in names else 0)
@@ -148,7 +148,7 @@ class ModelsPanel:
             self.ui.cardBrowser.setHtml(card(row))
 
     def _enable(self) -> None:
-        """Only what makes sense now can be pressed."""
+        """Enable the buttons that are usable now."""
         row, free = self._chosen(), not self._running
         self.ui.installButton.enabled = free
         self.ui.importZipButton.enabled = self.ui.importFolderButton.enabled = free
@@ -161,9 +161,9 @@ class ModelsPanel:
 
     def _install(self) -> None:
         if ensure_dependencies():
-            self._say(_("Everything that is needed is installed."))
+            self._show_message(_("Everything that is needed is installed."))
         self.refresh()
-        self._tell_others()
+        self._notify()
 
     def _import_zip(self) -> None:
         title = _("Import a model package")
@@ -178,9 +178,9 @@ class ModelsPanel:
 
     def _import(self, source: str, replace: bool = False) -> None:
         def imported(package: CheckedPackage) -> None:
-            self._say(_("{name} was checked and installed.").format(name=package.name))
+            self._show_message(_("{name} was checked and installed.").format(name=package.name))
             self.refresh(package.name)
-            self._tell_others()
+            self._notify()
 
         def failed(failure: Failure) -> None:
             question = _("A package of this name is installed already. Replace it?")
@@ -202,7 +202,7 @@ class ModelsPanel:
             return
 
         def verified(_package: CheckedPackage) -> None:
-            self._say(_("{name} is whole: every file and every number was checked.").format(name=row.name))
+            self._show_message(_("{name} is intact: every file and every number was checked.").format(name=row.name))
 
         if not ensure_dependencies():
             return
@@ -224,11 +224,11 @@ class ModelsPanel:
         try:
             remove(row)
         except PackageError as error:
-            self._say(str(error), bad=True)
+            self._show_message(str(error), bad=True)
         else:
-            self._say(_("{name} was removed.").format(name=row.name))
+            self._show_message(_("{name} was removed.").format(name=row.name))
         self.refresh()
-        self._tell_others()
+        self._notify()
 
     def _open_folder(self) -> None:
         row = self._chosen()
@@ -260,7 +260,7 @@ class ModelsPanel:
         qt.QApplication.clipboard().setText(self._device_text)
 
     def _cancel(self) -> None:
-        if self._running and not self._dispatcher.cancel():  # it had not begun: nobody else will say so
+        if self._running and not self._dispatcher.cancel():  # it had not begun: no callback follows
             self._ended(self._cancelled)()
 
     # --- jobs ---
@@ -279,22 +279,22 @@ class ModelsPanel:
         try:
             self._dispatcher.submit(request, listener)
         except ClientError as error:
-            self._say(str(error), bad=True)
+            self._show_message(str(error), bad=True)
             return
-        self._say(what)
+        self._show_message(what)
         self._show_running(True)
 
     def _cancelled(self) -> None:
-        self._say(_("Cancelled."))
+        self._show_message(_("Cancelled."))
         self.refresh()
 
     def _ended(self, then: Callable[..., None]) -> Callable[..., None]:
-        """``then``, but only if the panel is still there; the panel is ready for the next job before."""
+        """Return a callback that ends the job in the panel and then calls ``then``, unless the panel was cleaned up."""
 
         def call(*result: Any) -> None:
             if self._running:
                 self._show_running(False)
-                self._say("")
+                self._show_message("")
                 self._dispatcher.ended()
                 then(*result)
 
@@ -306,14 +306,14 @@ class ModelsPanel:
         self._enable()
 
     def _failed(self, failure: Failure) -> None:
-        self._say(failure.message, bad=True)
+        self._show_message(failure.message, bad=True)
 
-    def _say(self, text: str, bad: bool = False) -> None:
+    def _show_message(self, text: str, bad: bool = False) -> None:
         self.ui.messageLabel.text = text
         self.ui.messageLabel.styleSheet = f"color: {_RED}" if bad else ""
         self.ui.messageLabel.visible = bool(text)
 
-    def _tell_others(self) -> None:
+    def _notify(self) -> None:
         for call in self.packagesChanged:
             call()
 
@@ -326,12 +326,12 @@ def _state(row: Row) -> str:
     return {"shipped": _("shipped"), "imported": _("imported"), "unusable": _("unusable")}[row.origin]
 
 
-def _lacking_text(names: list[str]) -> str:
-    return _("This Slicer lacks Python packages that CardiacLDM needs: {names}.").format(names=", ".join(names))
+def _missing_text(names: list[str]) -> str:
+    return _("CardiacLDM needs Python packages that this Slicer does not have: {names}.").format(names=", ".join(names))
 
 
 def without_folders(text: str) -> str:
-    """The text without the names of this user's and the program's folders, which traces of errors hold."""
+    """Remove the names of the user's and the program's folders, which tracebacks contain, from a text."""
     for folder, name in (
         (str(RESOURCES.parent.parent), "..."),
         (sys.prefix, "..."),

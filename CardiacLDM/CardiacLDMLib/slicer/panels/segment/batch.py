@@ -1,4 +1,4 @@
-"""A folder of scans, one after the other; a bad one is said and left behind."""
+"""Segment a folder of scans, one after the other. A scan that fails is marked and skipped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCAN, STATE, HEART, NOTES = range(4)
 
 @dataclass
 class _Run:
-    """One pass over a folder. ``waiting``: row, name and source of the cases that are not done yet."""
+    """One pass over a folder. ``waiting``: row, name and source of the cases that have not begun."""
 
     out: Path
     settings: Settings
@@ -42,7 +42,7 @@ class _Run:
 
 
 class BatchPanel:
-    """Ties the batch part of Segment.ui to the worker; ``settings`` gives package, device and quality."""
+    """Connects the batch part of Segment.ui to the worker. ``settings`` returns package, device and quality."""
 
     def __init__(self, ui: Any, dispatcher: Dispatcher, settings: Callable[[], Settings]) -> None:
         self._ui, self._dispatcher, self._settings = ui, dispatcher, settings
@@ -63,7 +63,7 @@ class BatchPanel:
         return self._run is not None
 
     def refresh(self, *_unused: Any) -> None:
-        """Enable what can be done now."""
+        """Enable what is possible now."""
         ui = self._ui
         ready = Path(ui.batchInput.currentPath or "?").is_dir() and bool(ui.batchOutput.currentPath)
         ui.batchApply.text = _("Cancel batch") if self.running else _("Run batch")
@@ -72,7 +72,7 @@ class BatchPanel:
             widget.enabled = not self.running
 
     def cleanup(self) -> None:
-        """Before the widgets go: nothing may call them any more."""
+        """Stop everything that could call the widgets, before they are deleted."""
         run, self._run = self._run, None
         if run is not None:
             self._dispatcher.cancel()
@@ -88,7 +88,7 @@ class BatchPanel:
     def _cancel(self, run: _Run) -> None:
         run.cancelled = True
         self._ui.batchLabel.text = _("Cancelling")
-        if not self._dispatcher.cancel():  # a case that had not begun will not be heard of
+        if not self._dispatcher.cancel():  # the case had not begun: no callback follows
             self._next(run)
 
     def _start(self) -> None:
@@ -116,23 +116,23 @@ class BatchPanel:
             self._stop(run, str(error))
 
     def _found(self, run: _Run, found: FoundCases) -> None:
-        from ....results.case_files import REPORT  # needs what was installed before the run
+        from ....results.case_files import REPORT  # needs packages that are installed before the run
 
         if run is not self._run:
             return
         for refused in found.refused:
-            self._bad(self._row(refused.name), refused.reason)
+            self._mark_failed(self._row(refused.name), refused.reason)
             run.failed += 1
         for case in found.cases:
             row = self._row(case.name)
-            there = (run.out / f"{case.name}{REPORT}").exists()
-            self._write(row, _("there already") if there else _("waiting"))
-            if not there:
+            exists = (run.out / f"{case.name}{REPORT}").exists()
+            self._write(row, _("exists") if exists else _("waiting"))
+            if not exists:
                 run.waiting.append((row, case.name, case.source))
         self._next(run)
 
     def _next(self, run: _Run) -> None:
-        """Begin with the next case, or end."""
+        """Begin the next case, or end the run."""
         if run is not self._run:
             return
         if run.cancelled or not run.waiting:
@@ -171,7 +171,7 @@ class BatchPanel:
     def _failed(self, run: _Run, row: int, failure: Failure) -> None:
         if run is self._run:
             run.failed += 1
-            self._bad(row, failure.message)
+            self._mark_failed(row, failure.message)
             self._next(run)
 
     def _cancelled(self, run: _Run, row: int) -> None:
@@ -218,7 +218,7 @@ class BatchPanel:
         table.item(row, NOTES).setText(notes)
         table.item(row, NOTES).setToolTip(notes)
 
-    def _bad(self, row: int, reason: str) -> None:
+    def _mark_failed(self, row: int, reason: str) -> None:
         self._write(row, _("failed"), None, reason)
         red = qt.QBrush(qt.QColor(TROUBLE))
         for column in range(4):

@@ -1,4 +1,4 @@
-"""The Segment panel: a scan, four choices, Apply; then volumes to click on, and what to know before using them."""
+"""The Segment panel: labels a scan and shows the volumes of its structures."""
 
 from __future__ import annotations
 
@@ -27,15 +27,12 @@ if TYPE_CHECKING:
     from ..parameters import CardiacLDMParameterNode
 
 
-#: As in ``package``, which cannot be imported before the libraries are installed.
+#: As in ``packages.store``, which cannot be imported before the libraries are installed.
 DEFAULT_PACKAGE = "virtual-heart-v1"
 
 
 class SegmentPanel:
-    """Ties Segment.ui to the worker and to the settings in the scene.
-
-    ``ui``: the children of Segment.ui.
-    """
+    """Connects Segment.ui to the worker and to the settings in the scene. ``ui``: the children of Segment.ui."""
 
     def __init__(self, ui: Any, dispatcher: Dispatcher) -> None:
         self.ui, self._dispatcher = ui, dispatcher
@@ -71,7 +68,7 @@ class SegmentPanel:
         return Settings(self.package.value or None, self.device.value, cast("Quality", self.quality.value))
 
     def set_parameters(self, parameters: CardiacLDMParameterNode | None) -> None:
-        """Show and keep the choices in this parameter node; ``None`` while there is no scene."""
+        """Show and store the choices in this parameter node; None while there is no scene."""
         self._observers.removeObservers()
         self._parameters = parameters
         if parameters is not None:
@@ -81,12 +78,12 @@ class SegmentPanel:
         self._parameters_changed()
 
     def show_devices(self, devices: list[Device]) -> None:
-        """Offer automatic choice, the CPU, and the GPUs that the worker has found."""
+        """Offer the automatic choice, the CPU and the GPUs among ``devices``."""
         self.device.offer(device_labels(devices))
 
     def show_packages(self) -> None:
         """Offer the packages that are installed now."""
-        self.package.offer({name: name for name in installed()})
+        self.package.offer({name: name for name in installed_segmenters()})
         self.refresh()
 
     def cancel(self) -> None:
@@ -96,7 +93,7 @@ class SegmentPanel:
             self._job.cancel()
 
     def cleanup(self) -> None:
-        """Before the widgets go: nothing may call them any more."""
+        """Stop everything that could call the widgets, before they are deleted."""
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
@@ -106,11 +103,11 @@ class SegmentPanel:
 
     # --- settings ---
 
-    # Tied by hand and not by connectGui: an observer that connectGui makes is never removed, and once the parameter
-    # node's wrapper is garbage, VTK calls what is left of it: a crash after a few scenes or reloads.
+    # Connected by hand, not by connectGui: its observer is never removed, and once the parameter node's wrapper is
+    # garbage, VTK calls what is left of it: a crash after a few scenes or reloads.
 
     def _remember(self, name: str, value: Any) -> None:
-        """Keep a choice in the scene, but not what widgets show for lack of nodes while a scene is loaded or closed."""
+        """Store a choice in the scene, unless the widget changed because a scene is loaded or closed."""
         if self._parameters is not None and not self._showing and not slicer.mrmlScene.IsBatchProcessing():
             setattr(self._parameters.segment, name, value)
             self.refresh()
@@ -144,7 +141,7 @@ class SegmentPanel:
             self.package.set(settings.package or DEFAULT_PACKAGE)
 
     def _volume_added(self, volume: vtkMRMLScalarVolumeNode) -> None:
-        """Take the first scan that is loaded; while a scene is, wait for the choice that it holds."""
+        """Choose the first scan that is loaded. A scene that is being loaded brings its own choice."""
         if self._parameters is not None and self._node("inputVolume") is None and not slicer.mrmlScene.IsImporting():
             self._parameters.segment.inputVolume = volume
 
@@ -154,7 +151,7 @@ class SegmentPanel:
         self.refresh()
 
     def _observe(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
-        """Hear when the volume's transform or image changes: whether it can be segmented depends on them."""
+        """Watch the volume's transform and image: whether it can be segmented depends on them."""
         self._observers.removeObservers(self._volume_changed)
         if volume is not None:
             for event in (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent):
@@ -164,45 +161,45 @@ class SegmentPanel:
         self.refresh()
 
     def _node(self, name: str) -> Any:
-        """A node of the settings, if it is still in the scene."""
+        """Return a node of the settings if it is still in the scene."""
         node = getattr(self._parameters.segment, name) if self._parameters is not None else None
         return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
 
     # --- what can be done now ---
 
     def refresh(self) -> None:
-        """Enable what can be done now, and say what is needed where something cannot."""
+        """Enable what is possible now, and show what is missing."""
         volume = self._node("inputVolume")
-        bent = volume is not None and _is_bent(volume)
-        hint = self._hint(volume, bent)
+        nonlinear = volume is not None and _has_nonlinear_transform(volume)
+        hint = self._hint(volume, nonlinear)
         self.ui.hint.text = hint
         self.ui.hint.visible = bool(hint) and not self.running
-        self.ui.harden.visible = bent and not self.running
+        self.ui.harden.visible = nonlinear and not self.running
         self.ui.heartWindow.enabled = volume is not None
         self.ui.apply.text = _("Cancel") if self.running else _("Apply")
-        self.ui.apply.toolTip = _("Stop the job; nothing is changed then") if self.running else _("Segment the scan")
+        self.ui.apply.toolTip = _("Stop the job. The scene stays as it is.") if self.running else _("Segment the scan")
         self.ui.apply.enabled = self.running or not hint
         for widget in ("inputVolume", "package", "device", "quality", "outputSegmentation"):
             getattr(self.ui, widget).enabled = not self.running
         self.ui.progressBox.visible = self.running
 
-    def _hint(self, volume: Any, bent: bool) -> str:
-        """What is needed before Apply, empty if nothing is."""
+    def _hint(self, volume: Any, nonlinear: bool) -> str:
+        """Return what is missing before Apply, empty if nothing is."""
         if self._parameters is None or volume is None:
-            return _("Choose a CT scan that holds the heart.")
+            return _("Choose a CT scan that contains the heart.")
         if volume.GetImageData() is None:
-            return _("This scan holds no image.")
-        if bent:
-            return _("The scan is under a transform that is not linear: harden it first.")
+            return _("This scan contains no image.")
+        if nonlinear:
+            return _("The scan has a nonlinear transform: harden it first.")
         if not self.package.offered:
             return _("This model is not installed: choose another, or import it under Models & device.")
         if not self.running and self._dispatcher.busy:
-            return _("The worker is busy: wait for the other job, or cancel it.")
+            return _("Another job is running: wait for it, or cancel it.")
         return ""
 
     def _harden(self) -> None:
         volume = self._node("inputVolume")
-        text = _("The scan is resampled through its transform, for good. Go on?")
+        text = _("The scan will be resampled through its transform permanently. Continue?")
         if volume is not None and slicer.util.confirmOkCancelDisplay(text):
             slicer.mrmlScene.SaveStateForUndo()
             volume.HardenTransform()
@@ -218,7 +215,7 @@ class SegmentPanel:
     def _apply_or_cancel(self) -> None:
         if self.running:
             self.cancel()
-        elif ensure_dependencies():  # may ask and install, meanwhile the scene may have changed
+        elif ensure_dependencies():  # the scene may have changed while it asked and installed
             self._apply()
 
     def _apply(self) -> None:
@@ -243,7 +240,7 @@ class SegmentPanel:
             if self._parameters is not None:
                 self._parameters.segment.result = segmentation
             self._ended()
-            self._surfaces = Sliced(_shown_in_3d(segmentation), _surfaces_shown)  # the figures are on the screen before
+            self._surfaces = Sliced(_show_in_3d(segmentation), _check_surfaces)  # the volumes are shown before
 
     def _failed(self, failure: Failure) -> None:
         if self._job is not None:
@@ -251,15 +248,15 @@ class SegmentPanel:
             self._errors.show(failure)
 
     def _ended(self) -> None:
-        """Also after cancelling: what was there before is there still, and shown again."""
+        """End the job in the panel. After a cancellation the earlier result is shown again."""
         if self._job is not None:
             self._job = None
             self._results.show(self._node("result"))
             self.refresh()
 
 
-def installed() -> list[str]:
-    """Names of the packages that can be used; before the libraries are installed, the one that ships."""
+def installed_segmenters() -> list[str]:
+    """Return the names of the usable packages; before the libraries are installed, the one that ships."""
     try:
         from ....packages.store import known_packages
     except ImportError:
@@ -267,8 +264,8 @@ def installed() -> list[str]:
     return list(known_packages("segmenter"))
 
 
-def _is_bent(volume: vtkMRMLScalarVolumeNode) -> bool:
-    """Whether the volume is under a transform that is not linear."""
+def _has_nonlinear_transform(volume: vtkMRMLScalarVolumeNode) -> bool:
+    """Return whether the volume has a nonlinear transform."""
     transform = volume.GetParentTransformNode()
     return transform is not None and not transform.IsTransformToWorldLinear()
 
@@ -278,8 +275,8 @@ def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
     return bool(slicer.util.confirmOkCancelDisplay(text))
 
 
-def _shown_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
-    """Make and show the surfaces, one structure a step, as long as there is the segmentation."""
+def _show_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
+    """Make and show the surfaces, one structure per step, while the segmentation exists."""
     for _step in surfaces.surfaces_in_steps(segmentation):
         yield
         if not slicer.mrmlScene.IsNodePresent(segmentation):
@@ -287,6 +284,6 @@ def _shown_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
     slicer.util.resetThreeDViews()
 
 
-def _surfaces_shown(error: Exception | None) -> None:
+def _check_surfaces(error: Exception | None) -> None:
     if error is not None:
         raise error
