@@ -123,7 +123,7 @@ def folders_for(pairs: list[SyntheticPair], out: Path) -> list[Path]:
 
 def missing_space(pairs: list[SyntheticPair], out: Path) -> str:
     """Return a sentence if the pairs may not fit on the disk of ``out``, otherwise an empty text."""
-    from ....packages.cards import size_text
+    from ....text import size_text
 
     voxels = sum(pair.volume.GetImageData().GetNumberOfPoints() for pair in pairs if pair.volume.GetImageData())
     try:
