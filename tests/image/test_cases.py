@@ -32,7 +32,7 @@ def test_volume_files_are_cases_named_after_them(tmp_path: Path, ending: str) ->
     assert np.array_equal(read_case(case).array, hu_values().transpose(2, 1, 0))
 
 
-def test_a_folder_gives_each_file_and_sub_folder_without_earlier_results(tmp_path: Path) -> None:
+def test_a_folder_gives_its_files_and_sub_folders_without_label_files(tmp_path: Path) -> None:
     for name in ("b.nii.gz", "a.nrrd", "a.labels.nii.gz", "a.seg.nrrd", ".hidden.nii.gz"):
         write_volume(volume(), tmp_path / name)
     for name in ("case_0000/ct.nii.gz", "case_0000/labels.nii.gz", "two/x.mha", "two/y.mha"):
@@ -44,7 +44,7 @@ def test_a_folder_gives_each_file_and_sub_folder_without_earlier_results(tmp_pat
     assert names == ["a", "b", "case_0000", "slices", "two-x", "two-y"]
 
 
-def test_equal_names_are_told_apart_and_the_same_file_is_taken_once(tmp_path: Path) -> None:
+def test_names_are_unique_and_a_file_is_one_case(tmp_path: Path) -> None:
     paths = [tmp_path / place for place in ("x/ct.nii.gz", "y/ct.nrrd", "z/CT.mha", "ct-2.nii.gz")]
     for path in paths:
         write_volume(volume(), path)
@@ -52,7 +52,7 @@ def test_equal_names_are_told_apart_and_the_same_file_is_taken_once(tmp_path: Pa
     assert [case.name for case in found] == ["ct", "ct-2", "CT-3", "ct-2-2"]
 
 
-def test_nothing_is_taken_from_what_holds_nothing(tmp_path: Path) -> None:
+def test_inputs_without_a_scan_are_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear colleague")
     for path in (tmp_path / "none.nii", tmp_path, tmp_path / "letter.txt"):
         assert path.name in refusal(path)

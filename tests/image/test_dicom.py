@@ -15,7 +15,7 @@ from CardiacLDMLib.image.files import read_volume
 from tests.support.cases import hu_values, only_case, refusal
 from tests.support.dicom import CORONAL, DESCRIPTION, PATIENT_ID, PATIENT_NAME, write_series
 
-# --- DICOM: voxels and their places --------------------------------------------------------------------------------
+# --- voxels and their places ---------------------------------------------------------------------------------------
 
 
 def oblique() -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -96,7 +96,7 @@ def test_phases_at_the_same_places_are_a_4d_series_and_copies_are_copies(tmp_pat
     assert "1 slice twice" in refusal(tmp_path / "copies")
 
 
-def test_a_slice_cut_short_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_slice_cut_short_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "s", hu_values())
     path = sorted((tmp_path / "s").iterdir())[3]
     path.write_bytes(path.read_bytes()[:-100])
@@ -106,7 +106,7 @@ def test_a_slice_cut_short_is_not_passed_over(tmp_path: Path) -> None:
             read_case(found)
 
 
-# --- DICOM: which series -------------------------------------------------------------------------------------------
+# --- which series --------------------------------------------------------------------------------------------------
 
 
 def study(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_series_can_be_chosen_by_number_or_uid(tmp_path: Path) -> None:
     assert "is MR" in refusal(tmp_path / "study", series="5")
 
 
-def test_series_that_could_be_meant_as_well_are_told_or_asked_about(tmp_path: Path) -> None:
+def test_likely_series_are_named_or_asked_about(tmp_path: Path) -> None:
     for number in (7, 8):
         write_series(tmp_path / "two", hu_values((12, 10, 20 - number)), number=number, prefix=f"S{number}-")
     case = only_case(tmp_path / "two")
@@ -191,7 +191,7 @@ def test_files_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None
     assert note.startswith("1 DICOM file ")
 
 
-def test_nothing_found_or_said_names_the_patient(tmp_path: Path) -> None:
+def test_no_output_names_the_patient(tmp_path: Path) -> None:
     study(tmp_path / "study")
     write_series(tmp_path / "gap", hu_values(), skip=(3,))
     output = repr(find_cases([tmp_path / "study", tmp_path / "gap"])) + refusal(tmp_path / "study", series="99")

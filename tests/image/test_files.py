@@ -55,7 +55,7 @@ def test_a_series_of_one_frame_is_a_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii").array, array[..., 0])
 
 
-def test_a_nifti_file_in_several_gzip_parts_or_with_more_behind_is_whole(tmp_path: Path) -> None:
+def test_a_nifti_file_of_several_gzip_members_or_with_trailing_data_is_complete(tmp_path: Path) -> None:
     array = np.random.default_rng(5).integers(0, 9, (12, 13, 14)).astype(np.int16)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.nii")
     data = (tmp_path / "scan.nii").read_bytes()
@@ -74,7 +74,7 @@ def test_shared_memory_outlives_the_image() -> None:
     assert (volume.array == 7).all()
 
 
-def test_truth_values_become_bytes() -> None:
+def test_booleans_become_bytes() -> None:
     mask = np.zeros((3, 4, 5), dtype=bool)
     mask[1] = True
     np.testing.assert_array_equal(from_sitk(to_sitk(Volume(mask, np.eye(4)))).array, mask.astype(np.uint8))
@@ -82,7 +82,7 @@ def test_truth_values_become_bytes() -> None:
 
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8"])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_what_is_no_number_in_nifti_stays_no_number(tmp_path: Path, kind: str, ending: str) -> None:
+def test_values_that_are_not_finite_are_read_as_nan(tmp_path: Path, kind: str, ending: str) -> None:
     """ITK alone reads NaN and infinity as 0 HU, so that a damaged scan looks like water."""
     array = np.arange(6 * 7 * 8, dtype=np.float64).reshape(6, 7, 8) - 100.0
     array[1, 2, 3], array[5, 6, 7], array[0, 0, 0] = np.nan, np.inf, -np.inf
@@ -148,14 +148,14 @@ def test_unreadable_files_say_why(tmp_path: Path, name: str, fact: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         write_volume(Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "file" / "labels.nii.gz")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_a_disk_that_is_full_is_noticed(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write = sitk.WriteImage
 
     def cut_short(image: sitk.Image, path: str, compress: bool) -> None:  # ITK's NIfTI writer does not look

@@ -44,7 +44,7 @@ def make_affine(**entries: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("shape", "affine", "sentence"),
+    ("shape", "affine", "fact"),
     [
         ((4, 4, 4), make_affine(a12=0.2), "sheared"),
         ((4, 4, 4), make_affine(a22=0.0), "spacing is zero"),
@@ -54,8 +54,8 @@ def make_affine(**entries: float) -> np.ndarray:
         ((4, 0, 4), np.eye(4), "empty"),
     ],
 )
-def test_unsound_geometry_is_refused(shape: tuple[int, ...], affine: np.ndarray, sentence: str) -> None:
-    with pytest.raises(VolumeError, match=sentence):
+def test_invalid_geometry_is_refused(shape: tuple[int, ...], affine: np.ndarray, fact: str) -> None:
+    with pytest.raises(VolumeError, match=fact):
         Volume(np.zeros(shape, dtype=np.int16), affine)
 
 

@@ -40,7 +40,7 @@ def _assert_linear_world_survives(grid: Grid, target: Grid) -> int:
     out = resample(source, target)
     assert out.grid.same_as(target)
     index = (places(target) - grid.affine[:3, 3]) @ np.linalg.inv(grid.affine[:3, :3]).T
-    reach = (target.spacing.max() / grid.spacing + 1.0) * np.ones(3)  # where a block's centre may lie beyond the edge
+    reach = (target.spacing.max() / grid.spacing + 1.0) * np.ones(3)  # where a block's centre may lie outside the scan
     inside = ((index >= reach) & (index <= np.array(grid.shape) - 1 - reach)).all(-1)
     np.testing.assert_allclose(out.array[inside], (places(target) @ SLOPE)[inside], atol=2e-3)
     outside = ((index < -0.51) | (index > np.array(grid.shape) - 0.49)).any(-1)
@@ -156,6 +156,6 @@ def test_nearest_is_the_nearest_voxel_whatever_the_axes(order: tuple, turn: tupl
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)), st.integers(0, 14))
 @settings(max_examples=60, deadline=None)
-def test_dilated_is_the_maximum_over_a_cube(mask: np.ndarray, voxels: int) -> None:
+def test_dilation_is_the_maximum_over_a_cube(mask: np.ndarray, voxels: int) -> None:
     expected = maximum_filter(mask.astype(np.uint8), 2 * voxels + 1, mode="constant") > 0
     assert np.array_equal(dilate(mask, voxels), expected)

@@ -1,4 +1,4 @@
-"""DICOM files as scanners write them, for tests: each slice a file, with a patient whose name must never come out."""
+"""DICOM files as scanners write them, for tests: one per slice, with a patient whose name must never be shown."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def write_series(
     seed: int = 0,
     change: Callable[[FileDataset, int], None] | None = None,
 ) -> str:
-    """Write ``array`` (i, j, k, in HU) as one series with file names in random order; returns its UID.
+    """Write ``array`` (i, j, k, in HU) as one series with file names in random order; return its UID.
 
-    ``step`` is the way from slice to slice in LPS mm, along the normal unless given (a tilted gantry).
+    ``step``: from slice to slice in LPS mm, along the normal by default; others mean a tilted gantry.
     """
     folder.mkdir(parents=True, exist_ok=True)
     uid = uid or generate_uid()

@@ -1,4 +1,4 @@
-"""The command ``cardiacldm``. Each sub-command lives in a file of its own; torch is imported only when one runs."""
+"""The command ``cardiacldm``: one file per sub-command; torch is imported only when one runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from CardiacLDMLib import __version__
 from .commands import ablation, cohort, evaluate, fidelity, generate, package, segment, soundness, train
 
 app = typer.Typer(
-    help="Label eight structures in cardiac CT, and train the networks that do it. Research use, not a medical device.",
+    help="Label cardiac CT, generate synthetic pairs, and train the networks. Research use, not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},

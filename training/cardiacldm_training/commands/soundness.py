@@ -32,7 +32,7 @@ def soundness(
         int | None, typer.Option(min=2, help="Draw that many hearts, without scans, instead of reading DATA.")
     ] = None,
     anatomies: Annotated[
-        Path | None, typer.Option(help="With --draw: folder of label maps to bend, as for the cohort.")
+        Path | None, typer.Option(help="With --draw: folder of label maps to deform, as for the cohort.")
     ] = None,
     spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="With --draw: voxel size in mm.")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="With --draw: another seed draws other hearts.")] = 0,
