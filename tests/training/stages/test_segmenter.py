@@ -31,6 +31,15 @@ from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.training import TINY, equal, prepare, tiny_network, tiny_run, train, write_cases
 
+ROOT = Path(__file__).parents[3]
+PROGRAM = ROOT / "tests" / "support" / "training.py"
+
+
+def environment() -> dict[str, str]:
+    """The environment of the program: it imports what this process imports."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -61,11 +70,10 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_killed_and_resumed_ends_with_the_same_bits(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    program = Path(__file__).parents[2] / "support" / "training.py"
     last = run / "segmenter" / run_folder.LAST
     process = subprocess.Popen(
-        [sys.executable, str(program), str(data), str(run), "1", "1", "40"],
-        stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        [sys.executable, str(PROGRAM), str(data), str(run), "1", "1", "40"],
+        stderr=subprocess.PIPE, start_new_session=True, env=environment(),
     )  # fmt: skip
     deadline = time.monotonic() + 280
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -135,11 +143,10 @@ def test_training_stops_when_validation_does_not_get_better(data: Path, tmp_path
 
 def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
     """Two processes on the CPU (DDP): they end, and rank 0 leaves one run whose validation used both."""
-    program = Path(__file__).parents[2] / "support" / "training.py"
     run = tmp_path / "run"
     subprocess.run(
-        [sys.executable, str(program), str(data), str(run), "0", "2", "10"],
-        check=True, timeout=250, capture_output=True, env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        [sys.executable, str(PROGRAM), str(data), str(run), "0", "2", "10"],
+        check=True, timeout=250, capture_output=True, env=environment(),
     )  # fmt: skip
     assert run_folder.load_checkpoint(run / "segmenter" / run_folder.LAST)["state"]["finished"]
 
