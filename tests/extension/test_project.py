@@ -26,6 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 IN_SLICER = {"numpy", "SimpleITK", "packaging", "torch", "monai", "safetensors", "pydantic", "cc3d"}
 #: Modules of Slicer and Qt: only ``slicer/`` of the runtime and ``results/views.py`` of training may import them.
 EDGE = {"vtk", "vtkmodules", "slicer", "qt", "ctk", "PyTorchUtils"}
+SOURCES = [path for folder in ("CardiacLDM", "training", "tests") for path in (ROOT / folder).rglob("*.py")]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -140,6 +141,16 @@ def test_python_examples_import_names_that_exist(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("CardiacLDMLib", "cardiacldm_")):
                 module = importlib.import_module(node.module or "")
                 assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_source_files_that_a_page_names_exist(page: Path) -> None:
+    roots = (ROOT, ROOT / "CardiacLDM", RUNTIME, TRAINING)
+    for name in re.findall(r"[\w/]+\.py\b", re.sub(r"\]\([^)]*\)", "", page.read_text(encoding="utf-8"))):
+        if "/" in name:
+            assert any((root / name).is_file() for root in roots), name
+        else:
+            assert any(path.name == name for path in SOURCES), name
 
 
 def commands(page: Path) -> list[list[str]]:
