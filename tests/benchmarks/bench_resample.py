@@ -1,6 +1,6 @@
-"""Logits back to a scan's grid with argmax: slice by slice as the program does it, against all at once.
+"""Benchmark of resampling logits to a scan's grid with argmax: slice by slice, as the program does, or all at once.
 
-Run side by side in one process, in turns, since machines vary: the ratio is what counts.
+Both run in turn in one process, because the ratio varies less between machines than the times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def compare_resampling() -> str:
-    """A Markdown table of both ways: seconds (median of the rounds), memory for values, and how far labels agree."""
+    """Return a Markdown table of both methods: median seconds, memory for values, and agreement of the labels."""
     import numpy as np
     import torch
     from torch.nn.functional import interpolate as torch_interpolate
@@ -42,22 +42,22 @@ def compare_resampling() -> str:
     seconds: dict[Callable[[], np.ndarray], list[float]] = {by_slice: [], at_once: []}
     labels = {}
     for _ in range(ROUNDS):
-        for way, times in seconds.items():
+        for method, times in seconds.items():
             began = time.perf_counter()
-            labels[way] = way()
+            labels[method] = method()
             times.append(time.perf_counter() - began)
-    fast, slow = (statistics.median(seconds[way]) for way in (by_slice, at_once))
+    fast, slow = (statistics.median(seconds[method]) for method in (by_slice, at_once))
     agreement = 100.0 * np.mean(labels[by_slice] == labels[at_once])
-    slice_mb = CLASSES * TARGET[0] * TARGET[1] * 4 * 3 / 1e6  # two stretched slices and their blend
+    slice_mb = CLASSES * TARGET[0] * TARGET[1] * 4 * 3 / 1e6  # two resampled slices and their blend
     whole_mb = CLASSES * np.prod(TARGET) * 4 / 1e6
     return "\n".join(
         [
             f"Nine classes from {'x'.join(map(str, SOURCE))} to {'x'.join(map(str, TARGET))} voxels:",
             "",
-            "| way | seconds | values held at once | same labels |",
+            "| method | seconds | values in memory | same labels |",
             "|---|--:|--:|--:|",
             f"| slice by slice (as shipped) | {fast:.2f} | {slice_mb:.0f} MB | |",
-            f"| all at once, torch's trilinear and argmax | {slow:.2f} ({slow / fast:.1f}x) | {whole_mb:.0f} MB "
+            f"| all at once, trilinear by torch, and argmax | {slow:.2f} ({slow / fast:.1f}x) | {whole_mb:.0f} MB "
             f"| {agreement:.4f} % |",
         ]
     )

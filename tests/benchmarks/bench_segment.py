@@ -1,7 +1,7 @@
 """Time and memory of ``cardiacldm segment`` on large scans, as the table kept in docs/results/performance.md.
 
-``make bench`` runs it; ``--write`` puts the table into the document. A virtual case is laid on scanners' grids, so that
-there is a heart to find. This process stays small on purpose: what it starts inherits its peak memory as a floor.
+``make bench`` runs it; ``--write`` writes the table into the document. Scans are a virtual case resampled to scanners'
+grids, so that they contain a heart. This process imports little, because child processes inherit its peak memory.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 
 IN_PLANE_MM = 0.7
 LENGTH_MM = 336.0
-#: Slices over the same 336 mm; the second is the largest scan that must work within the memory.
+#: Slices over the same 336 mm; the second scan is the largest that must fit into the memory limit.
 SLICES = (224, 560)
 MEMORY_LIMIT_GB = 3.0
 STAGES = ("read", "prepare", "locate", "segment", "resample", "clean")
 
 
 def make_scan(path: Path, slices: int) -> None:
-    """Write a virtual case as a chest CT of 512 x 512 x ``slices`` voxels, int16 HU, rows towards the back."""
+    """Write a virtual case as a chest CT of 512 x 512 x ``slices`` voxels, int16 HU, rows from front to back."""
     import numpy as np
 
     from cardiacldm_training.virtual.cohort import CohortSettings, make_case
@@ -50,7 +50,7 @@ def make_scan(path: Path, slices: int) -> None:
 
 
 def measure(scan: Path, out: Path, package: str | None) -> dict[str, float]:
-    """Seconds per stage and in all, and peak memory in GB, of the whole command in a process of its own."""
+    """Run the command in a process of its own; return seconds of each stage and in all, and peak memory in GB."""
     command = [sys.executable, "-m", "cardiacldm_training.cli", "segment", str(scan), "--out", str(out)]
     command += ["--device", "cpu", *(["--package", package] if package else [])]
     began = time.perf_counter()
@@ -62,13 +62,13 @@ def measure(scan: Path, out: Path, package: str | None) -> dict[str, float]:
         raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}.")
     report = json.loads(next(out.glob("*.report.json")).read_text())
     if not report["heart_found"]:
-        raise SystemExit("The package found no heart in the benchmark's scan: nothing to measure.")
+        raise SystemExit("The package found no heart in the benchmark's scan.")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     return {**{stage: report["seconds"][stage] for stage in STAGES}, "all": seconds, "peak_gb": peak}
 
 
 def table(rows: dict[int, dict[str, float]]) -> str:
-    """The Markdown table: a row per scan; "other" is starting Python and torch, and writing the results."""
+    """Return the Markdown table, one row a scan; "other" is the start of Python and torch, and writing results."""
     lines = [
         "| scan | read | prepare | locate | segment | resample | clean | other | **in all** | peak memory |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -81,7 +81,7 @@ def table(rows: dict[int, dict[str, float]]) -> str:
 
 
 def processor() -> str:
-    """The processor's name and how many cores this process may use."""
+    """Return the processor's name and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -92,19 +92,19 @@ def processor() -> str:
 
 
 def write_figures(figures: str) -> None:
-    """Replace what stands between the marks in the document."""
+    """Replace the text between the marks in the document."""
     text = DOCUMENT.read_text()
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"{DOCUMENT.name} has no place for the figures.")
+        raise SystemExit(f"{DOCUMENT.name} lacks the marks of the figures.")
     DOCUMENT.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", help="model package (name or folder); without it the one shipped")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/results/performance.md")
+    parser.add_argument("--write", action="store_true", help="write the figures into docs/results/performance.md")
     options = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""The virtual scanner: what the protocol says is what the image shows, and labels stay where they were."""
+"""The virtual scanner: images agree with their protocol, and labels do not change."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PLAIN = ScanProtocol(streaks=0.0)
 LATTICE = Lattice(np.array([-36.0, -36.0, -36.0]), 1.5, (48, 48, 48))
 
 
-def filled(tissue: Tissue) -> Body:
+def uniform_body(tissue: Tissue) -> Body:
     full = np.full(LATTICE.shape, tissue, np.uint8)
     return Body(full, np.zeros_like(full))
 
 
-def chest() -> Body:
+def small_chest() -> Body:
     """A chest in miniature: pools, wall, sternum, cava and a coronary artery where an implant looks for them."""
     x, y, z = (LATTICE.axis(a) for a in range(3))
     tissue = np.full(LATTICE.shape, Tissue.FAT, np.uint8)
@@ -51,8 +51,8 @@ def chest() -> Body:
 @pytest.mark.parametrize("noise_hu", [8.0, 40.0])
 def test_noise_is_as_strong_as_the_protocol_says(noise_hu: float) -> None:
     protocol = replace(PLAIN, noise_hu=noise_hu)
-    texture = scan(filled(Tissue.MUSCLE), LATTICE, replace(PLAIN, noise_hu=0.0), np.random.default_rng(0)).std()
-    noisy = scan(filled(Tissue.MUSCLE), LATTICE, protocol, np.random.default_rng(0)).std()
+    texture = scan(uniform_body(Tissue.MUSCLE), LATTICE, replace(PLAIN, noise_hu=0.0), np.random.default_rng(0)).std()
+    noisy = scan(uniform_body(Tissue.MUSCLE), LATTICE, protocol, np.random.default_rng(0)).std()
     assert np.sqrt(max(noisy**2 - texture**2, 0)) == pytest.approx(noise_hu, rel=0.3)
 
 
@@ -60,7 +60,7 @@ def test_sharp_kernels_are_noisier_between_neighbours_than_iterative_ones() -> N
     """Soft, iterative noise is alike from voxel to voxel; that of a sharp kernel is not."""
 
     def likeness(protocol: ScanProtocol) -> float:
-        image = scan(filled(Tissue.FLUID), LATTICE, protocol, np.random.default_rng(1)).astype(float)
+        image = scan(uniform_body(Tissue.FLUID), LATTICE, protocol, np.random.default_rng(1)).astype(float)
         image -= ndimage.gaussian_filter(image, 6)
         return float(np.corrcoef(image[1:].ravel(), image[:-1].ravel())[0, 1])
 
@@ -71,7 +71,7 @@ def test_sharp_kernels_are_noisier_between_neighbours_than_iterative_ones() -> N
 
 
 def test_thick_slices_blur_along_the_body_only() -> None:
-    halves = filled(Tissue.GAS)
+    halves = uniform_body(Tissue.GAS)
     halves.tissue[24:] = Tissue.MUSCLE
     thick = replace(PLAIN, noise_hu=0.1, blur_mm=0.6, slice_mm=5.0)
     in_plane = scan(halves, LATTICE, thick, np.random.default_rng(0))[:, 24, 24]
@@ -85,7 +85,7 @@ def test_thick_slices_blur_along_the_body_only() -> None:
 
 
 @pytest.mark.parametrize(("slice_mm", "offset"), [(0.5, 0.0), (1.5, 0.3), (5.0, 0.9)])
-def test_slices_keep_what_is_even(slice_mm: float, offset: float) -> None:
+def test_the_slice_matrix_is_a_weighted_mean(slice_mm: float, offset: float) -> None:
     """Every row of the slice matrix is a weighted mean, and a ramp stays where it was."""
     matrix = slice_matrix(60, 1.5, slice_mm, offset)
     assert np.allclose(matrix.sum(1), 1.0, atol=1e-5)
@@ -94,7 +94,7 @@ def test_slices_keep_what_is_even(slice_mm: float, offset: float) -> None:
 
 
 def test_edges_overshoot_with_an_enhancing_kernel_only() -> None:
-    halves = filled(Tissue.MUSCLE)
+    halves = uniform_body(Tissue.MUSCLE)
     halves.tissue[24:] = Tissue.GAS
     quiet = replace(PLAIN, noise_hu=0.1, blur_mm=0.6)
     plain = scan(halves, LATTICE, quiet, np.random.default_rng(3))
@@ -110,9 +110,9 @@ def test_back_projection_gives_back_what_was_projected() -> None:
     assert abs(back[disc == 0].mean()) < 0.1
 
 
-def test_dense_contrast_throws_shadows_beyond_itself() -> None:
+def test_dense_contrast_darkens_what_lies_between() -> None:
     """Two dense tubes darken what lies between them, more than what lies aside."""
-    body = filled(Tissue.MUSCLE)
+    body = uniform_body(Tissue.MUSCLE)
     x, y = LATTICE.axis(0), LATTICE.axis(1)
     for side in (-18, 18):
         body.tissue[np.broadcast_to(np.hypot(x - side, y) < 7, LATTICE.shape)] = Tissue.CAVA
@@ -125,7 +125,7 @@ def test_dense_contrast_throws_shadows_beyond_itself() -> None:
 
 @pytest.mark.parametrize("implant", IMPLANTS[1:])
 def test_implants_are_bright_and_leave_labels_alone(implant: str) -> None:
-    body = chest()
+    body = small_chest()
     before = body.labels.copy()
     protocol = replace(PLAIN, phase="arterial", left_hu=350, right_hu=150)
     found = [draw_implant(body, LATTICE, implant, np.random.default_rng(seed)) for seed in range(4)]
@@ -136,13 +136,13 @@ def test_implants_are_bright_and_leave_labels_alone(implant: str) -> None:
     assert np.array_equal(body.labels, before)
 
 
-def test_an_implant_whose_place_is_missing_is_none() -> None:
+def test_an_implant_needs_its_site_in_the_scan() -> None:
     for kind in IMPLANTS:
-        assert draw_implant(filled(Tissue.FAT), LATTICE, kind, np.random.default_rng(0)) == []
+        assert draw_implant(uniform_body(Tissue.FAT), LATTICE, kind, np.random.default_rng(0)) == []
 
 
 def test_calcium_sits_on_vessels_and_valves() -> None:
-    body = chest()
+    body = small_chest()
     found = [draw_calcium(body, LATTICE, replace(PLAIN, calcium=True), np.random.default_rng(s)) for s in range(8)]
     grains = [one for many in found for one in many]
     near = ndimage.binary_dilation(np.isin(body.tissue, [1, 2, 6, Tissue.CORONARY_ARTERY]), iterations=3)
@@ -150,9 +150,9 @@ def test_calcium_sits_on_vessels_and_valves() -> None:
     assert all(near[tuple(one.where.T)].mean() > 0.7 for one in grains)
 
 
-def test_contrast_is_swirled_in_the_right_heart_and_even_in_the_left() -> None:
+def test_contrast_is_unmixed_in_the_right_heart_only() -> None:
     protocol = replace(PLAIN, phase="dual", left_hu=350, right_hu=400, superior_cava_hu=1200, mixing=0.8, noise_hu=2)
-    body = chest()
+    body = small_chest()
     inside = {code: ndimage.binary_erosion(body.labels == code, iterations=1) for code in (Tissue.RA, Tissue.LV)}
     images = [scan(body, LATTICE, protocol, np.random.default_rng(seed)).astype(float) for seed in range(5)]
     spread = {code: np.median([image[mask].std() for image in images]) for code, mask in inside.items()}
@@ -160,8 +160,8 @@ def test_contrast_is_swirled_in_the_right_heart_and_even_in_the_left() -> None:
     assert images[0][inside[Tissue.LV]].mean() == pytest.approx(350, abs=40)
 
 
-def test_a_slow_appendage_fills_late() -> None:
-    body = chest()
+def test_the_tip_of_a_slow_appendage_is_darker() -> None:
+    body = small_chest()
     protocol = replace(PLAIN, phase="arterial", left_hu=400, tip_filling=0.1, noise_hu=1)
     image = scan(body, LATTICE, protocol, np.random.default_rng(2)).astype(float)
     away = np.argwhere(body.labels == Tissue.LAA)
@@ -200,7 +200,7 @@ def test_randomised_scans_go_beyond_realistic_ones_but_keep_the_wall_apart_from_
 
 
 def test_the_same_draw_gives_the_same_image() -> None:
-    body, protocol = chest(), draw_protocol(np.random.default_rng(5), "randomised")
+    body, protocol = small_chest(), draw_protocol(np.random.default_rng(5), "randomised")
     first, second = (scan(body, LATTICE, protocol, np.random.default_rng(6)) for _ in range(2))
     assert np.array_equal(first, second)
     assert first.dtype == np.int16

@@ -155,14 +155,16 @@ def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarr
     """Read and resample a case; return its arrays by file name. Raises :class:`VolumeError`."""
     image, labels = read_volume(files.image), read_volume(files.labels)
     if not labels.grid.same_as(image.grid, tolerance_mm=0.01):
-        raise VolumeError("Its labels lie on another grid than its scan: resample them first.")
+        raise VolumeError("Its labels have another grid than its scan: resample them first.")
     values = np.unique(labels.array)
     if values.min() < 0 or values.max() >= anatomy.NUM_CLASSES or not (values == values.astype(int)).all():
-        raise VolumeError(f"Its labels hold the value {values.max():g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
+        raise VolumeError(
+            f"Its labels contain the value {values.max():g}; only 0 to {anatomy.NUM_CLASSES - 1} are valid."
+        )
     if values.max() == 0:
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
-        raise VolumeError("Its scan holds values that are not numbers.")
+        raise VolumeError("Its scan contains values that are not finite.")
     grid = ras_grid(image.grid.bounds_ras(), spacing_mm)
     if np.prod([float(n) for n in grid.shape]) > _MAX_VOXELS:
         raise VolumeError(f"Its scan is too large for a grid of {spacing_mm:g} mm.")

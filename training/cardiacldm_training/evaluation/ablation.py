@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.progress import Say
 
 from ..cases import store
 from ..cases.settings import AugmentConfig, SamplingConfig
@@ -35,11 +36,12 @@ COHORTS, PREPARED, RUNS = "cohorts", "prepared", "runs"
 #: Added to the plan's seed for the held-out cohort.
 _HELD_OUT_SEED = 1_000_003
 
-Say = Callable[[str], None]
 Result = TypeVar("Result")
 
 
 class _Frozen(BaseModel):
+    """A part of a plan or of results."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -108,6 +110,8 @@ class Run(_Frozen):
 
 
 class Results(_Frozen):
+    """All runs of a table, and the fields of the plan that they share."""
+
     budget: dict[str, object]
     runs: tuple[Run, ...] = ()
 
@@ -136,12 +140,12 @@ def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> R
     Raises :class:`EvaluationError`, ``AnatomyError``, ``TrainingError``, ``DatasetError`` or ``VolumeError``.
     """
     results = _load_results(plan, out)
-    missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _done(results, arm, seed)]
+    missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _is_done(results, arm, seed)]
     if not missing:
         return results
     say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plan.steps} steps each.")
-    for done in _run_all(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
-        say(done)
+    for line in _run_all(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
+        say(line)
     for run in _run_all(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
         results = Results(budget=results.budget, runs=(*results.runs, run))
         _write(results, out)
@@ -151,20 +155,21 @@ def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> R
 
 
 def _load_results(plan: Plan, out: Path) -> Results:
+    """Read the results of earlier calls. Raises EvaluationError for those of another plan."""
     path = out / RESULTS_FILE
     if not path.is_file():
         return Results(budget=plan.budget)
     try:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} is not readable: choose another folder.") from error
+        raise EvaluationError(f"{path} cannot be read: choose another folder.") from error
     arms = {arm.name: arm for arm in plan.arms}
     if results.budget != plan.budget or any(arms.get(run.arm.name, run.arm) != run.arm for run in results.runs):
-        raise EvaluationError(f"{out} holds results of another plan: choose another folder.")
+        raise EvaluationError(f"{out} contains results of another plan: choose another folder.")
     return results
 
 
-def _done(results: Results, arm: Arm, seed: int) -> bool:
+def _is_done(results: Results, arm: Arm, seed: int) -> bool:
     return any(run.arm == arm and run.seed == seed for run in results.runs)
 
 
@@ -214,14 +219,16 @@ def _held_out_settings(plan: Plan) -> CohortSettings:
 
 
 def _list_cohorts(plan: Plan, arms: Sequence[Arm], out: Path) -> list[tuple[CohortSettings, int, Path]]:
-    wanted = {"held-out": (_held_out_settings(plan), plan.held_out)}
+    """Return settings, number of cases and folder of every cohort that ``arms`` and the test need."""
+    cohorts = {"held-out": (_held_out_settings(plan), plan.held_out)}
     for arm in arms:
         for name, (settings, count) in plan_cohorts(plan, arm).items():
-            wanted[name] = (settings, max(count, wanted.get(name, (settings, 0))[1]))
-    return [(settings, count, out / COHORTS / name) for name, (settings, count) in wanted.items()]
+            cohorts[name] = (settings, max(count, cohorts.get(name, (settings, 0))[1]))
+    return [(settings, count, out / COHORTS / name) for name, (settings, count) in cohorts.items()]
 
 
 def _make_cohort(settings: CohortSettings, count: int, folder: Path) -> str:
+    """Write a cohort and return a line about it. Raises EvaluationError if a case failed."""
     started = time.monotonic()
     failed = write_cohort(settings, count, folder)
     if failed:
@@ -242,51 +249,62 @@ def _prepare_cases(folder: Path, plan: Plan, out: Path, count: int | None = None
 
 def network_config(plan: Plan) -> config.NetworkConfig:
     """Return network and training settings, the same for every arm, with rotation and scale as only augmentation."""
-    still = AugmentConfig(
+    rotation_and_scale = AugmentConfig(
         rotation_deg=10.0, scale=(0.9, 1.1), flip=0.0, warp_mm=0.0, contrast=0.0, bias=0.0, blur=0.0, thick_slices=0.0,
         noise=0.0, scale_hu=0.0, shift_hu=0.0, gamma=0.0, view=0.0,
     )  # fmt: skip
     return config.NetworkConfig(
         architecture="unet",
         arguments={"channels": plan.channels, "strides": (2,) * (len(plan.channels) - 1), "norm": "instance"},
-        spacing_mm=plan.spacing_mm, patch=(plan.patch,) * 3, batch=plan.batch, steps=plan.steps, augment=still,
-        validate_every=plan.steps, patience=1, learning_rate=plan.learning_rate, warmup_steps=min(50, plan.steps // 10),
-        sampling=SamplingConfig(anywhere=0.0),
+        spacing_mm=plan.spacing_mm, patch=(plan.patch,) * 3, batch=plan.batch, steps=plan.steps,
+        augment=rotation_and_scale, validate_every=plan.steps, patience=1, learning_rate=plan.learning_rate,
+        warmup_steps=min(50, plan.steps // 10), sampling=SamplingConfig(anywhere=0.0),
     )  # fmt: skip
 
 
 def train_arm(plan: Plan, arm: Arm, seed: int, out: Path) -> Run:
     """Train and test one network, continuing from its last checkpoint."""
-    import torch
-    from lightning.fabric import Fabric
-
     started = time.monotonic()
-    settings = network_config(plan)
     cases = [
         case
         for name, (_, count) in plan_cohorts(plan, arm).items()
         for case in _prepare_cases(out / COHORTS / name, plan, out, count)
     ]
-    held_out = _prepare_cases(out / COHORTS / "held-out", plan, out, plan.held_out)
+    test_sets = [_prepare_cases(out / COHORTS / "held-out", plan, out, plan.held_out)]
+    if plan.real:
+        test_sets.append(_prepare_cases(plan.real, plan, out))
+    folder = out / RUNS / f"{arm.name.replace(' ', '_')}-{seed}"
+    virtual, *real = train_and_score(plan, cases, test_sets, seed, folder, title=arm.name)
+    seconds = round(time.monotonic() - started, 1)
+    return Run(arm=arm, seed=seed, cases=len(cases), virtual=virtual, real=real[0] if real else None, seconds=seconds)
+
+
+def train_and_score(
+    plan: Plan, cases: Sequence[store.PreparedCase], test_sets: Sequence[Sequence[store.PreparedCase]], seed: int,
+    folder: Path, *, title: str,
+) -> list[Scores]:  # fmt: skip
+    """Train the network of ``plan`` on ``cases`` and score it on each test set.
+
+    It continues from a checkpoint in ``folder``. The first test set is also used for validation during training.
+    """
+    import torch
+    from lightning.fabric import Fabric
+
+    settings = network_config(plan)
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.launch()
     torch.manual_seed(seed)
     network = build_network(settings.architecture, settings.arguments)
-    stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=held_out)
-    folder = out / RUNS / f"{arm.name.replace(' ', '_')}-{seed}"
-    loop.train_network(fabric, settings, network, stage, folder, title=arm.name, resume=True, say=lambda line: None)
+    stages = [
+        segmenter.SegmentationStage("segmenter", settings, seed=seed, train=list(cases), held_out=list(test_set))
+        for test_set in test_sets
+    ]
+    loop.train_network(fabric, settings, network, stages[0], folder, title=title, resume=True, say=lambda line: None)
     network.load_state_dict(run_folder.averaged_weights(folder / run_folder.LAST))
     network.eval()
-
-    def dice_on(tested: list[store.PreparedCase]) -> Scores:
-        judge = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=[], held_out=tested)
-        with torch.inference_mode():
-            score = judge.score(fabric, network)
-        return Scores(mean=score.value, structures=score.parts)
-
-    virtual, real = dice_on(held_out), dice_on(_prepare_cases(plan.real, plan, out)) if plan.real else None
-    seconds = round(time.monotonic() - started, 1)
-    return Run(arm=arm, seed=seed, cases=len(cases), virtual=virtual, real=real, seconds=seconds)
+    with torch.inference_mode():
+        scores = [stage.score(fabric, network) for stage in stages]
+    return [Scores(mean=score.value, structures=score.parts) for score in scores]
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

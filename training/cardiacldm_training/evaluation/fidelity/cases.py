@@ -91,10 +91,10 @@ def open_case_set(
 
     Raises DatasetError if a folder has no cases, :class:`EvaluationError` if no case can be used.
     """
-    found = store.gather(folders, cache)
+    files = store.gather(folders, cache)
     name = ", ".join(folder.resolve().name for folder in folders)
-    say(f"Preparing {len(found)} cases of {name} at {view.spacing_mm:g} mm.")
-    prepared = store.prepare(found, view.spacing_mm)
+    say(f"Preparing {len(files)} cases of {name} at {view.spacing_mm:g} mm.")
+    prepared = store.prepare(files, view.spacing_mm)
     short = len(f"{name}/") if len(folders) == 1 else 0
     skipped = {case[short:]: why for case, why in prepared.skipped}
     if not prepared.cases:

@@ -54,19 +54,19 @@ class Features:
 
 def deepest(network: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
     """Return the last module whose output (N, C, I, J, K) has the fewest voxels for ``example``."""
-    found: list[tuple[int, torch.nn.Module]] = []
+    outputs: list[tuple[int, torch.nn.Module]] = []
 
     def note(module: torch.nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor) and output.ndim == 5:
-            found.append((int(np.prod(output.shape[2:])), module))
+            outputs.append((int(np.prod(output.shape[2:])), module))
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     with torch.inference_mode():
         network(example)
     for hook in hooks:
         hook.remove()
-    smallest = min(size for size, _ in found)
-    return [module for size, module in found if size == smallest][-1]
+    smallest = min(size for size, _ in outputs)
+    return [module for size, module in outputs if size == smallest][-1]
 
 
 def standardiser(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -79,24 +79,24 @@ class Examiner:
         dice = None
         if segment:
             dice = agreement(pair.labels, self.segmenter.segment(pair.image_volume, quality="fast").labels.array)
-        found = labels.examine(pair)
+        label_measures = labels.examine(pair)
         faults = label_faults(pair.labels_volume)
         if dice:
             faults += agreement_faults(float(np.mean(list(dice.values()))))
         return CaseMeasures(
-            pair.name, found, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume), dice,
-            frozenset(fault.rule for fault in faults),
+            pair.name, label_measures, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume),
+            dice, frozenset(fault.rule for fault in faults),
         )  # fmt: skip
 
     def examine_all(self, source: CaseSet, segmented: int, what: str, say: Say) -> list[CaseMeasures]:
         """Measure all cases of ``source`` and segment ``segmented`` of them, evenly chosen."""
         chosen = set(np.linspace(0, len(source) - 1, min(segmented, len(source))).astype(int).tolist())
-        found = []
+        measures = []
         for n in range(len(source)):
-            found.append(self.examine(source[n], segment=n in chosen))
+            measures.append(self.examine(source[n], segment=n in chosen))
             if (n + 1) % max(len(source) // 5, 1) == 0:
                 say(f"  {n + 1} of {len(source)} {what} examined")
-        return found
+        return measures
 
 
 def measure_fidelity(

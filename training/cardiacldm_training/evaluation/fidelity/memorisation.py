@@ -88,22 +88,22 @@ class TrainingCases:
 
     def _threshold(self, train: CaseSet) -> float:
         """Return the threshold from cases held out one at a time, together with repeats of the same scan."""
-        found = []
+        relative = []
         for n in np.linspace(0, len(train) - 1, min(len(train), MOST_FOR_THRESHOLD)).astype(int):
             others = np.delete(self._distances(train[n]), n)
             others = others[(others > SAME_SCAN) & np.isfinite(others)]
             if len(others) >= FEWEST_CASES - 1:
-                found.append(self._relative_distance(others))
-        if len(found) < FEWEST_CASES:
+                relative.append(self._relative_distance(others))
+        if len(relative) < FEWEST_CASES:
             raise EvaluationError(
                 f"{train.name} holds too few cases to detect memorisation: {FEWEST_CASES} different ones are needed."
             )
-        return round(threshold(np.array(found)), 4)
+        return round(threshold(np.array(relative)), 4)
 
     def nearest_to_each(self, pairs: CaseSet) -> Nearest:
         """Return the case nearest to each of ``pairs``."""
-        found = [self.nearest(pairs[n]) for n in range(len(pairs))]
-        return Nearest(np.array([case for case, _ in found]), np.array([distance for _, distance in found]))
+        nearest = [self.nearest(pairs[n]) for n in range(len(pairs))]
+        return Nearest(np.array([case for case, _ in nearest]), np.array([distance for _, distance in nearest]))
 
     def nearest(self, pair: Pair) -> tuple[int, float]:
         """Return index and relative distance of the case nearest to ``pair``, over flips along R and A and shifts."""

@@ -91,22 +91,22 @@ def _draw_point(
     references: Sequence[CaseMeasures],
 ) -> CurvePoint:  # fmt: skip
     """Generate and measure ``count`` pairs with one solver and number of steps."""
-    found, seconds, unusable = [], 0.0, 0
+    measures, seconds, unusable = [], 0.0, 0
     for index in range(count):
         began = time.perf_counter()
-        drawn = generator.generate(seed, index, steps=steps, solver=solver)
+        generated = generator.generate(seed, index, steps=steps, solver=solver)
         seconds += time.perf_counter() - began
-        pair = Pair(f"pair_{index:04d}", drawn.image.array, drawn.labels.array, generator_view(generator))
+        pair = Pair(f"pair_{index:04d}", generated.image.array, generated.labels.array, generator_view(generator))
         try:
-            found.append(examiner.examine(pair))
+            measures.append(examiner.examine(pair))
         except VolumeError:  # empty labels
             unusable += 1
-    frechet, mmd = feature_distances(found, references) if len(found) >= compare.FEWEST else (None, None)
+    frechet, mmd = feature_distances(measures, references) if len(measures) >= compare.FEWEST else (None, None)
     restarts = len(generator.spec.sampling.restarts)
     evaluations = steps * EVALUATIONS[solver] + restarts * RESTART_EVALUATIONS
     return CurvePoint(
         solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable,
         frechet=frechet, mmd=mmd,
-        dice=compare.mean_and_sd([f.mean_dice for f in found]) if found else None,
-        sound=sum(not f.labels.broken for f in found) / count, seconds=seconds / count,
+        dice=compare.mean_and_sd([f.mean_dice for f in measures]) if measures else None,
+        sound=sum(not f.labels.broken for f in measures) / count, seconds=seconds / count,
     )  # fmt: skip

@@ -48,10 +48,10 @@ def measure(pair: Pair) -> Texture:
     sd_hu, spectra = {}, {}
     pools: list[tuple[np.ndarray, int]] = []
     for name, region in regions.items():
-        found = _residual(pair.hu, region, WALL_DEPTH_VOXELS if name == "wall" else deep, pair.view.spacing_mm)
-        if found is None:
+        interior = _residual(pair.hu, region, WALL_DEPTH_VOXELS if name == "wall" else deep, pair.view.spacing_mm)
+        if interior is None:
             continue
-        residual, count = found
+        residual, count = interior
         sd_hu[name] = float(np.sqrt((residual**2).sum() / count))
         if name in POOLS:
             pools.append((_rings(residual) / count, count))
@@ -71,14 +71,14 @@ def _residual(hu: np.ndarray, region: np.ndarray, depth: float, spacing_mm: floa
     tight = ndimage.find_objects(region.view(np.uint8), max_label=1)[0]
     if tight is None:
         return None
-    found = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in tight)
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in tight)
     # A region that the grid cuts continues beyond its border; all others have a margin of one voxel.
-    inside = ndimage.distance_transform_edt(np.pad(region[found], 1, mode="edge")) > depth
+    inside = ndimage.distance_transform_edt(np.pad(region[box], 1, mode="edge")) > depth
     mask = inside[1:-1, 1:-1, 1:-1].astype(np.float32)
     count = int(mask.sum())
     if count < FEWEST_VOXELS:
         return None
-    values = hu[found].astype(np.float32) * mask
+    values = hu[box].astype(np.float32) * mask
     places = np.argwhere(mask)
     terms = np.column_stack([places - places.mean(0), np.ones(count)])
     values[mask > 0] -= terms @ np.linalg.lstsq(terms, values[mask > 0], rcond=None)[0]

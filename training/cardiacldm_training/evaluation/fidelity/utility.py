@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from lightning.fabric import Fabric
 
 from CardiacLDMLib.image.files import write_volume
-from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.progress import Say
 
 from ...cases import store
 from ...errors import EvaluationError
-from ...stages import loop, run_folder, segmenter
 from .. import ablation
 from .cases import CaseSet
 from .compare import Comparison, Record, mean_and_sd
@@ -49,7 +45,7 @@ def compare_training(
         scores: list[list[ablation.Scores]] = []
         for name, source in (("generated", generated), ("train", train)):
             cases = _prepare_cases(source, count, plan, work / name)
-            scores.append([_train_and_score(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
+            scores.append([_train(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
             say(f"Trained on {count} cases of {source.name}: Dice {np.mean([s.mean for s in scores[-1]]):.3f}.")
     generated_scores, train_scores = scores
     return Utility(
@@ -82,18 +78,8 @@ def _prepare_cases(source: CaseSet, count: int, plan: ablation.Plan, work: Path)
     return prepared.cases
 
 
-def _train_and_score(
+def _train(
     plan: ablation.Plan, cases: list[store.PreparedCase], tested: list[store.PreparedCase], seed: int, folder: Path
 ) -> ablation.Scores:
-    settings = ablation.network_config(plan)
-    fabric = Fabric(accelerator="auto", devices=1)
-    fabric.launch()
-    torch.manual_seed(seed)
-    network = build_network(settings.architecture, settings.arguments)
-    stage = segmenter.SegmentationStage("segmenter", settings, seed=seed, train=cases, held_out=tested)
-    loop.train_network(fabric, settings, network, stage, folder, title=folder.name, say=lambda line: None)
-    network.load_state_dict(run_folder.averaged_weights(folder / run_folder.LAST))
-    network.eval()
-    with torch.inference_mode():
-        score = stage.score(fabric, network)
-    return ablation.Scores(mean=score.value, structures=score.parts)
+    """Train a network on ``cases`` and return its Dice on ``tested``."""
+    return ablation.train_and_score(plan, cases, [tested], seed, folder, title=folder.name)[0]

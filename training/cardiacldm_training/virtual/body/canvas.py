@@ -81,10 +81,10 @@ class LabelBoxes:
 
     def box(self, names: tuple[str, ...], margin: int) -> Box | None:
         """Return the box around some structures, ``margin`` voxels wider; None if all of them are absent."""
-        found = [b for n in names if (b := self._boxes[VALUE[n] - 1]) is not None]
-        if not found:
+        boxes = [b for n in names if (b := self._boxes[VALUE[n] - 1]) is not None]
+        if not boxes:
             return None
-        x, y, z = (slice(max(min(b[a].start for b in found) - margin, 0), max(b[a].stop for b in found) + margin)
+        x, y, z = (slice(max(min(b[a].start for b in boxes) - margin, 0), max(b[a].stop for b in boxes) + margin)
                    for a in range(3))  # fmt: skip
         return x, y, z
 

@@ -29,19 +29,19 @@ class ForeignBody:
 def draw_calcium(body: Body, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator) -> list[ForeignBody]:
     """Draw the calcifications of one patient, where the scan contains their sites."""
     body_map = _BodyMap(body, lattice, rng)
-    found: list[ForeignBody] = []
+    bodies: list[ForeignBody] = []
     if protocol.calcium:
         chosen = rng.random(len(CALCIFICATIONS)) < (0.6, 0.5, 0.18, 0.2)
         for source, here in zip(CALCIFICATIONS, chosen, strict=True):
             if here:
-                found += source(body_map)
-    return [one for one in found if len(one.where)]
+                bodies += source(body_map)
+    return [one for one in bodies if len(one.where)]
 
 
 def draw_implant(body: Body, lattice: Lattice, kind: str, rng: np.random.Generator) -> list[ForeignBody]:
     """Draw an implant of a kind in ``IMPLANTS``; empty for ``none``, or if its site is not in the scan."""
-    found = IMPLANT_SHAPES[kind](_BodyMap(body, lattice, rng)) if kind != "none" else []
-    return [one for one in found if len(one.where)]
+    bodies = IMPLANT_SHAPES[kind](_BodyMap(body, lattice, rng)) if kind != "none" else []
+    return [one for one in bodies if len(one.where)]
 
 
 def paint_foreign_bodies(image: np.ndarray, foreign: Iterable[ForeignBody]) -> None:
@@ -109,15 +109,15 @@ def _draw_grains(
     """Draw up to ``most`` plaques on some of ``voxels`` (N, 3), each a run of grains of up to ``run`` mm."""
     if not len(voxels):
         return []
-    rng, found = body_map.rng, []
+    rng, bodies = body_map.rng, []
     for _ in range(int(rng.integers(1, most + 1))):
         seed = voxels[rng.integers(len(voxels))]
         close = voxels[np.linalg.norm(voxels - seed, axis=1) * body_map.lattice.spacing < rng.uniform(0.3, 1.0) * run]
         for voxel in close[rng.random(len(close)) < 0.35][:40]:
-            found.append(
+            bodies.append(
                 body_map.make_grain(voxel, rng.uniform(*radius), float(np.clip(rng.normal(750, 300), 200, 1500)))
             )
-    return found
+    return bodies
 
 
 def _calcify_coronaries(body_map: _BodyMap) -> list[ForeignBody]:
@@ -172,14 +172,14 @@ def _make_leads(body_map: _BodyMap) -> list[ForeignBody]:
     middle = 0.55 * atrium.mean(0) + 0.45 * ventricle.mean(0)
     sag = rng.normal(0, 2.0, 3)
     way = [top, low, atrium.mean(0) + sag, middle + [0, 0, -rng.uniform(0, 6)], 0.9 * apex + 0.1 * ventricle.mean(0)]
-    found = [body_map.make_tube(to_mm(np.array(way)), 1.0)]
+    bodies = [body_map.make_tube(to_mm(np.array(way)), 1.0)]
     if rng.random() < 0.4:  # a defibrillator's coil
-        found.append(body_map.make_tube(to_mm(np.array(way[3:])), 1.8))
+        bodies.append(body_map.make_tube(to_mm(np.array(way[3:])), 1.8))
     if rng.random() < 0.6:
         front = atrium[atrium[:, 1] >= np.quantile(atrium[:, 1], 0.98)].mean(0)
         bend = 0.5 * atrium.mean(0) + 0.5 * front - [0, 0, 3]
-        found.append(body_map.make_tube(to_mm(np.array([top + 2, low + 1, bend, front])), 0.9))
-    return found
+        bodies.append(body_map.make_tube(to_mm(np.array([top + 2, low + 1, bend, front])), 0.9))
+    return bodies
 
 
 def _make_valve(body_map: _BodyMap) -> list[ForeignBody]:
@@ -195,13 +195,13 @@ def _make_valve(body_map: _BodyMap) -> list[ForeignBody]:
     second = np.cross(unit(normal), first)
     turn = np.linspace(0, 2 * np.pi, 25)[:, None]
     ring = centre + radius * (np.cos(turn) * first + np.sin(turn) * second)
-    found = [body_map.make_tube(ring, rng.uniform(0.8, 1.8), METAL_HU * rng.uniform(0.5, 1.0))]
+    bodies = [body_map.make_tube(ring, rng.uniform(0.8, 1.8), METAL_HU * rng.uniform(0.5, 1.0))]
     if rng.random() < 0.5:
         lean = 0.5 * radius * unit(normal)
         for side in (-1.0, 1.0):
             leaf = [centre + side * 2 * first - s * second * radius * 0.7 + lean * (1 - abs(s)) for s in (-1, 0, 1)]
-            found.append(body_map.make_tube(np.array(leaf), 0.8, METAL_HU * 0.7))
-    return found
+            bodies.append(body_map.make_tube(np.array(leaf), 0.8, METAL_HU * 0.7))
+    return bodies
 
 
 def _make_stent(body_map: _BodyMap) -> list[ForeignBody]:
@@ -209,12 +209,12 @@ def _make_stent(body_map: _BodyMap) -> list[ForeignBody]:
     artery = body_map.tissue_voxels(Tissue.CORONARY_ARTERY)
     if not len(artery):
         return []
-    rng, found = body_map.rng, []
+    rng, bodies = body_map.rng, []
     for _ in range(int(rng.integers(1, 4))):
         seed = artery[rng.integers(len(artery))]
         close = np.linalg.norm(artery - seed, axis=1) * body_map.lattice.spacing < rng.uniform(5.0, 12.0)
-        found.append(ForeignBody(artery[close], float(rng.uniform(800, 1700))))
-    return found
+        bodies.append(ForeignBody(artery[close], float(rng.uniform(800, 1700))))
+    return bodies
 
 
 def _make_wires(body_map: _BodyMap) -> list[ForeignBody]:
@@ -229,7 +229,7 @@ def _make_wires(body_map: _BodyMap) -> list[ForeignBody]:
         return []
     middle = float(np.median(front[front[:, 1] >= np.quantile(front[:, 1], 0.6), 0]))
     sternum = front[np.abs(front[:, 0] - middle) < 24]
-    found = []
+    bodies = []
     for z in np.arange(sternum[:, 2].min() + 8, sternum[:, 2].max(), rng.uniform(20, 28)):
         here = sternum[np.abs(sternum[:, 2] - z) < 3]
         if len(here) < 6:
@@ -239,8 +239,8 @@ def _make_wires(body_map: _BodyMap) -> list[ForeignBody]:
         turn = np.linspace(0, 2 * np.pi, 17) + rng.uniform(0, 6)
         loop = np.column_stack([centre[0] + half[0] * np.cos(turn), centre[1] + half[1] * np.sin(turn),
                                 z + rng.normal(0, 1.5) + 3 * np.cos(turn + rng.uniform(0, 6))])  # fmt: skip
-        found.append(body_map.make_tube(loop, 0.5))
-    return found
+        bodies.append(body_map.make_tube(loop, 0.5))
+    return bodies
 
 
 def _make_clips(body_map: _BodyMap) -> list[ForeignBody]:
@@ -252,11 +252,11 @@ def _make_clips(body_map: _BodyMap) -> list[ForeignBody]:
     front = points[(np.abs(points - heart.mean(0)) < [55, 60, 70]).all(1) & (points[:, 1] > heart[:, 1].mean())]
     if not len(front):
         return []
-    found = []
+    bodies = []
     for start in front[rng.integers(len(front), size=int(rng.integers(3, 10)))]:
         along = unit(rng.standard_normal(3))
-        found.append(body_map.make_tube(np.array([start, start + rng.uniform(3, 6) * along]), 0.6))
-    return found
+        bodies.append(body_map.make_tube(np.array([start, start + rng.uniform(3, 6) * along]), 0.6))
+    return bodies
 
 
 IMPLANT_SHAPES: dict[str, Callable[[_BodyMap], list[ForeignBody]]] = {

@@ -107,8 +107,8 @@ def _paint_walls(canvas: Canvas, labels: LabelBoxes, rng: np.random.Generator) -
             Tissue.MARROW, Tissue.DISC)  # fmt: skip
     thin, right = rng.uniform(0.9, 2.2), rng.uniform(2.0, 4.5)
     for names, mm in ((("LA", "LAA", "RA", "AO", "PA"), thin), (("RV",), right)):
-        if (found := dilate(labels, names, mm, spacing)) is not None:
-            box, mask = found
+        if (region := dilate(labels, names, mm, spacing)) is not None:
+            box, mask = region
             canvas.tissue[box][mask & ~canvas.tissue_mask(box, keep)] = Tissue.WALL
 
 

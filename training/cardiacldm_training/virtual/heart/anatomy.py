@@ -99,8 +99,8 @@ def draw_heart(
     lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
     wrong: list[Finding] = []
     for _ in range(TRIES):
-        drawn = _draw_once(rng, lattice, sources)
-        heart = replace(drawn, labels=repair(finish(drawn).labels, spacing))
+        draft = _draw_once(rng, lattice, sources)
+        heart = replace(draft, labels=repair(finish(draft).labels, spacing))
         wrong = faults(heart.labels, spacing)
         if not wrong:
             return replace(heart, measures=heart.measures | _measure(heart))
@@ -179,11 +179,11 @@ def deform_labels(model: HeartModel, deformation: Deformation, lattice: Lattice)
     out = np.zeros(lattice.shape, dtype=np.uint8)
     best, total = np.zeros(lattice.shape, dtype=np.float32), np.zeros(lattice.shape, dtype=np.float32)
     for value, share in enumerate(rough, start=1):
-        found = ndimage.find_objects((share > 0.004).astype(np.uint8))
-        if not found:
+        regions = ndimage.find_objects((share > 0.004).astype(np.uint8))
+        if not regions:
             continue
         low, high = (COARSE.origin + COARSE.spacing * np.array(ends)
-                     for ends in zip(*((s.start - 1.0, s.stop + 0.0) for s in found[0]), strict=True))  # fmt: skip
+                     for ends in zip(*((s.start - 1.0, s.stop + 0.0) for s in regions[0]), strict=True))  # fmt: skip
         box = lattice.box(low, high)
         if min(s.stop - s.start for s in box) < 1:
             continue

@@ -104,10 +104,10 @@ def replace_appendage(model: HeartModel, kind: str, rng: np.random.Generator) ->
             taken = np.minimum(free, (here * (free / 255.0)).astype(np.uint8))
             shares[(VALUE["LAA"], *box)] += taken
             shares[(0, *box)] -= taken
-        drawn = replace(model, shares=shares)
-        volume = drawn.volume_ml(VALUE["LAA"])
+        candidate = replace(model, shares=shares)
+        volume = candidate.volume_ml(VALUE["LAA"])
         if volume > most:
-            best, most = drawn, volume
+            best, most = candidate, volume
         if volume >= LEAST_ML * 2.2:
             break
     return best if most >= LEAST_ML else model

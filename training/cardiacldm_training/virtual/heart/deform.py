@@ -164,11 +164,11 @@ def grow(
     """
     for step in range(steps):
         rate = sources(deformation.map_coarse_points(), steps - step)
-        grown = deformation.advance(potential_flow(rate))
-        while smallest_jacobian(grown.displacement) < SMALLEST_JACOBIAN:
+        candidate = deformation.advance(potential_flow(rate))
+        while smallest_jacobian(candidate.displacement) < SMALLEST_JACOBIAN:
             rate = rate * np.float32(0.5)
-            grown = deformation.advance(potential_flow(rate))
+            candidate = deformation.advance(potential_flow(rate))
             if np.abs(rate).max() < 1e-3:
                 return deformation
-        deformation = grown
+        deformation = candidate
     return deformation

@@ -56,8 +56,8 @@ class HeartModel:
     @cached_property
     def boxes(self) -> dict[str, tuple[slice, slice, slice]]:
         """The bounding box of each structure that is present."""
-        found = ndimage.find_objects(self.labels, max_label=NUM_CLASSES - 1)
-        return {name: box for name, box in zip(NAMES, found, strict=True) if box is not None}
+        boxes = ndimage.find_objects(self.labels, max_label=NUM_CLASSES - 1)
+        return {name: box for name, box in zip(NAMES, boxes, strict=True) if box is not None}
 
     @cached_property
     def volumes_ml(self) -> np.ndarray:

@@ -54,7 +54,7 @@ def read_template(path: Path) -> HeartModel:
     low, high = world.min(0) - 8.0, world.max(0) + 8.0
     if (high - low).max() > LARGEST_MM or (high - low).min() < SMALLEST_MM:
         size = " x ".join(f"{s:.0f}" for s in high - low - 16.0)
-        raise AnatomyError(f"Template {path.name} is no human heart in millimetres: its structures span {size} mm.")
+        raise AnatomyError(f"Template {path.name} is not a human heart in millimetres: its structures span {size} mm.")
     affine = np.diag([MODEL_MM] * 3 + [1.0])
     affine[:3, 3] = low
     target = Grid(tuple(np.ceil((high - low) / MODEL_MM).astype(int) + 1), affine)
@@ -73,10 +73,10 @@ def _check_labels(volume: Volume, name: str) -> Volume:
         raise AnatomyError(f"Template {name} is too large ({shape} voxels): crop it to the heart.")
     values = np.unique(volume.array)
     if not np.isfinite(values).all() or not np.isin(values, np.arange(NUM_CLASSES)).all():
-        raise AnatomyError(f"Template {name} does not hold the eight structures: values other than 0 to 8 present.")
+        raise AnatomyError(f"Template {name} has values other than 0 to 8, those of the eight structures.")
     missing = [n for n in NAMES if VALUE[n] not in values]
     if missing:
-        raise AnatomyError(f"Template {name} does not hold the eight structures: {', '.join(missing)} missing.")
+        raise AnatomyError(f"Template {name} lacks {', '.join(missing)}: all eight structures are needed.")
     return Volume(volume.array.astype(np.uint8), volume.affine)
 
 
@@ -84,7 +84,7 @@ def _check_orientation(model: HeartModel, name: str) -> None:
     """Raise AnatomyError for structures that are too small, or a header with the wrong orientation."""
     small = [n for n in NAMES if n not in model.boxes or model.volume_ml(VALUE[n]) < LEAST_ML]
     if small:
-        raise AnatomyError(f"Template {name} does not hold the eight structures: {', '.join(small)} too small.")
+        raise AnatomyError(f"Template {name} has structures that are too small: {', '.join(small)}.")
     centre = {n: model.points(n).mean(0) for n in NAMES}
     if not (centre["LV"][0] < centre["RA"][0] and centre["RV"][1] > centre["LA"][1]):
-        raise AnatomyError(f"Template {name} lies the wrong way round: correct the orientation in its header.")
+        raise AnatomyError(f"Template {name} has a wrong orientation: correct it in its header.")
