@@ -1,4 +1,4 @@
-"""The Generate panel as a user meets it: the unchanged source and form, the real scene, a real worker."""
+"""The Generate panel with the steps of a user: unchanged source and form, real scene, real worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STANDSTILL_MS = 100.0
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The stand-in, a tiny generator installed beside a segmenter, and the module opened on its tab."""
+    """The stand-in with the module open on the Generate tab, a tiny generator and a segmenter."""
     home = tmp_path_factory.mktemp("data")
     write_tiny_generator(home / "cardiacldm" / "models" / "tiny")
     write_phantom_package(home / "cardiacldm" / "models" / "phantom")
@@ -50,7 +50,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 class User:
-    """What a user does and sees."""
+    """The actions and observations of a user."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -81,7 +81,7 @@ class User:
         combo.currentIndex = [combo.itemData(index) for index in range(combo.count)].index(value)
 
     def prepare(self, count: int = 1, seed: int = 7, steps: int = 0, check: bool = False) -> None:
-        """Choices that the tiny generator, of which no pair would ever be accepted, is up to."""
+        """Choose the tiny generator and settings; none of its pairs would pass the checks."""
         self.choose(self.ui.package, "tiny")
         self.choose(self.ui.device, "cpu")
         self.ui.count.value, self.ui.seed.value, self.ui.steps.value = count, seed, steps
@@ -92,7 +92,7 @@ class User:
         self.host.check()
 
     def generate(self, **choices: Any) -> None:
-        """Generate, and wait for the end."""
+        """Press Generate and wait for the end."""
         self.prepare(**choices)
         self.ui.apply.click()
         assert self.panel.running, self.ui.hint.text
@@ -112,7 +112,7 @@ class User:
 
 @pytest.fixture
 def user(host: Host) -> Iterator[User]:
-    """An empty scene and a worker without a job, kept warm from test to test."""
+    """An empty scene and an idle worker that is kept from test to test."""
     user = User(host)
     user.scene.Clear(0)
     host.messages.clear()
@@ -136,12 +136,12 @@ def generator() -> Generator:
 
 
 def expected(index: int, **settings: Any) -> Any:
-    """The pair of seed 7 as the generator itself draws it."""
+    """Return a pair of seed 7 from the generator itself."""
     return generator().generate(7, index, **settings)
 
 
 def children(user: User, item: int) -> dict[str, int]:
-    """Name and number of what is in a folder of the subject hierarchy."""
+    """Return name and item number of the children of a folder in the subject hierarchy."""
     import vtk
 
     import slicer
@@ -237,7 +237,7 @@ def test_the_effort_is_shown_and_a_large_one_is_confirmed_first(user: User) -> N
 
 
 def marked() -> set[str]:
-    """The slice views in whose corner it says Synthetic."""
+    """Return the names of the slice views that show the word Synthetic."""
     import slicer
 
     manager, found = slicer.app.layoutManager(), set()
@@ -316,7 +316,7 @@ def test_synthetic_is_written_in_every_view_that_shows_one_and_in_no_other(user:
 
 
 def generate_half(user: User, **choices: Any) -> None:
-    """Begin, and wait until the second pair is on its way and shows a preview."""
+    """Press Generate and wait until the second pair shows a preview."""
     user.prepare(count=3, steps=100, **choices)
     user.ui.apply.click()
     user.wait(lambda: len(user.pairs()) == 1 and user.ui.progressLabel.text.startswith("Pair 2 of 3"))
@@ -586,7 +586,7 @@ def test_a_script_gets_the_nodes(user: User) -> None:
 
 
 def test_the_window_is_never_held_by_a_large_pair(user: User, record_property: Any) -> None:
-    """One of the size of the paper, brought in as if the worker had drawn it."""
+    """A pair of the size of the paper, imported as if the worker had generated it."""
     from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
     from CardiacLDMLib.slicer.panels.generate.views import show_side_by_side
 

@@ -1,4 +1,4 @@
-"""The stand-in itself: as strict as PythonQt where it can be, and on the real scene."""
+"""Tests of the stand-in: as strict as PythonQt, and on the real scene."""
 
 from __future__ import annotations
 

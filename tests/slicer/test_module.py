@@ -1,4 +1,4 @@
-"""The module as a user meets it: the unchanged source and forms in the Qt stand-in, the real scene, a real worker."""
+"""The module with the steps of a user: unchanged source and forms in the Qt stand-in, real scene, real worker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STANDSTILL_MS = 100.0
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The stand-in, with a small package installed that labels the phantom, and the module opened."""
+    """The stand-in with the module open and a small package that labels the phantom."""
     home = tmp_path_factory.mktemp("data")
     write_phantom_package(home / "cardiacldm" / "models" / "phantom")
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +51,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 class User:
-    """What a user does and sees."""
+    """The actions and observations of a user."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -75,7 +75,7 @@ class User:
         return slicer.mrmlScene
 
     def load(self, size: int = 60, name: str = "CT", finer: int = 1) -> Any:
-        """A scan of 180 mm with ``size`` voxels along each side, or each of them cut into ``finer`` ones a side."""
+        """Add a scan of 180 mm with ``size`` voxels along each side, each divided into ``finer`` along each side."""
         from CardiacLDMLib.slicer import volumes
 
         affine = np.diag([180.0 / size] * 3 + [1.0])
@@ -110,25 +110,25 @@ class User:
         self.host.check()
 
     def apply(self) -> None:
-        """Apply, and wait for the end."""
+        """Press Apply and wait for the end."""
         self.ui.apply.click()
         self.wait(lambda: not self.widget.segment.running)
 
     def apply_half(self) -> None:
-        """Apply, and wait until the networks have begun."""
+        """Press Apply and wait until the networks have begun."""
         self.ui.apply.click()
         self.wait(lambda: self.ui.progressBar.value >= 15)
         assert self.widget.segment.running
 
     @property
     def worker(self) -> int:
-        """The process of the worker."""
+        """The process id of the worker."""
         return self.widget.logic.client._process.pid
 
 
 @pytest.fixture
 def user(host: Host) -> Iterator[User]:
-    """An empty scene and a worker without a job, kept warm from test to test."""
+    """An empty scene and an idle worker that is kept from test to test."""
     if "CardiacLDM" not in host.modules:
         open_module()
     user = User(host)
@@ -437,7 +437,7 @@ def test_missing_libraries_are_announced_before_anything_is_done(user: User, mon
 
 
 def test_the_module_opens_where_libraries_are_missing() -> None:
-    """In an interpreter that refuses to import them."""
+    """In an interpreter that cannot import them."""
     code = """
 import sys
 class Refuse:
@@ -475,7 +475,7 @@ def test_the_name_of_the_default_package_is_the_packages() -> None:
 
 
 def test_the_window_is_never_held(user: User, record_property: Any) -> None:
-    """A scan of 47 million voxels: its way to the worker, the labels' way back, figures and surfaces."""
+    """A scan of 47 million voxels: upload, labels, volumes and surfaces."""
     user.prepare("fast", finer=6)
 
     def run() -> None:
@@ -515,7 +515,7 @@ def test_reloading_ends_the_worker_and_leaves_a_module_that_works(user: User) ->
 
 
 def _observers(user: User) -> int:
-    """How many observers of ours the scene and the parameter node have."""
+    """Return the number of our observers of the scene and the parameter node."""
     widget = user.widget
     return len(widget.Observations) + len(widget.segment._observers.Observations)
 
@@ -528,7 +528,7 @@ def _column(table: Any, column: int) -> list[str]:
 
 
 def _scans(folder: Path, count: int) -> Path:
-    """A folder of ``count`` scans, a broken one first and a scan without anything in it last."""
+    """Make a folder with a broken file, ``count`` scans, and a scan that is too thin."""
     folder.mkdir()
     (folder / "0-broken.nii.gz").write_bytes(b"no scan")
     affine = np.diag([3.0, 3.0, 3.0, 1.0])

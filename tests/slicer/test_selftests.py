@@ -1,4 +1,4 @@
-"""The self-tests for a real Slicer, run in the stand-in: the same file, the same steps."""
+"""Run the self-tests for a real Slicer in the stand-in."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Pictures of the module in each of its states, for the README and to be looked at: ``docs/screenshots/*.webp``.
+"""Write pictures of the module in each of its states to ``docs/screenshots/*.webp``.
 
-    .venv/bin/python tests/screenshots.py [CT] [--package GENERATOR] [--only segment|generate]
+    .venv/bin/python tests/support/screenshots.py [CT] [--package GENERATOR] [--only segment|generate] [--out FOLDER]
 
-The panel is the stand-in's (its look is Qt's Fusion style), the views beside it are Slicer's own; what they show is
-what the shipped package makes of the CT, by default that of ``make demo``, and what a generator package draws: the one
-that ships, or a tiny one that draws noise, as long as none does. Takes some minutes.
+The panel is that of the stand-in in Qt's Fusion style; the views beside it are rendered by Slicer's own code. They show
+the labels of the shipped package for the CT, by default that of ``make demo``, and pairs of a generator package: the
+one that ships, or a tiny one that generates noise. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from tests.support.host import Host, open_module, pump, start_host
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "screenshots"
+_folder = [OUT]
 CT = ROOT / "demo" / "input" / "chest_ct.nii.gz"
 #: Width of the panel beside the views, the least width it must be of use at, and the height of a picture.
 WIDE, NARROW, HEIGHT = 420, 300, 860
@@ -42,7 +43,7 @@ DARK = QtGui.QColor("#1b1b1f")
 
 
 class Studio:
-    """The module with a CT in it, and Slicer's views of that CT."""
+    """The module with a CT, and Slicer's views of that CT."""
 
     def __init__(self, ct: Path) -> None:
         self.host: Host = start_host()
@@ -57,14 +58,14 @@ class Studio:
         self.narrow: list[QtGui.QImage] = []
 
     def panel(self, width: int) -> QtGui.QImage:
-        """The whole module at this width."""
+        """Return a picture of the whole module at this width."""
         window = self.host.modules["CardiacLDM"].widgetRepresentation()
         QtWidgets.QWidget.resize(window, width, HEIGHT)
         pump(0.2)
         return QtWidgets.QWidget.grab(window).toImage()
 
     def shoot(self, name: str, result: Any = None, narrow: bool = False) -> None:
-        """Panel and views as ``name.webp``; ``result``: the segmentation to look at."""
+        """Write panel and views to ``name.webp``. ``result``: the segmentation that the views show."""
         pictures = [self.panel(WIDE), *(_image(pixels) for pixels in self._views(result))]
         if narrow:
             self.narrow.append(self.panel(NARROW))
@@ -92,7 +93,7 @@ class Studio:
         return [*(views._pixels(view) for view in self.slices), self._solid_picture(points)]
 
     def _solid_picture(self, points: np.ndarray) -> np.ndarray:
-        """The 3D view from the front, a little from the left; the box around an empty scene is of no use to anyone."""
+        """Return the 3D view from the front, a little from the left, without the box around the scene."""
         self.solid.set_box_visible(False)
         self.solid.fit_view_to_content()
         camera = self.solid.renderer().GetActiveCamera()
@@ -111,7 +112,7 @@ class Studio:
 
 
 def _solid_view(host: Host) -> Any:
-    """One for all pictures: a second one would show nothing."""
+    """Return the one 3D view for all pictures: a second one would stay empty."""
     from trame_slicer.views import ThreeDView
     from trame_slicer.views.render_scheduler import NoScheduleRendering
 
@@ -123,8 +124,8 @@ def _solid_view(host: Host) -> Any:
 
 
 def _save(canvas: QtGui.QImage, name: str) -> None:
-    """As ``name.webp``, a fifth of a PNG: every picture that was ever committed stays in every clone."""
-    canvas.save(str(OUT / f"{name}.webp"), quality=90)
+    """Write ``name.webp``, a fifth of the size of a PNG: each committed picture stays in the history."""
+    canvas.save(str(_folder[0] / f"{name}.webp"), quality=90)
     print(f"{name}.webp")
 
 
@@ -135,7 +136,7 @@ def _image(pixels: np.ndarray) -> QtGui.QImage:
 
 
 def segment(studio: Studio) -> None:
-    """Idle, running, done; then a worker that dies."""
+    """Take pictures of the states idle, running, done, and of a worker that was killed."""
     ui, panel = studio.ui, studio.widget.segment
     pump(1.0)
     studio.shoot("idle", narrow=True)
@@ -156,7 +157,7 @@ def segment(studio: Studio) -> None:
 
 
 def _worker() -> int:
-    """The worker's process: the child of this one that runs it."""
+    """Return the process id of the worker, a child of this process."""
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command, parent = entry.read_text(), (entry.parent / "stat").read_text().rpartition(")")[2].split()[1]
@@ -168,7 +169,7 @@ def _worker() -> int:
 
 
 def batch(studio: Studio, ct: Path) -> None:
-    """A folder with a good scan, one that is no heart scan, and a file that is cut off."""
+    """Take a picture of a batch: two good scans and a truncated file."""
     with tempfile.TemporaryDirectory() as folder:
         scans, out = Path(folder) / "scans", Path(folder) / "results"
         scans.mkdir()
@@ -189,7 +190,7 @@ def batch(studio: Studio, ct: Path) -> None:
 
 
 def models(studio: Studio) -> None:
-    """The other tab, before and after a device check."""
+    """Take pictures of the Models & device tab before and after a device check."""
     studio.widget.ui.tabs.currentIndex = 2
     pump(1.0)
     result = studio.host.logics.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
@@ -204,7 +205,7 @@ def models(studio: Studio) -> None:
 
 
 def all_narrow(studio: Studio) -> None:
-    """The panel at its least width, every state beside the other."""
+    """Write one picture of the panel at its smallest width in all states."""
     canvas = QtGui.QImage((NARROW + 8) * len(studio.narrow) - 8, HEIGHT, QtGui.QImage.Format.Format_RGB32)
     canvas.fill(DARK)
     painter = QtGui.QPainter(canvas)
@@ -218,7 +219,7 @@ def all_narrow(studio: Studio) -> None:
 
 
 class PairStudio:
-    """The module's Generate tab, and Slicer's own views side by side as the module lays them out."""
+    """The Generate tab, and Slicer's views side by side in the module's layout."""
 
     def __init__(self, package: str) -> None:
         self.host: Host = start_host()
@@ -238,7 +239,7 @@ class PairStudio:
         self.panel._remember("package", package)
 
     def shoot(self, name: str) -> None:
-        """Panel and both views as ``name.webp``."""
+        """Write panel and both views to ``name.webp``."""
         window = self.host.modules["CardiacLDM"].widgetRepresentation()
         QtWidgets.QWidget.resize(window, WIDE, HEIGHT)
         pump(0.2)
@@ -259,7 +260,7 @@ class PairStudio:
 
 
 def _pair_view(host: Host, name: str, first: Any) -> Any:
-    """One of the two views, drawn by Slicer. It shows a volume from the ``first`` on, so that labels come on top."""
+    """Return one of the two views. It shows the volume ``first`` from the start, so that labels are drawn on top."""
     from trame_slicer.views import SliceView
     from trame_slicer.views.render_scheduler import NoScheduleRendering
 
@@ -275,7 +276,7 @@ def _pair_view(host: Host, name: str, first: Any) -> Any:
 
 
 def generate(package: str, check: bool) -> None:
-    """Idle, running with a preview, done in linked views."""
+    """Take pictures of the states idle, running with a preview, and done with linked views."""
     studio = PairStudio(package)
     ui = studio.ui
     ui.count.value, ui.seed.value, ui.check.checked = 3, 42, check
@@ -295,7 +296,7 @@ def generate(package: str, check: bool) -> None:
 
 
 def stand_in(folder: Path) -> str:
-    """A package that draws noise, where none ships; more steps than it needs, so that there is something to see."""
+    """Write a package that generates noise, with enough steps for a picture of the running state."""
     return str(write_tiny_generator(folder / "stand-in", steps=60))
 
 
@@ -304,8 +305,10 @@ def main() -> None:
     parser.add_argument("ct", nargs="?", type=Path, default=CT)
     parser.add_argument("--package", help="generator package for the pictures of pairs: a folder")
     parser.add_argument("--only", choices=("segment", "generate"))
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for the pictures")
     options = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
+    _folder[:] = [options.out]
+    options.out.mkdir(parents=True, exist_ok=True)
     views.require_rendering()
     if options.only != "generate":
         _pictures_of_segmenting(options.ct)

@@ -1,6 +1,6 @@
 """Real worker processes for tests: a transport on pipes with the event loop it needs, and workers that misbehave.
 
-Run as a program (``python helpers_worker.py KIND``) this file is such a worker.
+Run as a program (``python worker.py KIND``), this file is such a worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from CardiacLDMLib.worker.wire import PROTOCOL, encode, end_process_group
 
 
 class EventLoop:
-    """Calls what other threads hand over, and timers, on the thread that runs it; stands in for Qt's."""
+    """Stands in for Qt's event loop: runs calls of other threads and timers on its own thread."""
 
     def __init__(self) -> None:
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue()
@@ -62,7 +62,7 @@ class EventLoop:
 
 
 class PipeTransport:
-    """A process on pipes, as ``client.Transport`` asks for it. ``chunk`` bytes at most are delivered at once."""
+    """A process on pipes, as ``process.Transport`` describes it. At most ``chunk`` bytes are delivered at once."""
 
     def __init__(self, loop: EventLoop, chunk: int = 1 << 16) -> None:
         self._loop, self._chunk = loop, chunk
@@ -131,7 +131,7 @@ class PipeTransport:
 
 
 class Outcome:
-    """What became of a job."""
+    """Progress and end of a job."""
 
     def __init__(self) -> None:
         self.progress: list[Any] = []
@@ -145,7 +145,7 @@ class Outcome:
         return self.ends > 0
 
     def listener(self) -> JobListener[Any]:
-        """Return callbacks that note the end and the progress here."""
+        """Return callbacks that record progress and end here."""
 
         def end(name: str, value: Any) -> None:
             setattr(self, name, value)
@@ -184,7 +184,7 @@ class Bench:
 
     @property
     def output(self) -> str:
-        """What the process has printed besides messages."""
+        """The output of the process besides messages."""
         return "\n".join(self.client._process.tail) if self.client._process else ""
 
     def wait(self, outcome: Outcome, seconds: float = 240.0) -> Outcome:
@@ -196,7 +196,7 @@ class Bench:
 
 
 def bad_worker(kind: str) -> list[str]:
-    """The command of a worker of that kind, see ``KINDS``."""
+    """Return the command of a worker of that kind, see ``KINDS``."""
     return [sys.executable, str(Path(__file__).resolve()), kind]
 
 

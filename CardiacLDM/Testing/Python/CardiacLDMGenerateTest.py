@@ -1,7 +1,7 @@
-"""The Generate panel in a running Slicer, as a user works with it: choose, Generate, wait, look, save.
+"""The Generate panel in a running Slicer, with the steps of a user: choose, Generate, wait, look, save.
 
-Run as CardiacLDMSegmentTest is. Any generator package will do; how good its pairs are does not matter here, so few
-steps are taken and none is checked.
+Run in the same way as CardiacLDMSegmentTest. Any generator package will do: the quality of the pairs does not matter
+here, so few steps are used and no pair is checked.
 """
 
 import tempfile
@@ -112,7 +112,7 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         return pairs.synthetic_pairs(slicer.mrmlScene)
 
     def marked(self):
-        """Names of the slice views in whose corner it says Synthetic."""
+        """Return the names of the slice views that show the word Synthetic."""
         manager, found = slicer.app.layoutManager(), []
         for name in manager.sliceViewNames():
             view = manager.sliceWidget(name).sliceView()

@@ -1,7 +1,7 @@
-"""The module in a running Slicer, as a user works with it: a scan made in memory, Apply, wait, look.
+"""The Segment panel in a running Slicer, with the steps of a user: make a scan, Apply, wait, check the scene.
 
 Run by ``ctest``, by the module's Test button, or in Slicer's Python console: ``slicer.selfTests["CardiacLDM"]()``.
-The scan is a rough chest; what the network makes of it does not matter here, where it lands in the scene does.
+The scan is a rough chest. The labels themselves do not matter here, only their place in the scene.
 """
 
 import math
@@ -16,13 +16,13 @@ import slicer
 from slicer import ScriptedLoadableModule
 
 STRUCTURES = ["LA", "LV", "RA", "RV", "MYO", "AO", "PA", "LAA"]
-#: Longest that Slicer's own thread may compute at a stretch during a job. What other programs take of the processor
-#: meanwhile is not the module's doing: computing is measured, not time.
+#: Longest computation on Slicer's own thread during a job. Processor time is measured, not elapsed time, since other
+#: programs use the processor too.
 STANDSTILL_SECONDS = 0.1
 
 
 def chest(size=48):
-    """HU of a body with lungs and a warm ball for a heart, k, j, i order, cube of ``size`` voxels."""
+    """Return HU of a body with lungs and a bright ball as the heart, in k, j, i order: a cube of ``size`` voxels."""
     k, j, i = np.ogrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j, -1 : 1 : size * 1j]
     hu = np.where((i / 0.95) ** 2 + (j / 0.7) ** 2 < 1, 40, -1000) + 0 * k
     hu[((i / 0.8) ** 2 + (j / 0.55) ** 2 + 0 * k) < 1] = -850

@@ -1,4 +1,4 @@
-"""``slicer.app``, ``slicer.util`` and the rest of what a scripted module finds in a running Slicer."""
+"""``slicer.app``, ``slicer.util`` and the other modules that a scripted module uses in a running Slicer."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class Host:
         return otherwise
 
     def texts(self, kind: str) -> list[str]:
-        """What was shown, of one kind: error, warning, info, confirm, file, status."""
+        """Return the texts of one kind: error, warning, info, confirm, file, status."""
         return [text for k, text, _ in self.messages if k == kind]
 
     def check(self) -> None:
-        """Raise what slots, timers and observers raised; Slicer only prints it."""
+        """Raise the errors of slots, timers and observers, which Slicer only prints."""
         errors, self.errors = self.errors, []
         if errors:
             raise errors[0]
 
     def reset(self) -> None:
-        """As after start-up: an empty scene, no messages, no open module."""
+        """Return to the state after start-up: an empty scene, no messages, no open module."""
         for name in list(self.modules):
             close_module(name)
         import slicer
@@ -74,7 +74,7 @@ class Host:
 
 
 def start_host() -> Host:
-    """Start the stand-in once in this process; leaves ``slicer``, ``qt`` and ``ctk`` as a module finds them."""
+    """Start the stand-in once in this process and install the modules ``slicer``, ``qt`` and ``ctk``."""
     global _host  # noqa: PLW0603
     if _host is None:
         import slicer
@@ -98,13 +98,13 @@ def start_host() -> Host:
 
 
 def _keep_none() -> None:
-    """PySide6 6.12 gives back None once too often, which before Python 3.12 ends the process sooner or later."""
+    """Work around PySide6 6.12, which releases None once too often: before Python 3.12 that ends the process."""
     if sys.version_info < (3, 12):
         ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 def _start_feature() -> None:
-    """The first use of ``__feature__`` reads the source of every module loaded, which some of torch's refuse."""
+    """Avoid that the first use of ``__feature__`` reads the source of all modules, which fails for some of torch."""
     from shibokensupport import feature
 
     look = feature._mod_uses_pyside
@@ -154,7 +154,7 @@ class Importer(MetaPathFinder):
 
 
 def open_module(name: str = "CardiacLDM") -> Any:
-    """Import the module, make it known as at Slicer's start-up and open its panel; its widget."""
+    """Import the module, register it as at Slicer's start-up, open its panel and return its widget."""
     import slicer
 
     host = start_host()
@@ -169,8 +169,8 @@ def open_module(name: str = "CardiacLDM") -> Any:
 
 
 def close_module(name: str = "CardiacLDM") -> None:
-    """Unload the module, as at Slicer's end. Of a library that was reloaded the first version is put back: other tests
-    have imported that one, and would take its errors for strangers."""
+    """Unload the module as at Slicer's end. Restore the first version of a library that was reloaded, since other tests
+    have imported its classes."""
     import slicer
 
     host = start_host()
@@ -187,7 +187,7 @@ def close_module(name: str = "CardiacLDM") -> None:
 
 
 def reload_module(name: str = "CardiacLDM") -> Any:
-    """What the Reload button does: source run again, old widget cleaned up, a new one; the new widget."""
+    """Do what the Reload button does and return the new widget."""
     import slicer
 
     host = start_host()
@@ -197,7 +197,7 @@ def reload_module(name: str = "CardiacLDM") -> Any:
 
 
 def _library() -> dict[str, types.ModuleType]:
-    """What is loaded of CardiacLDMLib."""
+    """Return the loaded modules of CardiacLDMLib."""
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "CardiacLDMLib"}
 
 
@@ -265,7 +265,7 @@ class _Logic:
 
 
 def _guarded(host: Host, name: str) -> Any:
-    """A class of ``qt``; those that would wait for a person are answered from ``host.answers``."""
+    """Return a class of ``qt``. Dialogs that would wait for a user are answered from ``host.answers``."""
     kind = find(name)
     if name not in {"QMessageBox", "QFileDialog", "QInputDialog"}:
         return kind
@@ -475,7 +475,7 @@ class Layout:
         return types.SimpleNamespace(renderWindow=lambda: self._windows[name], scheduleRender=lambda: None)
 
     def adopt(self, name: str, window: Any) -> None:
-        """From now on the view ``name`` is drawn in ``window``."""
+        """Draw the view ``name`` in ``window`` from now on."""
         self._windows[name] = window
 
     def mrmlSliceLogics(self) -> Any:

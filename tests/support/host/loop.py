@@ -1,4 +1,4 @@
-"""The event loop, run by hand, and a heartbeat that shows how long it was ever held."""
+"""The event loop, run by hand, and a heartbeat that measures how long it was blocked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PySide6 import QtCore
 
 
 def pump(seconds: float = 0.1, until: Callable[[], object] | None = None) -> bool:
-    """Run the event loop for ``seconds``, or until ``until()`` is true at most ``seconds``; whether it became so."""
+    """Run the event loop for ``seconds`` or until ``until()`` is true; return whether it became true."""
     end = time.monotonic() + seconds
     while True:
         QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
@@ -55,7 +55,7 @@ class Heartbeat:
 
 
 def held_ms(run: Callable[[], object], limit_ms: float, tries: int = 3) -> float:
-    """The longest that this thread computed between two beats while ``run()`` ran, ms.
+    """Return the longest computation of this thread between two beats of ``run()``, in ms.
 
     The least of as many tries as it takes to stay below ``limit_ms``: a neighbour on the machine slows one run, what
     the program itself holds up slows all.
