@@ -1,4 +1,4 @@
-"""What a user may choose when pairs are drawn: conditions, steps, guidance and solver, checked against a package."""
+"""What a user may choose when pairs are generated: conditions, steps, guidance and solver, checked by the package."""
 
 from __future__ import annotations
 

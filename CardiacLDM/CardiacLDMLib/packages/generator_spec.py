@@ -1,4 +1,4 @@
-"""How a generator draws pairs: its latents, its conditions, the sampling and the post-processing. Needs no torch."""
+"""The record of a generator: its latents, its conditions, the sampling and the post-processing. Needs no torch."""
 
 from __future__ import annotations
 
