@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 class Structure:
     """One labelled structure.
 
-    ``smallest_ml``: the least volume with which a label map of a whole heart is usable. ``volume_limits_ml``: outside
-    them an adult's volume is flagged as unusual; ``None`` where the volume depends on the scan range (great vessels).
-    Both are our own estimates from the published ranges; disease can exceed the limits, so they never reject.
+    ``smallest_ml``: least volume of a usable whole heart; smaller virtual hearts are drawn again, and generated pairs
+    below half of it are rejected. ``volume_limits_ml``: outside them an adult's volume is flagged as unusual, never
+    rejected, since disease exceeds them; None where the volume depends on the scan range (great vessels). Both are our
+    own estimates from published ranges.
     """
 
     name: str
@@ -65,9 +66,9 @@ def terminology_entry(structure: Structure) -> str:
     return "~".join((TERMINOLOGY, category, kind, "^^", "", "^^", "^^"))  # no modifier, no anatomic region
 
 
-#: Labels as colours (red, green, blue; 0 to 1), for a network that takes three channels instead of nine. A blurred
-#: border between two neighbours passes through mixtures of their colours: this choice keeps the mixtures of classes
-#: that touch away from the colour of a third one. The background touches everything and sits in the middle.
+#: Labels as colours (red, green, blue; 0 to 1), for a network that takes three channels instead of nine. At a blurred
+#: border the colours of two neighbours mix; the colours are chosen so that a mixture is not the colour of a third
+#: class. The background, which touches all structures, is grey.
 PALETTE: dict[int, tuple[float, float, float]] = {
     BACKGROUND: (0.5, 0.5, 0.5),
     VALUE["LA"]: (0.0, 1.0, 1.0),
