@@ -132,5 +132,5 @@ def test_neighbours_mix_into_no_third_class(one: str, other: str) -> None:
     ends = [torch.tensor(anatomy.PALETTE[anatomy.VALUE[name]]) for name in (one, other)]
     for part in np.linspace(0, 1, 21):
         colour = (1 - part) * ends[0] + part * ends[1]
-        found = int(net.scores(colour.reshape(1, 3, 1, 1, 1)).argmax())
-        assert found in {anatomy.BACKGROUND, anatomy.VALUE[one], anatomy.VALUE[other]}
+        label = int(net.scores(colour.reshape(1, 3, 1, 1, 1)).argmax())
+        assert label in {anatomy.BACKGROUND, anatomy.VALUE[one], anatomy.VALUE[other]}

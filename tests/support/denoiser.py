@@ -23,7 +23,7 @@ PRIOR: dict[str, Any] = {"prior_modes": 2, "latent_shape": LATENT[1:]}
 
 
 def denoiser(**changes: object) -> Denoiser:
-    """With weights drawn anew that MONAI sets to zero, which would hide everything else."""
+    """Return a denoiser with random weights, also where MONAI sets them to zero: zeros would hide everything else."""
     torch.manual_seed(0)
     network = build_network("diffusion_unet", {**ARGUMENTS, **SIZES, "latent_channels": LATENT[0], **changes})  # type: ignore[dict-item]
     assert isinstance(network, Denoiser)

@@ -119,8 +119,8 @@ def test_gains_of_restarts_go_along_if_they_were_measured(finished: Path, tmp_pa
     assert "at the times 0.5, 0.25, with gains" in (package.folder / "README.md").read_text()
     last = spec.sampling.restarts[1:]
     assert Generator(package, "cpu").with_restarts(last).spec.sampling.restarts == last
-    drawn = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
-    assert not np.array_equal(*drawn)
+    images = [Generator(each, "cpu").generate(0, 0, steps=1).image.array for each in (plain, package)]
+    assert not np.array_equal(*images)
     content["diffusion"] = "0"
     (run / calibration.GAINS_FILE).write_text(json.dumps(content))
     with pytest.raises(TrainingError, match=r"gains\.json .* other weights"):
@@ -189,8 +189,8 @@ def test_figures_of_a_report_go_along_beside_their_reference(finished: Path, tmp
     options = ("--name", "hearts", "--evaluation", tmp_path / "fidelity")
     result = command(finished, "--out", tmp_path / "hearts", *options)
     assert result.exit_code == 0, result.output
-    found = [(f.name, f.value, f.on, f.cases) for f in open_package(tmp_path / "hearts").manifest.figures]
-    assert found == [
+    figures = [(f.name, f.value, f.on, f.cases) for f in open_package(tmp_path / "hearts").manifest.figures]
+    assert figures == [
         ("Dice, mean", 0.8, "generated pairs", 50), ("Dice, mean: reference", 0.9, "held-out cases", 40),
     ]  # fmt: skip
     card = (tmp_path / "hearts" / "README.md").read_text()

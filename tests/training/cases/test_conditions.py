@@ -57,8 +57,8 @@ def test_conditions_come_in_a_table_beside_folders_of_images(tmp_path: Path) -> 
 def test_a_table_replaces_the_values_of_records(tmp_path: Path) -> None:
     data = cohort(tmp_path / "data", {"conditions": FULL}, {"conditions": FULL})
     (data / "conditions.csv").write_text("case,sex\ncase_1,male\n")
-    found = conditions.read_conditions([data])
-    assert [found[f"data/case_{n}"]["sex"] for n in (0, 1)] == ["female", "male"]
+    read = conditions.read_conditions([data])
+    assert [read[f"data/case_{n}"]["sex"] for n in (0, 1)] == ["female", "male"]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_third_class_voxels_against_hand_counts() -> None:
     labels[3:] = 2
     decoded = labels.copy()
     assert autoencoder.third_class_share(labels, decoded) == 0
-    decoded[:, 0, 0] = [5, 0, 7, 0, 2, 2]  # voxels 2 and 3 are the boundary; 7 is a third class there, 0 is not
+    decoded[:, 0, 0] = [5, 0, 7, 0, 2, 2]  # voxels 2 and 3 are the boundary; 7 is a third class at that place, 0 is not
     assert autoencoder.third_class_share(labels, decoded) == 0.5
     assert autoencoder.third_class_share(np.zeros((3, 3, 3), np.uint8), np.ones((3, 3, 3), np.uint8)) == 0
 
@@ -108,8 +108,8 @@ def test_figures_of_a_perfect_and_of_a_bad_reconstruction() -> None:
 def test_divergence_against_torch() -> None:
     mu, sigma = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 4, 3, 3, 3) + 0.1
     normal = torch.distributions.Normal
-    wanted = torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
-    assert autoencoder.divergence(mu, sigma) == pytest.approx(float(wanted), rel=1e-5)
+    expected = torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0)).mean()
+    assert autoencoder.divergence(mu, sigma) == pytest.approx(float(expected), rel=1e-5)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def test_it_starts_as_the_principal_components_of_blocks(prepared: store.Prepare
     for channels in (1, 4, 16):
         net = network(latent_channels=channels, labels_out=labels_out)
         autoencoder.begin_linear(net, tiny_run(prepared).generator, prepared.cases)
-        given = [pairs.pair(case, GRID, WINDOW) for case in prepared.cases]
-        image, labels = (torch.stack([torch.from_numpy(each[part]) for each in given]) for part in (0, 1))
+        examples = [pairs.pair(case, GRID, WINDOW) for case in prepared.cases]
+        image, labels = (torch.stack([torch.from_numpy(each[part]) for each in examples]) for part in (0, 1))
         with torch.no_grad():
             mu, _ = net.encode(image, labels)
             decoded, raw = net.decode_raw(mu)
@@ -228,13 +228,13 @@ def test_logits_start_as_the_nearness_of_colours(prepared: store.Prepared) -> No
 
 def test_training_starts_from_a_package_that_fits(prepared: store.Prepared, tmp_path: Path) -> None:
     package = open_package(write_tiny_generator(tmp_path / "hearts"))
-    there = load_networks(package)["autoencoder"].state_dict()
+    weights = load_networks(package)["autoencoder"].state_dict()
     settings = tiny_run(prepared, steps=1, validate_every=1, learning_rate=1e-7)
     quiet = {"resume": False, "workers": 0, "say": lambda line: None}
     autoencoder.train_autoencoder(tmp_path / "run", settings, prepared, start=package, **quiet)  # type: ignore[arg-type]
     trained = autoencoder.load_autoencoder(tmp_path / "run", settings.generator.autoencoder).state_dict()
-    assert all(torch.allclose(trained[name], there[name], atol=1e-5) for name in there)
-    assert all(torch.equal(trained[name], there[name]) for name in there if name.startswith("block_"))
+    assert all(torch.allclose(trained[name], weights[name], atol=1e-5) for name in weights)
+    assert all(torch.equal(trained[name], weights[name]) for name in weights if name.startswith("block_"))
     other = tiny_run(prepared, arguments={**ARGUMENTS, "stem_channels": 8})
     with pytest.raises(ConfigError, match="autoencoder of hearts"):
         autoencoder.train_autoencoder(tmp_path / "other", other, prepared, start=package, **quiet)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ GRID = (16, 16, 16)
 SPACING_MM = 8.0
 AUTOENCODER = {"channels": [4, 4, 8], "norm_num_groups": 4, "stem_channels": 2, "latent_channels": 2}
 NAMES = [f"cohort/case_{n:04d}" for n in range(3)]
-KNOWN: dict[str, dict[str, str | float]] = {
+CONDITIONS: dict[str, dict[str, str | float]] = {
     name: {"sex": sex, "spacing_mm": spacing}
     for name, sex, spacing in zip(NAMES, ("female", "male", "female"), (0.5, 1.0, 2.0), strict=True)
 }
@@ -116,11 +116,11 @@ def tiny(**changes: object) -> DiffusionConfig:
 
 def train(
     run: Path, prepared: store.Prepared, *, resume: bool = False, workers: int = 0,
-    known: dict[str, dict[str, str | float]] = KNOWN, **changes: object,
+    case_conditions: dict[str, dict[str, str | float]] = CONDITIONS, **changes: object,
 ) -> list[str]:  # fmt: skip
     lines: list[str] = []
     diffusion.train_diffusion(
-        run, tiny(**changes), prepared, known, resume=resume, workers=workers, say=lines.append
+        run, tiny(**changes), prepared, case_conditions, resume=resume, workers=workers, say=lines.append
     )  # fmt: skip
     return lines
 
@@ -134,8 +134,8 @@ def test_a_perfect_network_gives_the_data_back(schedule: str) -> None:
     data, error = (noise(2, n, 0, LATENT).double().numpy() for n in range(2))
 
     def perfect(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        shown, target = diffusion.add_noise(schedule, data, error, float(t[0]))
-        assert np.abs(z[0].numpy() - shown).max() < 1e-9
+        noisy, target = diffusion.add_noise(schedule, data, error, float(t[0]))
+        assert np.abs(z[0].numpy() - noisy).max() < 1e-9
         return torch.from_numpy(target)[None]
 
     begin, _ = diffusion.add_noise(schedule, data, error, 1.0)
@@ -147,14 +147,14 @@ def test_a_perfect_network_gives_the_data_back(schedule: str) -> None:
 def test_conditions_are_dropped_each_alone_and_all_at_once() -> None:
     rng = np.random.default_rng(0)
     choices, numbers = np.array([1, 0, 2]), np.array([0.5], dtype=np.float32)
-    gone = []
+    unset = []
     for _ in range(4000):
         some, values = diffusion.drop_conditions(choices, numbers, rng, 0.1)
         assert some.dtype == np.int64
         assert values.dtype == np.float32
         assert set(some[some != choices]) <= {-1}
-        gone.append([*(some < 0), np.isnan(values[0])])
-    share = np.array(gone)
+        unset.append([*(some < 0), np.isnan(values[0])])
+    share = np.array(unset)
     assert share.mean(0) == pytest.approx(0.19, abs=0.025)  # 1 - 0.9 * 0.9
     assert share.all(1).mean() == pytest.approx(0.1, abs=0.02)
     kept = diffusion.drop_conditions(choices, numbers, rng, 0.0)
@@ -263,11 +263,11 @@ def test_samples_have_the_conditions_they_were_asked_for(schedule: str, tmp_path
     predict = guided(network, torch.tensor([[-1], [0], [1]]), torch.zeros(3, 0), 1.0)
     for solver in SOLVERS[schedule]:  # type: ignore[index]
         with torch.no_grad():
-            drawn = integrate(
+            samples = integrate(
                 predict, begin, Sampling.model_validate(sampling_of(schedule, solver=solver, steps=10)),
                 generators=[step_generator(0, n, 0) for n in range(3)],
             )  # fmt: skip
-        assert drawn.flatten(1).mean(1).tolist() == pytest.approx([0.0, 1.0, -1.0], abs=0.4), solver
+        assert samples.flatten(1).mean(1).tolist() == pytest.approx([0.0, 1.0, -1.0], abs=0.4), solver
 
 
 # --- the whole stage ---------------------------------------------------------------------------------------------
@@ -350,11 +350,11 @@ def test_another_configuration_is_refused(trained: Path, prepared: store.Prepare
     with pytest.raises(ConfigError, match=r"sampling\.schedule is 'rectified_flow', not 'ddpm'"):
         train(trained, prepared, resume=True, sampling=sampling_of("ddpm"))
     with pytest.raises(ConfigError, match=r"data\.diffusion\.conditions"):
-        train(trained, prepared, resume=True, known={**KNOWN, prepared.cases[0].name: {}})
+        train(trained, prepared, resume=True, case_conditions={**CONDITIONS, prepared.cases[0].name: {}})
     with pytest.raises(ConfigError, match=r"data\.cases is 3, not 2"):
         train(trained, store.Prepared(prepared.cases[:2], []), resume=True)
     with pytest.raises(ConfigError, match="preset is 'test', not 'demo'"):
-        diffusion.train_diffusion(trained, tiny(), prepared, KNOWN, resume=True, workers=0, preset="demo")
+        diffusion.train_diffusion(trained, tiny(), prepared, CONDITIONS, resume=True, workers=0, preset="demo")
 
 
 def test_an_unfinished_autoencoder_is_refused(run: Path, prepared: store.Prepared) -> None:
@@ -370,7 +370,7 @@ def test_an_unfinished_autoencoder_is_refused(run: Path, prepared: store.Prepare
 
 
 def test_training_without_any_condition(run: Path, prepared: store.Prepared) -> None:
-    lines = train(run, prepared, known={}, sampling=sampling_of("ddpm"), steps=1, arguments=ARGUMENTS)
+    lines = train(run, prepared, case_conditions={}, sampling=sampling_of("ddpm"), steps=1, arguments=ARGUMENTS)
     assert any("conditions: none" in line for line in lines)
 
 

@@ -27,13 +27,13 @@ class _Guess:
     measure = "Closeness"
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        return {"wanted": np.full(1, 5.0, dtype=np.float32)}
+        return {"target": np.full(1, 5.0, dtype=np.float32)}
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (network(torch.ones(1)) - batch["wanted"]).square().mean()
+        return (network(torch.ones(1)) - batch["target"]).square().mean()
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        return loop.Score(-float(self.loss(network, {"wanted": torch.tensor([5.0])})), {})
+        return loop.Score(-float(self.loss(network, {"target": torch.tensor([5.0])})), {})
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
         return np.zeros((2, 2, 3), dtype=np.uint8)

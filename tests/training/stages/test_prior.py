@@ -62,8 +62,8 @@ def test_before_training_samples_come_from_the_prior() -> None:
         sampling = Sampling(schedule="rectified_flow", solver="heun", steps=100)
         end = integrate(lambda z, t: network(z, t, choices, numbers), begin, sampling).numpy()
     direction = network.prior.modes[0].numpy()
-    along, drawn = (((v * direction).sum((1, 2, 3, 4))) for v in (begin.numpy(), end - network.prior.mean.numpy()))
-    assert drawn == pytest.approx(along * float(network.prior.variances[0]) ** 0.5, rel=0.03)
+    along, sample = (((v * direction).sum((1, 2, 3, 4))) for v in (begin.numpy(), end - network.prior.mean.numpy()))
+    assert sample == pytest.approx(along * float(network.prior.variances[0]) ** 0.5, rel=0.03)
     other = network.prior.modes.flatten(1).numpy()
     beside, left = ((v - (v @ other.T) @ other) for v in (
         begin.flatten(1).numpy(), (end - network.prior.mean.numpy()).reshape(len(end), -1)

@@ -234,15 +234,15 @@ def test_figures_go_into_manifest_and_card(data: Path, whole_run: Path, tmp_path
     arguments = ["train", "export", str(whole_run), "--out", str(tmp_path / "tiny"), "--name", "tiny",
                  "--evaluation", str(tmp_path / "figures"), "--card", str(card), "--about", str(about)]  # fmt: skip
     refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 2  # there is a package already
+    assert refused.exit_code == 2  # a package exists
     result = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert result.exit_code == 0, result.output
     package = open_package(tmp_path / "tiny")
     assert package.manifest.title == "Phantoms"
     means = {row.structure: row.dice.mean for row in evaluation.summary}
-    found = {f.name: f.value for f in package.manifest.figures if f.on == "the phantoms"}
-    assert found["Dice mean"] == pytest.approx(means["mean"], abs=1e-4)
-    assert found["HD95 LA"] > 0
+    figures = {f.name: f.value for f in package.manifest.figures if f.on == "the phantoms"}
+    assert figures["Dice mean"] == pytest.approx(means["mean"], abs=1e-4)
+    assert figures["HD95 LA"] > 0
     text = (package.folder / "README.md").read_text()
     assert text.startswith("# Mine")
     assert "| LA | 2 |" in text
@@ -264,9 +264,9 @@ def test_training_starts_from_a_package_that_fits(data: Path, whole_run: Path, t
     settings = tiny_run(prepared, start=start, segmenter=tiny_network(steps=1, validate_every=1, learning_rate=1e-7))
     begin, quiet = {"segmenter": prepared}, {"resume": False, "workers": 0, "say": lambda line: None}
     segmenter.train_segmenter(tmp_path / "run", settings, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]
-    there = load_networks(package)["segmenter"].state_dict()
+    weights = load_networks(package)["segmenter"].state_dict()
     for name, tensor in run_folder.averaged_weights(tmp_path / "run" / "segmenter" / run_folder.LAST).items():
-        torch.testing.assert_close(tensor, there[name], rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(tensor, weights[name], rtol=0.0, atol=1e-5)
     other = tiny_run(prepared, start=start, segmenter=tiny_network(arguments={**TINY, "channels": [4, 12]}))
     with pytest.raises(ConfigError, match="segmenter of tiny"):
         segmenter.train_segmenter(tmp_path / "other", other, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def vocabulary(cases: Sequence[Conditions]) -> Vocabulary:
 
 
 def digest(conditions: CaseConditions) -> str:
-    """SHA-256 over the conditions of all cases."""
+    """Return the SHA-256 over the conditions of all cases."""
     return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ def missing_structures(cases: Sequence[store.PreparedCase]) -> list[str]:
 
 
 def heart_centre(case: store.PreparedCase) -> np.ndarray:
-    """(3,) voxels: the centre of the box around chambers, wall and appendage, or around all labels without these.
+    """Return (3,) voxels: the centre of the box around chambers, wall and appendage, or all labels.
 
     It is computed from the stored random voxels of each structure, so that no label map is read.
     """
@@ -68,8 +68,8 @@ def _augment(
     else:
         image, labels = _cut(case, grid, shift)
         image = image.astype(np.float32)
-    for axis, chance in enumerate((settings.horizontal_flip, settings.vertical_flip)):
-        if rng.random() < chance:
+    for axis, probability in enumerate((settings.horizontal_flip, settings.vertical_flip)):
+        if rng.random() < probability:
             image, labels = np.flip(image, axis), np.flip(labels, axis)
     if rng.random() < settings.boost:
         image = image + np.float32(settings.boost_hu)

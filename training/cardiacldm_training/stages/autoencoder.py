@@ -50,7 +50,7 @@ class AutoencoderStage:
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """``image`` and ``labels`` of training pair ``n`` (see :func:`pairs.pair`), and the ``noise`` of its latent."""
+        """Return ``image`` and ``labels`` of training pair ``n`` as :func:`pairs.pair` does, and its ``noise``."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
         case = self.train[int(rng.integers(len(self.train)))]
         model = self.model
@@ -59,7 +59,7 @@ class AutoencoderStage:
         return {"image": image, "labels": labels, "noise": noise}
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """L1 of the image, cross-entropy and Dice of the labels, and KL."""
+        """Return the sum of L1 of the image, cross-entropy and Dice of the labels, and KL."""
         outputs = network(batch["image"], batch["labels"], batch["noise"])
         image, raw, mu, sigma = (tensor.float() for tensor in outputs)
         of_labels = self._loss_of_labels(raw, batch["labels"])
@@ -74,7 +74,7 @@ class AutoencoderStage:
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        """Dice per structure, PSNR (dB), SSIM, and third-class voxels (%): means over the held-out cases."""
+        """Return the means over held-out cases: Dice per structure, PSNR (dB), SSIM, third-class voxels (%)."""
         table = np.full((len(self.held_out), len(_SCORES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             image, labels = self._pair(fabric, self.held_out[index])
@@ -90,7 +90,7 @@ class AutoencoderStage:
         return fabric.to_device(torch.from_numpy(image)[None]), fabric.to_device(torch.from_numpy(labels)[None])
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        """The first held-out pair in three planes: the original above, its reconstruction below."""
+        """Return the first held-out pair in three planes: the original above, its reconstruction below."""
         image, labels = self._pair(fabric, self.held_out[0])
         out = reconstruct(fabric, autoencoder_of(network), image, labels)
         arrays = [tensor[0, 0].cpu().numpy() for tensor in (image, labels, *out)]
@@ -98,7 +98,7 @@ class AutoencoderStage:
 
 
 def divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """KL divergence of the posterior from the standard normal distribution, in nats per latent number."""
+    """Return the KL divergence of the posterior from the standard normal distribution, in nats per latent number."""
     variance = sigma.square().clamp(min=1e-12)
     return 0.5 * (mu.square() + variance - variance.log() - 1).mean()
 
@@ -126,7 +126,7 @@ def reconstruct(
 def scores_of_pair(
     image: torch.Tensor, labels: torch.Tensor, out_image: torch.Tensor, out_labels: torch.Tensor
 ) -> np.ndarray:
-    """Dice of the eight structures, PSNR in dB, SSIM, and third-class voxels in percent, of one pair (1, 1, I, J, K).
+    """Return Dice of the eight structures, PSNR in dB, SSIM, and third-class voxels in % of a pair (1, 1, I, J, K).
 
     Images are 0..1. NaN for a structure that neither label map has.
     """

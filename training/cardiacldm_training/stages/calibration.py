@@ -88,7 +88,7 @@ def latent_statistics(
 def latent_moments(
     fabric: Fabric, network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) of the posterior means over all voxels of all ``cases``, in double precision."""
+    """Return mean and standard deviation (C,) of the posterior means over all voxels (double precision)."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for case in cases:
         with torch.inference_mode(), fabric.autocast():
@@ -104,7 +104,7 @@ def sensitivities(
     fabric: Fabric, network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase],
     deviation: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """(C,): how much noise in one channel, of the channel's own ``deviation``, changes the decoded pair.
+    """Return (C,) how much noise in one channel, as strong as its ``deviation``, changes the decoded pair.
 
     Root mean square over the image (0..1) and the nine label probabilities, extrapolated from a quarter of that noise.
     """
@@ -123,22 +123,22 @@ def sensitivities(
 
 
 def _encode(fabric: Fabric, network: JointAutoencoder, model: GeneratorModel, case: store.PreparedCase) -> torch.Tensor:
-    """The posterior mean (1, C, I/4, J/4, K/4) of an unchanged pair."""
+    """Return the posterior mean (1, C, I/4, J/4, K/4) of an unchanged pair."""
     arrays = pairs.pair(case, model.grid, model.window_hu)
     mu, _ = network.encode(*(fabric.to_device(torch.from_numpy(array)[None]) for array in arrays))
     return mu
 
 
 def _decode(network: JointAutoencoder, z: torch.Tensor) -> torch.Tensor:
-    """(N, 1 + 9, I, J, K): image and label probabilities."""
+    """Return image and label probabilities as (N, 1 + 9, I, J, K)."""
     image, scores = network.decode(z)
     return torch.cat([image, scores.softmax(dim=1)], dim=1).float()
 
 
 def spreads(sensitivity: np.ndarray) -> np.ndarray:
-    """(C,): the standard deviation each channel has for the diffusion; their mean square is about 1."""
-    wanted = np.maximum(sensitivity, 1e-12) ** _SENSITIVITY_POWER
-    return np.clip(wanted / np.sqrt(np.mean(wanted**2)), *_SPREAD_BOUNDS)
+    """Return (C,) the standard deviation of each channel for the diffusion; their mean square is about 1."""
+    spread = np.maximum(sensitivity, 1e-12) ** _SENSITIVITY_POWER
+    return np.clip(spread / np.sqrt(np.mean(spread**2)), *_SPREAD_BOUNDS)
 
 
 # --- gains of restarts ---------------------------------------------------------------------------------------------
@@ -189,5 +189,5 @@ def restart_gains(
 
 
 def _deviations(latents: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(C,): standard deviation over all latents and their voxels."""
+    """Return the standard deviation (C,) over all latents and their voxels."""
     return torch.cat(list(latents)).movedim(1, 0).flatten(1).std(1)

@@ -84,14 +84,14 @@ class DiffusionStage:
         return (np.load(path) - self._shift) / self._scale
 
     def training_latents(self) -> Iterator[np.ndarray]:
-        """Every normalised training latent, or an even selection of as many as the prior uses."""
+        """Yield every normalised training latent, or an even selection of as many as the prior uses."""
         files = [path for case in self.train for path in case.files]
         yield from (self.read(path) for path in files[:: -(-len(files) // prior.MOST_LATENTS)])
 
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """Noisy latents ``z`` at the time ``t``, the ``target``, and the conditions after dropout, of example ``n``."""
+        """Return noisy latents ``z`` at the time ``t``, the ``target``, and the conditions after dropout."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), 0, n]))
         case = self.train[int(rng.integers(len(self.train)))]
         data = self.read(case.files[int(rng.integers(len(case.files)))])
@@ -100,7 +100,7 @@ class DiffusionStage:
         return {**self._example(data, t, rng), "choices": choices, "numbers": numbers}
 
     def _time(self, part: float) -> float:
-        """``part`` (0 to 1) as a time of the schedule."""
+        """Return ``part`` (0 to 1) as a time of the schedule."""
         if self.config.sampling.schedule == "rectified_flow":
             return part
         return (int(part * sampler.DDPM_STEPS) + 1) / sampler.DDPM_STEPS
@@ -111,18 +111,18 @@ class DiffusionStage:
         return {"z": z.astype(np.float32), "t": np.array(t, dtype=np.float32), "target": target.astype(np.float32)}
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean squared error of the prediction."""
+        """Return the mean squared error of the prediction."""
         return self._errors(network, batch).mean()
 
     def _errors(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(N,) mean squared errors."""
+        """Return the mean squared errors (N,)."""
         prediction = network(batch["z"], batch["t"], batch["choices"], batch["numbers"])
         return (prediction.float() - batch["target"]).square().flatten(1).mean(1)
 
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        """The negative mean squared error with all conditions given; its parts are the errors at each time."""
+        """Return the negative mean squared error with all known conditions; its parts are the errors at each time."""
         table = np.zeros((len(self.held_out), len(VALIDATION_TIMES)))
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             for column, example in enumerate(self._validation_examples(index)):
@@ -136,7 +136,7 @@ class DiffusionStage:
         return loop.Score(-float(table.mean()), parts)
 
     def _validation_examples(self, index: int) -> Iterator[dict[str, np.ndarray]]:
-        """A held-out case at all times; every validation sees the same noise."""
+        """Yield a held-out case at all times; every validation sees the same noise."""
         case = self.held_out[index]
         data = self.read(case.files[0])
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), _VALIDATION, index]))
@@ -145,7 +145,7 @@ class DiffusionStage:
             yield {**example, "choices": case.choices, "numbers": case.numbers}
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        """In three planes: the first held-out pair as decoded from its latent; below, a pair with its conditions."""
+        """Return the first held-out pair, decoded, in three planes; below, a sample of its conditions."""
         case = self.held_out[0]
         held_out = fabric.to_device(torch.from_numpy(self.read(case.files[0]))[None])
         noise = fabric.to_device(sampler.noise(self.seed, 0, 0, held_out.shape))
@@ -162,7 +162,7 @@ class DiffusionStage:
         return pictures.panel(image, labels, sample_labels, predicted_image=sample_image)
 
     def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Image (I, J, K) in 0..1 and labels (I, J, K) uint8 of normalised latents (1, C, I/4, J/4, K/4)."""
+        """Return image (I, J, K) in 0..1 and labels (I, J, K) uint8 of normalised latents (1, C, I/4, J/4, K/4)."""
         image, scores = self.autoencoder.decode(z * z.new_tensor(self._scale) + z.new_tensor(self._shift))
         return image[0, 0].float().clamp(0, 1).cpu().numpy(), scores[0].argmax(0).to(torch.uint8).cpu().numpy()
 
@@ -220,7 +220,7 @@ def _with_gains(run: Path, sampling: Sampling) -> Sampling:
 
 
 def restart_times(sampling: Sampling) -> tuple[float, ...]:
-    """The times of the restarts, which name their gains."""
+    """Return the times of the restarts, which their gains belong to."""
     return tuple(restart.time for restart in sampling.restarts)
 
 

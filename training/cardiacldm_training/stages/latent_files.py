@@ -67,7 +67,7 @@ def encode_all(
 
 
 def path_of(run: Path, run_config: RunConfig, case: store.PreparedCase, n: int) -> Path:
-    """The file of variant ``n`` of a case (0: unchanged); its name depends on all that its content depends on."""
+    """Return the file of variant ``n`` (0: unchanged). Its name depends on all that its content depends on."""
     model, data = run_config.generator, run_config.data.diffusion
     if model.diffusion is None or data is None:
         raise TrainingError(f"{run} has no diffusion yet: train it first.")

@@ -42,7 +42,7 @@ def parse_precision(text: str | None) -> Precision | None:
 def _run_config(
     preset: str, data: DataFacts, model: SegmenterModel | GeneratorModel, precision: Precision | None, **fields: Any
 ) -> RunConfig:
-    """The fields that every run has."""
+    """Return a configuration with the fields that every run has."""
     usual: Precision = "32-true" if preset == "demo" else "bf16-mixed"
     return RunConfig(preset=preset, data=data, model=model, precision=precision or usual, **fields)
 
@@ -124,7 +124,7 @@ def _segmenter(preset: str, train_cases: int, batch: int | None) -> SegmenterMod
 
 
 def spacings(preset: str) -> dict[str, float]:
-    """The working spacing in mm of each network of a segmenter. Raises :class:`ConfigError` for an unknown preset."""
+    """Return the working spacing in mm of each network of a segmenter. Raises :class:`ConfigError`."""
     model = _segmenter(preset, 1, None)
     return {"locator": model.locator.spacing_mm, "segmenter": model.segmenter.spacing_mm}
 
@@ -163,7 +163,7 @@ _GRIDS: dict[str, tuple[tuple[int, int, int], float]] = {
 
 
 def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
-    """The grid of a generator in voxels (R, A, S), and its spacing in mm. Raises :class:`ConfigError`."""
+    """Return the grid of a generator in voxels (R, A, S), and its spacing in mm. Raises :class:`ConfigError`."""
     _check_preset(preset)
     return _GRIDS[preset]
 
@@ -238,13 +238,16 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
 
 
 def _sampling(schedule: Schedule, restarts: Sequence[float] = (), **fields: float) -> Sampling:
-    """The usual sampling of a schedule, without gains: they are measured after training."""
+    """Return the usual sampling of a schedule, without gains: they are measured after training."""
     again = tuple(Restart(time=time) for time in restarts)
     return Sampling.model_validate({"schedule": schedule, "solver": SOLVERS[schedule][0], "restarts": again, **fields})
 
 
 def _with_schedule(settings: DiffusionConfig, schedule: Schedule) -> DiffusionConfig:
-    """Time shifts, restarts, post-processing and prior of the presets are tuned for rectified flow."""
+    """Return the settings with another schedule.
+
+    Time shifts, restarts, post-processing and prior of the presets are tuned for rectified flow, so they go.
+    """
     if schedule == settings.sampling.schedule:
         return settings
     sampling = _sampling(schedule, guidance=settings.sampling.guidance)

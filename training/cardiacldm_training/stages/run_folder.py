@@ -64,7 +64,7 @@ def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: 
 
 
 def has_begun(run: Path, network: str) -> bool:
-    """Whether the training of a network has written its first checkpoint."""
+    """Return whether the training of a network has written its first checkpoint."""
     return (run / network / LAST).exists()
 
 
@@ -82,18 +82,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def averaged_weights(path: Path) -> Weights:
-    """The averaged weights (EMA) of a checkpoint, which validation scored. Raises :class:`TrainingError`."""
+    """Return the averaged weights (EMA) of a checkpoint, which validation scored. Raises :class:`TrainingError`."""
     average = load_checkpoint(path)["average"]
     return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
 
 
 def best_step(run: Path, network: str) -> int:
-    """The optimiser step of a network's best validation. Raises :class:`TrainingError`."""
+    """Return the optimiser step of a network's best validation. Raises :class:`TrainingError`."""
     return int(load_checkpoint(run / network / BEST)["state"]["step"])
 
 
 def weights_digest(weights: Weights) -> str:
-    """SHA-256 over names and values."""
+    """Return the SHA-256 over names and values."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

@@ -45,7 +45,7 @@ class SegmentationStage:
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``."""
+        """Return ``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(self.name), n]))
         case = self.train[int(rng.integers(len(self.train)))]
         settings, spacing, patch = self.config.augment, self.config.spacing_mm, self.config.patch
@@ -59,7 +59,7 @@ class SegmentationStage:
         return {"image": windowed[None].astype(np.float32), "labels": names[None]}
 
     def _centre(self, case: store.PreparedCase, rng: np.random.Generator) -> np.ndarray:
-        """(3,) source voxels: near a random voxel of a random structure, or anywhere in the scan."""
+        """Return (3,) source voxels: near a random voxel of a random structure, or anywhere in the scan."""
         sampling = self.config.sampling
         if rng.random() < sampling.anywhere:
             return rng.uniform(0.0, np.array(case.image.shape) - 1.0)
@@ -69,13 +69,13 @@ class SegmentationStage:
         return place + rng.uniform(-sampling.jitter, sampling.jitter, 3) * self.config.patch
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Dice and cross-entropy."""
+        """Return the sum of Dice loss and cross-entropy."""
         return self._loss(network(batch["image"]).float(), batch["labels"])
 
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        """Mean Dice of each structure over the held-out cases where label map or prediction has it."""
+        """Return the mean Dice of each structure over the held-out cases where ground truth or prediction has it."""
         table = np.full((len(self.held_out), len(anatomy.STRUCTURES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             image, labels = self._held_out_arrays(self.held_out[index])
@@ -87,7 +87,7 @@ class SegmentationStage:
         return loop.Score(float(np.mean(list(parts.values()))), parts)
 
     def _held_out_arrays(self, case: store.PreparedCase) -> tuple[np.ndarray, np.ndarray]:
-        """Windowed image and labels: the whole scan for the locator, the heart's padded box for the segmenter."""
+        """Return windowed image and labels: the whole scan for the locator, the heart's box for the segmenter."""
         image, labels = case.image, case.labels
         if self.name == "segmenter":
             box = np.argwhere(labels)
@@ -108,7 +108,7 @@ class SegmentationStage:
         return logits[0].argmax(0).to(torch.uint8).numpy()
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        """The first held-out case in three planes: ground truth above, prediction below."""
+        """Return the first held-out case in three planes: ground truth above, prediction below."""
         image, labels = self._held_out_arrays(self.held_out[0])
         return panel(image, labels, self._predict(fabric, network, image))
 
