@@ -268,7 +268,7 @@ def test_requests_for_pairs_that_cannot_be_met(warm: Bench, package: str, genera
         (generator, {"conditions": {"sex": "x"}}, "input", ("'x'", "female, male")),
         (generator, {"steps": 0}, "input", ("1000", "not 0")),
         (generator, {"seed": -1}, "input", ("4294967295", "not -1")),
-        (generator, {"device": "cuda:77"}, "input", ("GPU",)),
+        (generator, {"device": "cuda:77"}, "device", ("GPU",)),
     ):
         refused = failure(warm, pair_request(name, **options))
         assert refused.kind == kind
