@@ -16,6 +16,10 @@ from ..cases.condition_names import IMPLANTS, PHASES
 Appearance = Literal["realistic", "randomised"]
 Span = tuple[float, float]
 
+#: HU of blood without contrast medium, on average.
+NATIVE_BLOOD_HU = 42.0
+#: Enhancement by iodine at a tube voltage (kV), relative to 120 kV.
+IODINE_GAIN = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}
 #: Above this the superior vena cava is full of contrast medium that no saline has followed.
 DENSE_CAVA_HU = 450.0
 
@@ -100,10 +104,10 @@ class ScanProtocol:
     site: str = "university"
     phase: str = "none"
     kv: int = 120
-    left_hu: float = 42.0
-    right_hu: float = 42.0
+    left_hu: float = NATIVE_BLOOD_HU
+    right_hu: float = NATIVE_BLOOD_HU
     myocardium_hu: float = 45.0
-    superior_cava_hu: float = 42.0
+    superior_cava_hu: float = NATIVE_BLOOD_HU
     mixing: float = 0.0
     layering: float = 0.0
     tip_filling: float = 1.0  # of the appendage's tip, as a share of the left atrium's enhancement
@@ -179,8 +183,8 @@ def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ran
             return phase, float(left), float(right), float(cava)
         left, right = rng.uniform(15, 750, 2)
         return _phase_of(left, right), float(left), float(right), float(rng.uniform(0, 1500))
-    iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[kv]
-    native = rng.normal(42, 5)
+    iodine = IODINE_GAIN[kv]
+    native = rng.normal(NATIVE_BLOOD_HU, 5)
     chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # followed by saline, or not
     late = rng.normal(115, 25)  # evenly mixed in the body
     left, right, cava = {
@@ -216,7 +220,7 @@ def _draw_myocardium(rng: np.random.Generator, phase: str, left: float, right: f
         choices = rng.uniform(-20, 450, 30)
     else:
         uptake = {"arterial": (0.13, 0.32), "dual": (0.12, 0.34), "venous": (0.35, 0.62), "none": (0.0, 0.0)}[phase]
-        choices = 43 + rng.uniform(*uptake, 30) * (left - 42) + rng.normal(0, 5, 30)
+        choices = 43 + rng.uniform(*uptake, 30) * (left - NATIVE_BLOOD_HU) + rng.normal(0, 5, 30)
         if phase == "none":
             return float(choices[0])
     if rng.random() < ranges.apart:

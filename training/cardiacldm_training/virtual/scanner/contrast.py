@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..protocol import RANGES, Ranges, ScanProtocol
+from ..protocol import IODINE_GAIN, NATIVE_BLOOD_HU, RANGES, Ranges, ScanProtocol
 from ..shapes import Lattice, random_field, smooth_field
 from ..tissue import Tissue, tissue_mask
 
@@ -60,8 +60,9 @@ LOOKS: dict[Tissue, Look] = {
     T.VALVE: Look(60, 15, 30, 40, SOFT, (6, 4, 0)),
 }
 
-#: What unmixed contrast swirls in.
+#: Cavities and vessels with unmixed contrast medium.
 MIXED = (T.RA, T.RV, T.PA, T.CAVA, T.INFERIOR_CAVA)
+#: Least difference between randomised neighbouring structures, HU.
 SEPARATION_HU = 25.0
 
 
@@ -91,7 +92,7 @@ def draw_means(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator)
     arterial, venous = {"none": (0.0, 0.0), "arterial": (1.0, 0.0), "dual": (0.7, 0.05), "venous": (0.0, 1.0)}[
         protocol.phase
     ]
-    iodine = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}[protocol.kv]
+    iodine = IODINE_GAIN[protocol.kv]
     dose = rng.uniform(0.6, 1.3)  # common to all organs of a patient
     for tissue, look in LOOKS.items():
         uptake = iodine * dose * (arterial * look.arterial + venous * look.venous)
@@ -118,7 +119,7 @@ def draw_means(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator)
 
 def _blood_hu(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator) -> dict[Tissue, float]:
     """Draw the HU of cavities and vessels from those of left and right heart and the phase."""
-    left, right, native = protocol.left_hu, protocol.right_hu, 42.0
+    left, right, native = protocol.left_hu, protocol.right_hu, NATIVE_BLOOD_HU
 
     def near(hu: float, share: float) -> float:
         return float(hu + ranges.spread * share * (hu - native) * rng.standard_normal())
@@ -189,7 +190,7 @@ def _add_gradients(
     slope = rng.normal(0.0, 0.0004) * RANGES[protocol.appearance].spread
     aorta = tissue == T.AO
     height = lattice.axis(2)
-    image += aorta * (slope * (protocol.left_hu - 42.0) * (height - float(height.mean())))
+    image += aorta * (slope * (protocol.left_hu - NATIVE_BLOOD_HU) * (height - float(height.mean())))
     if protocol.tip_filling < 1.0:
         _delay_tip_filling(image, tissue, lattice, protocol)
     if protocol.layering > 0.0:
@@ -198,7 +199,7 @@ def _add_gradients(
             depth = lattice.axis(1)
             middle = float(np.median(np.broadcast_to(depth, tissue.shape)[pools]))
             down = np.tanh((middle - depth) / 20.0)
-            image += pools * (protocol.layering * (protocol.right_hu - 42.0) * down)
+            image += pools * (protocol.layering * (protocol.right_hu - NATIVE_BLOOD_HU) * down)
 
 
 def _delay_tip_filling(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol) -> None:
@@ -211,7 +212,7 @@ def _delay_tip_filling(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, 
     share = (away - away.min()) / max(float(np.ptp(away)), 1e-6)
     filling = 1.0 - (1.0 - protocol.tip_filling) / (1.0 + np.exp(-(share - 0.5) / 0.1))
     where = tuple(appendage.T)
-    image[where] = 42.0 + (image[where] - 42.0) * filling.astype(np.float32)
+    image[where] = NATIVE_BLOOD_HU + (image[where] - NATIVE_BLOOD_HU) * filling.astype(np.float32)
 
 
 # --- unmixed contrast in the right heart ---------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def _mix_contrast(
     decay = rng.uniform(0.25, 0.85)
     amount[[T.RA, T.RV, T.PA]] = 1.0, decay, 0.35 * decay**2
     amount[[T.CAVA, T.INFERIOR_CAVA]] = 0.35, 0.3
-    above = protocol.mixing * np.maximum(image[box[0]] - 42.0, 30.0) * amount[part] * pattern
+    above = protocol.mixing * np.maximum(image[box[0]] - NATIVE_BLOOD_HU, 30.0) * amount[part] * pattern
     local = Lattice(lattice.origin + spacing * np.array([s.start for s in box[0]]), spacing, part.shape)
     image[box[0]] += above
     _add_inflow(image[box[0]], part, local, protocol, slow, rng)
