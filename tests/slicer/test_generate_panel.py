@@ -495,7 +495,7 @@ def test_all_pairs_are_saved_as_files(user: User, tmp_path: Path) -> None:
     assert not jobs_folders()
 
 
-def test_a_disk_without_room_is_said_before_anything_is_written(
+def test_missing_disk_space_is_reported_before_anything_is_written(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil

@@ -307,7 +307,7 @@ class Item(qt.QTableWidgetItem):
 """
 
 
-def test_what_goes_wrong_in_silence_is_found(tmp_path: Path) -> None:
+def test_silent_faults_are_found_in_the_source(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     path.write_text(WRONG)
     assert {line.split(":")[1] for line in problems_in_source(path)} == {str(n) for n in range(2, 14)}

@@ -416,7 +416,7 @@ def test_removing_the_scan_half_way_ends_the_job(user: User) -> None:
     assert not user.segmentations()
 
 
-def test_what_the_worker_refuses_is_said(user: User) -> None:
+def test_refusals_of_the_worker_are_shown(user: User) -> None:
     volume = user.prepare()
     volume.SetSpacing(0.01, 0.01, 0.01)
     user.apply()
@@ -585,7 +585,7 @@ def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
 
 
 def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:
-    """A job that goes to the client directly, not through the panel."""
+    """A job that is submitted to the client directly, not through the panel."""
     from CardiacLDMLib.worker.job import JobListener
     from CardiacLDMLib.worker.messages import VerifyPackage
 

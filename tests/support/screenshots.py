@@ -49,10 +49,13 @@ class Studio:
         self.host: Host = start_host()
         QtWidgets.QApplication.setStyle("Fusion")
         views.VIEW_SIZE = VIEW
-        self.widget = open_module("CardiacLDM")
+        # Before the module is opened: the stand-in's layout manager then takes over the slice nodes of these views.
         self.node = volumes.volume_to_node(self.host.logics.scene, read_volume(ct), "Chest CT")
         self.slices = views.open_slices(self.host.logics, self.node)
         self.solid = _solid_view(self.host)
+        self.widget = open_module("CardiacLDM")
+        for view in self.slices:
+            view.fit_view_to_content()
         self.ui = self.widget.segmentUi
         self.ui.inputVolume.setCurrentNode(self.node)
         self.narrow: list[QtGui.QImage] = []

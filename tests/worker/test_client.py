@@ -34,7 +34,7 @@ AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
 
 
 class Scripted:
-    """A transport that is told what its process says; ``sent`` holds the requests."""
+    """A transport whose output the test writes; ``sent`` holds the requests."""
 
     def __init__(self) -> None:
         self.running = False
@@ -180,7 +180,7 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
 
 
 @pytest.mark.parametrize("line", [b"{" * 100_000, b"[1]", b"null", b'{"a"', b"\xff\xfe", b"", b'{"a": \xff}'])
-def test_what_is_no_message_is_none(line: bytes) -> None:
+def test_a_line_without_a_message_is_none(line: bytes) -> None:
     assert decode(line) is None
 
 
@@ -192,7 +192,7 @@ def test_paths_that_are_no_unicode_survive() -> None:
 # --- private folders -----------------------------------------------------------------------------------------------
 
 
-def test_the_folder_of_a_job_is_private_and_goes() -> None:
+def test_the_folder_of_a_job_is_private_and_is_removed() -> None:
     folder = JobFolder()
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
     sweep()

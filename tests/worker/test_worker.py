@@ -1,4 +1,4 @@
-"""Real worker processes: good jobs, bad ones, and ends of every kind. Nothing may stay behind."""
+"""Real worker processes: jobs, failures and ends of every kind. No file or process may remain."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where private folders are made; nothing is left there at the end."""
+    """The folder for private folders; it must be empty at the end."""
     folder = tmp_path_factory.mktemp("temporary")
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     yield folder
@@ -82,7 +82,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def warm(temporary: Path) -> Iterator[Bench]:
-    """A worker that goes from test to test, as long as none needs to end it."""
+    """A worker that is shared by the tests that do not end it."""
     bench = Bench(environment=ENVIRONMENT)
     yield bench
     bench.client.shutdown()
@@ -90,7 +90,7 @@ def warm(temporary: Path) -> Iterator[Bench]:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet counts."""
+    """Return whether a process has ended, also if nobody has waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -357,7 +357,7 @@ def test_a_pair_is_saved_as_training_reads_it_and_never_over_another(
     assert saved.provenance == pair.provenance
 
 
-def test_edited_labels_are_said_to_be_edited_and_a_half_written_pair_goes(
+def test_edited_labels_are_marked_and_a_half_written_pair_is_removed(
     generator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = Generator(open_package(generator), "cpu").generate(7, 1)
@@ -383,7 +383,7 @@ def test_edited_labels_are_said_to_be_edited_and_a_half_written_pair_goes(
 
 @pytest.fixture
 def bench(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Bench]:
-    """A worker of the kind in the test's parameter, or a good one, gone after the test."""
+    """A worker of the kind in the test's parameter, or a good one; it is ended after the test."""
     kind = getattr(request, "param", None)
     bench = Bench(bad_worker(kind) if kind else None, ENVIRONMENT)
     yield bench
@@ -394,13 +394,13 @@ def bench(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Bench]:
 
 
 def ask(bench: Bench) -> Outcome:
-    """A job that needs no library, which most misbehaving workers misbehave at."""
+    """Submit a job that needs no library; most misbehaving workers misbehave at it."""
     return submit(bench, FindCases(source=Path()))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
 @pytest.mark.parametrize("bench", ["noisy"], indirect=True)
-def test_what_libraries_print_goes_to_the_details_only(bench: Bench, chunk: int) -> None:
+def test_output_of_libraries_is_only_in_the_details(bench: Bench, chunk: int) -> None:
     bench.chunk = chunk
     assert bench.wait(ask(bench)).done.cases == []
     bench.loop.run(lambda: "from a child" in bench.output)
@@ -453,7 +453,7 @@ def test_a_missing_library_is_named(bench: Bench, package: str) -> None:
 
 
 def demo_scan() -> Volume:
-    """A scan large enough that the shipped package has a second or more to do, without a heart to find."""
+    """Return a scan without a heart that keeps the shipped package busy for a second or more."""
     rng = np.random.default_rng(0)
     array = rng.integers(-900, 300, (192, 192, 192)).astype(np.int16)
     return Volume(array, np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -505,7 +505,7 @@ def test_cancel_ends_a_worker_that_is_halted(bench: Bench, temporary: Path) -> N
     assert not folders(temporary)
 
 
-def test_a_worker_killed_half_way_is_told_and_the_next_job_works(warm: Bench, package: str, temporary: Path) -> None:
+def test_a_killed_worker_is_reported_and_the_next_job_works(warm: Bench, package: str, temporary: Path) -> None:
     outcome = submit(warm, SegmentVolume(image=demo_scan(), device="cpu"))
     warm.loop.run(lambda: outcome or any(p.stage == "locate" for p in outcome.progress))
     assert folders(temporary)
@@ -536,7 +536,7 @@ def hello(process: subprocess.Popen[bytes]) -> dict[str, object]:
     return message
 
 
-def test_ends_when_idle_when_told_and_with_its_input() -> None:
+def test_ends_when_idle_on_request_and_with_its_input() -> None:
     workers = [start("--idle-seconds", "0.2"), start(), start()]
     for process in workers:
         assert hello(process)["event"] == "hello"
