@@ -346,7 +346,7 @@ def test_a_full_disk_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(arrays.ArrayUpload, "write_piece", full)
     outcome = world.segment()
-    assert outcome.failure.kind == "input"
+    assert outcome.failure.kind == "output"
     assert "No space left on device" in outcome.failure.message
 
 

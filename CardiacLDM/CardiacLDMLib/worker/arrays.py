@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ..errors import JobError
+from ..errors import OutputError
 from ..image.grid import Volume
 
 #: Bytes that are written at once, so that the window can respond in between.
@@ -72,10 +72,10 @@ def map_volumes(folder: Path, affines: Mapping[str, Any], mode: Literal["r", "c"
 
 @contextlib.contextmanager
 def disk_full_explained() -> Iterator[None]:
-    """Turn the error of a full disk into a :class:`JobError`."""
+    """Turn the error of a full disk into a :class:`OutputError`."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise JobError("The disk that holds temporary files is full: free some space and try again.") from error
+        raise OutputError("The disk that holds temporary files is full: free some space and try again.") from error

@@ -127,7 +127,7 @@ class WorkerClient:
             try:
                 more = job.uploads[0].write_piece()
             except OSError as error:
-                self._fail(job, "input", f"The temporary folder cannot be written to: {error.strerror or error}.")
+                self._fail(job, "output", f"The temporary folder cannot be written to: {error.strerror or error}.")
                 return
             if not more:
                 del job.uploads[0]

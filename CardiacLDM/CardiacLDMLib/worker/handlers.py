@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..anatomy import HEART_WINDOW
-from ..errors import JobError
+from ..errors import JobError, OutputError
 from ..progress import Cancelled, Preview, Progress
 from . import messages
 from .arrays import disk_full_explained
@@ -99,7 +99,7 @@ def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.Seg
         case = replace(case, name=request.name)
     existing = [] if request.overwrite else existing_results(request.out, case.name)
     if existing:
-        raise JobError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
+        raise OutputError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
     segmenter = job.models.segmenter(request.package, request.device)
     with gpu_memory_released():
         done = segment_case(
