@@ -21,12 +21,11 @@ from ..cases.conditions import Vocabulary
 from ..cases.settings import AugmentConfig, Frozen, PairAugmentConfig, Positive, Probability, SamplingConfig
 from ..errors import ConfigError
 
-#: Raise when stored configurations change their shape: runs of another format are refused.
+#: Increase it when stored configurations change their shape: runs of another format are refused.
 FORMAT: Final = 2
-#: The networks of each kind of model, in the order in which they are trained.
+#: The networks of a segmenter, and all networks, in the order in which they are trained.
 SEGMENTER_NETWORKS = ("locator", "segmenter")
-GENERATOR_NETWORKS = ("autoencoder", "diffusion")
-NETWORKS = (*SEGMENTER_NETWORKS, *GENERATOR_NETWORKS)
+NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion")
 
 Precision = Literal["32-true", "bf16-mixed"]
 Devices = Annotated[int, Field(ge=1)]

@@ -20,7 +20,7 @@ from ..errors import TrainingError
 from .config import RunConfig, stream
 
 FOLDER = "latents"
-#: Raise when the content of latent files changes: those of another version are made anew.
+#: Increase it when the content of latent files changes: those of another version are made anew.
 _FORMAT = 1
 #: The stream of augmentation within that of the diffusion.
 _VARIANTS = 1
