@@ -26,7 +26,7 @@ DENSE_CAVA_HU = 450.0
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges of an appearance. Spans are drawn from uniformly; shares are probabilities; factors multiply."""
+    """Ranges of an appearance. Values are uniform over spans; shares are probabilities; factors multiply."""
 
     redraw: float  # share of tissues whose HU comes from the widest range of its kind
     apart: float  # share of cases in which neighbouring structures differ by at least 25 HU

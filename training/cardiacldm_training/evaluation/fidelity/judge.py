@@ -114,9 +114,8 @@ def measure_fidelity(
             f"At least {FEWEST_PAIRS} generated pairs and {FEWEST_REFERENCES} held-out cases are needed, "
             f"there are {len(generated)} and {len(reference)}."
         )
-    memorised = (
-        _find_memorised(generated, reference, train, say) if train else None
-    )  # first: it may reject the training cases
+    # Before the long measurements, because it may reject the training cases.
+    memorised = _find_memorised(generated, reference, train, say) if train else None
     pairs = examiner.examine_all(generated, len(generated), "generated pairs", say)
     references = examiner.examine_all(reference, len(generated), "held-out cases", say)
     utility: Utility | None = None

@@ -61,7 +61,7 @@ def paint_surface(
     canvas: Canvas, marks: Landmarks, labels: LabelBoxes, sac: Sac, frame: BodyFrame, rng: np.random.Generator,
     veins: bool,
 ) -> None:  # fmt: skip
-    """Paint fat, pericardium, at times effusion, thin walls and, with ``veins``, the pulmonary veins' trunks."""
+    """Paint fat, pericardium, optionally an effusion, thin walls and, with ``veins``, the pulmonary veins' trunks."""
     _paint_fat_and_pericardium(canvas, sac, frame, rng)
     _paint_walls(canvas, labels, rng)
     if veins:
@@ -69,7 +69,7 @@ def paint_surface(
 
 
 def _paint_fat_and_pericardium(canvas: Canvas, sac: Sac, frame: BodyFrame, rng: np.random.Generator) -> None:
-    """Paint the fat of the sac, most at the low front, the pericardium around it and at times an effusion."""
+    """Paint the fat of the sac, most at the low front, the pericardium around it and optionally an effusion."""
     noise = random_field(rng, sac.labels.shape, 14.0 / sac.lattice.spacing)
     z, y = sac.lattice.axis(2), sac.lattice.axis(1)
     low_front = np.clip((frame.seat + 55 - z) / 60, 0, 1) * np.clip((y + 10) / 40, 0, 1)
