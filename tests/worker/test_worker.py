@@ -609,3 +609,18 @@ def test_the_module_is_light_until_a_job_comes() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"torch", "monai", "SimpleITK", "pydantic", "cc3d"}
+
+
+def test_the_device_check_imports_no_torch_where_pydantic_is_missing() -> None:
+    """Slicer runs the check in its own process then."""
+    code = (
+        "import sys; sys.modules['pydantic'] = None\n"
+        "from CardiacLDMLib.worker.device import check_device\n"
+        "check = check_device()\n"
+        "assert not {'torch', 'monai'} & set(sys.modules)\n"
+        "print(check.problem, check.text, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    problem, *text = done.stdout.splitlines()
+    assert "pydantic" in problem
+    assert any(line.startswith("torch: ") for line in text)
