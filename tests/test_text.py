@@ -68,3 +68,10 @@ def test_the_ground_floor_imports_only_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_unique_names_ignore_case() -> None:
+    taken: set[str] = set()
+    assert [text.unique_name(name, taken) for name in ("scan", "Scan", "other", "scan")] == [
+        "scan", "Scan-2", "other", "scan-3",
+    ]  # fmt: skip

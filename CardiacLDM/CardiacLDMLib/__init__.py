@@ -1,7 +1,7 @@
-"""Runtime of CardiacLDM: opens model packages and labels cardiac CT.
+"""Runtime of CardiacLDM: open model packages, label cardiac CT, generate synthetic pairs, and show both in Slicer.
 
-Nothing here imports the training package; only ``scene`` and ``panels`` know about Slicer and Qt, and nothing that
-Slicer imports at start-up needs a third-party library.
+Nothing here imports the training package. Only the folder ``slicer`` imports Slicer and Qt. Modules that Slicer loads
+at start-up import torch, MONAI, SimpleITK, pydantic and cc3d inside functions only.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The facts about the heart that the whole project shares, each stated once, with its source.
+"""Facts about the heart that the whole project shares, each stated once, with its source.
 
 The eight structures with their label values, SNOMED CT codes and colours; which structures touch and how they lie to
 each other; volumes to flag and smallest usable volumes; published adult measures; named windows of grey levels.
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 class Structure:
     """One labelled structure.
 
-    ``smallest_ml``: least volume of a usable whole heart; smaller virtual hearts are drawn again, and generated pairs
+    ``smallest_ml``: least volume of a usable whole heart. Smaller virtual hearts are sampled again, and generated pairs
     below half of it are rejected. ``volume_limits_ml``: outside them an adult's volume is flagged as unusual, never
     rejected, since disease exceeds them; None where the volume depends on the scan range (great vessels). Both are our
     own estimates from published ranges.
@@ -67,7 +67,7 @@ def terminology_entry(structure: Structure) -> str:
 
 
 #: Labels as colours (red, green, blue; 0 to 1), for a network that takes three channels instead of nine. At a blurred
-#: border the colours of two neighbours mix; the colours are chosen so that a mixture is not the colour of a third
+#: border the colours of two neighbours mix. The colours are chosen so that no such mixture is the colour of a third
 #: class. The background, which touches all structures, is grey.
 PALETTE: dict[int, tuple[float, float, float]] = {
     BACKGROUND: (0.5, 0.5, 0.5),
@@ -109,8 +109,8 @@ CENTROID_ORDER: tuple[tuple[str, str, int, str], ...] = (
 #: plane of the mitral valve is background.
 LARGEST_LV_OPENING = 0.10
 #: The same for a virtual heart after its repair, which closes the mitral plane and lays myocardium around the rest.
-#: Both limits are right, each for its maps; the smaller one applied to reference labels would reject good ones.
-LARGEST_LV_OPENING_DRAWN = 0.02
+#: It is smaller than the limit for any label map, which would otherwise reject good reference labels.
+LARGEST_LV_OPENING_VIRTUAL = 0.02
 
 # --- published measures of healthy adults --------------------------------------------------------------------------
 
@@ -118,7 +118,10 @@ Sex = Literal["male", "female"]
 
 
 class Measure(NamedTuple):
-    """Mean and standard deviation over healthy adults of one sex, in ``unit``; ``when``: the phase of the heartbeat."""
+    """Mean and standard deviation over healthy adults of one sex.
+
+    ``unit`` is that of both. ``when``: phase of the heartbeat, empty if it does not matter.
+    """
 
     mean: float
     sd: float
@@ -131,14 +134,13 @@ class Measure(NamedTuple):
 MYOCARDIUM_G_PER_ML = 1.05
 
 _VENTRICLE = "CT, end-diastolic, Kang et al. 2017 (172 patients), in Cardiovasc Diagn Ther 2020;10:1918, table 3"
-_MASS = f"mass divided by 1.05 g/mL; {_VENTRICLE}"
+_MASS = f"mass divided by {MYOCARDIUM_G_PER_ML} g/mL; {_VENTRICLE}"
 _MR = "magnetic resonance, end-diastolic, Hudsmith et al. 2005 (108 volunteers)"
 _ATRIUM = "CT, largest volume per body surface area, both sexes, study of 250 healthy adults (18 to 74 years)"
 _SURFACE = "our estimate for adults"
 _AORTA = "our estimate near CT, Framingham Heart Study: men 34.1 +- 3.9 mm, women 31.9 +- 3.5 mm"
 _PULMONARY = "our estimate near CT, Truong et al. 2012, Framingham Heart Study: 25.1 +- 2.8 mm over both sexes"
-#: (name, sex) -> measure. The aorta by sex (35 and 33 mm) is right, since men's are 2 mm wider: the cohort draws from
-#: it. The 34 mm with which the report once compared both sexes is the mean of the two.
+#: (name, sex) -> measure. The aorta is given by sex, since men's is 2 mm wider: 34 mm would be the mean of both.
 PUBLISHED: dict[tuple[str, Sex], Measure] = {
     ("LV", "male"): Measure(113.0, 26.0, "mL", _VENTRICLE, "diastole"),
     ("LV", "female"): Measure(98.0, 21.0, "mL", _VENTRICLE, "diastole"),
@@ -160,7 +162,7 @@ PUBLISHED: dict[tuple[str, Sex], Measure] = {
 
 
 class Window(NamedTuple):
-    """The HU that a picture or a comparison shows: ``low`` is black, ``high`` white. Unpacks to both."""
+    """A range of HU for a picture or a comparison: ``low`` is black, ``high`` is white."""
 
     low: float
     high: float
@@ -174,7 +176,7 @@ class Window(NamedTuple):
         return (self.low + self.high) / 2
 
 
-#: Slice views and thumbnails: tells contrast-filled chambers from myocardium.
+#: Slice views and thumbnails: separates contrast-filled chambers from myocardium.
 HEART_WINDOW = Window(-200.0, 600.0)
 #: Printed pictures of segmentations and pairs.
 PICTURE_WINDOW = Window(-200.0, 500.0)

@@ -70,7 +70,7 @@ class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome, which batch 
     def __init__(self, index: int, rejected: list[list[str]]) -> None:
         self.rejected = rejected
         super().__init__(
-            f"Pair {index} was drawn {len(rejected)} times and never accepted; faults of the last attempt: "
+            f"None of {len(rejected)} attempts at pair {index} was accepted; faults of the last one: "
             f"{'; '.join(rejected[-1])}."
         )
 
@@ -99,13 +99,13 @@ class ClientError(UserError):
 
 # --- explaining any exception --------------------------------------------------------------------------------------
 
-#: Parts of messages of failed GPUs; torch has a class of its own for them since 2.8 only.
+#: Parts of torch's messages about a failed GPU. torch has had a class for them only since 2.8.
 _GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What to tell the user about an exception. ``expected``: the process can go on; False after a fault."""
+    """A sentence for the user about an exception. ``expected``: True for a :class:`UserError`, False for a fault."""
 
     kind: Kind
     message: str
@@ -113,7 +113,7 @@ class Explanation:
 
 
 def explain(error: BaseException) -> Explanation:
-    """Return one sentence for any exception; torch's are recognised without importing torch."""
+    """Return the explanation of any exception. torch's exceptions are recognised without importing torch."""
     if isinstance(error, UserError):
         return Explanation(error.kind, str(error), expected=True)
     if isinstance(error, ImportError):
@@ -133,5 +133,5 @@ def explain(error: BaseException) -> Explanation:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, "" if it has none."""
+    """Return the first line of an exception's message; empty if it has none."""
     return (str(error).strip().splitlines() or [""])[0]

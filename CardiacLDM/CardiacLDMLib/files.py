@@ -2,7 +2,7 @@
 
 A file or folder is written under a temporary name beside its place, flushed to the disk and renamed into place. Readers
 see the old content or the new, never a mixture, also when the process is killed or the power fails. (A folder that is
-replaced is absent for a moment; if a kill falls into it, :func:`sweep` puts it back.) What cannot be written is an
+replaced is absent for a moment; if the process is killed then, :func:`sweep` puts it back.) Failed writing raises
 :class:`~CardiacLDMLib.errors.OutputError`. Only the standard library.
 """
 
@@ -26,7 +26,7 @@ from .errors import OutputError
 #: The folder of model packages, panels, icons and terminology that ships with the module.
 RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 
-#: Beginnings of temporary names: of what is being written, and of what is being removed.
+#: Beginnings of temporary names: of files and folders that are being written, and of folders that are being removed.
 PART, REMOVED = ".part-", ".removed-"
 #: Within a temporary folder: the folder that is being replaced, under its own name.
 _REPLACED = ".replaced"
@@ -89,7 +89,7 @@ def replace_files(
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace ``path`` by a text file: UTF-8, lines as they are in ``text``. Raises :class:`OutputError`."""
+    """Replace ``path`` by a text file in UTF-8 with the line ends of ``text``. Raises :class:`OutputError`."""
     with replace_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
@@ -110,10 +110,10 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, path: str | os.PathLike[str] | None = None) -> Iterator[Path]:
-    """Yield an empty folder in ``parent``, from which things can be renamed to their places; it is gone afterwards.
+    """Yield an empty folder in ``parent``, whose content can be renamed into place, and remove it at the end.
 
-    ``parent`` is made if missing. ``path`` chooses the folder, so that another process can find and remove it: a new
-    name in ``parent`` that begins with :data:`PART`. Raises :class:`OutputError`.
+    ``parent`` is made if missing. ``path`` names the folder, so that another process can find and remove it: it must be
+    a new name in ``parent`` that begins with :data:`PART`. Raises :class:`OutputError`.
     """
     with output_errors(parent):
         if parent.exists() and not parent.is_dir():
@@ -151,10 +151,11 @@ def replace_folder(
 
 
 def move_folder(content: Path, target: Path, *, replace: bool = False) -> None:
-    """Flush all of ``content``, a folder within a :func:`temporary_folder` beside ``target``, and rename it to there.
+    """Flush the folder ``content`` and rename it to ``target``.
 
-    An existing ``target`` is an :class:`OutputError` unless ``replace``; then it is moved aside first, and back again
-    if ``content`` cannot be put in its place. If the process is killed in between, :func:`sweep` puts it back.
+    ``content`` lies in a :func:`temporary_folder` beside ``target``. With ``replace`` an existing ``target`` is moved
+    aside first, and back again if ``content`` cannot be put in its place. If the process is killed in between,
+    :func:`sweep` puts it back. Raises :class:`OutputError`, also for an existing ``target`` without ``replace``.
     """
     with output_errors(target):
         sync_tree(content)
@@ -178,7 +179,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _restore(temporary: Path) -> bool:
-    """Put a replaced folder back unless its place is taken again; return False if it cannot be put back."""
+    """Put a replaced folder back unless its place is taken again. Return False if that failed."""
     try:
         replaced = list((temporary / _REPLACED).iterdir())
     except OSError:
@@ -194,7 +195,7 @@ def _restore(temporary: Path) -> bool:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder: rename it away first, so that it is whole or absent. Raises ``OSError``."""
+    """Remove a folder. It is renamed first, so that readers see it whole or not at all. Raises ``OSError``."""
     aside = Path(tempfile.mkdtemp(prefix=REMOVED, dir=path.parent))
     try:
         path.rename(aside / "removed")
@@ -204,18 +205,18 @@ def remove_folder(path: Path) -> None:
 
 
 def sweep(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
-    """Remove what killed processes left in ``folder``: temporary files and folders older than ``older_than`` seconds.
+    """Remove temporary files and folders older than ``older_than`` seconds, left by killed processes, from ``folder``.
 
-    A folder whose replacement was interrupted between the two renames is put back. What cannot be removed stays.
+    A folder whose replacement was interrupted between the two renames is put back. Errors are ignored.
     """
-    for left in (*folder.glob(f"{PART}*"), *folder.glob(f"{REMOVED}*")):
+    for path in (*folder.glob(f"{PART}*"), *folder.glob(f"{REMOVED}*")):
         with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime < older_than:
+            if time.time() - path.lstat().st_mtime < older_than:
                 continue
-            if left.is_symlink() or not left.is_dir():
-                left.unlink()
-            elif left.name.startswith(REMOVED) or _restore(left):
-                shutil.rmtree(left, ignore_errors=True)
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            elif path.name.startswith(REMOVED) or _restore(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 # --- the disk ------------------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the folder's entries are on the disk; not on systems that cannot tell."""
+    """Wait until the folder's entries are on the disk. Does nothing on systems that cannot flush a folder."""
     if sys.platform == "win32":
         return
     try:
@@ -251,14 +252,14 @@ def sync_tree(folder: Path) -> None:
 
 
 def lock(file: int) -> bool:
-    """Take the lock on an open file; False if another process has it. It is held until the file is closed.
+    """Lock the open file with the descriptor ``file``; return False if another process holds the lock.
 
-    Raises ``OSError`` where the file system has no locks.
+    The lock is held until the file is closed. Raises ``OSError`` where the file system has no locks.
     """
     if sys.platform == "win32":
         import msvcrt
 
-        os.lseek(file, 1 << 30, os.SEEK_SET)  # beyond the content: what is locked cannot be read
+        os.lseek(file, 1 << 30, os.SEEK_SET)  # beyond the content: other processes cannot read a locked byte
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except PermissionError:

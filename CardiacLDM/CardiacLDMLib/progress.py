@@ -1,4 +1,4 @@
-"""Progress of a job as every front end sees it: steps, stages, remaining time, cancellation.
+"""Progress of a job: steps, stages, remaining time, cancellation. Shared by command line, worker and panels.
 
 Only the standard library.
 """
@@ -34,12 +34,12 @@ STAGES = {
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The job was stopped between two steps on request."""
+    """The job was stopped on request, between two steps."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``step`` of ``total`` over the whole job, which never decreases; the stage; seconds since the job began."""
+    """Progress of a whole job: ``step`` of ``total``, which never decreases, a key of ``STAGES``, seconds so far."""
 
     step: int
     total: int
@@ -49,14 +49,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """A pair at ``step`` of ``total`` of its sampling: a grey picture (PGM) in the job's folder."""
+    """A slice of a pair at ``step`` of ``total`` of its sampling; ``file``: its picture (PGM) in the job's folder."""
 
     step: int
     total: int
     file: str
 
 
-def remaining(progress: Progress) -> float | None:
+def remaining_seconds(progress: Progress) -> float | None:
     """Return the estimated seconds left, or None in the first half second or three steps."""
     if progress.step < 3 or progress.seconds < 0.5:
         return None

@@ -1,4 +1,4 @@
-"""Text for messages: names from outside made printable, counts, sizes, durations, lists. Only the standard library."""
+"""Text for messages: printable and unique names, counts, sizes, durations, lists. Only the standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 #: Longest name from outside that a message shows, in characters.
 MAX_CHARACTERS = 80
 
-#: Problems that pydantic describes in terms of its own, by their type.
+#: Plain words for problems that pydantic describes in its own terms, by pydantic's type of the problem.
 _PROBLEMS = {
     "string_pattern_mismatch": "it is not written as it must be",
     "extra_forbidden": "there is no such entry",
@@ -21,7 +21,7 @@ _PROBLEMS = {
 
 
 def printable(name: str) -> str:
-    """Return a name from outside for a message: at most :data:`MAX_CHARACTERS`, unprintable ones as question marks."""
+    """Return ``name`` with unprintable characters as question marks, cut to :data:`MAX_CHARACTERS`."""
     text = "".join(c if c.isprintable() else "?" for c in name)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
 
@@ -41,6 +41,19 @@ def join_words(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return ``name``, or ``name-2``, ``name-3``, ... if taken, and add it to ``taken``, in folded case.
+
+    Some file systems ignore case, so this does too.
+    """
+    unique, count = name, 1
+    while unique.casefold() in taken:
+        count += 1
+        unique = f"{name}-{count}"
+    taken.add(unique.casefold())
+    return unique
+
+
 def size_text(size_bytes: float) -> str:
     """Return a size as file managers write it: "9.6 MB"."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
@@ -58,7 +71,7 @@ def duration_text(seconds: float) -> str:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first problem that pydantic found as part of a sentence: where it is, and what it is."""
+    """Return the first of pydantic's problems as part of a sentence, as in "networks.locator: it is missing"."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     message = _PROBLEMS.get(problem["type"], problem["msg"])
     message = message.removeprefix("Value error, ").replace("Input should", "it should")

@@ -28,13 +28,13 @@ def resolve_device(device: str) -> str:
     return f"cuda:{number}"
 
 
-#: Threads for generating a pair on the CPU, whatever its cores: with another number some voxels differ by 1 HU.
+#: Number of CPU threads for generating a pair, for any number of cores: with another one some voxels differ by 1 HU.
 THREADS = 2
 
 
 @contextlib.contextmanager
 def same_bits() -> Iterator[None]:
-    """Make torch add up in the same order every time, and restore its settings afterwards."""
+    """Make torch add in the same order every time, with ``THREADS`` threads; restore its settings at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:

@@ -133,7 +133,7 @@ def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -
 
 
 def test_the_error_after_the_last_attempt_has_the_reasons(generator: Generator) -> None:
-    with pytest.raises(NoAcceptablePair, match="Pair 7 ") as e:
+    with pytest.raises(NoAcceptablePair, match="pair 7 ") as e:
         draw(generator, AcceptFrom(9), 0, 7, steps=1)
     reasons = [fault_text(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
     assert e.value.rejected == [[reason] for reason in reasons]

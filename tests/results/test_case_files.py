@@ -10,13 +10,14 @@ from pathlib import Path
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicerio
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.results import case_files, segmentation_file
+from CardiacLDMLib.results import case_files
 from CardiacLDMLib.results.case_files import ENDINGS, existing_results, read_report, write_case_files
 from CardiacLDMLib.results.report import NOTICE
 from CardiacLDMLib.results.segmentation_file import write_segmentation
@@ -113,15 +114,22 @@ def test_slicer_itself_reads_the_same_labels(tmp_path: Path) -> None:
     assert np.array_equal(segmentations.labels_from_segmentation(node, reference).array, labels.array)
 
 
-def test_segmentation_cut_short_is_refused(tmp_path: Path) -> None:
+def test_segmentation_cut_short_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, labels = blocks()
     path = tmp_path / "case.seg.nrrd"
     write_segmentation(labels, path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(OutputError, match=r"case\.seg\.nrrd"):
-        segmentation_file._check_length(path, path.name, labels.array.nbytes)
+    whole, write = path.read_bytes(), sitk.WriteImage
     with pytest.raises(OutputError, match=r"case\.seg\.nrrd"):
         write_segmentation(labels, path / "case.seg.nrrd")
+
+    def write_in_part(image: sitk.Image, name: str, *options: int) -> None:
+        write(image, name, *options)
+        Path(name).write_bytes(Path(name).read_bytes()[:-10])
+
+    monkeypatch.setattr(sitk, "WriteImage", write_in_part)
+    with pytest.raises(OutputError, match=r"case\.seg\.nrrd"):
+        write_segmentation(labels, path)
+    assert path.read_bytes() == whole
 
 
 # --- all four ------------------------------------------------------------------------------------------------------

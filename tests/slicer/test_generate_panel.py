@@ -385,7 +385,7 @@ def reply(index: int) -> GeneratedPair:
 
 
 def test_rejected_pairs_are_listed_and_the_others_continue(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    rejected = Failure("Pair 0 was drawn 5 times and never accepted; the last time: missing: no LV.", "", "rejected")
+    rejected = Failure("None of 5 attempts at pair 0 was accepted: missing: no LV.", "", "rejected")
     worker = Worker(rejected, reply(1), Failure("The disk is full.", "", "input"))
     monkeypatch.setattr(user.panel, "_dispatcher", worker)
     user.prepare(count=2, check=True)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from CardiacLDMLib.errors import ClientError
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.progress import Progress, remaining
+from CardiacLDMLib.progress import Progress, remaining_seconds
 from CardiacLDMLib.worker import arrays, job_folder, process, wire
 from CardiacLDMLib.worker import client as client_module
 from CardiacLDMLib.worker.client import WorkerClient
@@ -286,8 +286,8 @@ def test_progress_and_time_left(world: World) -> None:
     world.process.say(event="progress", id=7, step=30, total=100, stage="segment", seconds=5.0)
     world.process.say(event="progress", id=1)
     assert outcome.progress == [Progress(0, 100, "start", 0.0), Progress(20, 100, "segment", 4.0)]
-    assert remaining(outcome.progress[-1]) == pytest.approx(16.0)
-    assert remaining(outcome.progress[0]) is None
+    assert remaining_seconds(outcome.progress[-1]) == pytest.approx(16.0)
+    assert remaining_seconds(outcome.progress[0]) is None
 
 
 def test_one_job_at_a_time(world: World) -> None:

@@ -1,7 +1,7 @@
-"""Find the cases in files and folders that the user names, and read each as a :class:`~.grid.Volume`.
+"""Find cases in files and folders that the user names, and read each as a :class:`~.grid.Volume`.
 
-A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices, and is named after that file or folder. Only
-the geometry and the meaning of the voxels are read from DICOM headers: no name, number or description of a patient.
+A case is a volume file (NIfTI, NRRD, MHA/MHD) or a folder of DICOM slices, and is named after that file or folder. From
+DICOM headers only the geometry and the meaning of the voxels are read: no name, number or description of a patient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import VolumeError
-from ..text import plural
+from ..text import plural, unique_name
 from .dicom import Ask, Series, choose_series, find_dicom_files, find_series, is_dicom, read_series, study_of
 from .files import read_volume
 from .grid import Volume
@@ -43,26 +43,26 @@ class Refused:
 
 
 def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | None = None) -> list[Case | Refused]:
-    """Return the cases in ``inputs``, in their order, under unique names; inputs that are none say why.
+    """Return the cases in ``inputs``, in their order, with unique names; :class:`Refused` for other inputs.
 
     A file is a case. A folder with DICOM slices is a case, and so is a folder whose sub-folders hold series of one
     study; in any other folder each volume file and each sub-folder is a case. ``series`` chooses a DICOM series by its
     number or UID. Without it ``ask`` is called if several are likely, and without ``ask`` the largest is taken.
     """
-    found: list[Case | Refused] = []
-    seen: set[Path] = set()
+    cases: list[Case | Refused] = []
+    places: set[Path] = set()
     names: set[str] = set()
     for path in inputs:
         for name, place, slices in _expand(path):
-            if place.resolve() in seen:
+            if place.resolve() in places:
                 continue
-            seen.add(place.resolve())
-            unique = _unique(name, names)
+            places.add(place.resolve())
+            unique = unique_name(name, names)
             try:
-                found.append(_case(unique, place, slices, series, ask))
+                cases.append(_case(unique, place, slices, series, ask))
             except VolumeError as error:
-                found.append(Refused(unique, str(error)))
-    return found
+                cases.append(Refused(unique, str(error)))
+    return cases
 
 
 def read_case(case: Case) -> Volume:
@@ -77,10 +77,10 @@ def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, 
     if slices is None:
         _check_file(path)
         return Case(name, path)
-    found, unread = find_series(slices)
-    if not found:
+    candidates, unread = find_series(slices)
+    if not candidates:
         raise VolumeError(f"{path.resolve().name} holds no DICOM images that can be read.")
-    chosen, notes = choose_series(name, found, series, ask)
+    chosen, notes = choose_series(name, candidates, series, ask)
     if unread:
         notes = [*notes, f"{plural(unread, 'DICOM file')} without a readable image left out."]
     return Case(name, path, chosen, tuple(notes))
@@ -88,11 +88,12 @@ def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, 
 
 # --- files and folders ---------------------------------------------------------------------------------------------
 
-_Found = tuple[str, Path, list[Path] | None]  # name, file or folder, its DICOM files
 
+def _expand(path: Path) -> Iterator[tuple[str, Path, list[Path] | None]]:
+    """Yield the cases under ``path``: name, volume file or folder, and the DICOM files of a folder (None for a file).
 
-def _expand(path: Path) -> Iterator[_Found]:
-    """Yield the volume files under ``path``, and its folders of DICOM slices with their files."""
+    A folder without any case is yielded as if it were a file; :func:`_check_file` refuses it.
+    """
     if not path.is_dir():
         yield _stem(path), path, None
         return
@@ -159,18 +160,8 @@ def _stem(path: Path) -> str:
     return name.strip(" .") or "case"
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    """Return ``name``, or ``name-2``, ``name-3``, ... if taken; some file systems ignore case, so this does too."""
-    unique, count = name, 1
-    while unique.casefold() in taken:
-        count += 1
-        unique = f"{name}-{count}"
-    taken.add(unique.casefold())
-    return unique
-
-
 def _compact(volume: Volume) -> Volume:
-    """Return the same values in fewer bytes: readers give float64 for any slope, and int32 for 16-bit data."""
+    """Return the same values in fewer bytes: readers return float64 for any slope, and int32 for 16-bit data."""
     array = volume.array
     if array.dtype == np.float64:
         return Volume(array.astype(np.float32), volume.affine)

@@ -10,29 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import VolumeError
-from ..text import plural
+from ..text import plural, unique_name
 from .files import from_sitk
-from .grid import Grid, Volume
+from .grid import LPS_TO_RAS, Grid, Volume
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
-#: How far a slice may lie from its place among evenly spaced slices, as a share of their distance: headers are rounded.
+#: Largest shift of a slice from its evenly spaced place, as a share of the slice distance: headers are rounded.
 MAX_UNEVENNESS = 0.1
 #: Least cosine between the normal of axial slices and the body axis (about 25 degrees).
 MIN_AXIAL = 0.9
-#: A series with at least this share of the slices of the largest one is a likely choice too.
+#: A series with at least this share of the best one's slices is a likely choice too.
 RIVAL_SHARE = 0.5
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Series:
     """DICOM slices that can form one volume, in the order of their position.
 
-    ``number`` is the scanner's series number, made unique; ``kind`` the modality, or "scout"; ``derived``: computed
-    from other images. ``problem`` is why they are no CT volume, as the end of a sentence that begins with the series
-    ("is a scout view"); if it is None, ``affine`` (4x4) takes IJK to RAS mm.
+    ``number``: the scanner's series number, made unique. ``shape``: voxels along i, j, k; ``spacing``: mm along them.
+    ``kind``: the modality, or "scout". ``derived``: computed from other images. ``problem``: the reason why they are no
+    CT volume, as the end of a sentence that begins with the series ("is a scout view"); if it is None, ``affine`` (4x4)
+    takes IJK to RAS mm.
     """
 
     number: str
@@ -59,7 +58,7 @@ Ask = Callable[[str, Sequence[Series]], Series]
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is a DICOM object, by its ending or by the mark that old software leaves out."""
+    """Return whether a file is a DICOM object, by its ending or by the mark ``DICM``, which old files may lack."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in DICOM_ENDINGS:
@@ -153,7 +152,7 @@ def study_of(path: Path) -> str:
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[Series], int]:
-    """Sort DICOM files into series; return these by number, and how many files hold no readable image."""
+    """Return the series in DICOM files, sorted by number, and the number of files without a readable image."""
     groups: dict[tuple[object, ...], list[_Slice]] = {}
     unread = 0
     for file in files:
@@ -168,28 +167,19 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], int]:
 
 
 def _number_order(series: Series) -> tuple[bool, int, int, str]:
-    """Return a sort key: by number, then the largest first; series without a number last."""
+    """Return the key that sorts by number, then by falling number of slices; series without a number come last."""
     number = int(series.number) if series.number.isdigit() else 0
     return not series.number.isdigit(), number, -series.shape[2], series.uid
 
 
 def _make_numbers_unique(candidates: list[Series]) -> list[Series]:
-    """Give each series a number of its own: scanners and copies leave the same number twice, or none."""
+    """Return the series with unique numbers: scanners and copies may use a number twice, or none."""
     taken: set[str] = set()
-    out = []
-    for series in candidates:
-        number = base = series.number or "unnumbered"
-        count = 1
-        while number in taken:
-            count += 1
-            number = f"{base}-{count}"
-        taken.add(number)
-        out.append(replace(series, number=number))
-    return out
+    return [replace(series, number=unique_name(series.number or "unnumbered", taken)) for series in candidates]
 
 
 def _make_series(slices: list[_Slice]) -> Series:
-    """Order slices of one kind by their position, and find whether they form a volume."""
+    """Return the series of slices with one key, ordered by position, with the problem if they form no volume."""
     first = slices[0]
     affine, problem, distance, axial = None, _wrong_kind(first), 0.0, False
     if first.axes and all(s.position for s in slices):
@@ -258,7 +248,7 @@ def _uneven(along: np.ndarray) -> str | None:
 
 
 def _affine(header: _Slice, positions: np.ndarray) -> tuple[np.ndarray | None, str | None]:
-    """Return the affine (IJK -> RAS mm) of evenly spaced slices, or why there is none: the slices are shifted."""
+    """Return the affine (IJK -> RAS mm) of evenly spaced slices, or None and the problem."""
     assert header.axes is not None
     assert header.spacing is not None
     affine = np.eye(4)
@@ -269,9 +259,8 @@ def _affine(header: _Slice, positions: np.ndarray) -> tuple[np.ndarray | None, s
     strays = positions - np.linspace(positions[0], positions[-1], len(positions))
     if np.linalg.norm(strays, axis=1).max() > max(np.linalg.norm(affine[:3, :3], axis=0)):
         return None, "has slices that are shifted against each other: resample it first"
-    affine[:3] = _LPS_TO_RAS @ affine[:3]
     try:
-        return Grid((*header.size, len(positions)), affine).affine, None
+        return Grid((*header.size, len(positions)), LPS_TO_RAS @ affine).affine, None
     except VolumeError:  # only shear is left: everything else was checked before
         return None, "is sheared (a tilted gantry?): resample it to right angles first"
 
@@ -308,7 +297,7 @@ def choose_series(
 
 
 def _preference(series: Series) -> tuple[bool, bool, int, bool]:
-    """Return a sort key that puts the most likely series first: axial, with most slices, not derived."""
+    """Return the key that sorts the most likely series first: axial, with most slices, not derived."""
     return series.problem is not None, not series.axial, -series.shape[2], series.derived
 
 

@@ -7,6 +7,7 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,14 @@ import numpy as np
 
 from ..errors import OutputError, VolumeError
 from ..files import replace_file
-from .grid import Volume
+from .grid import LPS_TO_RAS, Volume
 
-#: More than any CT series has (1024 x 1024 x 2048 voxels): beyond it the header is wrong or the memory too small.
+#: Number of voxels above that of any CT series: with more, the header is wrong or the memory too small.
 MAX_VOXELS = 1024 * 1024 * 2048
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class _KeepAlive:
-    """Share the memory of a SimpleITK image with numpy and keep the image alive; SimpleITK's own view does not."""
+    """Share the memory of a SimpleITK image with numpy and keep the image alive, unlike SimpleITK's own view."""
 
     def __init__(self, image: Any) -> None:
         import SimpleITK as sitk
@@ -45,16 +44,16 @@ def from_sitk(image: Any) -> Volume:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Volume(np.asarray(_KeepAlive(image)).transpose(2, 1, 0), _LPS_TO_RAS @ affine)
+    return Volume(np.asarray(_KeepAlive(image)).transpose(2, 1, 0), LPS_TO_RAS @ affine)
 
 
 def to_sitk(volume: Volume) -> Any:
-    """Return the volume as a SimpleITK image (LPS), which may be left-handed: ITK takes any orthonormal axes."""
+    """Return a copy of the volume as a SimpleITK image (LPS). It may be left-handed: ITK takes any orthonormal axes."""
     import SimpleITK as sitk
 
     array = volume.array.view(np.uint8) if volume.array.dtype == bool else volume.array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    affine = _LPS_TO_RAS @ volume.affine
+    affine = LPS_TO_RAS @ volume.affine
     image.SetSpacing(volume.spacing.tolist())
     image.SetDirection((affine[:3, :3] / volume.spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
@@ -98,11 +97,8 @@ def _check_length(path: Path, reader: Any) -> None:
         return
     voxels = math.prod(reader.GetSize())
     needed = int(float(reader.GetMetaData("vox_offset"))) + voxels * int(reader.GetMetaData("bitpix")) // 8
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(-4, os.SEEK_END)
-        stated = int.from_bytes(file.read(), "little")  # gzip ends with the length of its data, modulo 2^32
-    if packed and stated == needed % 2**32:
+    packed = _is_gzip(path)
+    if packed and gzip_length(path) == needed % 2**32:
         return
     # It is cut short, has several gzip members, or more data behind the voxels: only unpacking tells which.
     if (_unpacked_length(path) if packed else path.stat().st_size) < needed:
@@ -116,10 +112,8 @@ def _restore_nan(path: Path, reader: Any, volume: Volume) -> Volume:
         return volume
     if reader.GetMetaData("datatype") not in kinds:
         return volume
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
     array = None
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
         order = "<" if int.from_bytes(file.read(4), "little") == 348 else ">"
         kind = np.dtype(order + kinds[reader.GetMetaData("datatype")])
         file.seek(int(float(reader.GetMetaData("vox_offset"))))
@@ -132,6 +126,18 @@ def _restore_nan(path: Path, reader: Any, volume: Volume) -> Volume:
     return volume if array is None else Volume(array.T, volume.affine)
 
 
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def gzip_length(path: Path) -> int:
+    """Return the length of a gzip file's data modulo 2^32, as its last four bytes state it."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(), "little")
+
+
 def _unpacked_length(path: Path) -> int:
     """Return how many bytes a gzip file holds, up to where it is damaged."""
     length = 0
@@ -142,7 +148,7 @@ def _unpacked_length(path: Path) -> int:
 
 
 def _why_unreadable(path: Path, error: str) -> str:
-    """Return the sentence for an error of ITK's readers."""
+    """Return the sentence for the user about an error of ITK's readers."""
     if "orthonormal" in error:
         return f"The axes of {path.name} are sheared (a tilted gantry?): resample it to right angles first."
     if path.stat().st_size == 0:
@@ -159,12 +165,21 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     """
     import SimpleITK as sitk
 
-    with replace_file(path) as part:
-        try:
-            sitk.WriteImage(to_sitk(volume), str(part), True)
-            _check_written(part)
-        except (RuntimeError, VolumeError) as error:
-            raise OutputError(f"{Path(path).name} could not be written: is the disk full or read-only?") from error
+    with replace_file(path) as part, itk_errors(Path(path).name):
+        sitk.WriteImage(to_sitk(volume), str(part), True)
+        _check_written(part)
+
+
+@contextlib.contextmanager
+def itk_errors(name: str, question: str = "is the disk full or read-only?") -> Iterator[None]:
+    """Turn an error of ITK's writers or of a check after them into an :class:`OutputError` about the file ``name``.
+
+    ``question`` ends the message: it names the likely cause.
+    """
+    try:
+        yield
+    except (RuntimeError, VolumeError) as error:
+        raise OutputError(f"{name} could not be written: {question}") from error
 
 
 def _check_written(path: Path) -> None:

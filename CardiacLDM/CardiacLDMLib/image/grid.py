@@ -16,11 +16,13 @@ from ..errors import VolumeError
 AIR_HU = -1024.0
 #: Cosine between two axes above which a grid counts as sheared.
 MAX_SHEAR = 1e-3
+#: Takes the coordinates of DICOM and ITK (left, posterior, superior) to RAS, and back.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie: ``shape`` (i, j, k) and ``affine`` (4x4, IJK -> RAS mm).
+    """Place of voxels in the patient: ``shape`` (i, j, k) and ``affine`` (4x4, IJK -> RAS mm).
 
     Raises :class:`VolumeError` for empty or sheared grids.
     """
@@ -62,8 +64,7 @@ class Grid:
 
     def bounds_ras(self) -> np.ndarray:
         """Return lower and upper corner (2, 3), in RAS mm, of the axis-aligned box around the outer voxel faces."""
-        low, high = np.full(3, -0.5), np.array(self.shape) - 0.5
-        corners = np.array([[(low, high)[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+        corners = _corners(np.array([np.full(3, -0.5), np.array(self.shape) - 0.5]))
         world = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
         return np.stack([world.min(0), world.max(0)])
 
@@ -84,7 +85,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """``array`` in IJK order on the grid given by ``affine`` (4x4, IJK -> RAS mm). Never a patient's identity."""
+    """``array`` in IJK order on the grid given by ``affine`` (4x4, IJK -> RAS mm). It names no patient.
+
+    Raises :class:`VolumeError` for voxels that are no numbers, and as :class:`Grid` does.
+    """
 
     array: np.ndarray = field(repr=False)
     affine: np.ndarray = field(repr=False)
@@ -118,8 +122,12 @@ def index_bounds(grid: Grid, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Start and stop are equal along an axis where the box touches none.
     """
     inverse = np.linalg.inv(grid.affine)
-    corners = np.array([[bounds[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
-    index = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    index = _corners(bounds) @ inverse[:3, :3].T + inverse[:3, 3]
     start = np.clip(np.floor(index.min(0) + 0.5), 0, grid.shape).astype(int)
     stop = np.clip(np.ceil(index.max(0) + 0.5), start, grid.shape).astype(int)
     return start, stop
+
+
+def _corners(bounds: np.ndarray) -> np.ndarray:
+    """Return the eight corners (8, 3) of the box ``bounds`` (2, 3)."""
+    return np.array([[bounds[b][axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])

@@ -1,7 +1,7 @@
-"""Three planes through the heart: the one place that cuts, windows, colours and writes them.
+"""Pictures of three planes through the heart: sampling, window, colours of labels, file.
 
-Planes are seen as radiologists look: from the feet, from the front and from the patient's left. numpy does it all, and
-SimpleITK writes the file, so this runs in Slicer's Python too.
+Planes are seen as in radiology: from the feet, from the front and from the patient's left. Only numpy and SimpleITK
+are needed, so this runs in Slicer's Python too.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from .. import anatomy
-from ..errors import OutputError
 from ..files import replace_file
+from ..image.files import itk_errors
 from ..image.grid import AIR_HU, Volume
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
 
-#: What is shown around the heart, and the least that is shown, in mm.
+#: Margin around the heart, and the least side of a picture, in mm.
 MARGIN_MM, LEAST_FIELD_MM = 30.0, 120.0
 #: Side of a plane in pixels.
 PLANE_PIXELS = 512
-#: How strongly labels colour the scan; their outlines are drawn in full.
+#: Share of the label's colour in a picture; outlines have its full colour.
 TINT = 0.3
 #: Colour (0 to 255) by label value.
 COLOURS = np.array([(0, 0, 0), *(s.colour for s in anatomy.STRUCTURES)], dtype=np.float32)
@@ -53,18 +53,18 @@ class Field:
     size_mm: float
 
 
-# --- where to look -------------------------------------------------------------------------------------------------
+# --- the field of view ---------------------------------------------------------------------------------------------
 
 
 def heart_index(labels: Volume) -> np.ndarray | None:
-    """Return (3,) the centroid of chambers, wall and appendage in voxel indices; ``None`` if all are absent."""
+    """Return the centroid of chambers, wall and appendage in voxel indices (3,); None if all are absent."""
     counts = _heart_counts(labels)
     total = counts[0].sum()
     return np.array([(count * np.arange(len(count))).sum() / total for count in counts]) if total else None
 
 
 def heart_field(labels: Volume) -> Field:
-    """Return the field around the heart's centroid that holds all of the heart; the whole scan if it has none."""
+    """Return the field around the heart's centroid that holds the whole heart; without a heart, the whole scan."""
     counts = _heart_counts(labels)
     index = heart_index(labels)
     if index is None:
@@ -87,17 +87,17 @@ def _heart_counts(labels: Volume) -> list[np.ndarray]:
     return [flat.sum(axis=1), flat.sum(axis=0), heart.sum(axis=(0, 1))]
 
 
-# --- planes as numbers ---------------------------------------------------------------------------------------------
+# --- sampling planes -----------------------------------------------------------------------------------------------
 
 
 def sample_plane(
     volume: Volume, plane: Plane, field: Field, pixels: int, *, linear: bool, outside: float, layers: int = 1
 ) -> np.ndarray:
-    """Return (pixels, pixels) float32, the top row first: the volume's values on a plane.
+    """Return the volume's values on a plane, (pixels, pixels) float32, the top row first.
 
-    Beyond the volume's voxels they are ``outside``. Values are interpolated if ``linear``, else taken from the nearest
-    voxel. With more ``layers`` the mean of as many planes is taken, spread over the depth of one pixel. Only the voxels
-    under the plane are read.
+    Values are interpolated if ``linear``, otherwise taken from the nearest voxel; beyond the volume they are
+    ``outside``. With several ``layers``, the mean of that many planes is returned, spread over the depth of one pixel.
+    Only the voxels under the plane are read.
     """
     pixel = field.size_mm / pixels
     to_index = np.linalg.inv(volume.affine)
@@ -111,7 +111,7 @@ def sample_plane(
 
 
 def _values_at(array: np.ndarray, index: np.ndarray, linear: bool, outside: float) -> np.ndarray:
-    """Return (...) float32 at the voxel indices ``index`` (..., 3), which need not be whole numbers."""
+    """Return the values (...), float32, at the voxel indices ``index`` (..., 3), which may be fractions."""
     last = np.array(array.shape) - 1
     within = ((index > -0.5 - 1e-6) & (index < last + 0.5 + 1e-6)).all(axis=-1)
     index = index[within].clip(0, last)
@@ -126,29 +126,32 @@ def _values_at(array: np.ndarray, index: np.ndarray, linear: bool, outside: floa
 
 
 def _interpolate(array: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return (N,) float64: trilinear interpolation at ``index`` (N, 3) within the array."""
+    """Return values (N,) float64, interpolated trilinearly at ``index`` (N, 3) within the array."""
     below = np.minimum(np.floor(index).astype(np.intp), np.maximum(np.array(array.shape) - 2, 0))
     share = index - below
     values = np.zeros(len(index))
     for corner in np.ndindex(2, 2, 2):
         weight = np.where(corner, share, 1 - share).prod(axis=1)
         at = np.minimum(below + corner, np.array(array.shape) - 1)
-        # a weight of 0 keeps what is no number in a neighbour out of a value that does not need it
+        # 0 * NaN is NaN: a neighbour of weight 0 must not count
         values += np.where(weight > 0, array[tuple(at.T)] * weight, 0.0)
     return values
 
 
-# --- planes as pictures --------------------------------------------------------------------------------------------
+# --- drawing planes ------------------------------------------------------------------------------------------------
 
 
 def to_grey(hu: np.ndarray, window_hu: tuple[float, float] = anatomy.PICTURE_WINDOW) -> np.ndarray:
-    """Return grey levels 0 to 255 (float) of HU in a window from black to white; what is no number is black."""
+    """Return grey levels (float) of HU: 0 at the lower end of the window, 255 at the upper end; NaN is black."""
     low, high = window_hu
     return np.nan_to_num((hu - low) / (high - low) * 255).clip(0, 255)
 
 
 def tint(grey: np.ndarray, labels: np.ndarray, share: float = TINT, *, outline: bool = True) -> np.ndarray:
-    """Return (rows, columns, 3) float: grey levels coloured by label, with the outlines in full colour."""
+    """Return a colour picture (rows, columns, 3; float): grey levels mixed with the labels' colours.
+
+    ``share``: of the label's colour, 0 to 1. With ``outline`` the edges of labels have their full colour.
+    """
     strength = np.full(labels.shape, share)
     if outline:
         strength[label_edges(labels)] = 1.0
@@ -157,7 +160,7 @@ def tint(grey: np.ndarray, labels: np.ndarray, share: float = TINT, *, outline: 
 
 
 def label_edges(labels: np.ndarray) -> np.ndarray:
-    """Return where a pixel has a neighbour of another label beside, above or below it; same shape, bool."""
+    """Return a mask of the pixels with another label beside, above or below them."""
     edges = np.zeros(labels.shape, dtype=bool)
     for axis in (0, 1):
         change = np.diff(labels, axis=axis) != 0
@@ -168,7 +171,7 @@ def label_edges(labels: np.ndarray) -> np.ndarray:
 
 
 def labelled_plane(volume: Volume, labels: Volume, plane: Plane, field: Field) -> np.ndarray:
-    """Return (rows, columns, 3) uint8: the scan with its labels on a plane, the patient's directions at its edges."""
+    """Return a picture (rows, columns, 3; uint8) of the scan with its labels and the letters of the directions."""
     grey = to_grey(sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU))
     names = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)
     picture = tint(grey, names.astype(np.uint8)).astype(np.uint8)
@@ -184,7 +187,7 @@ def labelled_plane(volume: Volume, labels: Volume, plane: Plane, field: Field) -
 
 
 def draw_planes(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
-    """Write a PNG: axial, coronal and sagittal plane through the heart, labels over the scan, and a legend.
+    """Write a PNG of axial, coronal and sagittal plane through the heart, with labels over the scan, and a legend.
 
     Without labels the planes go through the middle of the scan.
     """
@@ -195,7 +198,7 @@ def draw_planes(volume: Volume, labels: Volume, report: CaseReport, path: Path) 
 
 
 def _legend(report: CaseReport) -> np.ndarray:
-    """Return (rows, columns, 3) uint8: the case, each structure's colour and volume, and the notice."""
+    """Return a picture (rows, columns, 3; uint8) with the case, each structure's colour and volume, and the notice."""
     canvas = np.zeros((PLANE_PIXELS, PLANE_PIXELS, 3), dtype=np.uint8)
     width = PLANE_PIXELS // (2 * ADVANCE) - 4
     write_text(canvas, report.case[:width], 24, 24)
@@ -220,9 +223,6 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(picture), isVector=picture.ndim == 3)
-    with replace_file(path) as part:
-        try:
-            sitk.WriteImage(image, str(part), True)
-        except RuntimeError as error:
-            reason = "is the disk full, or does the name not end in .png?"
-            raise OutputError(f"{path.name} could not be written: {reason}") from error
+    question = "is the disk full, or does the name not end in .png?"
+    with replace_file(path) as part, itk_errors(path.name, question):
+        sitk.WriteImage(image, str(part), True)

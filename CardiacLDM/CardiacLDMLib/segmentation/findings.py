@@ -1,7 +1,7 @@
-"""Remarks on label maps: the one record of them, its words, and the remarks on a segmented scan.
+"""Remarks on label maps: their record, their wording, and the remarks on a segmented scan.
 
-Every remark on labels, whoever makes it, is a :class:`Finding`. :func:`sentence` is the only place that puts one into
-words; :func:`flag` gives the few words that fit a table cell.
+Every remark on labels is a :class:`Finding`, whichever module makes it. :func:`sentence` words it for users,
+:func:`flag` for a table cell.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from .. import anatomy
 from ..image.grid import Volume
+from ..text import join_words
 
 #: ``value`` and ``limit`` of each rule, and what ``where`` holds:
 #:
-#: - ``no heart``: mL of heart found, least mL of a heart; the sides of the scan that cut it off
+#: - ``no heart``: mL of heart, least mL of a heart; the sides of the scan that cut it off
 #: - ``cut off``: none; the side of the scan that cuts the structures off
 #: - ``missing``: none
 #: - ``volume``: mL, and the limit that it exceeds or falls below
@@ -43,7 +44,7 @@ _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior")
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark on a label map: which ``rule`` the ``structures`` break, by how much (see :data:`Rule`), and where."""
+    """One remark on a label map: the ``rule`` that the ``structures`` break. :data:`Rule` explains the other fields."""
 
     rule: Rule
     structures: tuple[str, ...] = ()
@@ -61,12 +62,12 @@ def sentence(finding: Finding) -> str:
 
 
 def clause(finding: Finding) -> str:
-    """Return :func:`sentence` without its full stop, to be joined with others."""
+    """Return the :func:`sentence` without its full stop, to be joined with others."""
     return _CLAUSES[finding.rule](finding)
 
 
 def flag(finding: Finding) -> str:
-    """Return a few words for a table row that names the structure already."""
+    """Return a few words for a table cell, in the row of the structure."""
     if finding.rule == "volume":
         return f"unusually {'small' if _value(finding) < _limit(finding) else 'large'}"
     return {"missing": "not found", "cut off": "cut off by the scan's edge"}.get(finding.rule) or clause(finding)
@@ -81,8 +82,7 @@ def _limit(finding: Finding) -> float:
 
 
 def _names(finding: Finding) -> str:
-    *others, last = finding.structures or ("no structure",)
-    return f"{', '.join(others)} and {last}" if others else last
+    return join_words(finding.structures or ("no structure",))
 
 
 def _cut_off(f: Finding) -> str:
@@ -90,8 +90,8 @@ def _cut_off(f: Finding) -> str:
 
 
 def _no_heart(f: Finding) -> str:
-    what = "Too little of a heart" if f.where else "No heart"
-    return f"{what} was found in the scan: nothing was labelled"
+    amount = "Too little of a heart" if f.where else "No heart"
+    return f"{amount} was found in the scan: nothing was labelled"
 
 
 def _missing(f: Finding) -> str:
@@ -134,11 +134,11 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
 def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[Finding]:
     """Return remarks on a segmented scan: a heart that the scan cuts off, missing structures, unusual volumes.
 
-    A heart that is cut off is measured in part only, so no volume of it is judged.
+    If the scan cuts the heart off, its volumes are incomplete and not compared with the usual limits.
     """
     cut = cut_off(labels)
-    found = [Finding("cut off", tuple(names), where=side) for side, names in cut.items()]
-    return found + volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
+    remarks = [Finding("cut off", tuple(names), where=side) for side, names in cut.items()]
+    return remarks + volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
 
 
 def volume_findings(volumes_ml: dict[str, float], unjudged: Collection[str] = ()) -> list[Finding]:
@@ -147,15 +147,15 @@ def volume_findings(volumes_ml: dict[str, float], unjudged: Collection[str] = ()
     Volumes of ``unjudged`` structures are not compared with the usual limits. Great vessels have no limits.
     """
     missing = tuple(name for name in anatomy.NAMES if volumes_ml.get(name, 0.0) <= 0.0)
-    found = [Finding("missing", missing)] if missing else []
+    remarks = [Finding("missing", missing)] if missing else []
     for structure in anatomy.STRUCTURES:
         if structure.volume_limits_ml is None or structure.name in missing or structure.name in unjudged:
             continue
         low, high = structure.volume_limits_ml
         volume = volumes_ml[structure.name]
         if not low <= volume <= high:
-            found.append(Finding("volume", (structure.name,), volume, low if volume < low else high))
-    return found
+            remarks.append(Finding("volume", (structure.name,), volume, low if volume < low else high))
+    return remarks
 
 
 def cut_off(labels: Volume) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
-"""The Python packages that a fresh Slicer lacks: which, their size, and why an installation failed.
+"""The Python packages that a fresh Slicer lacks, their size, and the reasons for a failed installation.
 
-Nothing here installs a package or imports one of them; ``panels/install.py`` asks the user and installs.
+Nothing here installs or imports one of them; ``panels/install.py`` asks the user and installs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ..files import RESOURCES
+from ..text import plural
 
 #: The PyTorch extension installs torch: it finds the build for the computer's GPU.
 TORCH = Requirement("torch>=2.6,<3")
-_IMPORTED_AS = {"connected-components-3d": "cc3d"}
+#: Names of modules that differ from the name of their package.
+_MODULES = {"connected-components-3d": "cc3d"}
 
 #: Sizes to download and on the disk, measured on 2026-11-22 for Python 3.12 (wheels of torch 2.13 and 2.15 and, on
 #: Linux, the CUDA libraries that torch requires). docs/user/install.md has the table.
@@ -44,7 +46,7 @@ def missing() -> list[Requirement]:
 
 def _is_installed(requirement: Requirement) -> bool:
     try:
-        spec = importlib.util.find_spec(_IMPORTED_AS.get(requirement.name, requirement.name))
+        spec = importlib.util.find_spec(_MODULES.get(requirement.name, requirement.name))
         version = _version(requirement.name)
     except (ImportError, ValueError):  # ValueError: a module without a specification has its name
         return False
@@ -76,15 +78,11 @@ def announcement(lacking: list[Requirement]) -> str:
     if names != [TORCH.name]:
         sizes.append(REST_SIZE)
     return (
-        f"CardiacLDM needs {_counted(len(names), 'Python package')} that this Slicer does not have yet: "
+        f"CardiacLDM needs {plural(len(names), 'Python package')} that this Slicer does not have yet: "
         f"{', '.join(names)}.\n\nTo download:\n" + "\n".join(f"- {size}" for size in sizes) + "\n\n"
         "They are downloaded from the internet into Slicer's own Python; its numpy and SimpleITK stay as they are. "
         "None of your data is sent. Slicer asks again before each step; this may take some minutes."
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 #: Texts in pip's output -> advice for the user. The first match counts: pip reports a lost network as "no matching

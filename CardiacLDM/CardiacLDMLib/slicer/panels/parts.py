@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ...progress import STAGES, Progress, remaining
+from ...progress import STAGES, Progress, remaining_seconds
 from ...worker.device import Device
 from ...worker.job import Failure
 
@@ -101,7 +101,7 @@ def show_progress(bar: Any, label: Any, progress: Progress, steps: bool = True) 
         words.append(_("step {step} of {total}").format(step=progress.step, total=progress.total))
     elif not begun and progress.stage in ("start", "load"):
         words.append(_("this takes a while the first time"))
-    left = remaining(progress)
+    left = remaining_seconds(progress)
     if left is not None:
         words.append(_("{time} left").format(time=duration(left)))
     bar.maximum = progress.total if begun else 0

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from CardiacLDMLib.anatomy import (
     FORBIDDEN_CONTACTS,
-    LARGEST_LV_OPENING_DRAWN,
+    LARGEST_LV_OPENING_VIRTUAL,
     NAMES,
     NUM_CLASSES,
     SMALLEST_ML,
@@ -153,5 +153,5 @@ def _lv_opening(labels: np.ndarray) -> list[Finding]:
     """Return a finding if too many of the voxels just outside the left ventricle are background."""
     here = labels[_grow(boxes_of(labels)[LV], 2, labels.shape)]
     rim = here[ndimage.binary_dilation(here == LV) & (here != LV)]
-    share, limit = float((rim == 0).mean()), LARGEST_LV_OPENING_DRAWN
+    share, limit = float((rim == 0).mean()), LARGEST_LV_OPENING_VIRTUAL
     return [Finding("LV open", ("LV",), share, limit)] if share > limit else []
