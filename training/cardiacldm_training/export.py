@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from CardiacLDMLib import __version__
 from CardiacLDMLib.errors import PackageError
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import Figure, Manifest, Provenance, this_anatomy
 from CardiacLDMLib.packages.store import ModelPackage
@@ -38,10 +39,8 @@ _METRIC_TITLES = {"dice": ("Dice", ""), "hd95_mm": ("HD95", "mm"), "nsd": ("NSD"
 # --- what people add -----------------------------------------------------------------------------------------------
 
 
-class About(BaseModel):
+class About(Record):
     """What only people know about a package; the defaults are those of a segmenter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = "Eight structures of the heart in CT"
     summary: str = (

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib.generation.settings import scale_number
+from CardiacLDMLib.packages.fields import Record
 
 from ..errors import DatasetError
 from .condition_names import IMPLANTS, PHASES, SCANNER_STYLES
 from .readers.folders import find_cases
-from .settings import Frozen
 
 #: The conditions that are one of several values, in the network's order; None: any names, such as those of hospitals.
 CHOICES: dict[str, tuple[str, ...] | None] = {
@@ -40,7 +40,7 @@ Conditions = Mapping[str, str | float]
 CaseConditions = Mapping[str, Conditions]
 
 
-class Vocabulary(Frozen):
+class Vocabulary(Record):
     """The conditions of a set of training cases: the values of each choice, the range of each number.
 
     ``chances``: the frequency of each value among the cases in which the condition is known.

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from CardiacLDMLib.packages.fields import Record
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Frozen(BaseModel):
-    """A record of settings: immutable, without undeclared fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AugmentConfig(Frozen):
+class AugmentConfig(Record):
     """Augmentation of training patches. Lengths in mm, intensities in HU, angles in degrees."""
 
     rotation_deg: float = 15.0
@@ -52,14 +48,14 @@ class AugmentConfig(Frozen):
         return self.model_copy(update={name: getattr(self, name) * factor for name in names})
 
 
-class SamplingConfig(Frozen):
+class SamplingConfig(Record):
     """Where training patches lie: around a random voxel of a random structure, or anywhere in the scan."""
 
     anywhere: Probability = 0.1  # probability of a patch anywhere in the scan
     jitter: Probability = 0.25  # largest shift of the centre, as a part of the patch
 
 
-class PairAugmentConfig(Frozen):
+class PairAugmentConfig(Record):
     """Augmentation of training pairs: the four kinds of the paper, and a shift of the grid's box.
 
     A generator trained with flips draws mirrored hearts, so only the paper's preset has them.

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 
 from ..cases import store
@@ -39,13 +40,7 @@ _HELD_OUT_SEED = 1_000_003
 Result = TypeVar("Result")
 
 
-class _Frozen(BaseModel):
-    """A part of a plan or of results."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Arm(_Frozen):
+class Arm(Record):
     """One kind of cohort. By default: template and parametric hearts, both appearances, surroundings."""
 
     name: str
@@ -68,7 +63,7 @@ ARMS = (
 )
 
 
-class Plan(_Frozen):
+class Plan(Record):
     """Arms, seeds and the budget of each run. ``real`` is a folder of labelled scans to test on."""
 
     anatomies: Path
@@ -91,14 +86,14 @@ class Plan(_Frozen):
         return json.loads(self.model_dump_json(exclude={"arms", "seeds", "anatomies", "real"}))
 
 
-class Scores(_Frozen):
+class Scores(Record):
     """Dice by structure, and over the structures."""
 
     mean: float
     structures: dict[str, float]
 
 
-class Run(_Frozen):
+class Run(Record):
     """One trained network: its arm, seed, Dice and time."""
 
     arm: Arm
@@ -109,7 +104,7 @@ class Run(_Frozen):
     seconds: float
 
 
-class Results(_Frozen):
+class Results(Record):
     """All runs of a table, and the fields of the plan that they share."""
 
     budget: dict[str, object]

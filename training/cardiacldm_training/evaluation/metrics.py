@@ -16,20 +16,18 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.overlap import agreement
+from CardiacLDMLib.packages.fields import Record
 
 #: Distance up to which two surfaces agree, in mm: about two voxels of a cardiac CT.
 TOLERANCE_MM = 2.0
 METRICS = ("dice", "hd95_mm", "nsd")
 
 
-class StructureScore(BaseModel):
+class StructureScore(Record):
     """Scores of one structure of one case."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     structure: str
     dice: float

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from CardiacLDMLib import __version__, anatomy
 from CardiacLDMLib.errors import SegmenterError, VolumeError
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 
@@ -32,11 +32,7 @@ RESAMPLES = 2000
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evaluation.md"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CaseScore(_Record):
+class CaseScore(Record):
     """Scores of one case, the warnings of the segmenter, and the time that it took."""
 
     case: str
@@ -45,7 +41,7 @@ class CaseScore(_Record):
     seconds: float
 
 
-class Interval(_Record):
+class Interval(Record):
     """A mean over cases and its 95 % interval."""
 
     mean: float
@@ -53,7 +49,7 @@ class Interval(_Record):
     high: float
 
 
-class Summary(_Record):
+class Summary(Record):
     """Scores over all cases of one structure, or of ``mean``: the mean over the structures of each case."""
 
     structure: str
@@ -65,7 +61,7 @@ class Summary(_Record):
     nsd: Interval
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """An evaluation as stored in ``evaluation.json``. ``failed``: case -> why it could not be scored."""
 
     package: str

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
+from CardiacLDMLib.packages.fields import Record
 
 from ..cases import pairs, store
-from ..cases.settings import Frozen
 from ..errors import TrainingError
 from . import run_folder
 from .config import GeneratorModel
@@ -35,7 +35,7 @@ _SENSITIVITY_CASES, _SENSITIVITY_POWER, _SPREAD_BOUNDS = 6, 0.5, (0.3, 3.0)
 #: for a loss of this factor at most.
 _GAIN_SHARE, _LARGEST_LOSS = 0.5, 3.0
 
-_Calibration = TypeVar("_Calibration", bound=Frozen)
+_Calibration = TypeVar("_Calibration", bound=Record)
 
 
 def _read(kind: type[_Calibration], path: Path, network: str) -> _Calibration:
@@ -45,7 +45,7 @@ def _read(kind: type[_Calibration], path: Path, network: str) -> _Calibration:
         raise TrainingError(f"{path} is damaged: delete it, and resume training the {network}.") from error
 
 
-def write(record: Frozen, path: Path) -> None:
+def write(record: Record, path: Path) -> None:
     """Write a calibration record; a process killed meanwhile leaves the old one."""
     write_text(path, record.model_dump_json(indent=2) + "\n")
 
@@ -53,7 +53,7 @@ def write(record: Frozen, path: Path) -> None:
 # --- statistics of latents -----------------------------------------------------------------------------------------
 
 
-class LatentStatistics(Frozen):
+class LatentStatistics(Record):
     """How latents are normalised for the diffusion: ``(latent - shift) / scale``, by channel.
 
     After that a channel varies as much as it matters to the decoded pair (see :func:`spreads`).
@@ -144,7 +144,7 @@ def spreads(sensitivity: np.ndarray) -> np.ndarray:
 # --- gains of restarts ---------------------------------------------------------------------------------------------
 
 
-class RestartGains(Frozen):
+class RestartGains(Record):
     """The factors of latent channels after each restart, which leaves them with less variance than the data's."""
 
     restarts: tuple[float, ...]  # times

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.packages.generator_spec import Sampling
 from CardiacLDMLib.postprocess.steps import Step
 
 from ..cases.conditions import Vocabulary
-from ..cases.settings import AugmentConfig, Frozen, PairAugmentConfig, Positive, Probability, SamplingConfig
+from ..cases.settings import AugmentConfig, PairAugmentConfig, Positive, Probability, SamplingConfig
 from ..errors import ConfigError
 
 #: Increase it when stored configurations change their shape: runs of another format are refused.
@@ -39,7 +40,7 @@ def stream(network: str) -> int:
 # --- settings ------------------------------------------------------------------------------------------------------
 
 
-class TrainingConfig(Frozen):
+class TrainingConfig(Record):
     """How one network is trained, whichever it is."""
 
     batch: Annotated[int, Field(ge=1)] = 2
@@ -100,7 +101,7 @@ class DiffusionConfig(TrainingConfig):
     nodes: Devices = 1
 
 
-class SegmenterModel(Frozen):
+class SegmenterModel(Record):
     """The two networks of a segmenter."""
 
     kind: Literal["segmenter"] = "segmenter"
@@ -111,7 +112,7 @@ class SegmenterModel(Frozen):
         return {"locator": self.locator, "segmenter": self.segmenter}[name]
 
 
-class GeneratorModel(Frozen):
+class GeneratorModel(Record):
     """The two networks of a generator and the grid of its pairs.
 
     ``grid`` is in voxels (R, A, S) of ``spacing_mm``, around the centre of the heart. ``diffusion`` is empty until that
@@ -135,7 +136,7 @@ class GeneratorModel(Frozen):
 # --- facts about the data ------------------------------------------------------------------------------------------
 
 
-class DiffusionData(Frozen):
+class DiffusionData(Record):
     """What a denoiser is trained on: the conditions of its cases, and the latents of one autoencoder."""
 
     conditions: Vocabulary  # of the training cases
@@ -143,7 +144,7 @@ class DiffusionData(Frozen):
     autoencoder: str  # SHA-256 of its weights
 
 
-class DataFacts(Frozen):
+class DataFacts(Record):
     """The data of a run; other data make another run."""
 
     cases: int
@@ -154,7 +155,7 @@ class DataFacts(Frozen):
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
-class RunConfig(Frozen):
+class RunConfig(Record):
     """A whole run: the model with the settings of its networks, facts about the data, and all else that shapes weights.
 
     ``start`` names the package, with its hash, whose weights training starts from; None: random weights.
@@ -193,7 +194,7 @@ class RunConfig(Frozen):
         })  # fmt: skip
 
 
-def check_same(stored: Frozen, config: Frozen) -> None:
+def check_same(stored: Record, config: Record) -> None:
     """Raise :class:`ConfigError` naming the first field in which a run to resume differs from ``config``."""
     difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(config.model_dump_json()))
     if difference:

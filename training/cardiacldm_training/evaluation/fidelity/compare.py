@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+
+from CardiacLDMLib.packages.fields import Record
 
 #: Random splits of a distance.
 SPLITS = 20
@@ -18,12 +19,6 @@ SPLITS = 20
 FEWEST = 2
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
-
-
-class Record(BaseModel):
-    """A part of report.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Spread(Record):

@@ -11,11 +11,12 @@ from scipy.stats import wasserstein_distance
 
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.generation import plausibility
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.segmentation.cleanup import clean
 
 from . import compare
 from .cases import Pair
-from .compare import Comparison, Record
+from .compare import Comparison
 
 
 @dataclass(frozen=True)

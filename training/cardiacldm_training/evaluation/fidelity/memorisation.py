@@ -20,13 +20,14 @@ from CardiacLDMLib.anatomy import BACKGROUND, FULL_WINDOW, HEART, NUM_CLASSES, P
 from CardiacLDMLib.generation.generator import Pair as GeneratedPair
 from CardiacLDMLib.image.grid import AIR_HU
 from CardiacLDMLib.image.resample import block_mean
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.segmentation.findings import Finding
 from CardiacLDMLib.segmentation.scan import to_window
 
 from ...cases.augment import box
 from ...errors import EvaluationError
 from .cases import CaseSet, Pair
-from .compare import Comparison, Record, mean_and_sd
+from .compare import Comparison, mean_and_sd
 
 #: Voxel size of the comparison, mm, and largest shift in such voxels, in steps of half a voxel.
 SIZE_MM, SHIFT = 6.0, 1

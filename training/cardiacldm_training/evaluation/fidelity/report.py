@@ -11,9 +11,10 @@ import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.files import replace_file, write_text
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.postprocess.texture import BINS
 
-from .compare import SPLITS, Comparison, Record, Spread
+from .compare import SPLITS, Comparison, Spread
 from .labels import VolumeRow
 from .memorisation import NEIGHBOURS, Memorisation
 from .utility import Utility

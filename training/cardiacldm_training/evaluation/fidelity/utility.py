@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from CardiacLDMLib.image.files import write_volume
+from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 
 from ...cases import store
 from ...errors import EvaluationError
 from .. import ablation
 from .cases import CaseSet
-from .compare import Comparison, Record, mean_and_sd
+from .compare import Comparison, mean_and_sd
 
 SEEDS = (0, 1)
 
