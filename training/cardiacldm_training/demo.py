@@ -25,6 +25,7 @@ from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.report import NOTICE
 
+from .cases.readers.folders import SAME_GRID_MM
 from .commands.common import report_errors, stage_lines
 from .errors import DemoError
 
@@ -187,7 +188,7 @@ def _print_volumes(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> 
 
     scores = {}
     if scan.reference is not None:
-        if not labels.grid.same_as(scan.reference.grid, tolerance_mm=0.01):
+        if not labels.grid.same_as(scan.reference.grid, tolerance_mm=SAME_GRID_MM):
             raise DemoError("The reference is not on the scan's voxels.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecations

@@ -102,9 +102,8 @@ def sample_patch(
         scale = 2.0 / (high[a] - low[a] - 1)
         torch.add(torch.from_numpy(coordinates[a]) * scale, -float(low[a]) * scale - 1.0, out=grid[..., 2 - a])
     patch = grid_sample(torch.from_numpy(image_box)[None, None], grid[None], mode="bilinear", align_corners=True)
-    place = np.rint(coordinates - low[:, None, None, None].astype(np.float32)).astype(
-        np.int32
-    )  # faster than grid_sample
+    # Nearest voxels by index are faster than a second grid_sample.
+    place = np.rint(coordinates - low[:, None, None, None].astype(np.float32)).astype(np.int32)
     _, nj, nk = labels_box.shape
     return patch[0, 0].numpy(), labels_box.ravel().take((place[0] * nj + place[1]) * nk + place[2])
 

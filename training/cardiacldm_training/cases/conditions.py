@@ -106,8 +106,8 @@ def read_conditions(folders: Iterable[Path]) -> dict[str, Conditions]:
         table = _table(folder / TABLE) if (folder / TABLE).is_file() else {}
         for case in find_cases(folder):
             record = case.image.parent / "case.json"
-            of_case = _record(record) if record.is_file() and case.image.parent.name == case.name else {}
-            conditions[f"{folder.resolve().name}/{case.name}"] = {**of_case, **table.get(case.name, {})}
+            case_values = _record(record) if record.is_file() and case.image.parent.name == case.name else {}
+            conditions[f"{folder.resolve().name}/{case.name}"] = {**case_values, **table.get(case.name, {})}
     return conditions
 
 

@@ -21,8 +21,8 @@ def split(cases: Cases, part: float) -> tuple[list[store.PreparedCase], list[sto
         raise TrainingError("Training needs at least two usable cases: one to train on, one to validate on.")
     rank = {case.name: int(hashlib.sha256(case.name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF for case in cases}
     first = min(rank.values())
-    held = [case for case in cases if rank[case.name] < part or rank[case.name] == first]
-    train = [case for case in cases if case not in held]
+    held_out = [case for case in cases if rank[case.name] < part or rank[case.name] == first]
+    train = [case for case in cases if case not in held_out]
     if not train:
-        held, train = held[:1], held[1:]
-    return train, held
+        held_out, train = held_out[:1], held_out[1:]
+    return train, held_out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,12 @@ import numpy as np
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError, VolumeError
 from CardiacLDMLib.files import replace_folder, sha256, sweep
-from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
 from CardiacLDMLib.progress import Say
 
-from .readers.folders import CaseFiles, find_cases
-from .workers import pool
+from .readers.folders import CaseFiles, find_cases, read_case
+from .workers import run_unordered
 
 #: Increase when the content of an entry changes: entries of other versions are made again.
 FORMAT = 1
@@ -90,23 +88,16 @@ def prepare(
         sweep(folder)
     job = partial(_prepare_safely, spacing_mm=spacing_mm)
     results: dict[int, PreparedCase | str] = {}
-    if workers <= 1:
-        for index, (files, cache) in enumerate(cases):
-            results[index] = job(files, cache)
-            progress(len(results), len(cases))
-    else:
-        with pool(workers) as processes:
-            futures = {processes.submit(job, files, cache): index for index, (files, cache) in enumerate(cases)}
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                progress(len(results), len(cases))
+    for index, result in run_unordered(job, cases, workers):
+        results[index] = result
+        progress(len(results), len(cases))
     usable, skipped = [], []
     for index, (files, _) in enumerate(cases):
-        result = results[index]
-        if isinstance(result, str):
-            skipped.append((files.name, result))
+        outcome = results[index]
+        if isinstance(outcome, str):
+            skipped.append((files.name, outcome))
         else:
-            usable.append(result)
+            usable.append(outcome)
     return Prepared(usable, skipped)
 
 
@@ -153,15 +144,8 @@ def _key(files: CaseFiles, spacing_mm: float) -> str:
 
 def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarray]:
     """Read and resample a case; return its arrays by file name. Raises :class:`VolumeError`."""
-    image, labels = read_volume(files.image), read_volume(files.labels)
-    if not labels.grid.same_as(image.grid, tolerance_mm=0.01):
-        raise VolumeError("Its labels have another grid than its scan: resample them first.")
-    values = np.unique(labels.array)
-    if values.min() < 0 or values.max() >= anatomy.NUM_CLASSES or not (values == values.astype(int)).all():
-        raise VolumeError(
-            f"Its labels contain the value {values.max():g}; only 0 to {anatomy.NUM_CLASSES - 1} are valid."
-        )
-    if values.max() == 0:
+    image, labels = read_case(files)
+    if not labels.array.any():
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
         raise VolumeError("Its scan contains values that are not finite.")
@@ -174,7 +158,7 @@ def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarr
 
 
 def _points(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Draw random voxels (8, POINTS, 3) of each structure with the entry's own seed."""
+    """Choose random voxels (8, POINTS, 3) of each structure with the entry's own seed."""
     rng = np.random.default_rng(seed)
     points = np.full((len(anatomy.STRUCTURES), POINTS, 3), -1, dtype=np.int16)
     for row, structure in enumerate(anatomy.STRUCTURES):
@@ -212,11 +196,11 @@ def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles,
     return cases
 
 
-def report_tenths(say: Say, what: str = "cases prepared") -> Callable[[int, int], None]:
-    """Return a progress function that reports every tenth of 20 items or more; ``what`` names them."""
+def report_tenths(say: Say, items: str = "cases prepared") -> Callable[[int, int], None]:
+    """Return a progress function that reports every tenth of ``items``, if there are 20 or more."""
 
     def progress(done: int, total: int) -> None:
         if total >= 20 and done % max(total // 10, 1) == 0:
-            say(f"  {done} of {total} {what}")
+            say(f"  {done} of {total} {items}")
 
     return progress

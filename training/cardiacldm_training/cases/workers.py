@@ -6,9 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,6 +46,26 @@ def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -
         return
     with pool(workers) as processes:
         yield from processes.map(job, items)
+
+
+def run_unordered(
+    job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield ``(n, job(*items[n]))`` in the order in which jobs finish, from ``workers`` processes; one: from this one.
+
+    ``job`` must be picklable. After an exception of a job no further job starts.
+    """
+    if workers <= 1:
+        for n, item in enumerate(items):
+            yield n, job(*item)
+        return
+    with pool(workers) as processes:
+        futures = {processes.submit(job, *item): n for n, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            processes.shutdown(wait=False, cancel_futures=True)
 
 
 def _start_worker() -> None:

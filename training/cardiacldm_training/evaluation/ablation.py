@@ -1,6 +1,6 @@
 """Ablation of the virtual cohort: small segmenters trained with the same budget on cohorts that differ in one aspect.
 
-Every arm makes its cohort, trains the same network for the same number of steps, and is tested on held-out virtual
+Every arm writes its cohort, trains the same network for the same number of steps, and is tested on held-out virtual
 cases (realistic, complete, another seed) and on real labelled scans. The heart's box comes from the ground truth, so no
 locator is involved. Augmentation is limited to rotation and scale, so that variation comes from the cohort.
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -27,7 +26,7 @@ from CardiacLDMLib.progress import Say
 
 from ..cases import store
 from ..cases.settings import AugmentConfig, SamplingConfig
-from ..cases.workers import pool
+from ..cases.workers import run_unordered
 from ..errors import EvaluationError
 from ..stages import config, loop, run_folder, segmenter
 from ..virtual.cohort import CohortSettings, write_cohort
@@ -36,8 +35,6 @@ RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
 COHORTS, PREPARED, RUNS = "cohorts", "prepared", "runs"
 #: Added to the plan's seed for the held-out cohort.
 _HELD_OUT_SEED = 1_000_003
-
-Result = TypeVar("Result")
 
 
 class Arm(Record):
@@ -87,7 +84,7 @@ class Plan(Record):
 
 
 class Scores(Record):
-    """Dice by structure, and over the structures."""
+    """Dice of each structure, and the mean over the structures."""
 
     mean: float
     structures: dict[str, float]
@@ -139,9 +136,9 @@ def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> R
     if not missing:
         return results
     say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plan.steps} steps each.")
-    for line in _run_all(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
+    for _, line in run_unordered(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
         say(line)
-    for run in _run_all(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
+    for _, run in run_unordered(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
         results = Results(budget=results.budget, runs=(*results.runs, run))
         _write(results, out)
         real = f", real {run.real.mean:.3f}" if run.real else ""
@@ -166,21 +163,6 @@ def _load_results(plan: Plan, out: Path) -> Results:
 
 def _is_done(results: Results, arm: Arm, seed: int) -> bool:
     return any(run.arm == arm and run.seed == seed for run in results.runs)
-
-
-def _run_all(job: Callable[..., Result], items: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """Yield ``job(*item)`` of each item from ``workers`` processes, in the order in which they finish."""
-    if workers <= 1:
-        for item in items:
-            yield job(*item)
-        return
-    with pool(workers) as processes:
-        futures = [processes.submit(job, *item) for item in items]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            processes.shutdown(wait=False, cancel_futures=True)  # after an error start no further job
 
 
 # --- cohorts -------------------------------------------------------------------------------------------------------
@@ -306,15 +288,12 @@ def train_and_score(
 
 
 def _write(results: Results, out: Path) -> None:
-    for name, text in (
-        (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
-        (MARKDOWN_FILE, table(results) + "\n"),
-    ):
-        write_text(out / name, text)
+    write_text(out / RESULTS_FILE, results.model_dump_json(indent=1) + "\n")
+    write_text(out / MARKDOWN_FILE, table(results) + "\n")
 
 
 def table(results: Results) -> str:
-    """Return a Markdown table with one arm a row: mean Dice over its seeds, with the range for several seeds."""
+    """Return a Markdown table, one arm per row: the mean Dice over its seeds, and the range if there are several."""
     names = list(dict.fromkeys(run.arm.name for run in results.runs))
     lines = [
         "| cohort | seeds | virtual | real | " + " | ".join(f"real {name}" for name in anatomy.NAMES) + " |",

@@ -39,37 +39,38 @@ class StructureScore(Record):
 def score_labels(prediction: np.ndarray, reference: np.ndarray, spacing_mm: np.ndarray) -> list[StructureScore]:
     """Score every structure that ``prediction`` or ``reference`` has.
 
-    Both are label maps (I, J, K) on the same grid, with values of :mod:`CardiacLDMLib.anatomy`.
+    Both are label maps (I, J, K) on the same grid, with values of :mod:`CardiacLDMLib.anatomy`; ``spacing_mm`` (3,) is
+    the voxel size along I, J, K.
     """
     diagonal = float(np.linalg.norm(np.array(reference.shape) * spacing_mm))
     dice = agreement(prediction.astype(np.uint8), reference.astype(np.uint8))
     scores = []
     for name in dice:
-        predicted, wanted = prediction == anatomy.VALUE[name], reference == anatomy.VALUE[name]
+        first, second = prediction == anatomy.VALUE[name], reference == anatomy.VALUE[name]
         outcome: Literal["found", "missed", "extra"] = "found"
         hd95, nsd = diagonal, 0.0
-        if not predicted.any():
+        if not first.any():
             outcome = "missed"
-        elif not wanted.any():
+        elif not second.any():
             outcome = "extra"
         else:
-            hd95, nsd = surface_scores(predicted, wanted, spacing_mm)
+            hd95, nsd = surface_scores(first, second, spacing_mm)
         scores.append(StructureScore(structure=name, dice=dice[name], hd95_mm=hd95, nsd=nsd, outcome=outcome))
     return scores
 
 
 def surface_scores(
-    predicted: np.ndarray, wanted: np.ndarray, spacing_mm: np.ndarray, tolerance_mm: float = TOLERANCE_MM
+    first: np.ndarray, second: np.ndarray, spacing_mm: np.ndarray, tolerance_mm: float = TOLERANCE_MM
 ) -> tuple[float, float]:
-    """Return HD95 in mm and NSD of two masks (I, J, K; bool), neither of them empty."""
+    """Return HD95 in mm and NSD of two masks (I, J, K; bool), neither of them empty; ``spacing_mm``: (3,) along I, J, K."""
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     # MONAI gets the box of both masks, for speed, and a voxel of background around it, so that a mask that ends with
     # the scan has a surface there.
-    either = np.nonzero(predicted | wanted)
+    either = np.nonzero(first | second)
     box = tuple(slice(places.min(), places.max() + 1) for places in either)
-    pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (predicted, wanted)]
+    pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (first, second)]
     spacing = [float(s) for s in spacing_mm]
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
     nsd = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)

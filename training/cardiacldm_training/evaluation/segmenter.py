@@ -17,13 +17,11 @@ import numpy as np
 from CardiacLDMLib import __version__, anatomy
 from CardiacLDMLib.errors import SegmenterError, VolumeError
 from CardiacLDMLib.files import write_text
-from CardiacLDMLib.image.files import read_volume
-from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-from ..cases.readers.folders import CaseFiles
+from ..cases.readers.folders import CaseFiles, read_case
 from ..errors import EvaluationError
 from .metrics import METRICS, TOLERANCE_MM, StructureScore, score_labels
 
@@ -50,7 +48,7 @@ class Interval(Record):
 
 
 class Summary(Record):
-    """Scores over all cases of one structure, or of ``mean``: the mean over the structures of each case."""
+    """Scores of one structure over all cases. The structure ``mean`` is the mean over the structures of each case."""
 
     structure: str
     cases: int
@@ -62,7 +60,7 @@ class Summary(Record):
 
 
 class Evaluation(Record):
-    """An evaluation as stored in ``evaluation.json``. ``failed``: case -> why it could not be scored."""
+    """An evaluation as stored in ``evaluation.json``. ``failed``: the reason by the name of each case not scored."""
 
     package: str
     package_version: str
@@ -84,8 +82,7 @@ class Evaluation(Record):
 
 def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseScore:
     """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
-    image, reference = read_volume(files.image), read_volume(files.labels)
-    _check_reference(image, reference)
+    image, reference = read_case(files)
     result = segmenter.segment(image, quality="flips" if flips else "full")
     return CaseScore(
         case=files.name,
@@ -93,17 +90,6 @@ def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseSc
         warnings=result.warnings,
         seconds=round(sum(result.seconds.values()), 2),
     )
-
-
-def _check_reference(image: Volume, reference: Volume) -> None:
-    if not reference.grid.same_as(image.grid, tolerance_mm=0.01):
-        raise VolumeError("Its labels lie on another grid than its scan: resample them first.")
-    lowest, highest = reference.array.min(), reference.array.max()
-    if lowest < 0 or highest >= anatomy.NUM_CLASSES:
-        value = lowest if lowest < 0 else highest
-        raise VolumeError(f"Its labels hold the value {value:g}: 0 to {anatomy.NUM_CLASSES - 1} are known.")
-    if (reference.array != reference.array.astype(np.uint8)).any():
-        raise VolumeError("Its labels are not whole numbers: were they interpolated?")
 
 
 # --- all cases -----------------------------------------------------------------------------------------------------
@@ -142,7 +128,7 @@ def _case_line(name: str, done: Sequence[CaseScore], failed: dict[str, str]) -> 
 
 
 def summarise(cases: Sequence[CaseScore]) -> list[Summary]:
-    """Return a row for each structure that any case has, and ``mean`` last; nothing without cases."""
+    """Return a row for each structure that any case has, then the row ``mean``; an empty list without cases."""
     tables = {metric: np.full((len(cases), len(anatomy.NAMES)), np.nan) for metric in METRICS}
     outcomes = np.full((len(cases), len(anatomy.NAMES)), "", dtype=object)
     for row, case in enumerate(cases):
@@ -173,10 +159,10 @@ def _summary(structure: str, outcomes: np.ndarray, values: dict[str, np.ndarray]
     )
 
 
-def bootstrap(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap(values: np.ndarray) -> Interval:
     """Return the mean of ``values`` (n,) with its percentile bootstrap interval. Equal values give equal intervals."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
@@ -186,16 +172,13 @@ def bootstrap(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """Write ``evaluation.json``, ``.csv`` (a row per case and structure) and ``.md``. Raises OutputError."""
-    for name, text in (
-        (JSON_FILE, evaluation.model_dump_json(indent=2) + "\n"),
-        (CSV_FILE, _csv(evaluation)),
-        (MARKDOWN_FILE, _markdown(evaluation)),
-    ):
-        write_text(out / name, text)
+    write_text(out / JSON_FILE, evaluation.model_dump_json(indent=2) + "\n")
+    write_text(out / CSV_FILE, _csv(evaluation))
+    write_text(out / MARKDOWN_FILE, _markdown(evaluation))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read what :func:`write_evaluation` wrote. Raises :class:`EvaluationError`."""
+    """Read the ``evaluation.json`` of :func:`write_evaluation`. Raises :class:`EvaluationError`."""
     try:
         return Evaluation.model_validate_json((folder / JSON_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -62,8 +62,8 @@ class AutoencoderStage:
         """Return the sum of L1 of the image, cross-entropy and Dice of the labels, and KL."""
         outputs = network(batch["image"], batch["labels"], batch["noise"])
         image, raw, mu, sigma = (tensor.float() for tensor in outputs)
-        of_labels = self._loss_of_labels(raw, batch["labels"])
-        loss = (image - batch["image"]).abs().mean() + self.config.label_weight * of_labels
+        label_loss = self._loss_of_labels(raw, batch["labels"])
+        loss = (image - batch["image"]).abs().mean() + self.config.label_weight * label_loss
         return loss + self.config.kl_weight * divergence(mu, sigma)
 
     def _loss_of_labels(self, raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ NAME = "diffusion"
 ARCHITECTURE = "diffusion_unet"
 #: Streams of noise beside that of the examples: of the validation and of the gains (1 is that of the latent files).
 _VALIDATION, _GAINS = 2, 3
-#: Examples take the multiples of the golden ratio as times: those of any run of steps cover 0..1 evenly.
+#: The times of examples are the multiples of this, modulo 1: those of any consecutive steps cover 0..1 evenly.
 _GOLDEN = (5**0.5 - 1) / 2
 #: Validation scores held-out latents at these times, the middles of equal parts.
 VALIDATION_TIMES = tuple((n + 0.5) / 8 for n in range(8))
@@ -47,7 +47,10 @@ _GAIN_CASES = 32
 
 
 def add_noise(schedule: str, data: np.ndarray, noise: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the noisy latents at the time ``t`` and what the network is to predict from them (see :mod:`sampler`)."""
+    """Return the noisy latents at the time ``t`` and the target that the network predicts (see :mod:`sampler`).
+
+    ``data`` and ``noise`` are (C, I/4, J/4, K/4). The target is the velocity or, for ``ddpm``, the noise.
+    """
     if schedule == "rectified_flow":
         return (1 - t) * data + t * noise, noise - data
     share = float(sampler.signal_shares()[round(t * sampler.DDPM_STEPS)])
@@ -57,12 +60,16 @@ def add_noise(schedule: str, data: np.ndarray, noise: np.ndarray, t: float) -> t
 def drop_conditions(
     choices: np.ndarray, numbers: np.ndarray, rng: np.random.Generator, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the conditions, each unset with the ``probability``, and with the same probability all of them."""
+    """Return choices (A,) int64 and numbers (B,) float32, each unset (-1, NaN) with the ``probability``.
+
+    With the same probability all of them are unset at once.
+    """
     every = rng.random() < probability
     unset = rng.random(len(choices) + len(numbers)) < probability
     unset |= every
-    left = np.where(unset[: len(choices)], -1, choices), np.where(unset[len(choices) :], np.nan, numbers)
-    return left[0].astype(np.int64), left[1].astype(np.float32)
+    choices = np.where(unset[: len(choices)], -1, choices)
+    numbers = np.where(unset[len(unset) - len(numbers) :], np.nan, numbers)
+    return choices.astype(np.int64), numbers.astype(np.float32)
 
 
 class DiffusionStage:
@@ -123,15 +130,13 @@ class DiffusionStage:
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
         """Return the negative mean squared error with all known conditions; its parts are the errors at each time."""
-        table = np.zeros((len(self.held_out), len(VALIDATION_TIMES)))
+        table = np.full((len(self.held_out), len(VALIDATION_TIMES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             for column, example in enumerate(self._validation_examples(index)):
                 batch = {name: fabric.to_device(torch.from_numpy(v)[None]) for name, v in example.items()}
                 with fabric.autocast():
                     table[index, column] = float(self._errors(network, batch))
-        if fabric.world_size > 1:
-            gathered: Any = fabric.all_gather(torch.from_numpy(table))
-            table = gathered.sum(0).cpu().numpy()  # each case was scored by one rank only
+        table = loop.merge_ranks(fabric, table)
         parts = {f"error_at_{t:.2f}": float(e) for t, e in zip(VALIDATION_TIMES, table.mean(0), strict=True)}
         return loop.Score(-float(table.mean()), parts)
 
@@ -199,10 +204,10 @@ def package_part(run: Path, run_config: RunConfig) -> PackagePart:
     model = run_config.generator
     if run_folder.weights_digest(autoencoder.best_weights(run)) != data.autoencoder:
         raise TrainingError(f"The autoencoder of {run} was trained further after its diffusion: train that again.")
-    words = data.conditions
+    vocabulary = data.conditions
     generator = {
-        "choices": {name: list(values) for name, values in words.choices.items()}, "numbers": words.numbers,
-        "chances": {name: list(shares) for name, shares in words.chances.items()},
+        "choices": {name: list(values) for name, values in vocabulary.choices.items()}, "numbers": vocabulary.numbers,
+        "chances": {name: list(shares) for name, shares in vocabulary.chances.items()},
         "sampling": _with_gains(run, settings.sampling), "postprocess": settings.postprocess,
     }  # fmt: skip
     return network_part(
@@ -272,7 +277,7 @@ def _with_same_data(run: Path, prepared: store.Prepared, preset: str | None) -> 
 def _data(
     run: Path, train: split.Cases, prepared: store.Prepared, case_conditions: conditions.CaseConditions
 ) -> DiffusionData:
-    """Return what the denoiser is to be trained on."""
+    """Return the facts about the training data of the denoiser. Raises TrainingError for an unfinished autoencoder."""
     statistics = calibration.read_latent_statistics(run)
     if run_folder.weights_digest(autoencoder.best_weights(run)) != statistics.autoencoder:
         raise TrainingError(f"The autoencoder of {run} is not trained to its end: resume its training first.")

@@ -42,7 +42,7 @@ def encode_all(
     fabric: Fabric, run: Path, run_config: RunConfig, network: JointAutoencoder,
     cases: Sequence[tuple[store.PreparedCase, int]], say: Say,
 ) -> list[list[Path]]:  # fmt: skip
-    """Return the latent files of each case, as many as asked for; make those that are missing or damaged.
+    """Return the latent files of ``cases``, each with its number of variants; encode those missing or damaged.
 
     The ranks share the work. ``network`` is on the fabric's device.
     """
@@ -90,9 +90,9 @@ def _encode(
     model = run_config.generator
     rng, augment = None, None
     if n > 0:
-        of_case = int(case.key[:8], 16)
+        case_seed = int(case.key[:8], 16)
         rng = np.random.default_rng(
-            np.random.SeedSequence([run_config.seed, stream("diffusion"), _VARIANTS, of_case, n])
+            np.random.SeedSequence([run_config.seed, stream("diffusion"), _VARIANTS, case_seed, n])
         )
         augment = model.diffusion.augment if model.diffusion else None
     arrays = pairs.pair(case, model.grid, model.window_hu, rng=rng, settings=augment)

@@ -239,8 +239,10 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
 
 def _sampling(schedule: Schedule, restarts: Sequence[float] = (), **fields: float) -> Sampling:
     """Return the usual sampling of a schedule, without gains: they are measured after training."""
-    again = tuple(Restart(time=time) for time in restarts)
-    return Sampling.model_validate({"schedule": schedule, "solver": SOLVERS[schedule][0], "restarts": again, **fields})
+    gainless = tuple(Restart(time=time) for time in restarts)
+    return Sampling.model_validate(
+        {"schedule": schedule, "solver": SOLVERS[schedule][0], "restarts": gainless, **fields}
+    )
 
 
 def _with_schedule(settings: DiffusionConfig, schedule: Schedule) -> DiffusionConfig:

@@ -1,12 +1,21 @@
-"""Find cases in plain folders: the layout of the virtual cohort, or ``images/`` beside ``labels/``."""
+"""Find cases in plain folders, and read them: the virtual cohort's layout, or ``images/`` beside ``labels/``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.image.files import read_volume
+from CardiacLDMLib.image.grid import Volume
+
 from ...errors import DatasetError
 
+#: Tolerance within which a scan and its labels have the same grid.
+SAME_GRID_MM = 0.01
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -43,6 +52,23 @@ def find_cases(folder: Path) -> list[CaseFiles]:
         more = f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else ""
         raise DatasetError(f"These cases of {folder} have no labels: {', '.join(unlabelled[:3])}{more}.")
     return cases
+
+
+def read_case(files: CaseFiles) -> tuple[Volume, Volume]:
+    """Read scan and labels of a case. Labels are on the scan's grid, whole numbers from 0 to 8.
+
+    Raises :class:`VolumeError` for files that cannot be read and for other labels.
+    """
+    image, labels = read_volume(files.image), read_volume(files.labels)
+    if not labels.grid.same_as(image.grid, tolerance_mm=SAME_GRID_MM):
+        raise VolumeError("Its labels have another grid than its scan: resample them first.")
+    lowest, highest = labels.array.min(), labels.array.max()
+    if lowest < 0 or highest >= anatomy.NUM_CLASSES:
+        value = lowest if lowest < 0 else highest
+        raise VolumeError(f"Its labels contain the value {value:g}; only 0 to {anatomy.NUM_CLASSES - 1} are valid.")
+    if (labels.array != labels.array.astype(np.uint8)).any():
+        raise VolumeError("Its labels are not whole numbers: were they interpolated?")
+    return image, labels
 
 
 def _paired_folders(folder: Path) -> list[CaseFiles]:
