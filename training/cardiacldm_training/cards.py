@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import Manifest
 
-from .evaluation.fidelity.report import Report, for_card
+from .evaluation.fidelity.report import Report, card_section
 from .evaluation.segmenter import Evaluation, table
 
 #: A card of the user has this where the tables of figures are to go.
@@ -36,10 +36,10 @@ def evaluation_tables(evaluations: Sequence[Evaluation]) -> str:
 
 def report_tables(reports: Sequence[Report]) -> str:
     """Return the figures of each fidelity report of a generator."""
-    return "\n\n".join(map(for_card, reports)) or NO_FIGURES
+    return "\n\n".join(map(card_section, reports)) or NO_FIGURES
 
 
-def plain(manifest: Manifest, figures: str) -> str:
+def from_manifest(manifest: Manifest, figures: str) -> str:
     """Return a model card written from the manifest, with ``figures`` in Markdown."""
     training = manifest.training
     networks = "\n".join(

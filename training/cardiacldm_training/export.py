@@ -1,6 +1,6 @@
 """From a training run to a model package: averaged weights of the best validation, provenance, figures, model card.
 
-Each stage answers once for its network (``package_part``); this module puts the answers together.
+Each stage returns the parts of its networks (``package_part``); this module assembles them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from CardiacLDMLib.postprocess.tone import Tone
 from CardiacLDMLib.text import first_problem
 
 from . import cards
-from .evaluation.fidelity.report import JSON_FILE, Report, headline
+from .evaluation.fidelity.report import JSON_FILE, Report, comparisons
 from .evaluation.metrics import METRICS
 from .evaluation.segmenter import Evaluation, read_evaluation
 from .stages import autoencoder, diffusion, segmenter
@@ -36,11 +36,11 @@ from .stages.run_folder import read_config
 _METRIC_TITLES = {"dice": ("Dice", ""), "hd95_mm": ("HD95", "mm"), "nsd": ("NSD", "")}
 
 
-# --- what people add -----------------------------------------------------------------------------------------------
+# --- entries of a person -------------------------------------------------------------------------------------------
 
 
 class About(Record):
-    """What only people know about a package; the defaults are those of a segmenter."""
+    """The entries of a manifest that a person writes, with the defaults of a segmenter."""
 
     title: str = "Eight structures of the heart in CT"
     summary: str = (
@@ -54,7 +54,7 @@ class About(Record):
 
 
 class GeneratorAbout(About):
-    """The same with the defaults of a generator."""
+    """The entries that a person writes, with the defaults of a generator."""
 
     title: str = "Synthetic cardiac CT with labels"
     summary: str = "Draws cardiac CT that shows no patient, together with the labels of eight structures."
@@ -100,23 +100,25 @@ def export_run(
     """
     config = read_config(run)
     kind = config.model.kind
-    words = read_about(about, kind) if about else _ABOUT[kind]()
+    texts = read_about(about, kind) if about else _ABOUT[kind]()
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
     results = _results(config, evaluations)
     try:
         parts = _parts(run, config)
         manifest = Manifest(
-            name=name, version=words.version, kind=kind, title=words.title, summary=words.summary,
+            name=name, version=texts.version, kind=kind, title=texts.title, summary=texts.summary,
             structures=this_anatomy(), networks={role: part.spec for role, part in parts.items()},
-            generator=_generator_spec(config, parts, texture), training=_provenance(config, words, parts),
-            figures=results.figures, licence=words.licence, intended_use=words.intended_use,
-            attribution=list(words.attribution),
+            generator=_generator_spec(config, parts, texture), training=_provenance(config, texts, parts),
+            figures=results.figures, licence=texts.licence, intended_use=texts.intended_use,
+            attribution=list(texts.attribution),
         )  # fmt: skip
     except ValidationError as error:
         raise PackageError(f"{name} was not written: {first_problem(error)}.") from error
     weights = {part.spec.weights: part.weights for part in parts.values()}
-    text = cards.plain(manifest, results.markdown) if card is None else cards.with_figures(card, results.markdown)
+    text = (
+        cards.from_manifest(manifest, results.markdown) if card is None else cards.with_figures(card, results.markdown)
+    )
     return write_package(folder, manifest, weights, text, replace=replace)
 
 
@@ -186,7 +188,7 @@ def read_report(path: Path, spacing_mm: float) -> Report:
 
 
 def _figures_of_evaluation(evaluation: Evaluation) -> list[Figure]:
-    """Every mean of an evaluation, and the bounds of the confidence interval of the means over structures."""
+    """Return every mean of an evaluation, and the bounds of the confidence interval of the means over structures."""
     figures = []
     on = evaluation.data + (", mirrored predictions averaged" if evaluation.mirrored else "")
     for row in evaluation.summary:
@@ -204,10 +206,10 @@ def _figures_of_evaluation(evaluation: Evaluation) -> list[Figure]:
 
 
 def _figures_of_report(report: Report) -> list[Figure]:
-    """What a report measured on generated pairs, each figure followed by its reference, that of held-out cases."""
+    """Return the figures of generated pairs in a report, each followed by that of the held-out cases."""
     figures: list[Figure] = []
     kind = "pairs with tone and texture" if report.textured else "pairs"
-    for measure in headline(report):
+    for measure in comparisons(report):
         for name, value, on, cases in (
             (measure.name, measure.generated, f"generated {kind}", measure.cases),
             (f"{measure.name}: reference", measure.reference, "held-out cases", measure.reference_cases),

@@ -15,7 +15,7 @@ from cardiacldm_training.commands.common import (
     make_console,
     report_errors,
     stage_lines,
-    stop_when_asked,
+    stop_on_signal,
 )
 from cardiacldm_training.errors import ConfigError
 from CardiacLDMLib.errors import OutputError
@@ -64,7 +64,7 @@ def test_a_bar_shows_names_from_outside_as_they_are(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with stop_when_asked(make_console()) as cancelled:
+    with stop_on_signal(make_console()) as cancelled:
         assert not cancelled()
         os.kill(os.getpid(), number)
         assert cancelled()

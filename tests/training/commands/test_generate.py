@@ -177,7 +177,7 @@ def test_other_settings_are_refused(four: Path, package: Path) -> None:
 
 def test_one_run_at_a_time(four: Path, package: Path) -> None:
     with (four / "generation.json").open("rb") as file:
-        assert pair_files._locked(file.fileno())
+        assert pair_files._take_lock(file.fileno())
         result = run(package, 4, four, *SEED)
     assert result.exit_code == 2
     assert "Another run" in result.output

@@ -23,8 +23,8 @@ from cardiacldm_training.evaluation.fidelity import (
     compare,
     diversity,
     features,
-    judge,
     labels,
+    measures,
     memorisation,
     report,
     solvers,
@@ -70,9 +70,9 @@ def write_pair(folder: Path, hu: np.ndarray, names: np.ndarray) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def few_comparisons() -> Iterator[None]:
     """For speed: MS-SSIM of a few pairs only, and each case is looked at once, however many reports it is in."""
-    look, seen = judge.Examiner.examine, dict[tuple[object, ...], judge.CaseMeasures]()
+    look, seen = measures.Examiner.examine, dict[tuple[object, ...], measures.CaseMeasures]()
 
-    def once(self: judge.Examiner, pair: Pair, segment: bool = True) -> judge.CaseMeasures:
+    def once(self: measures.Examiner, pair: Pair, segment: bool = True) -> measures.CaseMeasures:
         key = (self.package.sha256, pair.hu.tobytes(), pair.labels.tobytes(), segment)
         if key not in seen:
             seen[key] = look(self, pair, segment)
@@ -80,7 +80,7 @@ def few_comparisons() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diversity, "MOST_PAIRS", 5)
-        patch.setattr(judge.Examiner, "examine", once)
+        patch.setattr(measures.Examiner, "examine", once)
         yield
 
 
@@ -108,10 +108,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
     out = tmp_path_factory.mktemp("out")
-    examiner = judge.Examiner(open_package(package), "cpu")
+    examiner = measures.Examiner(open_package(package), "cpu")
     held, train = (open_case_set([sets / name], VIEW, None) for name in ("held", "train"))
     return {
-        name: judge.measure_fidelity(
+        name: measures.measure_fidelity(
             open_case_set([sets / name], VIEW, None), held, source, examiner, plan=None, out=out
         )[0]
         for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
@@ -167,8 +167,8 @@ def test_a_model_card_names_no_case(judged: dict[str, report.Report]) -> None:
     named = found.model_copy(update={"skipped": {"train": {"Doe, Jane": "it is MR"}}})
     for name in (found.replicas.found[0].case, "Doe, Jane"):
         assert name in report.markdown(named)
-        assert name not in report.for_card(named)
-    assert f"{found.replicas.threshold:.3f}" in report.for_card(named)
+        assert name not in report.card_section(named)
+    assert f"{found.replicas.threshold:.3f}" in report.card_section(named)
 
 
 def test_the_check_rejects_memorised_pairs_only(sets: Path) -> None:

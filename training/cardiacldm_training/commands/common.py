@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the one error handler, output, progress bars, and stopping on request."""
+"""Shared by the commands: exit codes, the one error handler, output, progress bars, and stopping on a signal."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def make_console(*, stderr: bool = True) -> Console:
 
 
 def let_threads_sleep() -> None:
-    """Let idle threads of torch sleep, not spin: with other processes on the same cores a step takes a third of the CPU
-    time. Call it before torch is first imported.
+    """Let idle threads of torch sleep instead of spinning. Call it before torch is first imported.
+
+    With other processes on the same cores a training step then takes a third of the CPU time.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -113,23 +114,23 @@ def counted_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
-def stop_when_asked(console: Console) -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C or SIGTERM came; the job asks it between steps.
+def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C or SIGTERM has arrived; the job calls it between steps.
 
     A second signal raises KeyboardInterrupt at once.
     """
-    asked = False
+    requested = False
 
     def stop(*_: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
         console.print("Stopping after this step (press Ctrl-C again to stop at once) ...")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -51,45 +51,37 @@ def fidelity(
     grid: all are resampled to that of the pairs. Writes report.json, report.md and pictures. With --train it also
     measures memorisation, and what a small network learns from pairs instead of training cases.
     """
+    from CardiacLDMLib.generation.generator import Generator
+    from CardiacLDMLib.packages.store import find_package
+
     from ..errors import EvaluationError
+    from ..evaluation.ablation import Plan
+    from ..evaluation.fidelity import solvers
+    from ..evaluation.fidelity.cases import has_texture, open_case_set
+    from ..evaluation.fidelity.measures import Examiner, measure_fidelity, package_label
+    from ..evaluation.fidelity.report import REPAIR_FILE, write_report
 
     if generated is None and package is None:
         raise EvaluationError("Name a generator --package, or a folder of --generated pairs.")
     if curve and package is None:
         raise EvaluationError("A --curve needs a generator --package.")
-    _fidelity(data, out, generated, package, count, seed, segmenter, train, train_steps, curve, device, cache)
-
-
-def _fidelity(
-    data: Path, out: Path, generated: Path | None, package: str | None, count: int, seed: int, segmenter: str | None,
-    train: list[Path] | None, train_steps: int, curve_count: int, device: str, cache: Path | None,
-) -> None:  # fmt: skip
-    from CardiacLDMLib.generation.generator import Generator
-    from CardiacLDMLib.packages.store import find_package
-
-    from ..evaluation.ablation import Plan
-    from ..evaluation.fidelity import solvers
-    from ..evaluation.fidelity.cases import has_texture, open_case_set
-    from ..evaluation.fidelity.judge import Examiner, measure_fidelity, package_label
-    from ..evaluation.fidelity.report import REPAIR_FILE, write_report
-
     examiner = Examiner(find_package(segmenter), device)
     generator = Generator(find_package(package), device) if package else None
     out.mkdir(parents=True, exist_ok=True)
     repair = None
     if generated is None and generator is not None:
         generated = out / PAIRS
-        solvers.draw_pairs(generator, count, seed, generated, say)
-        repair = solvers.draw_repair(generator, count, seed, generated, out / REPAIR_FILE)
+        solvers.generate_pairs(generator, count, seed, generated, say)
+        repair = solvers.draw_largest_repair(generator, count, seed, generated, out / REPAIR_FILE)
     assert generated is not None
     view = _view(generated, generator)
     pairs, references = (open_case_set([folder], view, cache, say) for folder in (generated, data))
-    report, findings = measure_fidelity(
+    report, reference_measures = measure_fidelity(
         pairs, references, open_case_set(train, view, cache, say) if train else None, examiner,
         plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
         generator=package_label(generator.package) if generator else None, textured=has_texture(generated), say=say,
     )  # fmt: skip
-    points = solvers.draw_curve(generator, curve_count, seed, examiner, findings, say) if generator else []
+    points = solvers.measure_curve(generator, curve, seed, examiner, reference_measures, say) if generator else []
     write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
     typer.echo(f"Compared {len(pairs)} generated pairs with {len(references)} held-out cases: {out}.")
     if pairs.skipped:

@@ -30,7 +30,7 @@ from .common import (
     make_console,
     report_errors,
     say,
-    stop_when_asked,
+    stop_on_signal,
 )
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def generate(
     if checker:
         require_kind(checker, "segmenter")
     fabric = _launch(device, devices, nodes)
-    with stop_when_asked(console) as cancelled:
+    with stop_on_signal(console) as cancelled:
         generator = _generator(model, fabric)
         judge = _make_judge(checker, generator, train, cache, fabric, console) if checker else None
-        stop = _or_abandoned(fabric, cancelled)
+        stop = _stop_with_parent(fabric, cancelled)
         code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).generate_all(yes)
     if code:
         raise typer.Exit(code)
@@ -183,8 +183,8 @@ def _make_judge(
     return Judge(segmenter, further=[MemorisationCheck(TrainingCases(cases))])
 
 
-def _or_abandoned(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a function that tells whether to stop: on request, or because the parent process has ended."""
+def _stop_with_parent(fabric: Fabric, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that returns whether to stop: on request, or because the parent process has ended."""
     if fabric.local_rank == 0:
         return cancelled
     parent = os.getppid()
@@ -210,7 +210,7 @@ def _in_first(fabric: Fabric, work: Callable[[], Result]) -> Result:
 
 @dataclass
 class _Run:
-    """One process's part of a call. The processes share the pairs; the first one manages the folder."""
+    """The work of one process. The processes share the pairs; the first one manages the folder."""
 
     generator: Generator
     judge: Judge | None
@@ -329,7 +329,7 @@ class _Run:
 
 
 def _check_effort(out: Path, pairs: int, seconds: float, size: float, yes: bool) -> None:
-    """Raise ``OutputError`` if the disk is too small, ``ConfigError`` if so long a run needs --yes."""
+    """Raise ``OutputError`` if the disk is too small, ``ConfigError`` if a long or large run lacks --yes."""
     from CardiacLDMLib.errors import OutputError
 
     from ..errors import ConfigError

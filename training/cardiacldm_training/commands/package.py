@@ -31,7 +31,7 @@ PackageArgument = Annotated[
 @report_errors()
 def show(package: PackageArgument = None) -> None:
     """Show the card of a package: what it does, what it was trained on, its figures, its licence."""
-    with _opened(package) as opened:
+    with _open(package) as opened:
         _print_card(opened)
 
 
@@ -41,7 +41,7 @@ def verify(package: PackageArgument = None) -> None:
     """Verify a package: manifest, hashes, and every tensor of every network."""
     from CardiacLDMLib.packages.weights import load_networks
 
-    with _opened(package) as opened:
+    with _open(package) as opened:
         with make_console().status("Checking every tensor"):
             load_networks(opened)
         manifest = opened.manifest
@@ -87,7 +87,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _opened(package: str | None) -> Iterator[ModelPackage]:
+def _open(package: str | None) -> Iterator[ModelPackage]:
     """Open a package by name or folder, or from a zip, which is unpacked to a temporary folder."""
     from CardiacLDMLib.packages.archive import unpacked
     from CardiacLDMLib.packages.store import find_package, open_package
@@ -116,7 +116,7 @@ def _print_card(package: ModelPackage) -> None:
     }
     card = Table.grid(padding=(0, 2))
     if manifest.generator is not None:
-        rows["Conditions"] = "\n".join(f"{name}: {known}" for name, known in manifest.generator.conditions().items())
+        rows["Conditions"] = "\n".join(f"{name}: {values}" for name, values in manifest.generator.conditions().items())
     for label, value in rows.items():
         if value:
             card.add_row(Text(label, "bold"), Text(value))

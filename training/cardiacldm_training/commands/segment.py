@@ -13,7 +13,7 @@ import typer
 from CardiacLDMLib.errors import explain
 from CardiacLDMLib.progress import Cancelled, Quality
 
-from .common import FAILED, STOPPED, job_progress, make_console, report_errors, say, stop_when_asked
+from .common import FAILED, STOPPED, job_progress, make_console, report_errors, say, stop_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def segment(
     run = _Run(out, quality, console, len(cases), failed)
     if cases:
         segmenter = Segmenter(model, device)
-        with stop_when_asked(console) as cancelled:
+        with stop_on_signal(console) as cancelled:
             run.segment_all(cases, segmenter, cancelled)
     run.finish()
 
@@ -179,7 +179,7 @@ class _Run:
 def _print_report(report: CaseReport) -> None:
     """Print the result of a case in one line, and its warnings."""
     volumes = ", ".join(f"{name} {volume:.0f}" for name, volume in report.volumes_ml.items())
-    what = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
-    typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {what}")
+    result = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
+    typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {result}")
     for warning in report.warnings:
         typer.echo(f"{report.case}: warning: {warning}")

@@ -62,7 +62,7 @@ def score_labels(prediction: np.ndarray, reference: np.ndarray, spacing_mm: np.n
 def surface_scores(
     first: np.ndarray, second: np.ndarray, spacing_mm: np.ndarray, tolerance_mm: float = TOLERANCE_MM
 ) -> tuple[float, float]:
-    """Return HD95 in mm and NSD of two masks (I, J, K; bool), neither of them empty; ``spacing_mm``: (3,) along I, J, K."""
+    """Return HD95 in mm and NSD of two masks (I, J, K; bool), neither of them empty."""
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 

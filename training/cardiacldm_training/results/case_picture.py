@@ -23,6 +23,8 @@ from CardiacLDMLib.results.pictures import (
 )
 from CardiacLDMLib.results.report import NOTICE, CaseReport
 
+from .pictures import rgb
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -52,16 +54,11 @@ def _figure(volume: Volume, labels: Volume, report: CaseReport) -> Figure:
     return figure
 
 
-def _rgb(structure: anatomy.Structure) -> tuple[float, float, float]:
-    red, green, blue = structure.colour
-    return red / 255, green / 255, blue / 255
-
-
 def _tints() -> np.ndarray:
     """Return (9, 4): translucent colour by label value."""
     table = np.zeros((anatomy.NUM_CLASSES, 4))
     for structure in anatomy.STRUCTURES:
-        table[structure.value] = (*_rgb(structure), TINT)
+        table[structure.value] = (*rgb(structure), TINT)
     return table
 
 
@@ -79,7 +76,7 @@ def _draw_plane(axes: Axes, plane: Plane, volume: Volume, labels: Volume, field:
     for structure in anatomy.STRUCTURES:
         mask = label == structure.value
         if mask.any():
-            colour = _rgb(structure)
+            colour = rgb(structure)
             axes.contour(mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2, extent=extent)
     axes.set_axis_off()
     outline = [withStroke(linewidth=2.5, foreground="black")]
@@ -118,7 +115,7 @@ def _write_volumes(figure: Figure, volumes_ml: Mapping[str, float], top: float) 
     for structure in anatomy.STRUCTURES:
         volume = volumes_ml[structure.name]
         colour = "white" if volume else "0.45"
-        figure.text(0.54, top, "\N{BLACK SQUARE}", color=_rgb(structure), fontsize=15, va="center")
+        figure.text(0.54, top, "\N{BLACK SQUARE}", color=rgb(structure), fontsize=15, va="center")
         figure.text(0.57, top, structure.name, color=colour, fontsize=12, va="center", weight="bold")
         figure.text(0.63, top, structure.title, color=colour, fontsize=12, va="center")
         figure.text(

@@ -70,7 +70,7 @@ def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
         if not (out / SETTINGS).is_file():
             write_json(out / SETTINGS, wanted)
         with (out / SETTINGS).open("rb") as file:
-            if not _locked(file.fileno()):
+            if not _take_lock(file.fileno()):
                 raise OutputError(f"Another run writes to {out.name}: wait for its end, or choose another folder.")
             _refuse_other_settings(out, file.read(), wanted)
             sweep(out, older_than=0)
@@ -79,7 +79,7 @@ def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
         raise OutputError(f"{out.name} cannot be used for the pairs: {error.strerror or error}.") from error
 
 
-def _locked(file: int) -> bool:
+def _take_lock(file: int) -> bool:
     """Take the lock on an open file; False if another process has it. A file system without locks counts as locked."""
     try:
         return lock(file)

@@ -26,6 +26,8 @@ from CardiacLDMLib.results.pictures import (
     to_grey,
 )
 
+from .pictures import normal_axis, rgb
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -100,7 +102,7 @@ def _changed_views(pair: Pair, labels: np.ndarray, changed: np.ndarray) -> list[
     """Return a view of ``labels`` across each axis, in the slice where most voxels changed."""
     views = []
     for plane in PLANES:
-        axis = _normal_axis(plane)
+        axis = normal_axis(plane)
         others = tuple(a for a in range(3) if a != axis)
         index = int(changed.sum(axis=others).argmax()) if changed.any() else None
         content = Pair(pair.image, Volume(labels, pair.labels.affine), pair.provenance)
@@ -135,23 +137,18 @@ def view(
     field = _slice_field(pair.labels, plane, index)
     grey = to_grey(sample_plane(pair.image, plane, field, pixels, linear=True, outside=AIR_HU))
     labels = _nearest(pair.labels.array, pair.labels, plane, field, pixels)
-    rgb = tint(grey, labels if labelled else np.zeros_like(labels), PAIR_TINT)
+    colours = tint(grey, labels if labelled else np.zeros_like(labels), PAIR_TINT)
     if marked is not None:
         here = _nearest(marked.astype(np.uint8), pair.labels, plane, field, pixels) > 0
         if labelled:
-            rgb[here & (labels > 0)] = COLOURS[labels[here & (labels > 0)]]
-        rgb[ndimage.binary_dilation(here, iterations=2) & ~here] = 255
-    return rgb.astype(np.uint8)
-
-
-def _normal_axis(plane: Plane) -> int:
-    """Return the array axis of a RAS grid that runs through the plane."""
-    return int(np.abs(np.cross(plane.right, plane.up)).argmax())
+            colours[here & (labels > 0)] = COLOURS[labels[here & (labels > 0)]]
+        colours[ndimage.binary_dilation(here, iterations=2) & ~here] = 255
+    return colours.astype(np.uint8)
 
 
 def _slice_field(labels: Volume, plane: Plane, index: int | None) -> Field:
     """Return the field of the whole grid in slice ``index``, by default the one in the middle of the heart."""
-    axis, shape = _normal_axis(plane), np.array(labels.array.shape)
+    axis, shape = normal_axis(plane), np.array(labels.array.shape)
     if index is None:
         middle = heart_index(labels)
         index = int(middle[axis]) if middle is not None else int(shape[axis]) // 2
@@ -160,9 +157,9 @@ def _slice_field(labels: Volume, plane: Plane, index: int | None) -> Field:
     return Field(labels.affine[:3, :3] @ centre + labels.affine[:3, 3], float(labels.grid.size_mm.max()))
 
 
-def _nearest(array: np.ndarray, on: Volume, plane: Plane, field: Field, pixels: int) -> np.ndarray:
-    """Return (pixels, pixels) uint8: ``array`` on the voxels of ``on``, without interpolation."""
-    values = sample_plane(Volume(array, on.affine), plane, field, pixels, linear=False, outside=anatomy.BACKGROUND)
+def _nearest(array: np.ndarray, volume: Volume, plane: Plane, field: Field, pixels: int) -> np.ndarray:
+    """Return (pixels, pixels) uint8: ``array`` on the voxels of ``volume``, without interpolation."""
+    values = sample_plane(Volume(array, volume.affine), plane, field, pixels, linear=False, outside=anatomy.BACKGROUND)
     return values.astype(np.uint8)
 
 
@@ -179,7 +176,7 @@ def _tile(pair: Pair) -> np.ndarray:
     return np.pad(np.concatenate(views, axis=1), ((0, CAPTION_PIXELS + GAP_PIXELS), (0, GAP_PIXELS), (0, 0)))
 
 
-# --- words ---------------------------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------------------------
 
 
 def _figure(canvas: np.ndarray) -> Figure:
@@ -204,10 +201,9 @@ def _write_legend(figure: Figure, pair: Pair, title: str, top: int) -> None:
     """Write structures with their volumes, conditions and settings of sampling, from pixel ``top`` down."""
     step = (3 * VIEW_PIXELS + 2 * GAP_PIXELS - 12) / len(anatomy.STRUCTURES)
     for number, structure in enumerate(anatomy.STRUCTURES):
-        red, green, blue = structure.colour
         volume = pair.provenance["volumes_ml"][structure.name]
         x = 6 + number * step
-        _write(figure, x, top + 14, "\N{BLACK SQUARE}", color=(red / 255, green / 255, blue / 255), fontsize=13)
+        _write(figure, x, top + 14, "\N{BLACK SQUARE}", color=rgb(structure), fontsize=13)
         text = f"{structure.name} {volume:.0f} mL" if volume else f"{structure.name} none"
         _write(figure, x + 17, top + 14, text, color="white" if volume else "0.45", fontsize=9)
     _write(figure, 6, top + 40, f"{title}: {_conditions_text(pair.provenance)}", color="white", fontsize=10)
@@ -217,7 +213,7 @@ def _write_legend(figure: Figure, pair: Pair, title: str, top: int) -> None:
 def _conditions_text(provenance: dict[str, Any], brief: bool = False) -> str:
     """Return the conditions, those sampled from their frequencies last.
 
-    ``brief`` leaves out a condition's name where its value tells which one it is.
+    ``brief`` leaves out the name of a condition where its value identifies it.
     """
     parts = [_values_text(provenance["conditions"], brief)]
     if provenance.get("drawn_conditions"):

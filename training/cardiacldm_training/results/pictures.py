@@ -1,4 +1,4 @@
-"""Pictures of images with their labels, for the training log."""
+"""The picture of the training log, and small functions that all pictures share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import numpy as np
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.results.pictures import PLANES, Field, sample_plane, tint
+from CardiacLDMLib.results.pictures import PLANES, Field, Plane, sample_plane, tint
 
 #: How strongly labels colour the image.
 PANEL_TINT = 0.5
+
+
+def normal_axis(plane: Plane) -> int:
+    """Return the array axis of a RAS grid that is perpendicular to ``plane``."""
+    return int(np.abs(np.cross(plane.right, plane.up)).argmax())
+
+
+def rgb(structure: anatomy.Structure) -> tuple[float, float, float]:
+    """Return the colour of a structure from 0 to 1, as matplotlib takes it."""
+    red, green, blue = structure.colour
+    return red / 255, green / 255, blue / 255
 
 
 def panel(
@@ -33,7 +44,7 @@ def _row(image: np.ndarray, labels: np.ndarray, middle: np.ndarray) -> np.ndarra
     centre = np.array(image.shape) - 1 - (side - 1) / 2
     tiles = []
     for plane in PLANES:
-        axis = int(np.abs(np.cross(plane.right, plane.up)).argmax())
+        axis = normal_axis(plane)
         at = centre.copy()
         at[axis] = middle[axis]
         field = Field(at, float(side))

@@ -17,6 +17,7 @@ from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.report import NOTICE
 
 from ..errors import RenderingError
+from .pictures import rgb
 
 if TYPE_CHECKING:
     from trame_slicer.core import SlicerApp
@@ -275,8 +276,7 @@ def _legend(figure: Any, left: float, title: str, volumes_ml: np.ndarray) -> Non
     axes.text(0.07, 0.965, title, color="white", fontsize=13, weight="bold", va="top", linespacing=1.5)
     for row, structure in enumerate(anatomy.STRUCTURES):
         y = 0.85 - 0.062 * row
-        colour = tuple(channel / 255 for channel in structure.colour)
-        axes.add_patch(Rectangle((0.07, y - 0.016), 0.09, 0.032, color=colour))
+        axes.add_patch(Rectangle((0.07, y - 0.016), 0.09, 0.032, color=rgb(structure)))
         axes.text(0.21, y + 0.009, structure.title, color="white", fontsize=11, va="center")
         volume = volumes_ml[structure.value]
         note = f"{volume:.0f} mL" if volume > 0 else "not found"

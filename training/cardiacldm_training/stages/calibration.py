@@ -1,4 +1,4 @@
-"""What is measured once a network is trained: the statistics of latents, and the gains of restarts.
+"""Measurements on trained networks: the statistics of latents, and the gains of restarts.
 
 Each record names the weights it was measured with, so that a record of other weights is refused.
 """

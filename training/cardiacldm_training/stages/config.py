@@ -33,7 +33,7 @@ Devices = Annotated[int, Field(ge=1)]
 
 
 def stream(network: str) -> int:
-    """The number that sets the random streams of one network apart from those of the others with the same seed."""
+    """Return the number that separates the random streams of one network from those of others with the same seed."""
     return NETWORKS.index(network)
 
 
@@ -187,7 +187,7 @@ class RunConfig(Record):
         return self.model
 
     def with_diffusion(self, settings: DiffusionConfig | None, data: DiffusionData | None) -> RunConfig:
-        """The same run of a generator with this diffusion stage; None: without one."""
+        """Return the run of a generator with this diffusion stage; None: without one."""
         return self.model_copy(update={
             "model": self.generator.model_copy(update={"diffusion": settings}),
             "data": self.data.model_copy(update={"diffusion": data}),

@@ -42,7 +42,7 @@ class Score:
 
 
 class Stage(Protocol):
-    """What differs between stages: the stream of examples, the loss and the score. A stage has no state."""
+    """The interface of a stage: its stream of examples, its loss and its score. A stage has no state."""
 
     @property
     def measure(self) -> str:

@@ -1,4 +1,4 @@
-"""What a trained network contributes to a model package; every stage answers the exporter with one."""
+"""The part of a model package that one trained network contributes; each stage returns its parts to the exporter."""
 
 from __future__ import annotations
 

@@ -239,10 +239,8 @@ def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
 
 def _sampling(schedule: Schedule, restarts: Sequence[float] = (), **fields: float) -> Sampling:
     """Return the usual sampling of a schedule, without gains: they are measured after training."""
-    gainless = tuple(Restart(time=time) for time in restarts)
-    return Sampling.model_validate(
-        {"schedule": schedule, "solver": SOLVERS[schedule][0], "restarts": gainless, **fields}
-    )
+    values = {"solver": SOLVERS[schedule][0], "restarts": tuple(Restart(time=time) for time in restarts)}
+    return Sampling.model_validate({"schedule": schedule, **values, **fields})
 
 
 def _with_schedule(settings: DiffusionConfig, schedule: Schedule) -> DiffusionConfig:

@@ -1,1 +1,1 @@
-"""How true generated pairs are: each figure beside what held-out references reach among themselves."""
+"""Fidelity of generated pairs: each figure stands beside that of held-out cases compared among themselves."""

@@ -51,7 +51,7 @@ class SpectrumRow(Record):
 
 
 class CurvePoint(Record):
-    """Pairs of one solver and number of network evaluations. ``sound``: share of pairs without a broken rule."""
+    """Quality of pairs with one solver and number of network evaluations. ``sound``: share without a broken rule."""
 
     solver: str
     steps: int
@@ -110,7 +110,7 @@ class Report(Record):
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write all files, each whole or not at all. Raises VolumeError."""
+    """Write all files, each whole or not at all. Raises OutputError."""
     texts = {JSON_FILE: report.model_dump_json(indent=1) + "\n", MARKDOWN_FILE: markdown(report)}
     for name, text in texts.items():
         write_text(out / name, text)
@@ -160,14 +160,14 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def headline(report: Report) -> list[Comparison]:
+def comparisons(report: Report) -> list[Comparison]:
     """Return every figure that has a reference, in the order of the report."""
     figures = [measured for key in _SECTIONS for measured in report.measured.get(key, [])]
     figures += [report.replicas.rate] if report.replicas else []
     return figures + ([report.utility.dice] if report.utility else [])
 
 
-def for_card(report: Report) -> str:
+def card_section(report: Report) -> str:
     """Return the report as a part of a model card: without title, pictures and instructions.
 
     It names no case, because a package is published and a name may identify a patient.

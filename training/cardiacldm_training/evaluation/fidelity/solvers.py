@@ -19,7 +19,7 @@ from ...results import pair_files
 from ...results.pair_pictures import draw_cleaning, write_figure
 from . import compare
 from .cases import Pair, View
-from .judge import CaseMeasures, Examiner, feature_distances
+from .measures import CaseMeasures, Examiner, feature_distances
 from .report import CurvePoint, Repair
 
 #: Network evaluations for each pair; both passes of guidance count as one.
@@ -31,7 +31,7 @@ def generator_view(generator: Generator) -> View:
     return View(generator.shape, generator.spacing_mm)
 
 
-def draw_pairs(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
+def generate_pairs(generator: Generator, count: int, seed: int, out: Path, say: Say) -> None:
     """Write pairs 0 to ``count`` of ``seed`` without conditions, in the layout of ``cardiacldm generate``.
 
     Existing pairs are kept. Raises OutputError or GeneratorError.
@@ -43,8 +43,8 @@ def draw_pairs(generator: Generator, count: int, seed: int, out: Path, say: Say)
             say(f"Generated pair {index + 1} of {count}.")
 
 
-def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, picture: Path) -> Repair:
-    """Write a picture of the pair among the first ``count`` whose labels the clean-up changed most.
+def draw_largest_repair(generator: Generator, count: int, seed: int, pairs: Path, picture: Path) -> Repair:
+    """Write a ``picture`` (PNG) of the pair whose labels the clean-up changed most, among the first ``count``.
 
     The pair is generated again, because its labels before the clean-up are not stored. Raises DatasetError, VolumeError
     or GeneratorError.
@@ -59,7 +59,7 @@ def draw_repair(generator: Generator, count: int, seed: int, pairs: Path, pictur
     return Repair(pair=name, voxels=changed[most], labelled=labelled, mean=float(np.mean(changed)))
 
 
-def draw_curve(
+def measure_curve(
     generator: Generator, count: int, seed: int, examiner: Examiner, references: Sequence[CaseMeasures], say: Say
 ) -> list[CurvePoint]:
     """Measure ``count`` pairs for each solver of the package's schedule and each number of evaluations."""
@@ -70,7 +70,7 @@ def draw_curve(
         for budget in BUDGETS:
             steps, restarts = split_budget(budget, solver, generator.spec.sampling.restarts)
             limited = generator.with_restarts(restarts)
-            point = _draw_point(limited, solver, steps, count, seed, examiner, references)
+            point = _measure_point(limited, solver, steps, count, seed, examiner, references)
             say(f"{solver}, {point.evaluations} evaluations: {point.seconds:.2f} s a pair.")
             points.append(point)
     return points
@@ -86,7 +86,7 @@ def split_budget(budget: int, solver: Solver, restarts: Sequence[Restart]) -> tu
     return max((budget - RESTART_EVALUATIONS * kept) // EVALUATIONS[solver], 1), chosen
 
 
-def _draw_point(
+def _measure_point(
     generator: Generator, solver: Solver, steps: int, count: int, seed: int, examiner: Examiner,
     references: Sequence[CaseMeasures],
 ) -> CurvePoint:  # fmt: skip

@@ -64,7 +64,7 @@ class CaseMeasures:
 
 
 class Examiner:
-    """Measures cases with a segmenter package: its features of the image, and its labels of it.
+    """Measures cases with a segmenter package: by its features of the image and its labels of the image.
 
     Raises PackageError for a package that is no segmenter, SegmenterError for a missing device.
     """
@@ -88,14 +88,14 @@ class Examiner:
             dice, frozenset(fault.rule for fault in faults),
         )  # fmt: skip
 
-    def examine_all(self, source: CaseSet, segmented: int, what: str, say: Say) -> list[CaseMeasures]:
+    def examine_all(self, source: CaseSet, segmented: int, items: str, say: Say) -> list[CaseMeasures]:
         """Measure all cases of ``source`` and segment ``segmented`` of them, evenly chosen."""
         chosen = set(np.linspace(0, len(source) - 1, min(segmented, len(source))).astype(int).tolist())
         measures = []
         for n in range(len(source)):
             measures.append(self.examine(source[n], segment=n in chosen))
             if (n + 1) % max(len(source) // 5, 1) == 0:
-                say(f"  {n + 1} of {len(source)} {what} examined")
+                say(f"  {n + 1} of {len(source)} {items} examined")
         return measures
 
 
