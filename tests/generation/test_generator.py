@@ -135,12 +135,12 @@ def test_unset_conditions_are_sampled_from_their_frequency(generator: Generator,
     chancy = Generator(open_package(write_tiny_generator(tmp_path / "chancy", chances=chances)), "cpu")
     left, settings = [], check_settings(chancy.spec)
     for index in range(400):
-        drawn = chancy.with_chance(settings, 5, index, 0).conditions
+        drawn = chancy.with_sampled_conditions(settings, 5, index, 0).conditions
         assert list(drawn) == ["sex"]  # what has no chances stays unknown
         left.append(drawn["sex"])
     assert left.count("female") / 400 == pytest.approx(0.75, abs=0.06)
     asked = check_settings(chancy.spec, {"sex": "male"})
-    assert chancy.with_chance(asked, 5, left.index("female"), 0) == asked
+    assert chancy.with_sampled_conditions(asked, 5, left.index("female"), 0) == asked
     by_chance, by_wish = chancy.generate(5, 0), generator.generate(5, 0, {"sex": left[0]})
     assert np.array_equal(by_chance.image.array, by_wish.image.array)
     assert by_chance.provenance["conditions"] == {}

@@ -1,9 +1,9 @@
 """Judge generated pairs, and generate until one is accepted.
 
-A pair is judged by the plausibility of its labels, as far as true hearts keep the rules on a generator's grid, and by
-the agreement of its labels with a segmenter's labels of its image. A rejected pair is replaced by the next attempt at
-the same number, so an accepted pair depends on package, settings, seed, number and judge alone. A generator with random
-weights never gives an acceptable pair: use no judge then.
+Two things are judged: the plausibility of the labels, by the rules that true hearts keep on a generator's grid, and
+their agreement with a segmenter's labels of the image. A rejected pair is replaced by the next attempt at the same
+number, so an accepted pair depends on package, settings, seed, number and judge alone. No pair of a generator with
+random weights is acceptable: use no judge then.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any, Protocol
 from .. import anatomy
 from ..errors import NoAcceptablePair, SegmenterError, VolumeError
 from ..image.grid import Volume
-from ..image.overlap import mean_agreement
+from ..image.labels import mean_agreement
 from ..progress import Progress
 from ..segmentation.findings import Finding, clause
 from ..segmentation.segmenter import Segmenter
 from ..torch_device import same_bits
 from . import plausibility
-from .generator import Generator, Pair, Preview
+from .generator import Generator, OnPreview, Pair
 from .settings import Conditions
 
 #: Most attempts at a pair.
 MAX_ATTEMPTS = 5
 #: Smallest mean Dice of an accepted pair. Of 100 virtual cases on the demo grid, 99 reach it.
 LEAST_AGREEMENT = 0.75
-#: Share of the smallest usable volume that a structure must have. One true pulmonary artery had 93 % of that volume.
-SMALLEST_PART = 0.5
-#: Rules that true cases break on a grid of 3 mm, where walls are a voxel thick and the aorta is in two pieces.
+#: Least volume of a structure as a share of its smallest usable one. A true pulmonary artery had 0.93 of that volume.
+SMALLEST_SHARE = 0.5
+#: Rules, with their structures, that true cases break on a grid of 3 mm, where walls are one voxel thick and the aorta
+#: is in two pieces.
 IGNORED_RULES = {
     ("pieces", ("AO",)), ("order", ("LA", "LV")),
     *(("forbidden contact", pair) for pair in (("LV", "RV"), ("LV", "RA"), ("LA", "RV"))),
@@ -41,12 +42,13 @@ _GENERATING = 80
 
 
 class FurtherJudge(Protocol):
-    """A further check of each pair, for example for memorisation. Each finding is a fault."""
+    """A further check of each pair, for example for memorisation."""
 
-    def __call__(self, pair: Pair) -> Sequence[Finding]: ...
+    def __call__(self, pair: Pair) -> Sequence[Finding]:
+        """Return the faults of a pair."""
 
     def record(self) -> dict[str, Any]:
-        """Return what the check compares with, for the provenance of pairs."""
+        """Return the settings of the check, for the provenance of pairs."""
 
 
 # --- judging -------------------------------------------------------------------------------------------------------
@@ -54,7 +56,7 @@ class FurtherJudge(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """``faults`` of a pair, empty if it is accepted; ``agreement``: mean Dice with the segmenter, None without one."""
+    """``faults``: none if the pair is accepted. ``agreement``: mean Dice with the segmenter, None without one."""
 
     faults: list[Finding]
     agreement: float | None
@@ -87,7 +89,7 @@ class Judge:
     def _agreement(
         self, pair: Pair, progress: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None
     ) -> float:
-        """Return the mean Dice with the segmenter, 0 for an image that it refuses, which cannot be a chest CT."""
+        """Return the mean Dice with the segmenter; 0 if it refuses the image, which cannot be a chest CT then."""
         assert self.segmenter is not None
         try:
             with same_bits():
@@ -97,7 +99,7 @@ class Judge:
         return round(mean_agreement(pair.labels.array, result.labels.array), 4)
 
     def record(self) -> dict[str, Any]:
-        """Return what pairs are judged by, for their provenance."""
+        """Return the segmenter and the settings of all judges, for the provenance of pairs."""
         record: dict[str, Any] = {"segmenter": None}
         if self.segmenter is not None:
             package = self.segmenter.package
@@ -109,7 +111,7 @@ class Judge:
 
 
 def fault_text(fault: Finding) -> str:
-    """Return a fault as ``rule: clause``; rejections are counted by the rule."""
+    """Return a fault as ``rule: clause``. Reports count rejections by the part before the colon."""
     return f"{fault.rule}: {clause(fault)}"
 
 
@@ -121,8 +123,8 @@ def agreement_faults(dice: float, least: float = LEAST_AGREEMENT) -> list[Findin
 def label_faults(volume: Volume) -> list[Finding]:
     """Return the faults of a pair's labels, by the rules that true cases keep on a generator's grid.
 
-    Faults are missing structures, whole structures that are far too small, and broken rules of plausibility but
-    ``IGNORED_RULES``.
+    Faults are missing structures, structures that are far too small and not cut off, and broken rules of plausibility
+    that are not in ``IGNORED_RULES``.
     """
     try:
         labels = plausibility.as_labels(volume)
@@ -131,7 +133,7 @@ def label_faults(volume: Volume) -> list[Finding]:
     volumes = labels.volumes_ml()
     faults = [Finding("missing", (name,)) for name in anatomy.NAMES if name not in volumes]
     for name, ml in volumes.items():
-        least = anatomy.SMALLEST_ML[name] * SMALLEST_PART
+        least = anatomy.SMALLEST_ML[name] * SMALLEST_SHARE
         if name not in labels.cut and ml < least:
             faults.append(Finding("too small", (name,), ml, least))
     broken = plausibility.check(labels)
@@ -145,13 +147,13 @@ def draw(
     generator: Generator, judge: Judge | None, seed: int, index: int, conditions: Conditions | None = None, *,
     steps: int | None = None, guidance: float | None = None, solver: str | None = None,
     progress: Callable[[Progress], None] | None = None, cancelled: Callable[[], bool] | None = None,
-    preview: Preview | None = None,
+    preview: OnPreview | None = None,
 ) -> Pair:  # fmt: skip
-    """Return pair ``index`` of ``seed``: the first of ``MAX_ATTEMPTS`` attempts in which ``judge`` finds no fault.
+    """Return pair ``index`` of ``seed``: the first of up to ``MAX_ATTEMPTS`` attempts that ``judge`` accepts.
 
     Its provenance has an entry ``acceptance`` with the number of ``attempts``, the ``agreement``, the faults of
-    ``rejected`` attempts and the segmenter. Without a judge, the first attempt is returned. An attempt counts 0 to 100
-    in ``progress``, whose total grows by 100 with each further attempt. Other arguments are those of
+    ``rejected`` attempts and the segmenter. Without a judge, the first attempt is returned. In ``progress`` an attempt
+    takes 100 steps, and the total grows by 100 with each further attempt. The other arguments are those of
     :meth:`Generator.generate`. Raises :class:`NoAcceptablePair` after the last attempt.
     """
     began, rejected = time.perf_counter(), list[list[str]]()

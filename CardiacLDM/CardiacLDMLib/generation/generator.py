@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from .. import anatomy
 from ..errors import GeneratorError, MemoryShortage
 from ..image.grid import Volume
+from ..image.labels import volumes_ml
 from ..image.resample import largest
 from ..networks.architectures import LATENT_STRIDE
 from ..packages.generator_spec import GeneratorSpec, Restart
@@ -41,7 +41,7 @@ TILE, TILE_OVERLAP = 16, 0.5
 #: Start and end of each stage on the progress bar, percent.
 _STAGES = {"sample": (0, 85), "decode": (85, 97), "clean": (97, 100)}
 #: Called with the number of the step, the number of steps, and the middle axial slice by then (I, J; int16 HU).
-Preview = Callable[[int, int, np.ndarray], None]
+OnPreview = Callable[[int, int, np.ndarray], None]
 #: Seed, index and attempt of a pair.
 PairNumber = tuple[int, int, int]
 
@@ -62,7 +62,8 @@ class Pair:
 class Generator:
     """The two networks of a generator package, loaded once for any number of pairs.
 
-    Raises ``DeviceError`` for a missing device, ``PackageError`` for a package that cannot be used.
+    Raises ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used,
+    :class:`MemoryShortage` if its networks do not fit in memory.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
@@ -70,7 +71,7 @@ class Generator:
         self.device = resolve_device(device)
         self.package = package
         self.spec = cast(GeneratorSpec, package.manifest.generator)
-        with _memory_in_words():
+        with _memory_errors():
             networks = load_networks(package, self.device)
         self._denoiser, self._autoencoder = networks["diffusion"], cast(Any, networks["autoencoder"])
         network = package.manifest.networks["autoencoder"]
@@ -87,40 +88,41 @@ class Generator:
         self, seed: int, index: int, conditions: Conditions | None = None, *, attempt: int = 0,
         steps: int | None = None, guidance: float | None = None, solver: str | None = None,
         progress: Callable[[Progress], None] | None = None, cancelled: Callable[[], bool] | None = None,
-        preview: Preview | None = None,
+        preview: OnPreview | None = None,
     ) -> Pair:  # fmt: skip
         """Return pair ``index`` of ``seed``; each ``attempt`` gives another pair.
 
-        ``conditions`` by name; see :meth:`with_chance` for unset ones. ``progress`` is called after every step,
-        ``preview`` every few steps. ``cancelled`` is asked at every step; True ends the job with :class:`Cancelled`.
-        Raises :class:`GeneratorError` for settings that the package does not know.
+        ``conditions`` by name; see :meth:`with_sampled_conditions` for unset ones. ``steps``, ``guidance``, ``solver``:
+        None stands for the package's own. ``progress`` is called after every step, ``preview`` after every
+        ``PREVIEW_EVERY``-th one. ``cancelled`` is called at every step; if it returns True, :class:`Cancelled` is
+        raised. Raises :class:`GeneratorError` for settings that do not fit the package, and :class:`MemoryShortage`.
         """
         settings = check_settings(self.spec, conditions, steps, guidance, solver)
         for name, number in (("seed", seed), ("number of a pair", index), ("attempt", attempt)):
             if not 0 <= number <= MAX_SEED:
                 raise GeneratorError(f"The {name} must be from 0 to {MAX_SEED}, not {number}.")
         pair_number = seed, index, attempt
-        chosen = self.with_chance(settings, *pair_number)
+        complete = self.with_sampled_conditions(settings, *pair_number)
         job = _Job(progress, cancelled)
-        with torch.inference_mode(), same_bits(), _memory_in_words():
-            z = self._sample(pair_number, chosen, job, preview)
+        with torch.inference_mode(), same_bits(), _memory_errors():
+            z = self._sample(pair_number, complete, job, preview)
             job.step("decode", 0.0)
-            decoded, scores, how = self._decode(z)
+            decoded, scores, decoding = self._decode(z)
         job.step("clean", 0.0)
         with same_bits():
             image, labels, raw = self._volumes(pair_number, decoded, scores)
         job.step("clean", 1.0)
-        record = self._provenance(pair_number, settings, labels, how)
-        record["drawn_conditions"] = {n: v for n, v in chosen.conditions.items() if n not in settings.conditions}
+        record = self._provenance(pair_number, settings, labels, decoding)
+        record["drawn_conditions"] = {n: v for n, v in complete.conditions.items() if n not in settings.conditions}
         record["repaired_voxels"] = int(np.count_nonzero(labels.array != raw.array))
         return Pair(image, labels, record, raw)
 
     # --- sampling
 
-    def with_chance(self, settings: Settings, seed: int, index: int, attempt: int) -> Settings:
-        """Return ``settings`` with the unset choices of one pair sampled from their frequency in the training set.
+    def with_sampled_conditions(self, settings: Settings, seed: int, index: int, attempt: int) -> Settings:
+        """Return the settings of one pair, its unset choices sampled from their frequency in the training set.
 
-        Otherwise the network averages over the values, for example over all contrast phases.
+        An unset choice would make the network average over its values, for example over all contrast phases.
         """
         rng = sampler.condition_generator(seed, index, attempt)
         sampled = {
@@ -129,8 +131,8 @@ class Generator:
         }  # fmt: skip
         return replace(settings, conditions={**sampled, **settings.conditions})
 
-    def _sample(self, number: PairNumber, settings: Settings, job: _Job, preview: Preview | None) -> torch.Tensor:
-        """Return latents (1, C, I/4, J/4, K/4) on the autoencoder's scale."""
+    def _sample(self, number: PairNumber, settings: Settings, job: _Job, preview: OnPreview | None) -> torch.Tensor:
+        """Return sampled latents (1, C, I/4, J/4, K/4) on the autoencoder's scale."""
 
         def on_step(step: int, total: int, data: torch.Tensor) -> None:
             job.step("sample", step / total)
@@ -142,19 +144,23 @@ class Generator:
         z = sampler.noise(*number, shape).to(self.device)
         predict = sampler.guided(self._denoiser, *self._inputs(settings.conditions), settings.guidance)
         z = sampler.integrate(
-            predict, z, settings.of(self.spec.sampling), generators=[sampler.step_generator(*number)], on_step=on_step
+            predict,
+            z,
+            settings.apply_to(self.spec.sampling),
+            generators=[sampler.step_generator(*number)],
+            on_step=on_step,
         )
         return self._processed_latents(z)
 
     def _processed_latents(self, z: torch.Tensor) -> torch.Tensor:
-        """Return sampled latents after the post-processing of latents, on the autoencoder's scale."""
+        """Return sampled latents after the steps of post-processing on latents, on the autoencoder's scale."""
         for step in self.spec.postprocess:
             if isinstance(step, LatentStep):
                 z = step.apply(z)
         return self._unscaled(z)
 
     def _inputs(self, conditions: Conditions) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the denoiser's inputs: (1, choices) int64, -1 for unset; (1, numbers) float32, NaN for unset."""
+        """Return the conditions for the denoiser: choices (1, A) int64, -1 for unset; numbers (1, B), NaN for unset."""
         choices = [
             values.index(str(conditions[name])) if name in conditions else -1
             for name, values in self.spec.choices.items()
@@ -163,8 +169,8 @@ class Generator:
             scale_number(float(conditions[name]), *limits) if name in conditions else math.nan
             for name, limits in self.spec.numbers.items()
         ]
-        to = partial(torch.tensor, device=self.device)
-        return to([choices], dtype=torch.int64), to([numbers], dtype=torch.float32)
+        tensor = partial(torch.tensor, device=self.device)
+        return tensor([choices], dtype=torch.int64), tensor([numbers], dtype=torch.float32)
 
     def _unscaled(self, z: torch.Tensor) -> torch.Tensor:
         shift, scale = (z.new_tensor(v).view(-1, 1, 1, 1) for v in (self.spec.latent_shift, self.spec.latent_scale))
@@ -174,11 +180,11 @@ class Generator:
 
     def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, str]:
         """Return the image (I, J, K) in 0..1, label scores (9, I, J, K), both float32, and "whole" or "tiles"."""
-        decoded, how = None, "whole"
+        decoded, decoding = None, "whole"
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            decoded = self._both(z)
-        if decoded is None:  # outside the block, the error no longer holds the tensors of the failed attempt
-            decoded, how = self._tiles(z), "tiles"
+            decoded = self._decode_whole(z)
+        if decoded is None:  # outside the block, the error no longer holds the failed attempt's tensors
+            decoded, decoding = self._decode_tiles(z), "tiles"
         decoded = decoded.float()
         image = decoded[:, :1]
         for step in self.spec.postprocess:
@@ -188,19 +194,19 @@ class Generator:
         if not np.isfinite(array).all():
             name = self.package.manifest.name
             raise GeneratorError(f"{name} computed values that are not numbers: its weights cannot be used.")
-        return array[0], array[1:], how
+        return array[0], array[1:], decoding
 
-    def _both(self, z: torch.Tensor) -> torch.Tensor:
+    def _decode_whole(self, z: torch.Tensor) -> torch.Tensor:
         """Return image and label scores as one tensor (1, 1 + 9, I, J, K)."""
         return torch.cat(self._autoencoder.decode(z), dim=1)
 
-    def _tiles(self, z: torch.Tensor) -> torch.Tensor:
-        """Do the same in overlapping tiles; group normalisation within each changes the result a little."""
+    def _decode_tiles(self, z: torch.Tensor) -> torch.Tensor:
+        """Do the same in overlapping tiles. Group normalisation within each tile changes the result a little."""
         from monai.inferers import sliding_window_inference
 
         tile = [min(TILE, side) for side in z.shape[2:]]
         whole: Any = sliding_window_inference(
-            z, tile, 1, self._both, overlap=TILE_OVERLAP, mode="gaussian", device=torch.device("cpu")
+            z, tile, 1, self._decode_whole, overlap=TILE_OVERLAP, mode="gaussian", device=torch.device("cpu")
         )
         return cast(torch.Tensor, whole)
 
@@ -221,7 +227,7 @@ class Generator:
     # --- the result
 
     def _volumes(self, number: PairNumber, image: np.ndarray, scores: np.ndarray) -> tuple[Volume, Volume, Volume]:
-        """Return the image after the post-processing of HU, the labels, and the labels before clean-up."""
+        """Return the post-processed image, the labels, and the labels before clean-up."""
         affine = np.diag([self.spacing_mm] * 3 + [1.0])
         affine[:3, 3] = -self.spacing_mm * (np.array(self.shape) - 1) / 2
         raw = largest(scores)
@@ -233,11 +239,9 @@ class Generator:
                 hu = step.apply(hu, labels, self.spacing_mm, rng)
         return Volume(self._int16(hu), affine), Volume(labels, affine), Volume(raw, affine)
 
-    def _provenance(self, number: PairNumber, settings: Settings, labels: Volume, decoded: str) -> dict[str, Any]:
+    def _provenance(self, number: PairNumber, settings: Settings, labels: Volume, decoding: str) -> dict[str, Any]:
         """Return the record of a synthetic pair. It holds no times: the same pair has the same record."""
         manifest = self.package.manifest
-        count = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
-        voxel_ml = labels.grid.voxel_ml
         steps = {step.step for step in self.spec.postprocess}
         return {
             "synthetic": True,
@@ -246,16 +250,16 @@ class Generator:
             **dict(zip(("seed", "index", "attempt"), number, strict=True)),
             **asdict(settings),
             "device": self.device.partition(":")[0],
-            "decoded": decoded,
+            "decoded": decoding,
             "tone": "tone" in steps,
             "texture": "texture" in steps,
-            "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in anatomy.STRUCTURES},
+            "volumes_ml": {name: round(ml, 2) for name, ml in volumes_ml(labels.array, labels.grid.voxel_ml).items()},
         }
 
 
 @contextlib.contextmanager
-def _memory_in_words() -> Iterator[None]:
-    """Turn an error of full memory, of a GPU or of the computer, into a :class:`GeneratorError`."""
+def _memory_errors() -> Iterator[None]:
+    """Turn an error of full memory, of the GPU or of the computer, into a :class:`MemoryShortage`."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

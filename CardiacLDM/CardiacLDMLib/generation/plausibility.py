@@ -1,9 +1,9 @@
-"""Plausibility of a label map by the rules of a whole heart: virtual, generated or labelled by hand.
+"""Check a label map, virtual, generated or labelled by hand, by the rules of a plausible heart.
 
-Every structure is there, in one piece, without holes; required contacts exist and forbidden ones do not; the order of
-the centroids is right; the left ventricle is enclosed. A structure that the scan cuts off is excused: it may be in
-pieces, lack a contact or lie elsewhere. :mod:`CardiacLDMLib.anatomy` holds the contacts, the order and the limits.
-Lengths are in mm, volumes in mL.
+Every structure is present, in one piece, without holes; required contacts exist and forbidden ones do not; the order of
+the centroids is right; the left ventricle is enclosed. A structure that the scan cuts off may be in pieces, lack a
+contact or lie elsewhere. :mod:`CardiacLDMLib.anatomy` holds the contacts, the order and the limits. Lengths are in mm,
+volumes in mL.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..anatomy import (
     NAMES,
     NUM_CLASSES,
     REQUIRED_CONTACTS,
-    STRUCTURES,
     VALUE,
 )
 from ..errors import VolumeError
 from ..image.grid import Volume
+from ..image.labels import volumes_ml
 from ..segmentation.findings import Finding, Rule
 
 #: Most islands of one label map: parts that touch the rest of their structure at an edge or a corner only.
@@ -34,7 +34,7 @@ MOST_ISLANDS = 10
 #: The rules of :func:`check`, in the order of reports.
 RULES: tuple[Rule, ...] = ("missing", "pieces", "holes", "islands", "contact", "forbidden contact", "LV open", "order")
 
-_OUTSIDE = NUM_CLASSES  # label of what lies beyond the scan
+_OUTSIDE = NUM_CLASSES  # label of voxels beyond the scan
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Labels:
     """A label map turned to the nearest RAS axes and cropped to its foreground.
 
     ``array``: (I, J, K) uint8. ``spacing``: (3,) mm. ``boxes``: the box of each structure that is there. ``cut``: the
-    structures that reach the edge of the scan.
+    structures that reach the edge of the scan. ``edges`` (3, 2) bool: whether the array's first and last slice along
+    each axis are those of the scan.
     """
 
     array: np.ndarray = field(repr=False)
     spacing: np.ndarray
     boxes: dict[str, tuple[slice, slice, slice]]
     cut: frozenset[str]
-    edges: np.ndarray  # (3, 2) bool: whether the array's first and last slice along an axis are the scan's
+    edges: np.ndarray
 
     @property
     def voxel_ml(self) -> float:
@@ -68,15 +69,14 @@ class Labels:
 
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume of each structure that is there."""
-        count = np.bincount(self.array.ravel(), minlength=NUM_CLASSES)
-        return {s.name: float(count[s.value]) * self.voxel_ml for s in STRUCTURES if count[s.value]}
+        return {name: ml for name, ml in volumes_ml(self.array, self.voxel_ml).items() if ml}
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
 def as_labels(volume: Volume) -> Labels:
-    """Turn a label map to RAS and crop it.
+    """Return a label map turned to RAS and cropped.
 
     Raises :class:`VolumeError` if it is empty or has values other than 0 to 8.
     """
@@ -87,7 +87,7 @@ def as_labels(volume: Volume) -> Labels:
 
 
 def uncut_labels(array: np.ndarray, spacing_mm: float) -> Labels:
-    """Crop labels (uint8, RAS) on a lattice that is no scan: a structure that reaches its edge is not cut.
+    """Return labels (uint8, RAS) that do not come from a scan, cropped: a structure at the array's edge is not cut off.
 
     Raises :class:`VolumeError` if they are empty.
     """
@@ -136,28 +136,28 @@ def check(labels: Labels) -> list[Finding]:
 
 
 def missing(labels: Labels) -> list[Finding]:
-    """Return structures that are absent and that the scan cannot have cut off: no neighbour of them is cut."""
+    """Return absent structures, but not those with a neighbour that is cut off, since the scan may end before them."""
     neighbours = {name: {b for pair in REQUIRED_CONTACTS if name in pair for b in pair} - {name} for name in NAMES}
     absent = [name for name in NAMES if name not in labels.boxes]
     return [Finding("missing", (name,)) for name in absent if not neighbours[name] & labels.cut]
 
 
 def pieces_and_holes(labels: Labels) -> list[Finding]:
-    """Return structures in several pieces (which touch not even at a corner) or with holes."""
-    found = []
+    """Return structures in several pieces, which do not touch even at a corner, and structures with holes."""
+    findings = []
     for name in labels.boxes:
         mask = labels.mask(name)
         pieces = _inner_pieces(labels, name, mask, 26)
         if pieces > 1:
-            found.append(Finding("pieces", (name,), pieces, 1))
-        hole = _enclosed(mask) * labels.voxel_ml
-        if hole:
-            found.append(Finding("holes", (name,), hole, 0.0))
-    return found
+            findings.append(Finding("pieces", (name,), pieces, 1))
+        hole_ml = _enclosed(mask) * labels.voxel_ml
+        if hole_ml:
+            findings.append(Finding("holes", (name,), hole_ml, 0.0))
+    return findings
 
 
 def islands(labels: Labels) -> list[Finding]:
-    """Return a finding if more than ``MOST_ISLANDS`` parts hang on their structures by an edge or a corner only."""
+    """Return a finding if more than ``MOST_ISLANDS`` parts touch their structures at an edge or a corner only."""
     counts = {}
     for name in labels.boxes:
         mask = labels.mask(name)
@@ -170,7 +170,10 @@ def islands(labels: Labels) -> list[Finding]:
 
 
 def lv_opening(faces: np.ndarray) -> list[Finding]:
-    """Return a finding if too much of the left ventricle's surface faces background; ``faces``: contact table."""
+    """Return a finding if too much of the left ventricle's surface faces background.
+
+    ``faces``: the first of the :func:`contact_tables`.
+    """
     lv = VALUE["LV"]
     share = float(faces[lv, 0] / max(faces[lv].sum() - faces[lv, lv] - faces[lv, _OUTSIDE], 1))
     return [Finding("LV open", ("LV",), share, LARGEST_LV_OPENING)] if share > LARGEST_LV_OPENING else []
@@ -202,7 +205,7 @@ def _enclosed(mask: np.ndarray) -> int:
 def contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     """Return two (10, 10) counts of voxel pairs by label: pairs that share a face, and pairs within ``CONTACT_MM``.
 
-    Label 9 stands for what lies beyond the scan. Neighbours that share a face touch at any spacing. Only voxels at a
+    Label 9 stands for voxels beyond the scan. Voxels that share a face are near at any spacing. Only voxels at a
     surface are counted: the closest voxels of two structures are among them.
     """
     reach = np.maximum(np.floor(CONTACT_MM / labels.spacing), 1).astype(int)
@@ -233,7 +236,10 @@ def contact_tables(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
-    """Return required contacts that are absent and forbidden ones that exist; ``near``: table of near voxel pairs."""
+    """Return required contacts that are absent and forbidden ones that exist.
+
+    ``near``: the second of the :func:`contact_tables`.
+    """
     findings = []
     for a, b in REQUIRED_CONTACTS:
         both = a in labels.boxes and b in labels.boxes
@@ -246,7 +252,7 @@ def contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
 
 
 def order(labels: Labels) -> list[Finding]:
-    """Return pairs of whole structures whose centroids lie the wrong way round."""
+    """Return pairs of structures, neither of them cut off, whose centroids are in the wrong order."""
     centres = labels.centroids()
     return [
         Finding("order", (first, second), where=side)

@@ -1,4 +1,4 @@
-"""From noise to latents: random streams, noise schedules, solvers, restarts and guidance as pure functions.
+"""Sample latents from noise: random streams, noise schedules, solvers, restarts and guidance as pure functions.
 
 Time ``t`` runs from 1 (noise) to 0 (data). There are two schedules. In ``rectified_flow``, ``z_t = (1-t) z + t xi`` and
 the network predicts the velocity ``xi - z`` (Liu et al. 2023). In ``ddpm``, ``z_t = sqrt(a_t) z + sqrt(1-a_t) xi`` and
@@ -47,8 +47,8 @@ _SEED_LIMIT = 2**32
 def noise(seed: int, index: int, attempt: int, shape: Sequence[int]) -> torch.Tensor:
     """Return the standard normal noise, float32 on the CPU, that a sample starts from.
 
-    It depends on the arguments alone, not on batch, process or device. Raises ValueError for numbers below 0 or from
-    2**32 on.
+    It depends on the arguments alone, not on batch, process or device. Raises ValueError for numbers outside
+    0 to 2**32 - 1.
     """
     import torch
 
@@ -78,9 +78,9 @@ def _generator(seed: int, index: int, attempt: int, purpose: int) -> np.random.G
 
 
 def noise_source(generators: Sequence[np.random.Generator]) -> Noise:
-    """Return a function that draws noise for a batch, each sample's from its own generator.
+    """Return a function that samples noise for a batch, one generator for each sample.
 
-    The function raises ValueError for a batch of another number of samples.
+    The function raises ValueError for a batch with another number of samples.
     """
 
     def draw(like: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,7 @@ def noise_source(generators: Sequence[np.random.Generator]) -> Noise:
 
 
 def times(steps: int, schedule: Schedule = "rectified_flow", shift: float = 1.0) -> list[float]:
-    """Return the ``steps + 1`` times of a sampling, from 1 down to 0, of the function of the ``schedule``.
+    """Return the ``steps + 1`` times of a sampling, from 1 down to 0.
 
     Raises ValueError for fewer than one step, or more than the schedule has.
     """
@@ -133,7 +133,7 @@ def shift_time(t: float, shift: float) -> float:
 
 
 def signal_shares() -> np.ndarray:
-    """Return the share ``a`` of the data's variance in ``z_t`` of ddpm at the times n / 1000, (1001,) float64."""
+    """Return ``a_t`` of the ddpm schedule, the data's share of the variance of ``z_t``, at t = n / 1000, (1001,)."""
     betas = np.linspace(_BETAS[0] ** 0.5, _BETAS[1] ** 0.5, DDPM_STEPS) ** 2
     return np.concatenate([[1.0], np.cumprod(1.0 - betas)])
 
@@ -145,10 +145,10 @@ def integrate(
     predict: Predict, z: torch.Tensor, sampling: Sampling, *, generators: Sequence[np.random.Generator] = (),
     on_step: OnStep | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Return data (N, C, I, J, K) from the noise ``z`` of that shape: the solver's steps, then the restarts.
+    """Return data (N, C, I, J, K) sampled from the noise ``z`` of that shape: the solver's steps, then the restarts.
 
-    ``generators``: one for each sample, from :func:`step_generator`. Only the solver ``ddpm`` and restarts need them,
-    and advance them. Raises ValueError when they are too few, and for an impossible number of steps.
+    ``generators``: one for each sample, from :func:`step_generator`. Only the solver ``ddpm`` and restarts use them.
+    Raises ValueError if there are fewer generators than samples, and for an impossible number of steps.
     """
     step, draw = SOLVER_STEPS[sampling.solver], noise_source(generators)
     total = sampling.steps + len(sampling.restarts)
@@ -167,27 +167,27 @@ def integrate(
 def euler(
     predict: Predict, z: torch.Tensor, t: float, t_next: float, noise: Noise
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take a step of the first order along the velocity."""
+    """Take a step of first order along the velocity of rectified flow."""
     velocity = _at(predict, z, t)
     return z + (t_next - t) * velocity, z - t * velocity
 
 
 def heun(predict: Predict, z: torch.Tensor, t: float, t_next: float, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take a step of the second order: with the mean of the velocities at both ends of Euler's step."""
+    """Take a step of second order, along the mean of the velocities at both ends of Euler's step."""
     first = _at(predict, z, t)
     second = _at(predict, z + (t_next - t) * first, t_next)
     return z + (t_next - t) * 0.5 * (first + second), z - t * first
 
 
 def ddim(predict: Predict, z: torch.Tensor, t: float, t_next: float, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take a deterministic step of any length (Song et al. 2021, equation 12)."""
+    """Take a deterministic step of the ddpm schedule, of any length (Song et al. 2021, equation 12)."""
     b = _signal_share(t_next)
     data, error = _data_and_error(predict, z, t)
     return b**0.5 * data + (1 - b) ** 0.5 * error, data
 
 
 def ddpm(predict: Predict, z: torch.Tensor, t: float, t_next: float, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take a step of any length with the variance of DDPM's posterior (Song et al. 2021, equation 12)."""
+    """Take a random step of the ddpm schedule, of any length (Song et al. 2021, equation 12)."""
     a, b = _signal_share(t), _signal_share(t_next)
     data, error = _data_and_error(predict, z, t)
     variance = (1 - b) / (1 - a) * (1 - a / b)
@@ -200,11 +200,11 @@ SOLVER_STEPS: dict[Solver, Step] = {"euler": euler, "heun": heun, "ddim": ddim, 
 def restart(
     predict: Predict, data: torch.Tensor, t: float, noise: torch.Tensor, gains: Sequence[float] = ()
 ) -> torch.Tensor:  # fmt: skip
-    """Return ``data`` (N, C, I, J, K) after ``noise`` of their shape is added up to time ``t`` and removed in one step.
+    """Return ``data`` (N, C, I, J, K) after adding ``noise`` of that shape up to ``t`` and removing it in one step.
 
-    The result is the mean for the noise and for its negative, each channel times its gain. The network's errors differ
-    between noises and are averaged out. But a posterior mean has less variance than data, least in channels of fine
-    detail: the gains (C,) restore it. (Xu et al. 2023, "Restart Sampling", go back in many steps.)
+    This is done with the noise and with its negative; the mean of both averages out errors of the network. A posterior
+    mean has less variance than data, above all in channels of fine detail: ``gains`` (C,) restore it, none if empty.
+    (Xu et al. 2023, "Restart Sampling", go back in many steps.)
     """
     estimates = []
     for sign in (1.0, -1.0):
@@ -215,7 +215,7 @@ def restart(
 
 
 def _data_and_error(predict: Predict, z: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the data and the noise that the network of the ddpm schedule sees in ``z``."""
+    """Return the data and the noise in ``z`` as the network of the ddpm schedule estimates them."""
     a = _signal_share(t)
     error = _at(predict, z, t)
     return (z - (1 - a) ** 0.5 * error) / a**0.5, error

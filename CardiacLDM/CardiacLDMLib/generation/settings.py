@@ -1,4 +1,4 @@
-"""What a user may choose when pairs are generated: conditions, steps, guidance and solver, checked by the package."""
+"""A user's settings of generated pairs: conditions, steps, guidance and solver, checked against the package."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Settings:
     guidance: float
     solver: Solver
 
-    def of(self, sampling: Sampling) -> Sampling:
-        """Return the package's ``sampling`` with these settings."""
+    def apply_to(self, sampling: Sampling) -> Sampling:
+        """Return the package's ``sampling`` with these steps, guidance and solver."""
         return sampling.model_copy(update={"steps": self.steps, "guidance": self.guidance, "solver": self.solver})
 
 
@@ -34,20 +34,21 @@ def check_settings(
     spec: GeneratorSpec, conditions: Conditions | None = None, steps: int | None = None, guidance: float | None = None,
     solver: str | None = None,
 ) -> Settings:  # fmt: skip
-    """Return the user's choice as the settings of one pair. None stands for the package's own value.
+    """Return the settings of one pair, with the package's own values for None and conditions in the package's order.
 
-    A number may come as text. Raises :class:`GeneratorError` for what the package does not know or cannot do.
+    A condition that is a number may come as text. Raises :class:`GeneratorError` for an unknown condition, value or
+    solver, and for a number out of range.
     """
-    usual = spec.sampling
-    steps = usual.steps if steps is None else steps
-    guidance = usual.guidance if guidance is None else float(guidance)
-    solver = solver or usual.solver
+    own = spec.sampling
+    steps = own.steps if steps is None else steps
+    guidance = own.guidance if guidance is None else float(guidance)
+    solver = solver or own.solver
     if not 1 <= steps <= MAX_STEPS:
         raise GeneratorError(f"The steps must be from 1 to {MAX_STEPS}, not {steps}.")
     if not 0 <= guidance <= MAX_GUIDANCE:
         raise GeneratorError(f"The guidance must be from 0 to {MAX_GUIDANCE:g}, not {guidance:g}.")
-    if solver not in SOLVERS[usual.schedule]:
-        choice = " or ".join(SOLVERS[usual.schedule])
+    if solver not in SOLVERS[own.schedule]:
+        choice = " or ".join(SOLVERS[own.schedule])
         raise GeneratorError(f"The solver {printable(solver)!r} does not fit this package: choose {choice}.")
     checked = {name: _condition(spec, name, value) for name, value in (conditions or {}).items()}
     order = [*spec.choices, *spec.numbers]
@@ -74,5 +75,5 @@ def _condition(spec: GeneratorSpec, name: str, value: str | float) -> str | floa
 
 
 def scale_number(value: float, low: float, high: float) -> float:
-    """Return a number condition as the network takes it: -1 to 1 over the range of training."""
+    """Return a condition as the input of the network: -1 for ``low``, 1 for ``high``, the range of training."""
     return 2.0 * (value - low) / (high - low) - 1.0 if high > low else 0.0

@@ -1,4 +1,4 @@
-"""Resampling: linear and nearest interpolation, block means; also label choice and dilation on large arrays.
+"""Resample volumes and labels: linear and nearest interpolation, block means. Also fast ``argmax`` and dilation.
 
 All resampling goes through :func:`interpolate` or :func:`nearest`.
 """
@@ -12,12 +12,12 @@ import numpy as np
 from .. import anatomy
 from .grid import AIR_HU, Grid, Volume, index_bounds
 
-#: Values interpolated at once on oblique grids: few enough for little memory, enough for fast operations.
+#: Number of values interpolated at once on oblique grids: large enough to be fast, small enough for little memory.
 SLAB_VALUES = 4_000_000
 
 
 def _parallel_axes(linear: np.ndarray) -> list[int] | None:
-    """Return for each target axis the parallel source axis, or None if the grids are oblique to each other."""
+    """Return the source axis parallel to each target axis, from a matrix (3, 3); None for grids at an oblique angle."""
     axes = np.abs(linear).argmax(axis=0)
     rest = linear.copy()
     rest[axes, np.arange(3)] = 0.0
@@ -27,13 +27,14 @@ def _parallel_axes(linear: np.ndarray) -> list[int] | None:
 
 
 def _between(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the voxels below and above ``places`` on an axis of ``size`` voxels, and the weights of the upper ones."""
+    """Return the indices below and above ``places`` on an axis of ``size`` voxels, and the weights of those above."""
     places = np.clip(places, 0, size - 1)
     lower = np.minimum(np.floor(places).astype(np.intp), max(size - 2, 0))
     return lower, np.minimum(lower + 1, size - 1), (places - lower).astype(np.float32)
 
 
 def _blend(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray | np.float32) -> np.ndarray:
+    """Return ``lower + weight * (upper - lower)``, with a single temporary array."""
     out = upper - lower
     out *= weight
     out += lower
@@ -45,8 +46,8 @@ def _parallel(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Interpolate slice by slice between parallel grids.
 
-    Each source slice is interpolated in its plane once; then neighbouring slices are blended. The innermost array axis
-    is the target's first, so that slices of arrays in Fortran order are read and written in one piece.
+    Each source slice is interpolated in its plane once; then neighbouring slices are blended. The innermost axis of the
+    arrays is the target's first, so that slices of arrays in Fortran order are contiguous.
     """
     i, j, k = axes
     source = np.ascontiguousarray(source.transpose(0, 1 + k, 1 + j, 1 + i))
@@ -55,7 +56,7 @@ def _parallel(
         for d, a in ((2, k), (1, j), (0, i))
     )
     passes = [(2, *columns), (1, *rows[:2], rows[2][:, None])]
-    if shape[1] * source.shape[3] < shape[0] * source.shape[2]:  # the axis that shrinks most first
+    if shape[1] * source.shape[3] < shape[0] * source.shape[2]:  # start with the axis that shrinks more
         passes.reverse()
     stretched: dict[int, np.ndarray] = {}
     for n, (lower, upper, weight) in enumerate(zip(*planes, strict=True)):
@@ -140,13 +141,13 @@ def largest(values: np.ndarray) -> np.ndarray:
 def dilate(mask: np.ndarray, voxels: int) -> np.ndarray:
     """Return a copy of ``mask`` (bool, any dimension), dilated by a cube that reaches ``voxels`` to each side.
 
-    It combines shifts of growing length: an order of magnitude faster than a maximum filter.
+    Shifts of growing length are combined, which is ten times as fast as a maximum filter.
     """
     out = mask.copy()
     for axis, size in enumerate(mask.shape):
         lines, reach = np.moveaxis(out, axis, 0), 0
         while reach < min(voxels, size - 1):
-            step = min(reach + 1, voxels - reach)  # not 2 * reach + 1: what is shifted out of the array cannot return
+            step = min(reach + 1, voxels - reach)  # not 2 * reach + 1: voxels shifted out of the array are lost
             before = lines.copy(order="K")
             lines[step:] |= before[:-step]
             lines[:-step] |= before[step:]
@@ -155,7 +156,7 @@ def dilate(mask: np.ndarray, voxels: int) -> np.ndarray:
 
 
 def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Return the mean (float32) of blocks of ``factors`` (3,) voxels; incomplete blocks at the far end are left out.
+    """Return the means (float32) of blocks of ``factors`` (3,) voxels. Incomplete blocks at the far ends are left out.
 
     Averaging before interpolation prevents aliasing of noise and thin structures, without a full-size float copy.
     """
@@ -177,7 +178,7 @@ def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def _average_blocks(volume: Volume, spacing_mm: np.ndarray) -> Volume:
-    """Average over whole blocks, so that the spacing comes close to, never above, ``spacing_mm`` (3,)."""
+    """Return the volume averaged over blocks as large as possible with a spacing of at most ``spacing_mm`` (3,)."""
     factors = np.maximum(np.floor(np.asarray(spacing_mm) / volume.spacing + 1e-6), 1).astype(int)
     factors = np.minimum(factors, volume.array.shape)
     affine = volume.affine.copy()
@@ -187,10 +188,9 @@ def _average_blocks(volume: Volume, spacing_mm: np.ndarray) -> Volume:
 
 
 def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
-    """Resample ``volume`` to ``target`` (float32): block means where voxels get larger, then linear interpolation.
+    """Return ``volume`` on the grid ``target`` (float32): block means where voxels get larger, then interpolation.
 
-    Voxels outside the volume get ``fill``. Only the part of the volume under the target is read, so a small target on
-    a large scan is cheap.
+    Voxels outside the volume get ``fill``. Only the part of the volume near the target is read.
     """
     margin = np.max(target.spacing) + np.max(volume.spacing)
     start, stop = index_bounds(volume.grid, target.bounds_ras() + np.array([[-margin], [margin]]))
@@ -213,7 +213,7 @@ def _target_spacing_along(grid: Grid, target: Grid) -> np.ndarray:
 
 
 def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None:
-    """Set the voxels of ``out`` (on ``target``) to ``fill`` whose centres lie outside ``grid``."""
+    """Set to ``fill`` the voxels of ``out`` (on the grid ``target``) whose centres lie outside ``grid``."""
     matrix = np.linalg.inv(grid.affine) @ target.affine
     index = [np.arange(n, dtype=np.float64) for n in target.shape]
     for a in range(3):
@@ -230,7 +230,7 @@ def fill_outside(out: np.ndarray, target: Grid, grid: Grid, fill: float) -> None
 
 
 def resample_labels(labels: Volume, target: Grid) -> Volume:
-    """Resample labels (uint8, 0 to 8) to ``target``: the class with the largest interpolated share; 0 outside."""
+    """Return labels (uint8, 0 to 8) on ``target``: the class with the largest interpolated share; 0 outside."""
     best = np.zeros(target.shape, dtype=np.float32, order="F")
     out = np.zeros(target.shape, dtype=np.uint8, order="F")
     for value in range(anatomy.NUM_CLASSES):

@@ -1,6 +1,6 @@
 """The denoiser: predict velocity or noise from noisy latents, their time and optional conditions.
 
-:mod:`build` imports this module when a package names it, since it needs torch and MONAI.
+:mod:`build` imports this module only for a package that needs it, since it imports torch and MONAI.
 """
 
 from __future__ import annotations
@@ -40,31 +40,33 @@ class GaussianPrior(torch.nn.Module):
     def forward(self, z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the expected velocity, the network's input (N, 2 C, I, J, K), and the scale of the network's output.
 
-        ``z`` (N, C, I, J, K) are noisy latents of rectified flow at the times ``t`` (N,). The input is the posterior
-        mean of the data given the modes, and the rest of ``z``, scaled to a variance of about 1 (as in Karras et al.
-        2022, table 1, with a single variance).
+        ``z`` (N, C, I, J, K): noisy latents of rectified flow at the times ``t`` (N,). The input consists of the
+        posterior mean of the data along the modes and of the residual of ``z``, scaled to a variance of about 1 (as in
+        Karras et al. 2022, table 1, with a single variance).
         """
         time = t.view(-1, 1)
         signal = 1 - time
         mean, modes, rest = self.mean.flatten(), self.modes.flatten(1), self.rest.flatten()
-        moved = z.flatten(1) - signal * mean
-        along = moved @ modes.T
-        beside = moved - along @ modes
-        of_modes, of_rest = (variance * signal.square() + time.square() for variance in (self.variances, rest.square()))
-        expected = mean + (signal * self.variances / of_modes * along) @ modes
-        velocity = (time - signal * self.variances) / of_modes * along @ modes - mean
-        velocity = velocity + (time - signal * rest.square()) / of_rest * beside
-        scale = of_rest.rsqrt()
-        left = (z.flatten(1) - signal * expected) * scale
-        seen = torch.cat([expected.view_as(z), left.view_as(z)], dim=1)
-        return velocity.view_as(z), seen, (rest * scale).view_as(z)
+        centred = z.flatten(1) - signal * mean
+        coefficients = centred @ modes.T
+        outside = centred - coefficients @ modes
+        mode_variance, rest_variance = (
+            variance * signal.square() + time.square() for variance in (self.variances, rest.square())
+        )
+        expected = mean + (signal * self.variances / mode_variance * coefficients) @ modes
+        velocity = (time - signal * self.variances) / mode_variance * coefficients @ modes - mean
+        velocity = velocity + (time - signal * rest.square()) / rest_variance * outside
+        scale = rest_variance.rsqrt()
+        residual = (z.flatten(1) - signal * expected) * scale
+        inputs = torch.cat([expected.view_as(z), residual.view_as(z)], dim=1)
+        return velocity.view_as(z), inputs, (rest * scale).view_as(z)
 
 
 class Denoiser(torch.nn.Module):
     """MONAI's ``DiffusionModelUNet`` with one context token for each condition, and one constant token.
 
-    An unset condition has its own token, learned while conditions are dropped at random. With a ``prior``, for
-    velocities alone, the network predicts the difference from the velocity that a normal distribution gives.
+    An unset condition has a token of its own, which is learned as training drops conditions at random. With a
+    ``prior``, which fits velocities only, the network predicts the difference from the velocity expected under it.
     """
 
     def __init__(self, arguments: DenoiserArguments) -> None:
@@ -87,24 +89,25 @@ class Denoiser(torch.nn.Module):
     def forward(
         self, z: torch.Tensor, t: torch.Tensor, choices: torch.Tensor, numbers: torch.Tensor
     ) -> torch.Tensor:  # fmt: skip
-        """Return velocity or noise, as trained, (N, C, I, J, K) like the normalised noisy latents ``z``.
+        """Return the velocity or the noise, whichever the network was trained for, (N, C, I, J, K).
 
-        ``t`` (N,) in 0..1, 1 is noise; ``choices`` (N, A) int64, the index of each choice's value, -1 for unset;
-        ``numbers`` (N, B) float, about -1..1, NaN for unset.
+        ``z``: normalised noisy latents of that shape. ``t`` (N,): their times, 0 for data to 1 for noise. ``choices``
+        (N, A) int64: the index of each choice's value, -1 for unset. ``numbers`` (N, B) float: about -1..1, NaN for
+        unset.
         """
         context = self._context(choices, numbers)
         if self.prior is None:
             return cast("torch.Tensor", self.unet(z, _TIME_SCALE * t, context=context))
-        expected, seen, scale = self.prior(z, t)
-        return cast("torch.Tensor", expected + scale * self.unet(seen, _TIME_SCALE * t, context=context))
+        velocity, inputs, scale = self.prior(z, t)
+        return cast("torch.Tensor", velocity + scale * self.unet(inputs, _TIME_SCALE * t, context=context))
 
     def _context(self, choices: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """Return the context tokens (N, 1 + A + B, context_dim)."""
         tokens = [self.always.expand(len(choices), -1)]
         tokens += [embedding(choices[:, n] + 1) for n, embedding in enumerate(self.choices)]
         for n, token in enumerate(self.numbers):
-            given = token(numbers[:, n, None].nan_to_num())
-            tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], given))
+            set_token = token(numbers[:, n, None].nan_to_num())
+            tokens.append(torch.where(numbers[:, n, None].isnan(), self.unknown_numbers[n], set_token))
         return torch.stack(tokens, dim=1)
 
 

@@ -1,6 +1,6 @@
-"""The joint autoencoder: an image and its labels to one latent and back (Hu et al., z = E(e_i(x) + e_m(m))).
+"""The joint autoencoder: encode an image and its labels to one latent, and decode both (Hu et al. 2025).
 
-:mod:`build` imports this module when a package names it, since it needs torch and MONAI.
+:mod:`build` imports this module only for a package that needs it, since it imports torch and MONAI.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 _GREY = 0.5
 #: Logarithm of the latent's variance before training: a standard deviation of 0.14, where that of the means is 1.
 _FIRST_LOG_VARIANCE = -4.0
-#: Factor of the layers' part of the image. It is small, since steps of the size that labels need would disturb it.
+#: Factor of the decoder's layers in the image, beside the linear map: training steps of the size that labels need are
+#: too large for the image.
 _FINE = 0.1
 #: Before training, logits are this factor times the negative squared distances of colours.
 _CONFIDENCE = 8.0
-#: Smallest standard deviation of a latent. A decoder trained without noise turns small errors of sampling into blocks.
+#: Least standard deviation of a latent. Without noise in training, the decoder turns small sampling errors into blocks.
 _LEAST_SIGMA = 0.1
 
 
@@ -37,13 +38,13 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
     stems would equal one convolution over both). Their sum or concatenation enters the encoder. The decoder's first
     channel is the image, the others are nine logits or the three colours of the palette.
 
-    With two levels instead of three, the stems halve each side and the decoder's last convolution gives eight voxels at
-    once: on a CPU, convolutions of few channels over the whole grid take most of the time.
+    With two levels instead of three, the stems halve each side and the decoder's last convolution computes eight voxels
+    at once: on a CPU, convolutions of few channels at full resolution take most of the time.
 
     Linear maps of blocks of 4 x 4 x 4 voxels run parallel to encoder and decoder (residual autoencoding, Chen et al.
     2025, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training initialises them with
-    principal components (:meth:`begin_linear`). These give the coarse image at once, for which layers after group
-    normalisation need a thousand steps.
+    principal components (:meth:`initialise_linear`). They reproduce the coarse image from the first step on, which
+    layers after group normalisation would need a thousand steps to learn.
     """
 
     def __init__(self, arguments: JointAutoencoderArguments) -> None:
@@ -82,17 +83,17 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
 
     def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the input of the linear maps (N, B, I/4, J/4, K/4): B values a block, of image, then colours."""
+        """Return the input of the linear maps (N, B, I/4, J/4, K/4): B values per block, the image's, then colours'."""
         colours = palette_coded(labels).to(image.dtype) - _GREY
         return cast("torch.Tensor", pixelunshuffle(torch.cat([image, colours], dim=1), 3, LATENT_STRIDE))
 
     @torch.no_grad()
-    def begin_linear(self, mean: torch.Tensor, analysis: torch.Tensor, synthesis: torch.Tensor) -> None:
-        """Initialise the linear maps: a block ``x`` (B,) is encoded as ``analysis (x - mean)``, and a latent ``z`` is
-        decoded as ``mean + synthesis z``.
+    def initialise_linear(self, mean: torch.Tensor, analysis: torch.Tensor, synthesis: torch.Tensor) -> None:
+        """Set the linear maps, and set the last layers to 0, so that only the maps act at first.
 
-        ``analysis`` (C, B), ``synthesis`` (B, C), of :meth:`blocks`. The other layers add nothing yet, and the maps are
-        not trained further. Logits start from the distances of colours.
+        A block ``x`` (B,) of :meth:`blocks` is encoded as ``analysis (x - mean)``, and a latent ``z`` (C,) is decoded
+        as ``mean + synthesis z``, with ``analysis`` (C, B) and ``synthesis`` (B, C). Logits start from the distances of
+        colours. The maps are excluded from training.
         """
         weight, bias = self.block_encoder.parameters()
         weight.copy_(analysis.reshape(weight.shape))
@@ -105,22 +106,22 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             mean, synthesis = _as_logits(mean, constant=True), _as_logits(synthesis, constant=False)
         maps.weight[:, :, 1, 1, 1] = synthesis
         maps.bias.copy_(mean)
-        self.keep_linear()
+        self.freeze_linear()
 
-    def keep_linear(self) -> None:
+    def freeze_linear(self) -> None:
         """Exclude the linear maps from training."""
         for layer in (self.block_decoder, self.block_encoder):
             layer.requires_grad_(False)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the image (N, 1, I, J, K) and the labels: logits (N, 9, ...) or colours (N, 3, ...); not clipped."""
+        """Return the image (N, 1, I, J, K), not clipped, and the labels: logits (N, 9, ...) or colours (N, 3, ...)."""
         out = pixelshuffle(super().decode(z), 3, self.stem_stride), self.block_decoder(z)
         (image, labels), (coarse, coarse_labels) = (each.split([1, each.shape[1] - 1], dim=1) for each in out)
         labels = labels + coarse_labels
         return coarse + _FINE * image, labels + _GREY if self.labels_out == "palette" else labels
 
     def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the image (N, 1, I, J, K), about 0..1, and a score of each label (N, 9, I, J, K); the largest wins."""
+        """Return the image (N, 1, I, J, K), about 0..1, and label scores (N, 9, I, J, K): the largest is the label."""
         image, raw = self.decode_raw(z)
         return image, self.scores(raw)
 
@@ -152,16 +153,17 @@ def palette_coded(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
-    """Return (N, 9, ...) from colours (N, 3, ...) to the palette; one class at a time, to save memory."""
+    """Return the squared distances (N, 9, ...) of colours (N, 3, ...) from the palette."""
     palette = _palette(colours.device).to(colours.dtype)
     return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)
 
 
 def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
-    """Return values (B, ...) of image and three colours per voxel (grey being 0) as image and nine logits.
+    """Return blocks (B, ...) of image and colours (three per voxel, 0 is grey) as blocks of image and nine logits.
 
-    A logit is the negative squared distance to a colour of the palette, without the term that all nine share. So it is
-    linear in the voxel's colour plus a ``constant``, which cancels in differences of blocks.
+    A logit is the negative squared distance from a colour of the palette, without the term that all nine share: a
+    linear function of the voxel's colour plus a constant. ``constant``: add it, for blocks, but not for their
+    differences.
     """
     image, colours = blocks[: LATENT_STRIDE**3], blocks[LATENT_STRIDE**3 :]
     palette = _palette(blocks.device) - _GREY
@@ -172,5 +174,5 @@ def _as_logits(blocks: torch.Tensor, constant: bool) -> torch.Tensor:
 
 
 def _palette(device: torch.device) -> torch.Tensor:
-    """Return the colours (9, 3). They are no buffer, since they belong to the program, not to a package's weights."""
+    """Return the palette (9, 3). It is no buffer, since it belongs to the program, not to a package's weights."""
     return torch.tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)], device=device)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import anatomy
 from ..files import replace_folder, write_json
 from ..image.files import write_volume
 from ..image.grid import Volume
+from ..image.labels import volumes_ml
 
 IMAGE, LABELS, PROVENANCE = "ct.nii.gz", "labels.nii.gz", "provenance.json"
 #: Difference in volume, in millilitres, above which labels count as edited: provenance rounds to two digits.
@@ -32,12 +32,12 @@ def write_pair(
     *,
     draw: Callable[[Path], None] | None = None,
 ) -> None:
-    """Make ``folder`` with CT (int16 HU), labels (uint8) and provenance; all of them, or none.
+    """Write CT (int16 HU), labels (uint8) and provenance to the new folder ``folder``; all of them, or none.
 
     ``aside`` names a new folder beside ``folder`` for the unfinished files, which a caller can remove if this process
-    is killed. ``draw`` may write further files into the folder that it is given. When the structures' volumes differ
-    from those in ``provenance``, a user has edited the labels, and the file records it. Raises :class:`OutputError`,
-    also when ``folder`` exists.
+    is killed. ``draw`` is called with the unfinished folder and may write further files to it. If the structures'
+    volumes differ from those in ``provenance``, the labels have been edited, and the file gets ``"edited": true``.
+    Raises :class:`OutputError`, also if ``folder`` exists.
     """
     with replace_folder(folder, temporary=aside) as part:
         write_volume(Volume(_int16(image.array), image.affine), part / IMAGE)
@@ -55,9 +55,6 @@ def _int16(array: np.ndarray) -> np.ndarray:
 
 
 def _edited(labels: Volume, provenance: dict[str, Any]) -> bool:
-    count = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
     recorded = provenance.get("volumes_ml", {})
-    return any(
-        abs(float(count[s.value]) * labels.grid.voxel_ml - recorded.get(s.name, 0.0)) > EDIT_ML
-        for s in anatomy.STRUCTURES
-    )
+    volumes = volumes_ml(labels.array, labels.grid.voxel_ml)
+    return any(abs(ml - recorded.get(name, 0.0)) > EDIT_ML for name, ml in volumes.items())

@@ -1,4 +1,4 @@
-"""Segment one case from its file to its results: the same function for command line, worker and demo."""
+"""Segment one case: read it, label it, write its results. Command line, worker and demo call the same function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SegmentedCase:
-    """A case whose results are on the disk. ``report``: as written. ``files``: the report is the last one."""
+    """A case with its results on the disk: the report as written, the paths of the files (the report last)."""
 
     report: CaseReport
     files: list[Path]
@@ -40,9 +40,9 @@ def segment_case(
 ) -> SegmentedCase:
     """Read and label a case and write its four files to the folder ``out``; all of them, or none.
 
-    ``progress`` is called with every step, reading and writing included; ``cancelled`` is asked between steps. ``draw``
-    draws the picture; ``aside``: see :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``,
-    ``SegmenterError`` or ``OutputError``, and ``Cancelled`` if it was stopped.
+    ``progress`` is called with every step, including reading and writing. ``cancelled`` is called between steps; if it
+    returns True, ``Cancelled`` is raised. ``draw`` draws the picture. ``aside``: see
+    :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or ``OutputError``.
     """
 
     def step(percent: int, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Repair of label maps: remove stray islands, fill holes. It sees the labels only; volumes are in mL."""
+"""Repair label maps: remove islands and fill holes. Only the labels are needed, not the image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import cc3d
 import numpy as np
 
 from .. import anatomy
+from ..image.labels import Box, foreground_box
 
 #: Pieces that a structure may have. The aorta is in two pieces where the scan ends below its arch.
 MAX_PIECES = {anatomy.VALUE["AO"]: 2}
 #: A second piece of aorta smaller than this is stray: 2 cm of a descending aorta hold some 7 mL.
 MIN_SECOND_PIECE_ML = 5.0
-#: Background enclosed by several structures is a wall between them, but a gap up to this volume.
+#: Background enclosed by several structures up to this volume is a gap and is filled; larger parts are walls.
 MAX_GAP_ML = 0.1
-
-Box = tuple[slice, ...]
 
 _BACKGROUND = anatomy.NUM_CLASSES  # stands for background while components are counted: cc3d ignores 0
 
@@ -27,20 +26,12 @@ def clean(labels: np.ndarray, voxel_ml: float) -> np.ndarray:
     structures it is wall and stays, except for gaps up to ``MAX_GAP_ML``. The edge of the array counts as outside.
     """
     out = labels.copy(order="F")  # ties are then decided alike, whatever the memory order of the input
-    box = _foreground_box(labels)
+    box = foreground_box(labels)  # its margin keeps the background around the labels in one piece
     if box is None:
         return out
     if _clean_once(out[box], voxel_ml):
         _clean_once(out[box], voxel_ml)  # an island that became background can leave a hole behind
     return out
-
-
-def _foreground_box(labels: np.ndarray) -> Box | None:
-    """Return the box around all labels and one voxel more, so that the background around them is one piece."""
-    flat = [np.flatnonzero(labels.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not flat[0].size:
-        return None
-    return tuple(slice(max(f[0] - 1, 0), f[-1] + 2) for f in flat)
 
 
 def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
@@ -66,7 +57,7 @@ def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
 
 
 def _pieces_to_keep(values: np.ndarray, counts: np.ndarray, voxel_ml: float) -> np.ndarray:
-    """Return a mask of the components: the pieces of their structures to keep."""
+    """Return a mask of the components that stay: the largest pieces of their structures."""
     keep = np.zeros(len(values), dtype=bool)
     for value in anatomy.BY_VALUE:
         pieces = np.flatnonzero(values == value)
@@ -84,9 +75,10 @@ def _touches_edge(boxes: list[Box | None], shape: tuple[int, ...]) -> np.ndarray
 
 
 def _surroundings(components: np.ndarray, values: np.ndarray, undecided: np.ndarray) -> np.ndarray:
-    """Return (N, 9): how many faces each undecided component shares with each label; undecided ones do not count.
+    """Return the number of faces (N, 9) that each undecided component shares with each label.
 
-    One pass per axis over all voxels: any amount of speckle takes the same time.
+    Faces between two undecided components do not count. It takes one pass per axis over all voxels, so the time does
+    not depend on the number of components.
     """
     faces = np.zeros(len(values) * anatomy.NUM_CLASSES, dtype=np.int64)
     is_open = undecided[components]

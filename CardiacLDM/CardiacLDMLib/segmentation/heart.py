@@ -1,4 +1,4 @@
-"""Locate the heart in a coarse labelling: its box, and the share of lung around it."""
+"""Locate the heart in a coarse pass: the box around it, and the share of lung around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import anatomy
 from ..image.grid import Grid
 from ..image.resample import dilate
 
-#: A smaller "heart" (chambers, wall and appendage; adults have over 400 mL) is another organ or part of a heart.
+#: Least volume of a heart (chambers, wall and appendage; adults have over 400 mL). Less is another organ or a fragment.
 MIN_HEART_ML = 60.0
 #: Pieces of the coarse heart closer than this belong to one heart.
 JOIN_MM = 10.0
@@ -48,9 +48,9 @@ def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float
 
 
 def grow_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
-    """Return ``box`` (2, 3) with the margin, at least one window wide, within the box of the ``scan``.
+    """Return ``box`` (2, 3; RAS mm) with the margin, at least ``at_least_mm`` (3,) wide, within the box ``scan``.
 
-    Real surroundings fill a window better than padding does.
+    A window full of real surroundings is labelled better than one with padding.
     """
     low, high = box[0] - MARGIN_MM, box[1] + MARGIN_MM
     missing = np.maximum(at_least_mm - (high - low), 0.0) / 2.0

@@ -1,4 +1,4 @@
-"""One run of the segmenter: its clock, warnings and progress, and the device that it ends up on."""
+"""One run of the segmenter: times, warnings, progress, cancellation, and the device in use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Run:
 
     @contextlib.contextmanager
     def in_network(self) -> Iterator[None]:
-        """Add the time within to ``network_seconds``; on a GPU until its work is done, not only queued."""
+        """Add the time of the block to ``network_seconds``, on a GPU including the work that is still queued."""
         began = time.perf_counter()
         yield
         if self.device != "cpu":
@@ -67,21 +67,21 @@ class Run:
         self._report(round(start + share * (end - start)))
 
     def finish(self) -> None:
-        """Report the end, also if there was no heart to segment."""
+        """Report the end, also of a run that stopped early without a heart."""
         self._report(100)
 
     def _report(self, percent: int) -> None:
-        self._percent = max(self._percent, percent)  # a pass repeated on the CPU does not turn the bar back
+        self._percent = max(self._percent, percent)  # a pass repeated on the CPU does not move the bar back
         if self.progress is not None:
             self.progress(Progress(self._percent, 100, self._stage, time.perf_counter() - self._began))
 
     @property
-    def can_give_way(self) -> bool:
+    def can_use_less_memory(self) -> bool:
         """Whether the run can go on with less GPU memory."""
         return self.batch > 1 or self.device != "cpu"
 
-    def give_way(self) -> None:
-        """Use less GPU memory: half as many windows at once, and at one window the CPU."""
+    def use_less_memory(self) -> None:
+        """Halve the number of windows that go through the network at once; at one window, change to the CPU."""
         if self.batch == 1:
             self.use_cpu()
             return

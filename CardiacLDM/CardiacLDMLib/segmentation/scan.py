@@ -10,14 +10,14 @@ from ..image.grid import AIR_HU, Volume
 #: The smallest scan: slices along any axis, and extent.
 MIN_SLICES = 4
 MIN_EXTENT_MM = 20.0
-#: Longer than any patient: the spacing in the header is in other units, and its grids would not fit in memory.
+#: Largest scan. A longer one has its spacing in other units, and its grids would not fit in memory.
 MAX_EXTENT_MM = 2500.0
 #: Slices further apart than this lose small structures.
 THICK_MM = 5.0
 
 
 def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
-    """Return the volume, with air in place of voxels that hold no number, and warnings for the user.
+    """Return the volume, with air in place of voxels that are not finite, and warnings for the user.
 
     Raises :class:`SegmenterError` for a scan that is too thin or too long, blank, or no CT in Hounsfield units.
     """
@@ -39,7 +39,7 @@ def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
 
 
 def _check_values(array: np.ndarray) -> None:
-    """Refuse values that cannot be those of a chest CT: no numbers, a constant, no air, lung or fat, or no tissue."""
+    """Refuse values that no chest CT has: no finite ones, all equal, no air, lung or fat, or no soft tissue."""
     step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
@@ -57,7 +57,7 @@ def _check_values(array: np.ndarray) -> None:
 
 
 def _replace_missing(volume: Volume, warnings: list[str]) -> Volume:
-    """Return the volume itself, or a float32 copy with air where it holds no number, and a warning about that."""
+    """Return the volume, or a float32 copy with air in place of values that are not finite; add a warning then."""
     array = volume.array
     if array.dtype.kind != "f":
         return volume

@@ -1,7 +1,7 @@
-"""The segmenter: labels the eight structures of a CT volume on the volume's own grid.
+"""The segmenter: label the eight structures in a CT volume, on the volume's own grid.
 
 A coarse pass over the whole scan finds the heart. The box around it is segmented at the package's finer spacing. The
-logits return to the grid of the scan a few slices at a time, so that all classes never exist at full size.
+logits are resampled to the grid of the scan a few slices at a time: all classes at full size would not fit in memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from monai.inferers import sliding_window_inference
 from .. import anatomy
 from ..errors import SegmenterError
 from ..image.grid import Grid, Volume, index_bounds, ras_grid
+from ..image.labels import volumes_ml
 from ..image.resample import fill_outside, interpolate, largest, nearest, resample
 from ..packages.store import require_kind
 from ..packages.weights import load_networks
@@ -33,7 +34,7 @@ from .windows import autocast, predict_with_flips, window_count
 if TYPE_CHECKING:
     from ..packages.store import ModelPackage
 
-#: How far below the heart's box the descending aorta is followed, mm.
+#: Depth below the heart's box in which the descending aorta is labelled too, mm.
 AORTA_BELOW_MM = 200.0
 #: A heart has at least this much of left ventricle and of its wall.
 MIN_VENTRICLE_ML = 5.0
@@ -51,9 +52,9 @@ OVERLAP: dict[Quality, float] = {"fast": 0.375, "full": 0.5, "flips": 0.5}
 class Segmentation:
     """The result for one scan.
 
-    ``labels``: uint8 on the grid of the input, all zero if no heart was found. ``warnings``: sentences for the user.
-    ``seconds`` per stage, of which ``network_seconds`` in the networks. ``device``: where the networks ran in the end.
-    ``volumes_ml`` by structure name.
+    ``labels``: uint8 on the grid of the input, all zero without a heart. ``warnings``: sentences for the user.
+    ``seconds``: by stage; ``network_seconds``: the part of them spent in the networks. ``device``: the last one used,
+    which is the CPU if the GPU's memory was too small. ``volumes_ml``: by structure name.
     """
 
     labels: Volume
@@ -68,7 +69,7 @@ class Segmentation:
 class Segmenter:
     """The two networks of a model package, loaded once for any number of scans.
 
-    Raises :class:`SegmenterError` for a device that does not exist, ``PackageError`` for an unusable package.
+    Raises ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
@@ -88,10 +89,10 @@ class Segmenter:
         """Label ``volume`` (HU, any orientation and spacing; never modified).
 
         ``quality``: ``fast`` uses fewer windows, and labels and cleans on the network's own grid; ``flips`` also
-        averages over mirrored windows, which is four times the work. ``progress`` is called after every step;
-        ``cancelled`` is called before every step and stops the run with :class:`Cancelled`. When the GPU's memory is
-        full, fewer windows at once are used, then the CPU. Raises :class:`SegmenterError` if the volume cannot be a CT
-        of the chest or heart.
+        averages over mirrored windows, which is four times the work. ``progress`` is called with every step.
+        ``cancelled`` is called before every step; if it returns True, :class:`Cancelled` is raised. When the GPU's
+        memory is full, fewer windows at once are used, then the CPU. Raises :class:`SegmenterError` if the volume
+        cannot be a CT of the chest or heart.
         """
         if quality not in QUALITIES:
             raise SegmenterError(f"The quality must be fast, full or flips, not {quality!r}.")
@@ -100,11 +101,11 @@ class Segmenter:
             volume, run.warnings = check_scan(volume)
         try:
             labels = self._label(volume, run)
-        except torch.cuda.OutOfMemoryError:  # outside the networks, which handle it themselves
+        except torch.cuda.OutOfMemoryError:  # from outside the networks; _predict handles it in them
             if run.device == "cpu":
                 raise
             labels = None
-        if labels is None:  # out here the failed attempt's tensors are no longer held by the error
+        if labels is None:  # outside the except block, the error no longer holds the failed attempt's tensors
             run.use_cpu()
             labels = self._label(volume, run)
         result = _result(Volume(labels, volume.affine), run)
@@ -113,7 +114,7 @@ class Segmenter:
 
     def _label(self, volume: Volume, run: Run) -> np.ndarray:
         """Return labels (uint8) on the grid of the volume."""
-        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order files have
+        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order of voxels in files
         with run.stage("locate"):
             box = self._locate(volume, run)
         if box is None:
@@ -150,9 +151,9 @@ class Segmenter:
         return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
 
     def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor | None, Grid]:
-        """Return logits (9, I, J, K) on the fine RAS grid of the box, and the grid; None if there is no lung around.
+        """Return logits (9, I, J, K) on the fine RAS grid of the box, and the grid; None without lung around a heart.
 
-        The grid reaches below the box, where only the aorta is labelled: the coarse pass loses it among the vessels.
+        The grid reaches below the box. Only the aorta is labelled there, since the coarse pass misses its lower part.
         """
         spec = self.package.manifest.networks["segmenter"]
         bottom = volume.grid.bounds_ras()[0, 2]
@@ -168,16 +169,16 @@ class Segmenter:
         return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
 
     def _predict(self, name: str, image: np.ndarray, run: Run) -> torch.Tensor:
-        """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU, with less GPU memory each time it is full."""
+        """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU; with less GPU memory after each shortage."""
         spec = self.package.manifest.networks[name]
         source = torch.from_numpy(to_window(image, spec.window_hu))[None, None]
         while True:
             try:
                 return self._windows(name, source, spec.patch, run)
             except torch.cuda.OutOfMemoryError:
-                if not run.can_give_way:
+                if not run.can_use_less_memory:
                     raise
-            run.give_way()  # out here the failed attempt's tensors are no longer held by the error
+            run.use_less_memory()  # outside the except block, the error no longer holds the failed attempt's tensors
 
     def _windows(self, name: str, source: torch.Tensor, patch: tuple[int, int, int], run: Run) -> torch.Tensor:
         """Return logits (9, I, J, K) of one pass of Gaussian sliding windows on the run's device."""
@@ -211,9 +212,10 @@ def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Gr
 
 
 def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:
-    """Fill ``part`` like :func:`_label_slices`, but with the label of the nearest voxel of ``grid``, cleaned there.
+    """Fill ``part`` like :func:`_label_slices`, but clean the labels on ``grid`` and take those of the nearest voxels.
 
-    ``target`` is nowhere coarser than ``grid``, so a single piece stays single, and there is far less to clean.
+    ``target`` must not be coarser than ``grid``, so that a single piece stays single. ``grid`` has far fewer voxels to
+    clean.
     """
     values = clean(largest(logits.cpu().numpy()), grid.voxel_ml)
     for k, slab in nearest(values, grid.affine, target):
@@ -226,9 +228,8 @@ def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: G
 
 
 def _result(labels: Volume, run: Run) -> Segmentation:
-    """Measure the labels. Too little heart counts as none, and its labels are removed."""
-    counts = np.bincount(labels.array.ravel(order="K"), minlength=anatomy.NUM_CLASSES)
-    volumes = {s.name: float(counts[s.value] * labels.grid.voxel_ml) for s in anatomy.STRUCTURES}
+    """Return the result with volumes and warnings. If there is too little heart, all labels are removed."""
+    volumes = volumes_ml(labels.array, labels.grid.voxel_ml)
     heart_ml = sum(volumes[name] for name in anatomy.HEART)
     heart_found = heart_ml >= MIN_HEART_ML and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
     if heart_found:

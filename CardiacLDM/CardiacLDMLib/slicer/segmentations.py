@@ -1,6 +1,6 @@
-"""Between label maps and Slicer's segmentation nodes, and the tables of their volumes.
+"""Convert label maps to Slicer's segmentation nodes and back; write the tables of their volumes.
 
-Slicer is imported where it is used, so importing this file needs no Slicer.
+Slicer is imported inside functions, so that this file can be imported without it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from .. import anatomy
 from ..errors import VolumeError
 from ..image.grid import Volume
+from ..image.labels import foreground_box
 from ..segmentation.findings import Finding, flag, volume_findings
 from .volumes import (
     PREFIX,
@@ -94,7 +95,7 @@ def structure_centre(node: vtkMRMLSegmentationNode, name: str) -> np.ndarray | N
     """
     import vtk
 
-    segment_id = next((known for known, structure in recognised_segments(node) if structure.name == name), None)
+    segment_id = next((each for each, structure in recognised_segments(node) if structure.name == name), None)
     image = segment_labelmap(node, segment_id) if segment_id else None
     if segment_id is None or image is None or image.IsEmpty():
         return None
@@ -109,7 +110,7 @@ def structure_centre(node: vtkMRMLSegmentationNode, name: str) -> np.ndarray | N
 
 
 def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str, str]:
-    """Return words for the flag column of a table of volumes: structure name -> words, if there is a remark.
+    """Return the flags of a table of volumes by structure name, for structures with a remark.
 
     The volume of a structure in ``touches_edge`` is not compared with the usual limits.
     """
@@ -121,9 +122,10 @@ def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str,
 def volumes_table(
     scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, volumes_ml: dict[str, float], flags: dict[str, str]
 ) -> vtkMRMLTableNode:
-    """Write the volumes of a segmentation to its table node: structure, mL and flag of each of the eight.
+    """Write structure, volume in mL and flag of the eight structures to the segmentation's table node; return it.
 
-    A segmentation has one table, which it refers to and which lies beside it in the subject hierarchy.
+    A segmentation has one table, to which it holds a reference. A new table is placed beside it in the subject
+    hierarchy.
     """
     import vtk
 
@@ -263,16 +265,13 @@ def _segment(structure: anatomy.Structure, labelmap: vtkOrientedImageData) -> vt
 
 
 def crop_to_labels(labels: Volume) -> Volume:
-    """Crop to the labels and one voxel around, so that surfaces and undo steps take the memory of the heart only."""
-    inside = labels.array > 0
-    start, stop = np.zeros(3, dtype=int), np.ones(3, dtype=int)
-    for axis in range(3):
-        occupied = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        if occupied.size:
-            start[axis] = max(occupied[0] - 1, 0)
-            stop[axis] = min(occupied[-1] + 2, labels.array.shape[axis])
-    part = labels.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    return Volume(part.astype(np.uint8), labels.grid.crop(start, stop).affine)
+    """Return the labels (uint8) cropped to a voxel around them: surfaces and undo steps then need less memory.
+
+    Empty labels are cropped to one voxel.
+    """
+    box = foreground_box(labels.array) or (slice(0, 1),) * 3
+    start, stop = np.array([(s.start, s.stop) for s in box]).T
+    return Volume(labels.array[box].astype(np.uint8), labels.grid.crop(start, stop).affine)
 
 
 def oriented_image(volume: Volume, to_local: np.ndarray) -> vtkOrientedImageData:

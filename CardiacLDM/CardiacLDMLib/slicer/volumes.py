@@ -1,7 +1,7 @@
-"""Between Slicer's volume nodes and :class:`~CardiacLDMLib.image.grid.Volume`.
+"""Convert Slicer's volume nodes to :class:`~CardiacLDMLib.image.grid.Volume` and back.
 
-MRML keeps voxels in KJI order with an IJK -> RAS matrix on the node and possibly a transform above it; a ``Volume`` is
-IJK with one affine to the world. Slicer is imported where it is used, so importing this file needs no Slicer.
+MRML keeps voxels in KJI order with an IJK -> RAS matrix on the node, perhaps below a transform; a ``Volume`` is in IJK
+order with one affine to the world. Slicer is imported inside functions, so that this file can be imported without it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def set_voxels(image: vtkImageData, array: np.ndarray) -> None:
 
 
 def set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[None]:
-    """Do as :func:`set_voxels`, with a pause every ``STEP_BYTES``: twenty megabytes take a tenth of a second."""
+    """Do the same as :func:`set_voxels`, with a pause every ``STEP_BYTES``: 20 MB take a tenth of a second."""
     from vtkmodules.util.numpy_support import get_vtk_array_type, vtk_to_numpy
     from vtkmodules.vtkCommonCore import vtkDataArray
 
@@ -178,10 +178,12 @@ def set_voxels_in_steps(image: vtkImageData, array: np.ndarray) -> Iterator[None
 
 
 def numpy_matrix(matrix: Any) -> np.ndarray:
+    """Return a ``vtkMatrix4x4`` as an array (4, 4)."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
 def vtk_matrix(matrix: np.ndarray) -> Any:
+    """Return an array (4, 4) as a ``vtkMatrix4x4``."""
     import vtk
 
     out = vtk.vtkMatrix4x4()

@@ -193,7 +193,7 @@ def test_it_starts_as_the_principal_components_of_blocks(prepared: store.Prepare
     errors = []
     for channels in (1, 4, 16):
         net = network(latent_channels=channels, labels_out=labels_out)
-        autoencoder.begin_linear(net, tiny_run(prepared).generator, prepared.cases)
+        autoencoder.initialise_linear(net, tiny_run(prepared).generator, prepared.cases)
         examples = [pairs.pair(case, GRID, WINDOW) for case in prepared.cases]
         image, labels = (torch.stack([torch.from_numpy(each[part]) for each in examples]) for part in (0, 1))
         with torch.no_grad():
@@ -217,7 +217,7 @@ def test_logits_start_as_the_nearness_of_colours(prepared: store.Prepared) -> No
     scores = {}
     for labels_out in ("logits", "palette"):
         net = network(latent_channels=16, labels_out=labels_out)
-        autoencoder.begin_linear(net, tiny_run(prepared).generator, prepared.cases)
+        autoencoder.initialise_linear(net, tiny_run(prepared).generator, prepared.cases)
         with torch.no_grad():
             scores[labels_out] = net.decode(net.encode(image, labels)[0])[1]
     nearness = scores["palette"] - scores["palette"][:, :1]

@@ -1,6 +1,6 @@
 """Dice, HD95 and NSD of two label maps, per structure. The definitions are fixed so that figures can be compared.
 
-- **Dice**: twice the common voxels over the sum of both (:mod:`CardiacLDMLib.image.overlap`).
+- **Dice**: twice the common voxels over the sum of both (:mod:`CardiacLDMLib.image.labels`).
 - **HD95** in mm: the larger of the two directed 95th percentiles of the distances between surface voxels.
 - **NSD**, the surface Dice: the part of both surfaces, as areas at sub-voxel precision, within ``TOLERANCE_MM`` of the
   other.
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.image.overlap import agreement
+from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.fields import Record
 
 #: Distance up to which two surfaces agree, in mm: about two voxels of a cardiac CT.

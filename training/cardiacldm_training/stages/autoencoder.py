@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.image.overlap import dice_per_structure
+from CardiacLDMLib.image.labels import dice_per_structure
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
@@ -206,10 +206,10 @@ def train_autoencoder(
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.arguments)
     if start is None:
-        begin_linear(network, run_config.generator, train)
+        initialise_linear(network, run_config.generator, train)
     else:
         segmenter.take_weights(network, NAME, start)
-        network.keep_linear()
+        network.freeze_linear()
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
@@ -224,7 +224,7 @@ def train_autoencoder(
     return end
 
 
-def begin_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase]) -> None:
+def initialise_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase]) -> None:
     """Set the linear maps of blocks to the principal components of the training pairs' blocks."""
     count, total, products = 0, torch.zeros(()), torch.zeros(())
     for case in cases[:: max(len(cases) // _BLOCK_CASES, 1)]:
@@ -239,7 +239,7 @@ def begin_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequen
     components = components.flip(1)[:, : network.latent_channels]
     spread = variances.flip(0)[: network.latent_channels].clamp(min=calibration.LEAST_SCALE**2).sqrt()
     analysis, synthesis = (components / spread).T * weights, components * spread / weights[:, None]
-    network.begin_linear(mean.float(), analysis.float(), synthesis.float())
+    network.initialise_linear(mean.float(), analysis.float(), synthesis.float())
 
 
 def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence[store.PreparedCase], say: Say) -> None:

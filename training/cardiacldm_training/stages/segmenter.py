@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.image.overlap import dice_per_structure
+from CardiacLDMLib.image.labels import dice_per_structure
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.weights import load_networks

@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 from CardiacLDMLib import __version__
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.generation.acceptance import agreement_faults, label_faults
-from CardiacLDMLib.image.overlap import agreement
+from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import Say

@@ -55,7 +55,7 @@ def pairwise_dice(shapes: np.ndarray) -> np.ndarray:
     """Return (8, N, N) Dice of each structure between all pairs of ``shapes`` (N, ...; uint8).
 
     It is NaN where neither has the structure. Matrix products are far faster here than
-    :func:`CardiacLDMLib.image.overlap.dice_per_structure` for each pair.
+    :func:`CardiacLDMLib.image.labels.dice_per_structure` for each pair.
     """
     flat = shapes.reshape(len(shapes), -1)
     tables = np.full((len(NAMES), len(flat), len(flat)), np.nan)

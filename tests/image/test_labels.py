@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from CardiacLDMLib.anatomy import NAMES, VALUE
-from CardiacLDMLib.image.overlap import agreement, dice_per_structure, mean_agreement
+from CardiacLDMLib.image.labels import agreement, dice_per_structure, mean_agreement
 
 
 def test_agreement_is_dice_of_structures_in_either_map() -> None:
