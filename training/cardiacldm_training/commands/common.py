@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 #: Exit codes: some of the work failed; the command could not start or go on, as for wrong options; the user stopped it.
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
+
+#: Options that several commands have.
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+SegmenterOption = Annotated[
+    str | None, typer.Option("--package", help="Model package: a name or a folder. Without it, the one shipped.")
+]
 
 #: Called with each step of a job.
 OnProgress = Callable[[Progress], None]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import FAILED, report_errors, say
+from .common import FAILED, DeviceOption, SegmenterOption, report_errors, say
 
 
 @report_errors()
@@ -15,10 +15,8 @@ def evaluate(
     *,
     data: Annotated[Path, typer.Option(help="Folder of labelled cases.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the figures.", show_default=False)],
-    package: Annotated[
-        str | None, typer.Option(help="Model package: a name or a folder. Without it, the one shipped.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    package: SegmenterOption = None,
+    device: DeviceOption = "auto",
     tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored windows.")] = False,
 ) -> None:
     """Measure Dice, HD95 and NSD per structure, with intervals, as evaluation.json, .csv and .md.

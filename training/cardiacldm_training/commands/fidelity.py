@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import report_errors, say
+from .common import DeviceOption, report_errors, say
 
 if TYPE_CHECKING:
     from CardiacLDMLib.generation.generator import Generator
@@ -40,7 +40,7 @@ def fidelity(
     curve: Annotated[
         int, typer.Option(min=0, help="Pairs to generate for each solver and number of evaluations; 0: none.")
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Where prepared cases go; .prepared in each folder if not given.")
     ] = None,

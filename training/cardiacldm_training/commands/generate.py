@@ -24,6 +24,7 @@ from CardiacLDMLib.text import duration_text, plural, size_text
 from .common import (
     FAILED,
     STOPPED,
+    DeviceOption,
     OnProgress,
     job_progress,
     let_threads_sleep,
@@ -68,7 +69,7 @@ def generate(
         float | None, typer.Option(help="Scale of classifier-free guidance, 1: none; the package's if not given.")
     ] = None,
     solver: Annotated[str | None, typer.Option(help="euler or heun, ddim or ddpm, as the package allows.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Check each pair and generate rejected ones again, or keep all.")
     ] = True,

@@ -13,7 +13,17 @@ import typer
 from CardiacLDMLib.errors import explain
 from CardiacLDMLib.progress import Cancelled, Quality
 
-from .common import FAILED, STOPPED, job_progress, make_console, report_errors, say, stop_on_signal
+from .common import (
+    FAILED,
+    STOPPED,
+    DeviceOption,
+    SegmenterOption,
+    job_progress,
+    make_console,
+    report_errors,
+    say,
+    stop_on_signal,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,10 +45,8 @@ def segment(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; made if needed.", show_default=False)],
-    package: Annotated[
-        str | None, typer.Option("--package", help="Model package: a name or a folder. Without it, the one shipped.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    package: SegmenterOption = None,
+    device: DeviceOption = "auto",
     tta: Annotated[
         bool,
         typer.Option(

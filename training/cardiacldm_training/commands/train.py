@@ -19,27 +19,32 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train networks, and turn a run into a model package.")
 
 
-@app.callback()
-def _root() -> None:
-    pass
-
-
+_Data = Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")]
+_Run = Annotated[Path, typer.Option(help="Folder of the run.")]
+_Preset = Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")]
+_Steps = Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")]
+_Seed = Annotated[int, typer.Option(min=0)]
 _LearningRate = Annotated[
     float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
 ]
+_Precision = Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")]
+_Devices = Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")]
+_Nodes = Annotated[int, typer.Option(min=1, help="Machines.")]
+_Cache = Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")]
 
 
 @app.command("segmenter")
 @report_errors()
 def segmenter(
     *,
-    data: Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")] = "demo",
+    data: _Data,
+    out: _Run,
+    preset: _Preset = "demo",
     network: Annotated[str, typer.Option(help="locator, segmenter or both: two machines may share a run.")] = "both",
     steps: Annotated[int | None, typer.Option(min=1, help="Segmenter's steps; the locator's follow.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: _Seed = 0,
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose weights to start from.")
     ] = None,
@@ -47,12 +52,12 @@ def segmenter(
     augmentation: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Factor on the preset's chance of each augmentation.")
     ] = 1.0,
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    precision: _Precision = None,
+    devices: _Devices = 1,
+    nodes: _Nodes = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make training patches.")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    cache: _Cache = None,
+    resume: _Resume = False,
 ) -> None:
     """Train the two networks of a segmenter package on labelled cases."""
     let_threads_sleep()
@@ -86,22 +91,22 @@ def segmenter(
 @report_errors()
 def autoencoder(
     *,
-    data: Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")] = "demo",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
+    data: _Data,
+    out: _Run,
+    preset: _Preset = "demo",
+    steps: _Steps = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: _Seed = 0,
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose autoencoder to start from.")
     ] = None,
     learning_rate: _LearningRate = None,
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    precision: _Precision = None,
+    devices: _Devices = 1,
+    nodes: _Nodes = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make training pairs.")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    cache: _Cache = None,
+    resume: _Resume = False,
 ) -> None:
     """Train the joint autoencoder of a generator package: the first of two stages."""
     let_threads_sleep()
@@ -144,10 +149,10 @@ def diffusion(
     out: Annotated[Path, typer.Option(help="Folder of the run, which holds a trained autoencoder.")],
     preset: Annotated[str | None, typer.Option(help="Preset; the autoencoder's if not given.")] = None,
     schedule: Annotated[str | None, typer.Option(help="rectified_flow or ddpm; the preset's if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")] = None,
+    steps: _Steps = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Latents per step and device.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    devices: _Devices = 1,
+    nodes: _Nodes = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare cases, read latents and add noise.")] = 1,
     cache: Annotated[Path | None, typer.Option(help="Where prepared cases are; DATA/.prepared if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the diffusion from its last checkpoint.")] = False,

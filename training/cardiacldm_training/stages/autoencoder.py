@@ -255,12 +255,8 @@ def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence
 
 
 def _introduce(network: torch.nn.Module, stage: AutoencoderStage, say: Say) -> None:
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
-    say(
-        f"{NAME}: {millions:.1f} M weights, {len(stage.train)} training cases, {len(stage.held_out)} to validate on, "
-        f"{stage.config.steps} steps of {stage.config.batch} pairs of {' x '.join(map(str, stage.model.grid))} voxels "
-        f"of {stage.model.spacing_mm:g} mm."
-    )
+    items = f"pairs of {' x '.join(map(str, stage.model.grid))} voxels of {stage.model.spacing_mm:g} mm"
+    say(loop.describe(NAME, network, stage.config, len(stage.train), len(stage.held_out), items))
     missing = pairs.missing_structures(stage.train)
     if missing:
         say(f"Warning: no training case has {', '.join(missing)}: the model cannot learn them.")

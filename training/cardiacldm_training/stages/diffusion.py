@@ -339,13 +339,10 @@ def measure_gains(fabric: Fabric, network: torch.nn.Module, stage: DiffusionStag
 
 
 def _introduce(network: torch.nn.Module, stage: DiffusionStage, run_config: RunConfig, say: Say) -> None:
-    millions = sum(p.numel() for p in network.parameters()) / 1e6
     settings, data = diffusion_of(run_config)
-    say(
-        f"{NAME}: {millions:.1f} M weights, {len(stage.train)} training cases of {settings.variants} latents, "
-        f"{len(stage.held_out)} to validate on, {settings.steps} steps of {settings.batch} latents of "
-        f"{' x '.join(map(str, run_config.generator.latent_shape[1:]))} voxels, {settings.sampling.schedule}."
-    )
+    shape = " x ".join(map(str, run_config.generator.latent_shape[1:]))
+    items = f"latents of {shape} voxels, {settings.variants} latents of a training case, {settings.sampling.schedule}"
+    say(loop.describe(NAME, network, settings, len(stage.train), len(stage.held_out), items))
     words = [f"{name} ({', '.join(values)})" for name, values in data.conditions.choices.items()]
     words += [f"{name} ({low:g} to {high:g})" for name, (low, high) in data.conditions.numbers.items()]
     say(f"{NAME}: conditions: {'; '.join(words) or 'none'}.")

@@ -157,6 +157,15 @@ def merge_ranks(fabric: Fabric, table: np.ndarray) -> np.ndarray:
     return merged
 
 
+def describe(name: str, network: torch.nn.Module, config: TrainingConfig, train: int, held_out: int, items: str) -> str:
+    """Return the line that announces a training: the network's size, numbers of cases and steps, content of a batch."""
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    return (
+        f"{name}: {millions:.1f} M weights, {train} training cases, {held_out} to validate on, {config.steps} steps of "
+        f"{config.batch} {items}."
+    )
+
+
 # --- functions of the step ------------------------------------------------------------------------------------
 
 

@@ -146,11 +146,7 @@ def train_segmenter(
         train, held_out = split(prepared[name].cases, run_config.validation_part)
         stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
         if fabric.is_global_zero:
-            millions = sum(p.numel() for p in modules[name].parameters()) / 1e6
-            say(
-                f"{name}: {millions:.1f} M weights, {len(train)} training cases, {len(stage.held_out)} to validate "
-                f"on, {settings.steps} steps of {settings.batch} patches."
-            )
+            say(loop.describe(name, modules[name], settings, len(train), len(stage.held_out), "patches"))
         ends[name] = loop.train_network(
             fabric, settings, modules[name], stage, run / name, title=name, resume=resume, workers=workers, say=say
         )
