@@ -106,7 +106,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
+def reports(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, report.Report]:
     out = tmp_path_factory.mktemp("out")
     examiner = measures.Examiner(open_package(package), "cpu")
     held, train = (open_case_set([sets / name], VIEW, None) for name in ("held", "train"))
@@ -127,8 +127,8 @@ def excess(measured: compare.Comparison) -> float:
     return (measured.generated.mean - measured.reference.mean) / max(measured.reference.sd, 1e-9)
 
 
-def test_other_cases_are_as_near_as_references(judged: dict[str, report.Report]) -> None:
-    found = judged["other"]
+def test_other_cases_are_as_near_as_references(reports: dict[str, report.Report]) -> None:
+    found = reports["other"]
     for m in (*found.measured["features"], *(m for m in found.measured["texture"] if m.kind == "distance")):
         assert excess(m) < 3.0, m
     assert figure(found, "agreement", "mean").generated.mean > 0.7
@@ -142,8 +142,8 @@ def test_other_cases_are_as_near_as_references(judged: dict[str, report.Report])
         assert excess(row.distance) < 4.0
 
 
-def test_smoothed_pairs_differ_in_texture(judged: dict[str, report.Report]) -> None:
-    found, usual = judged["smooth"], judged["other"]
+def test_smoothed_pairs_differ_in_texture(reports: dict[str, report.Report]) -> None:
+    found, usual = reports["smooth"], reports["other"]
     for section, name, kind in (("texture", "noise spectrum, blood", "dist"), ("texture", "SD, AO", "dist")):
         assert excess(figure(found, section, name, kind)) > 3.0
         assert excess(figure(usual, section, name, kind)) < 3.0
@@ -152,8 +152,8 @@ def test_smoothed_pairs_differ_in_texture(judged: dict[str, report.Report]) -> N
     assert sum(found.remedy["blood"]) > 2 * sum(usual.remedy["blood"])
 
 
-def test_memorised_training_cases_are_found(judged: dict[str, report.Report]) -> None:
-    found = judged["copies"].replicas
+def test_memorised_training_cases_are_found(reports: dict[str, report.Report]) -> None:
+    found = reports["copies"].replicas
     assert found is not None
     assert found.rate.generated.mean == 1.0
     assert [(r.pair, r.case) for r in found.found] == [(f"pair_{n:04d}", f"pair_{n:04d}") for n in range(6)]
@@ -161,8 +161,8 @@ def test_memorised_training_cases_are_found(judged: dict[str, report.Report]) ->
     assert found.training_cases == 6
 
 
-def test_a_model_card_names_no_case(judged: dict[str, report.Report]) -> None:
-    found = judged["copies"]
+def test_a_model_card_names_no_case(reports: dict[str, report.Report]) -> None:
+    found = reports["copies"]
     assert found.replicas is not None
     named = found.model_copy(update={"skipped": {"train": {"Doe, Jane": "it is MR"}}})
     for name in (found.replicas.found[0].case, "Doe, Jane"):
@@ -204,22 +204,22 @@ def test_a_pair_near_many_cases_is_not_memorised(sets: Path) -> None:
     assert cases._relative_distance(np.array([0.3, 0.01, 0.2, 0.4, 0.3, np.inf])) == pytest.approx(0.01 / 0.3)
 
 
-def test_shuffled_labels_disagree_with_their_images(judged: dict[str, report.Report]) -> None:
-    found = figure(judged["shuffled"], "agreement", "mean")
+def test_shuffled_labels_disagree_with_their_images(reports: dict[str, report.Report]) -> None:
+    found = figure(reports["shuffled"], "agreement", "mean")
     assert found.generated.mean < 0.3
     assert found.reference.mean > 0.7
     assert found.cases == found.reference_cases == 6
-    unsound = figure(judged["shuffled"], "anatomy", "label maps with a broken rule")
+    unsound = figure(reports["shuffled"], "anatomy", "label maps with a broken rule")
     assert unsound.kind == "rate"
-    rejected = figure(judged["shuffled"], "acceptance", "rejected: agreement")
+    rejected = figure(reports["shuffled"], "acceptance", "rejected: agreement")
     assert rejected.generated.mean == 1.0
     assert rejected.reference.mean < 0.5
 
 
-def test_the_remedy_restores_the_texture(sets: Path, judged: dict[str, report.Report]) -> None:
+def test_the_remedy_restores_the_texture(sets: Path, reports: dict[str, report.Report]) -> None:
     """Noise by the report's own spectra on the smoothed images: SD within 15 %, spectrum nearly as the reference's."""
     smooth, held = (open_case_set([sets / name], VIEW, None) for name in ("smooth", "held"))
-    spectra = judged["smooth"].remedy
+    spectra = reports["smooth"].remedy
     mended, reference = [], [noise.measure(held[n]) for n in range(len(held))]
     for n in range(len(smooth)):
         pair = smooth[n]

@@ -54,10 +54,10 @@ def cohort(
     """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. It shows no patient."""
     from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
-    chosen = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
+    choices = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
     settings = CohortSettings(
         seed=seed, spacing_mm=spacing, anatomies=anatomies, template_share=template_share, surroundings=surroundings,
-        **chosen,
+        **choices,
     )  # fmt: skip
     with counted_progress("Virtual cases", cases) as update:
         failed = write_cohort(settings, cases, out, workers, update)

@@ -149,8 +149,8 @@ def _launch(device: str, devices: int, nodes: int) -> Fabric:
         raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
     # The processes wait for each other only at the beginning and the end, which may be days apart.
     strategy = DDPStrategy(timeout=timedelta(days=365)) if devices * nodes > 1 else "auto"
-    chosen = [int(number)] if kind == "cuda" and devices == 1 else devices
-    fabric = Fabric(accelerator=kind, devices=chosen, num_nodes=nodes, strategy=strategy)
+    selection = [int(number)] if kind == "cuda" and devices == 1 else devices
+    fabric = Fabric(accelerator=kind, devices=selection, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
 
@@ -227,9 +227,9 @@ class _Run:
         """Generate the missing pairs; return the exit code."""
         from ..results.pair_files import acceptance_rates, hold_folder, pair_indices, rejections, shared_settings
 
-        with contextlib.ExitStack() as held:
-            wanted = shared_settings(self.generator.package, self.seed, self.settings, self.judge)
-            self._first(lambda: held.enter_context(hold_folder(self.out, wanted)))
+        with contextlib.ExitStack() as stack:
+            settings = shared_settings(self.generator.package, self.seed, self.settings, self.judge)
+            self._first(lambda: stack.enter_context(hold_folder(self.out, settings)))
             done = self._first(lambda: pair_indices(self.out, self.count) | rejections(self.out, self.count).keys())
             try:
                 done |= self._first(partial(self._try_one, done, yes))

@@ -123,8 +123,8 @@ def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
     for option in options:
         console.print(f"  {option.number}: {option.title}")
     numbers = [option.number for option in options]
-    chosen = Prompt.ask("Which one shall be segmented?", choices=numbers, default=numbers[0], console=console)
-    return options[numbers.index(chosen)]
+    number = Prompt.ask("Which one shall be segmented?", choices=numbers, default=numbers[0], console=console)
+    return options[numbers.index(number)]
 
 
 # --- the cases, one after the other --------------------------------------------------------------------------------

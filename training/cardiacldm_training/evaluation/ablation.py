@@ -170,11 +170,11 @@ def _is_done(results: Results, arm: Arm, seed: int) -> bool:
 
 def plan_cohorts(plan: Plan, arm: Arm) -> dict[str, tuple[CohortSettings, int]]:
     """Return settings and number of cases of an arm's cohorts by folder name; equal cohorts of arms share a folder."""
-    kinds: tuple[Literal["realistic", "randomised"], ...] = ("realistic", "randomised")
-    chosen = [kind for kind in kinds if arm.appearance in (kind, "both")]
+    every: tuple[Literal["realistic", "randomised"], ...] = ("realistic", "randomised")
+    kinds = [kind for kind in every if arm.appearance in (kind, "both")]
     parts: dict[str, tuple[CohortSettings, int]] = {}
-    for index, kind in enumerate(chosen):
-        count = plan.cases // len(chosen) + (index < plan.cases % len(chosen))
+    for index, kind in enumerate(kinds):
+        count = plan.cases // len(kinds) + (index < plan.cases % len(kinds))
         around = "" if arm.surroundings else "-bare"
         parts[f"{arm.hearts}-{kind}-{arm.deformation:g}{around}"] = (
             _cohort_settings(plan, arm, kind, plan.cohort_seed),

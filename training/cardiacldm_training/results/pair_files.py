@@ -58,8 +58,8 @@ def _package_text(package: ModelPackage) -> str:
 
 
 @contextlib.contextmanager
-def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
-    """Lock the folder for one run with the settings ``wanted``; make it if needed.
+def hold_folder(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Lock the folder for one run with these ``settings`` (see :func:`shared_settings`); make it if needed.
 
     Unfinished files of a killed run are removed. Raises :class:`OutputError` if the folder holds pairs of other
     settings, if another run uses it, or if it cannot be used.
@@ -68,11 +68,11 @@ def hold_folder(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
         raise OutputError(f"The pairs need a folder, but {out.name} is a file.")
     try:
         if not (out / SETTINGS).is_file():
-            write_json(out / SETTINGS, wanted)
+            write_json(out / SETTINGS, settings)
         with (out / SETTINGS).open("rb") as file:
             if not _take_lock(file.fileno()):
                 raise OutputError(f"Another run writes to {out.name}: wait for its end, or choose another folder.")
-            _refuse_other_settings(out, file.read(), wanted)
+            _refuse_other_settings(out, file.read(), settings)
             sweep(out, older_than=0)
             yield
     except OSError as error:
@@ -87,14 +87,14 @@ def _take_lock(file: int) -> bool:
         return True
 
 
-def _refuse_other_settings(out: Path, stored: bytes, wanted: dict[str, Any]) -> None:
+def _refuse_other_settings(out: Path, stored: bytes, settings: dict[str, Any]) -> None:
     try:
         existing = json.loads(stored)
-        names = sorted({*existing, *wanted})
+        names = sorted({*existing, *settings})
     except (ValueError, TypeError) as error:
         raise OutputError(f"{out.name}/{SETTINGS} is damaged: choose another folder.") from error
     for name in names:
-        old, new = existing.get(name), json.loads(json.dumps(wanted.get(name)))
+        old, new = existing.get(name), json.loads(json.dumps(settings.get(name)))
         if old != new:
             raise OutputError(f"{out.name} holds pairs whose {name} is {old!r}, not {new!r}: choose another folder.")
 

@@ -86,8 +86,8 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
     """
     both = np.concatenate([first, second]).astype(float)
     _, _, axes = np.linalg.svd(both - both.mean(0), full_matrices=False)
-    kept = axes[: max(min(COMPONENTS, len(first) // CASES_PER_COMPONENT), 1)].T
-    return frechet_of_normals(first @ kept, second @ kept)
+    components = axes[: max(min(COMPONENTS, len(first) // CASES_PER_COMPONENT), 1)].T
+    return frechet_of_normals(first @ components, second @ components)
 
 
 def frechet_of_normals(first: np.ndarray, second: np.ndarray) -> float:

@@ -81,9 +81,9 @@ def _row(name: str, generated: Sequence[LabelFindings], reference: Sequence[Labe
 
 def _whole_and_cut(name: str, findings: Sequence[LabelFindings]) -> tuple[np.ndarray, np.ndarray]:
     """Return the volumes in mL of a structure where it is whole, and where it is cut."""
-    having = [f for f in findings if name in f.volumes_ml]
-    whole = [f.volumes_ml[name] for f in having if name not in f.cut]
-    return np.array(whole), np.array([f.volumes_ml[name] for f in having if name in f.cut])
+    present = [f for f in findings if name in f.volumes_ml]
+    whole = [f.volumes_ml[name] for f in present if name not in f.cut]
+    return np.array(whole), np.array([f.volumes_ml[name] for f in present if name in f.cut])
 
 
 def broken_rules(findings: Sequence[LabelFindings]) -> dict[str, int]:

@@ -90,10 +90,10 @@ class Examiner:
 
     def examine_all(self, source: CaseSet, segmented: int, items: str, say: Say) -> list[CaseMeasures]:
         """Measure all cases of ``source`` and segment ``segmented`` of them, evenly chosen."""
-        chosen = set(np.linspace(0, len(source) - 1, min(segmented, len(source))).astype(int).tolist())
+        indices = set(np.linspace(0, len(source) - 1, min(segmented, len(source))).astype(int).tolist())
         measures = []
         for n in range(len(source)):
-            measures.append(self.examine(source[n], segment=n in chosen))
+            measures.append(self.examine(source[n], segment=n in indices))
             if (n + 1) % max(len(source) // 5, 1) == 0:
                 say(f"  {n + 1} of {len(source)} {items} examined")
         return measures

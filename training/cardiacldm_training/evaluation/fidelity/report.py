@@ -175,8 +175,8 @@ def card_section(report: Report) -> str:
     replicas = report.replicas and report.replicas.model_copy(update={"found": []})
     unnamed = report.model_copy(update={"replicas": replicas, "skipped": {}})
     texts = [part for part in markdown(unnamed).split("\n\n")[1:] if part != _NOISE[report.textured]]
-    kept = [part for part in texts if not part.startswith("![") and part != "## Noise"]
-    return "\n\n".join(part.replace("## ", "### ", 1) if part.startswith("## ") else part for part in kept).strip()
+    parts = [part for part in texts if not part.startswith("![") and part != "## Noise"]
+    return "\n\n".join(part.replace("## ", "### ", 1) if part.startswith("## ") else part for part in parts).strip()
 
 
 _SECTIONS = {

@@ -81,9 +81,9 @@ def split_budget(budget: int, solver: Solver, restarts: Sequence[Restart]) -> tu
 
     Restarts get up to half of the budget; if that is too little for all of them, evenly chosen ones are kept.
     """
-    kept = min(len(restarts), budget // 2 // RESTART_EVALUATIONS)
-    chosen = tuple(restarts[n] for n in np.linspace(0, len(restarts) - 1, kept).round().astype(int))
-    return max((budget - RESTART_EVALUATIONS * kept) // EVALUATIONS[solver], 1), chosen
+    count = min(len(restarts), budget // 2 // RESTART_EVALUATIONS)
+    selection = tuple(restarts[n] for n in np.linspace(0, len(restarts) - 1, count).round().astype(int))
+    return max((budget - RESTART_EVALUATIONS * count) // EVALUATIONS[solver], 1), selection
 
 
 def _measure_point(
