@@ -14,7 +14,6 @@ import pytest
 from cardiacldm_training.cases import store
 from cardiacldm_training.cases.readers.folders import CaseFiles, find_cases
 from cardiacldm_training.cases.store import PreparedCase, is_complete, prepare, prepare_case
-from cardiacldm_training.errors import DatasetError
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
@@ -129,30 +128,3 @@ def test_the_digest_tells_sets_apart(tmp_path: Path) -> None:
     cases = [PreparedCase(f"c{n}", tmp_path, f"key{n}", 6.0) for n in range(3)]
     digests = {store.Prepared(part, []).digest for part in (cases, cases[:2], cases[1:], cases[::-1])}
     assert len(digests) == 4
-
-
-# --- folders -------------------------------------------------------------------------------------------------------
-
-
-def test_both_layouts_are_found(tmp_path: Path) -> None:
-    data = write_cases(tmp_path / "data", 2)
-    assert [case.name for case in find_cases(data)] == ["case_0000", "case_0001"]
-    paired = tmp_path / "paired"
-    for kind, name in (("images", "ct"), ("labels", "labels")):
-        (paired / kind).mkdir(parents=True)
-        for case in ("case_0000", "case_0001"):
-            shutil.copy(data / case / f"{name}.nii.gz", paired / kind / f"{case}.nii.gz")
-    (paired / "images" / "notes.txt").write_text("not a case")
-    assert [case.name for case in find_cases(paired)] == ["case_0000", "case_0001"]
-    assert all(case.labels.is_file() for case in find_cases(paired))
-
-
-def test_folders_without_cases_or_labels_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="nowhere"):
-        find_cases(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match=tmp_path.name):
-        find_cases(tmp_path)
-    data = write_cases(tmp_path / "data", 2)
-    (data / "case_0001" / "labels.nii.gz").unlink()
-    with pytest.raises(DatasetError, match="case_0001"):
-        find_cases(data)
