@@ -11,7 +11,7 @@ import pytest
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.errors import NoAcceptablePair
 from CardiacLDMLib.generation import acceptance, plausibility
-from CardiacLDMLib.generation.acceptance import Judge, draw, fault_text
+from CardiacLDMLib.generation.acceptance import Judge, fault_text, generate_accepted
 from CardiacLDMLib.generation.generator import Generator, Pair
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.packages.store import open_package
@@ -121,7 +121,7 @@ def test_further_judges_are_asked_too() -> None:
 
 
 def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -> None:
-    pair = draw(generator, AcceptFrom(2), 4, 1, {"sex": "male"}, steps=2)
+    pair = generate_accepted(generator, AcceptFrom(2), 4, 1, {"sex": "male"}, steps=2)
     plain = generator.generate(4, 1, {"sex": "male"}, steps=2, attempt=2)
     assert np.array_equal(pair.image.array, plain.image.array)
     assert pair.provenance == plain.provenance | {
@@ -134,14 +134,14 @@ def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -
 
 def test_the_error_after_the_last_attempt_has_the_reasons(generator: Generator) -> None:
     with pytest.raises(NoAcceptablePair, match="pair 7 ") as e:
-        draw(generator, AcceptFrom(9), 0, 7, steps=1)
+        generate_accepted(generator, AcceptFrom(9), 0, 7, steps=1)
     reasons = [fault_text(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
     assert e.value.rejected == [[reason] for reason in reasons]
     assert reasons[-1] in str(e.value)
 
 
 def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:
-    pair, plain = draw(generator, None, 3, 2, steps=1), generator.generate(3, 2, steps=1)
+    pair, plain = generate_accepted(generator, None, 3, 2, steps=1), generator.generate(3, 2, steps=1)
     assert pair.provenance == plain.provenance
     assert np.array_equal(pair.labels.array, plain.labels.array)
 
@@ -149,7 +149,7 @@ def test_without_a_judge_it_is_the_plain_pair(generator: Generator) -> None:
 def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segmenter: Segmenter) -> None:
     reports: list[Progress] = []
     with pytest.raises(NoAcceptablePair):
-        draw(generator, Judge(segmenter), 0, 0, steps=2, progress=reports.append)
+        generate_accepted(generator, Judge(segmenter), 0, 0, steps=2, progress=reports.append)
     steps = [step.step for step in reports]
     assert steps == sorted(steps)
     assert {step.total for step in reports} == {100, 200, 300, 400, 500}
@@ -158,4 +158,4 @@ def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segme
     assert {step.stage for step in reports} <= {*STAGES, "check"}
     seen: Iterator[bool] = iter([False] * 3 + [True] * 9)
     with pytest.raises(Cancelled):
-        draw(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))
+        generate_accepted(generator, Judge(segmenter), 0, 0, steps=2, cancelled=lambda: next(seen))

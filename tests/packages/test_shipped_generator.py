@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
 from CardiacLDMLib.anatomy import NAMES, VALUE
-from CardiacLDMLib.generation.acceptance import Judge, draw
+from CardiacLDMLib.generation.acceptance import Judge, generate_accepted
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, find_package
 from CardiacLDMLib.packages.weights import verify_package
@@ -33,7 +33,7 @@ def test_it_is_complete_and_small() -> None:
 
 
 def test_a_pair_is_accepted_and_looks_like_a_chest(generator: Generator) -> None:
-    pair = draw(generator, Judge(Segmenter(find_package(), "cpu")), seed=1, index=0)
+    pair = generate_accepted(generator, Judge(Segmenter(find_package(), "cpu")), seed=1, index=0)
     assert pair.provenance["acceptance"]["agreement"] >= 0.75
     assert pair.image.array.shape == (64, 64, 48)
     assert set(np.unique(pair.labels.array)) == {0, *(VALUE[name] for name in NAMES)}

@@ -143,7 +143,7 @@ def label_faults(volume: Volume) -> list[Finding]:
 # --- generating ----------------------------------------------------------------------------------------------------
 
 
-def draw(
+def generate_accepted(
     generator: Generator, judge: Judge | None, seed: int, index: int, conditions: Conditions | None = None, *,
     steps: int | None = None, guidance: float | None = None, solver: str | None = None,
     progress: Callable[[Progress], None] | None = None, cancelled: Callable[[], bool] | None = None,

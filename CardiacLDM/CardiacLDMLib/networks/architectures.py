@@ -1,6 +1,6 @@
 """The closed list of network architectures that a package may name, with the bounds of their arguments.
 
-A package gives an architecture's name and arguments; no code, class path or expression comes from it. Needs no torch.
+A package names an architecture and its arguments. It contains no code, class path or expression. Needs no torch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ Norm = Literal["instance", "batch"]
 
 
 class _Arguments(BaseModel):
+    """Arguments of an architecture: immutable, without unknown entries."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -49,7 +51,7 @@ class UNetArguments(_Arguments):
 
 
 class DynUNetArguments(_Arguments):
-    """MONAI ``DynUNet`` (nnU-Net's shape): ``filters`` and ``strides`` per level, 3x3x3 kernels."""
+    """MONAI ``DynUNet`` (the network of nnU-Net): ``filters`` and ``strides`` per level, 3x3x3 kernels."""
 
     filters: Annotated[tuple[Width, ...], Field(min_length=3, max_length=7)]
     strides: Annotated[tuple[Stride, ...], Field(min_length=3, max_length=7)]
@@ -66,7 +68,7 @@ class DynUNetArguments(_Arguments):
 
 
 class JointAutoencoderArguments(_Arguments):
-    """:class:`joint_autoencoder.JointAutoencoder`: a latent has a quarter of each side.
+    """:class:`joint_autoencoder.JointAutoencoder`, whose latents have a quarter of the image's side along each axis.
 
     ``channels`` of its three levels, or of two levels after stems that halve each side. ``stem_channels`` of the two
     stems, whose outputs are summed or concatenated (``fusion``). ``labels_out``: labels are decoded as logits or as
@@ -92,10 +94,11 @@ class JointAutoencoderArguments(_Arguments):
 class DenoiserArguments(_Arguments):
     """:class:`denoiser.Denoiser`: MONAI's ``DiffusionModelUNet`` with its conditions.
 
-    ``channels`` per level, and the ``attention_levels``; the lowest level always has attention in its middle, in heads
-    of ``num_head_channels``. ``choices``: the number of values of each condition that is a choice; ``numbers``: how
-    many conditions are numbers. ``prior_modes``, for rectified flow alone: the weights include a normal distribution
-    with so many modes over latents of ``latent_shape``, and the network learns the difference from it.
+    ``channels`` and ``attention_levels``: one entry per level. The lowest level always has attention in its middle.
+    ``num_head_channels``: channels of an attention head. ``choices``: the number of values of each condition that is a
+    choice. ``numbers``: the number of conditions that are numbers. ``prior_modes``, for rectified flow only: the number
+    of modes of a normal distribution over latents of ``latent_shape``; it is part of the weights, and the network
+    learns the difference from it.
     """
 
     latent_channels: Annotated[int, Field(ge=1, le=64)] = 4
@@ -123,10 +126,12 @@ class DenoiserArguments(_Arguments):
         return self
 
     def _with_attention(self) -> list[int]:
+        """Return the widths of the levels with attention."""
         levels = zip(self.channels, self.attention_levels, strict=True)
         return [width for width, attention in levels if attention] + [self.channels[-1]]
 
 
+#: Number of voxels along i, j, k.
 Shape = tuple[int, int, int]
 #: Side of a latent voxel in voxels of the image.
 LATENT_STRIDE = 4
@@ -134,13 +139,13 @@ LATENT_STRIDE = 4
 
 @dataclass(frozen=True)
 class Architecture:
-    """The model of an architecture's arguments, and its task."""
+    """The record of an architecture's arguments, and its task in a package."""
 
     arguments: type[_Arguments]
     task: Literal["segmentation", "autoencoder", "denoising"] = "segmentation"
 
 
-#: All architectures. A new entry needs no new schema version: older programs refuse its name.
+#: All architectures by name. A new one needs no new schema version: older programs refuse its name.
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(UNetArguments),
     "dynunet": Architecture(DynUNetArguments),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
-    """Return MONAI's argument for a norm with a learned scale and shift."""
+    """Return MONAI's argument for a normalisation with a learned scale and shift."""
     return norm, {"affine": True}
 
 
@@ -40,7 +40,7 @@ def _unet(arguments: UNetArguments) -> torch.nn.Module:
     )  # fmt: skip
     if arguments.light_top:
         width, below = arguments.channels[:2]
-        joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level keeps its own width
+        joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level has its own width
         network.model[-1] = Convolution(
             3, joined, OUT_CHANNELS, strides=arguments.strides[0], is_transposed=True, conv_only=True
         )
@@ -69,15 +69,15 @@ def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
     return Denoiser(arguments)
 
 
-def _labels_patch(module: torch.nn.Module, patch: Shape) -> bool:
-    """Return whether a patch becomes logits of the same size."""
+def _segments(module: torch.nn.Module, patch: Shape) -> bool:
+    """Return whether the network maps a patch to logits of the same size."""
     import torch
 
     return module(torch.empty(1, IN_CHANNELS, *patch)).shape == (1, OUT_CHANNELS, *patch)
 
 
 def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
-    """Return whether a pair becomes a latent of a quarter of each side, and the latent a pair of the same size."""
+    """Return whether the network encodes a pair to latents of a quarter of each side, and decodes these to its size."""
     import torch
 
     mu, sigma = module.encode(torch.empty(1, 1, *patch), torch.empty(1, *patch, dtype=torch.uint8))
@@ -89,7 +89,7 @@ def _encodes_and_decodes(module: Any, patch: Shape) -> bool:
 
 
 def _denoises(module: Any, patch: Shape) -> bool:
-    """Return whether latents of a quarter of the patch's sides keep their shape."""
+    """Return whether the network maps latents of a quarter of the patch's sides to outputs of the same shape."""
     import torch
 
     if any(side % LATENT_STRIDE for side in patch):
@@ -108,7 +108,7 @@ _BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "diffusion_unet": _denoiser,
 }
 _FITS: dict[str, Callable[[Any, Shape], bool]] = {
-    "segmentation": _labels_patch,
+    "segmentation": _segments,
     "autoencoder": _encodes_and_decodes,
     "denoising": _denoises,
 }
@@ -125,5 +125,8 @@ def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torc
 
 
 def fits(architecture: str, module: torch.nn.Module, patch: Shape) -> bool:
-    """Return whether ``module``, on the meta device, does the task of its architecture on a ``patch`` of voxels."""
+    """Return whether ``module``, on the meta device, can do its architecture's task on a ``patch`` of voxels.
+
+    Other errors of torch than a wrong shape of the result pass through: ``RuntimeError`` and ``ValueError``.
+    """
     return _FITS[ARCHITECTURES[architecture].task](module, patch)

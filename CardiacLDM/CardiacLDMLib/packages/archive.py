@@ -1,7 +1,7 @@
-"""Packages as zip files: export, and import from a zip or folder.
+"""Export packages as zip files, and import them from a zip or folder.
 
-An import is copied to a temporary folder in the models folder, verified down to the last tensor, and renamed into
-place: an installed package is complete or absent.
+An imported package is copied to a temporary folder in the models folder, verified down to the last tensor, and renamed
+into place: an installed package is complete or absent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ MAX_ZIP_READ = 256 * 1024
 def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -> Path:
     """Write the package as a zip and return its path. The same package gives the same bytes.
 
-    If ``path`` is a folder, the zip is ``NAME.zip`` in it. After an error no zip is left behind.
+    If ``path`` is a folder, the zip is ``NAME.zip`` in it. After an error no zip is left behind. Raises
+    :class:`PackageError` for an existing file unless ``overwrite``, and ``OutputError``.
     """
     name = package.manifest.name
     path = path / f"{name}.zip" if os.path.isdir(path) else path
@@ -67,9 +68,10 @@ def export_package(package: ModelPackage, path: Path, overwrite: bool = False) -
 
 
 def import_package(source: str | os.PathLike[str], models_dir: Path, replace: bool = False) -> ModelPackage:
-    """Verify the package in a zip or folder and install it as ``models_dir/NAME``.
+    """Verify the package in a zip or folder, install it as ``models_dir/NAME`` and return it.
 
-    Raises :class:`PackageError` for an invalid package; then nothing is installed and no file is left behind.
+    Raises :class:`PackageError` for an invalid package, and ``PackageExists`` for an installed one of its name unless
+    ``replace``; then nothing is installed and no file is left behind.
     """
     source, models_dir = Path(source), Path(models_dir)
     sweep(models_dir)
@@ -103,7 +105,7 @@ def unpacked(source: Path, parent: Path | None = None) -> Iterator[Path]:
 def _copy_folder(source: Path, content: Path) -> None:
     label = base_name(source)
     if not (source / MANIFEST).is_file():
-        raise no_manifest(label)  # before listing: it may be any folder of a disk
+        raise no_manifest(label)  # before listing its files: it may be any folder of a disk
     budget = MAX_BYTES
     for name, path in package_files(source, label).items():
         with path.open("rb") as reader:
@@ -125,7 +127,7 @@ def _unpack_zip(source: Path, content: Path) -> None:
 
 
 class _SmallReads(io.FileIO):
-    """A file that refuses large reads: zipfile loads a table of contents of any length at once."""
+    """A file that refuses large reads: zipfile would read a table of contents of any length at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
@@ -136,7 +138,7 @@ class _SmallReads(io.FileIO):
 
 
 def _copy(reader: IO[bytes], target: Path, budget: int, label: str) -> int:
-    """Copy to ``target`` and return the rest of ``budget``, in bytes read: sizes in headers may be wrong."""
+    """Copy to ``target`` and return the rest of ``budget``, in bytes read, since sizes in headers may be wrong."""
     with target.open("xb") as writer:
         while block := reader.read(MAX_ZIP_READ // 2):
             budget -= len(block)

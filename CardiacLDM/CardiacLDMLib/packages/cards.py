@@ -1,4 +1,4 @@
-"""Model packages as rows of a list and as HTML cards, for the Models panel; without Qt.
+"""Model packages as rows of a list and as HTML cards, for the Models panel. Needs no Qt.
 
 Packages that cannot be used are listed too, with the reason.
 """
@@ -18,14 +18,14 @@ from ..text import plural, printable, size_text
 from .manifest import Figure, Manifest
 from .store import ModelPackage, open_package, shipped_packages_dir, user_packages_dir
 
-#: Packages up to this size are hashed when they are listed, in 50 ms at 1 GB/s. Larger ones are hashed when they are
+#: Size up to which packages are hashed when they are listed: 50 ms at 1 GB/s. Larger ones are hashed when they are
 #: verified and before each job.
 HASHED_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A folder of the packages. If it cannot be used, ``package`` is None and ``problem`` a sentence."""
+    """One folder of packages. If it cannot be used, ``package`` is None and ``problem`` is a sentence for the user."""
 
     folder: Path
     shipped: bool
@@ -53,13 +53,12 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Yield a row for every folder of packages, shipped ones first; up to 50 ms each."""
-    shipped_names = set()
-    for parent, shipped in ((shipped_packages_dir(), True), (user_packages_dir(), False)):
-        for folder in _folders(parent):
-            if shipped:
-                shipped_names.add(folder.name)
-            hidden = not shipped and folder.name in shipped_names
-            yield _row(folder, shipped, "a package of this name ships with CardiacLDM and is used instead" * hidden)
+    shipped = _folders(shipped_packages_dir())
+    for folder in shipped:
+        yield _row(folder, shipped=True)
+    shipped_names = {folder.name for folder in shipped}
+    for folder in _folders(user_packages_dir()):
+        yield _hidden_row(folder) if folder.name in shipped_names else _row(folder, shipped=False)
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -68,10 +67,14 @@ def _folders(parent: Path) -> list[Path]:
     return []
 
 
-def _row(folder: Path, shipped: bool, hidden: str) -> Row:
+def _hidden_row(folder: Path) -> Row:
+    """Return the row of an imported package with the name of a shipped one, which is used in its place."""
+    problem = "a package of this name ships with CardiacLDM and is used instead"
+    return Row(folder, False, _size(folder), None, f"{printable(folder.name)} is not used: {problem}.")
+
+
+def _row(folder: Path, shipped: bool) -> Row:
     size = _size(folder)
-    if hidden:
-        return Row(folder, shipped, size, None, f"{printable(folder.name)} is not used: {hidden}.")
     try:
         return Row(folder, shipped, size, open_package(folder, check_hashes=size <= HASHED_BYTES))
     except PackageError as error:
@@ -79,6 +82,7 @@ def _row(folder: Path, shipped: bool, hidden: str) -> Row:
 
 
 def _size(folder: Path) -> int:
+    """Return the size of the files in a folder, in bytes; of those that can be read."""
     total = 0
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -93,15 +97,15 @@ def remove(row: Row) -> None:
     try:
         remove_folder(row.folder)
     except OSError as error:
-        why = (error.strerror or "unknown error").lower()
-        raise PackageError(f"{printable(row.name)} could not be removed: {why}.") from error
+        reason = (error.strerror or "unknown error").lower()
+        raise PackageError(f"{printable(row.name)} could not be removed: {reason}.") from error
 
 
 # --- cards ---------------------------------------------------------------------------------------------------------
 
 
 def card(row: Row) -> str:
-    """Return the row as HTML for a text browser. Text of the package is escaped."""
+    """Return the card of a package as HTML for a text browser. The package's texts are escaped."""
     if row.package is None:
         return f"<p><b>{escape(row.title)}</b></p><p>{escape(row.problem)}</p>"
     manifest = row.package.manifest
@@ -132,7 +136,7 @@ def _facts(row: Row, manifest: Manifest) -> str:
 
 
 def _figures(figures: list[Figure]) -> Iterator[str]:
-    """Yield one table for each set of data that figures were measured on."""
+    """Yield a table of figures for each data set on which they were measured."""
     if not figures:
         yield "<p><b>Figures:</b> none were measured.</p>"
     groups: dict[tuple, list[Figure]] = {}
@@ -147,15 +151,15 @@ def _table(figures: list[Figure]) -> str:
     measures: dict[str, str] = {}
     values: dict[str, dict[str, float]] = {}
     for figure in figures:
-        measure, _, what = figure.name.partition(" ")
+        measure, _, subject = figure.name.partition(" ")
         measures.setdefault(measure, f"{measure}, {figure.unit}" if figure.unit else measure)
-        values.setdefault(what, {})[measure] = figure.value
+        values.setdefault(subject, {})[measure] = figure.value
     head = "".join(f"<th align='right'>{escape(title)}</th>" for title in measures.values())
     lines = [
-        f"<tr><td>{escape(what)}</td>"
-        + "".join(f"<td align='right'>{_number(of.get(measure))}</td>" for measure in measures)
+        f"<tr><td>{escape(subject)}</td>"
+        + "".join(f"<td align='right'>{_number(row.get(measure))}</td>" for measure in measures)
         + "</tr>"
-        for what, of in values.items()
+        for subject, row in values.items()
     ]
     return f"<table cellspacing='0' cellpadding='3'><tr><th></th>{head}</tr>{''.join(lines)}</table>"
 

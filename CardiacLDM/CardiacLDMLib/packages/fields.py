@@ -1,4 +1,4 @@
-"""The base of every record in a manifest, and types of fields that several records share."""
+"""The base of records in files, and types of fields that several of them share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The manifest of a model package: its records, and the JSON schema of all of them. Needs no torch.
+"""The manifest of a model package: its records and their JSON schema. Needs no torch.
 
-The format is described in docs/research/packages.md.
+docs/research/packages.md describes the format.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StructureRecord(Record):
 
 
 class NetworkSpec(Record):
-    """One network: its architecture, the file of its weights, and the input that it was trained for."""
+    """One network: its architecture, the file of its weights, and the input that it was trained on."""
 
     architecture: Annotated[Text, Field(description="A name of the closed list of architectures.")]
     arguments: Annotated[dict[str, JsonValue], Field(description="Bounded arguments of the architecture.")]
@@ -56,7 +56,7 @@ class NetworkSpec(Record):
     @field_validator("arguments", mode="before")
     @classmethod
     def _lists_for_tuples(cls, value: Any) -> Any:
-        """Accept the tuples of a configuration in Python, which JSON does not have."""
+        """Return the arguments with lists for tuples: Python's configurations have tuples, JSON does not."""
         if not isinstance(value, dict):
             return value
         return {name: list(item) if isinstance(item, tuple) else item for name, item in value.items()}
@@ -95,7 +95,7 @@ class Figure(Record):
 
 
 def this_anatomy() -> list[StructureRecord]:
-    """Return the structures of this program as a manifest lists them."""
+    """Return the records of this program's structures."""
     return [StructureRecord(name=s.name, value=s.value, snomed_code=s.snomed_code) for s in anatomy.STRUCTURES]
 
 
@@ -108,7 +108,7 @@ TASKS: dict[str, str] = {
 
 
 class Manifest(Record):
-    """What a package is, what it holds, and how well it was measured to work."""
+    """The description of a package: identity, networks, training, figures, licence, hashes."""
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     name: Annotated[PackageName, Field(description="Also the name of its folder.")]
@@ -160,12 +160,12 @@ class Manifest(Record):
 
     def _generator_agrees(self, generator: GeneratorSpec) -> None:
         """Check that both networks agree with each other, with the latents and with the conditions."""
-        one, other = (self.networks[name] for name in ROLES["generator"])
+        first, second = (self.networks[name] for name in ROLES["generator"])
         for field in ("spacing_mm", "patch", "window_hu"):
-            if getattr(one, field) != getattr(other, field):
+            if getattr(first, field) != getattr(second, field):
                 raise ValueError(f"the networks of a generator must agree in {field}")
-        autoencoder: Any = check_arguments(one.architecture, one.arguments)
-        denoiser: Any = check_arguments(other.architecture, other.arguments)
+        autoencoder: Any = check_arguments(first.architecture, first.arguments)
+        denoiser: Any = check_arguments(second.architecture, second.arguments)
         if not autoencoder.latent_channels == denoiser.latent_channels == len(generator.latent_scale):
             raise ValueError("networks, latent_shift and latent_scale must agree in the number of latent channels")
         if tuple(denoiser.choices) != tuple(len(values) for values in generator.choices.values()):

@@ -31,13 +31,13 @@ DEFAULT_GENERATOR = "virtual-pairs-v1"
 MAX_BYTES = 2 * 1024**3
 MAX_MANIFEST_BYTES = 1024**2
 MAX_FILES = 32
-#: Files that file managers leave in folders; they are never read or copied.
+#: Files that file managers write to folders. They are never read or copied.
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """An opened package. ``sha256`` is the hash of manifest.json, which holds the hashes of all other files."""
+    """An opened package. ``sha256``: the hash of manifest.json, which in turn holds the hashes of all other files."""
 
     folder: Path
     manifest: Manifest
@@ -45,17 +45,17 @@ class ModelPackage:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all files together."""
+        """Return the size of all files together, in bytes."""
         return sum((self.folder / name).stat().st_size for name in (MANIFEST, *self.manifest.files))
 
 
 def require_kind(package: ModelPackage, kind: str) -> None:
-    """Raise :class:`PackageError` unless the package is of ``kind`` ("segmenter", "generator")."""
+    """Raise :class:`PackageError` unless the package is of ``kind`` ("segmenter" or "generator")."""
     own = package.manifest.kind
     if own != kind:
-        does = {"segmenter": "labels scans", "generator": "generates pairs of scan and labels"}
+        tasks = {"segmenter": "labels scans", "generator": "generates pairs of scan and labels"}
         raise PackageError(
-            f"{package.manifest.name} is a {own} package, which {does[own]}: choose one that {does[kind]}."
+            f"{package.manifest.name} is a {own} package, which {tasks[own]}: choose one that {tasks[kind]}."
         )
 
 
@@ -65,9 +65,9 @@ def require_kind(package: ModelPackage, kind: str) -> None:
 def open_package(path: str | os.PathLike[str], label: str = "", check_hashes: bool = True) -> ModelPackage:
     """Return the package in a folder after checking its manifest and the hash of every file.
 
-    Messages name it ``label``, or by its folder. Without ``check_hashes`` the weights are not read: enough to show the
-    package, not to use it. Raises :class:`PackageError` for a folder that is no package, a package of a newer version,
-    and a changed file.
+    Messages name it ``label``, or by its folder. Without ``check_hashes`` the weights are not read, which is enough to
+    list the package, but not to use it. Raises :class:`PackageError` for a folder that is no package, a package of a
+    newer schema version, and a changed file.
     """
     folder = Path(path)
     label = label or base_name(folder)
@@ -91,6 +91,7 @@ def _open(folder: Path, label: str, check_hashes: bool) -> ModelPackage:
 
 
 def _refuse_difference(present: set[str], wanted: set[str], label: str, extra: str, missing: str) -> None:
+    """Raise :class:`PackageError` unless both sets are equal, with the message for an extra or a missing name."""
     for names, message in ((present - wanted, extra), (wanted - present, missing)):
         if names:
             raise PackageError(f"{printable(label)} is refused: {message.format(printable(min(names)))}.")
@@ -167,7 +168,7 @@ def _check_file(path: Path, expected: str, label: str) -> None:
 
 
 def _cut_short(path: Path) -> bool:
-    """Return whether a safetensors file is shorter than its header says; it decides which message is shown."""
+    """Return whether a safetensors file is shorter than its header states. Only the message depends on it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -213,9 +214,9 @@ def user_packages_dir() -> Path:
 
 
 def known_packages(kind: str | None = None) -> dict[str, Path]:
-    """Return name and folder of every package that can be used by name, shipped ones first; none is opened.
+    """Return the folder of every installed package by name, shipped ones first, without opening any.
 
-    An imported package with the name of a shipped one is left out, and with ``kind`` those of another kind.
+    An imported package with the name of a shipped one is left out. With ``kind``, packages of other kinds are too.
     """
     packages: dict[str, Path] = {}
     for parent in (shipped_packages_dir(), user_packages_dir()):
@@ -227,7 +228,7 @@ def known_packages(kind: str | None = None) -> dict[str, Path]:
 
 
 def _may_be(kind: str, folder: Path) -> bool:
-    """Return False if the manifest names another kind. An unreadable one is refused when it is opened."""
+    """Return False if the manifest names another kind; True for an unreadable one, which opening it will refuse."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
@@ -237,13 +238,16 @@ def _may_be(kind: str, folder: Path) -> bool:
 
 
 def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of a package by name or path, without opening it. None stands for the shipped segmenter."""
+    """Return the folder of a package by name or path, without opening it. None stands for the shipped segmenter.
+
+    Raises :class:`PackageError` if there is none.
+    """
     wanted = os.fspath(name_or_path) if name_or_path is not None else DEFAULT_PACKAGE
     installed = known_packages()
     if wanted in installed:
         return installed[wanted]
     path = Path(wanted)
-    if os.path.isdir(path):  # pathlib's raises where a folder may not be looked into
+    if os.path.isdir(path):  # Path.is_dir raises an error for a folder without permission
         return path
     if os.path.isfile(path):
         raise PackageError(f"{printable(path.name)} is a file: import it first with 'cardiacldm package import'.")
@@ -252,5 +256,5 @@ def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def find_package(name_or_path: str | os.PathLike[str] | None = None) -> ModelPackage:
-    """Open a package by name or folder. None stands for the shipped segmenter."""
+    """Open a package by name or folder (None: the shipped segmenter) and return it. Raises :class:`PackageError`."""
     return open_package(locate_package(name_or_path))

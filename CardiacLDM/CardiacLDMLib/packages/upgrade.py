@@ -18,9 +18,9 @@ _STEPS = (
 
 
 def upgrade(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a manifest in today's schema; one that is of this schema already is returned as it is.
+    """Return the JSON of a manifest of schema 1 or 2 in schema 2.
 
-    Nothing is checked here: what schema 1 did not allow is refused when the result is validated.
+    Nothing is checked here: validation of the result refuses values that schema 1 did not allow.
     """
     if manifest.get("schema_version") != 1:
         return manifest
@@ -31,7 +31,7 @@ def upgrade(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return the generator's record of schema 2 from that of schema 1."""
+    """Return the generator's record of schema 1 in schema 2."""
     moved = {*_SAMPLING, "restarts", "restart_gains", *(old for old, _, _ in _STEPS)}
     sampling = {"solver": "euler", **{name: flat[name] for name in _SAMPLING if name in flat}}
     restarts = _restarts(flat.get("restarts", []), flat.get("restart_gains", []))
@@ -44,7 +44,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restarts(times: Any, gains: Any) -> Any:
-    """Return the restarts as records; values that schema 1 did not allow are passed on, to be refused later."""
+    """Return the restarts as records. Values that schema 1 did not allow are passed on for validation to refuse."""
     if not isinstance(times, list):
         return times
     if gains and (not isinstance(gains, list) or len(gains) != len(times)):

@@ -1,7 +1,7 @@
 """Load and pack the weights of a package.
 
-A network is first built on torch's meta device, which takes no memory. The tensors of the file are compared with it by
-name, shape and type before a value is read. torch is imported inside functions.
+A network is first built on torch's meta device, which takes no memory. Names, shapes and types of the file's tensors
+are compared with it before any value is read. torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def verify_package(path: str | os.PathLike[str], label: str = "") -> ModelPackage:
-    """Open the package in a folder and load its networks on the CPU, so that every check is made."""
+    """Open the package in a folder, load its networks on the CPU, which makes every check, and return it.
+
+    Messages name it ``label``, or by its folder. Raises :class:`PackageError`.
+    """
     package = open_package(path, label)
     load_networks(package)
     return package
@@ -44,7 +47,7 @@ def load_networks(package: ModelPackage, device: str = "cpu") -> dict[str, torch
 
 
 def pack_weights(spec: NetworkSpec, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a trained module's ``state_dict()`` as they are stored: each once, in half precision.
+    """Return the tensors of a trained module's ``state_dict()`` for the file: each once, in half precision.
 
     Raises :class:`PackageError` for a state that does not fit ``spec``, and for values beyond half precision.
     """

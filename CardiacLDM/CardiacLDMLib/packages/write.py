@@ -12,7 +12,7 @@ from ..errors import PackageError, PackageExists
 from ..files import move_folder, output_errors, sha256, temporary_folder
 from .manifest import CARD, MANIFEST, Manifest
 from .store import ModelPackage
-from .weights import verify_package
+from .weights import pack_weights, verify_package
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +27,11 @@ def write_package(
 ) -> ModelPackage:
     """Write a package to ``folder``, verify it and return it. After an error nothing is left behind.
 
-    ``weights`` maps the file name of each network to its ``state_dict()``, which is stored in half precision. The
-    manifest's ``files`` is filled in. An existing package is kept unless ``replace``.
+    ``weights`` maps the file name of each network to its ``state_dict()``, which is stored in half precision. ``card``:
+    the text of README.md. The manifest's ``files`` is filled in. Raises :class:`PackageError`, :class:`PackageExists`
+    for an existing package unless ``replace``, and ``OutputError``.
     """
     from safetensors.torch import save
-
-    from .weights import pack_weights
 
     folder = Path(folder)
     with output_errors(folder), temporary_folder(folder.parent) as temporary:
@@ -55,7 +54,11 @@ def write_package(
 
 
 def install_folder(content: Path, target: Path, replace: bool) -> None:
-    """Move the folder ``content`` of a verified package to ``target``; see :func:`CardiacLDMLib.files.move_folder`."""
+    """Move the folder ``content`` of a verified package to ``target`` (see :func:`CardiacLDMLib.files.move_folder`).
+
+    Raises :class:`PackageExists` if a package is there and ``replace`` is False, :class:`PackageError` if something
+    else is there.
+    """
     if os.path.lexists(target):
         if not replace:
             raise PackageExists(f"A package named {target.name} is there already: use --replace to replace it.")

@@ -1,4 +1,4 @@
-"""Remove the pattern that repeats with every latent voxel from a decoded image."""
+"""Remove from a decoded image the pattern that repeats with every latent voxel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .kinds import ImageStep
 if TYPE_CHECKING:
     import torch
 
-#: Weights of the neighbours along an axis. They span four voxels, a latent voxel's side: the mean over one period
-#: removes a pattern of that period.
+#: Weights of the neighbours along an axis. They sum up to four voxels, the side of a latent voxel: the mean over one
+#: period removes a pattern of that period.
 _TAPS = (0.5, 1.0, 1.0, 1.0, 0.5)
 
 WidthHu = Annotated[FiniteFloat, Field(ge=1, le=1000)]

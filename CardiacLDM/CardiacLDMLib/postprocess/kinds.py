@@ -1,6 +1,6 @@
-"""The three kinds of post-processing step: what each acts on, and the one signature of its ``apply``.
+"""The three kinds of post-processing step, on latents, image or HU, each with one signature of ``apply``.
 
-A step is a frozen record of its settings, as a package's manifest lists it. ``step`` names it.
+A step is an immutable record of its settings, as a package's manifest lists it. Its entry ``step`` is its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PostprocessStep(BaseModel):
 
     @abstractmethod
     def describe(self) -> str:
-        """Return the sentence of the model card."""
+        """Return a sentence on the step for the model card."""
 
 
 class LatentStep(PostprocessStep):
@@ -30,11 +30,14 @@ class LatentStep(PostprocessStep):
 
     @abstractmethod
     def apply(self, z: torch.Tensor) -> torch.Tensor:
-        """Return the changed latents (N, C, I, J, K), normalised to mean 0 and standard deviation 1 per channel."""
+        """Return the changed latents.
+
+        ``z`` (N, C, I, J, K): sampled latents, normalised per channel to mean 0 and standard deviation 1.
+        """
 
 
 class ImageStep(PostprocessStep):
-    """A step on the decoded image, before its labels are known."""
+    """A step on the decoded image, before its labels are decided."""
 
     @abstractmethod
     def apply(self, image: torch.Tensor, window_hu: tuple[float, float]) -> torch.Tensor:
@@ -42,13 +45,13 @@ class ImageStep(PostprocessStep):
 
 
 class HuStep(PostprocessStep):
-    """A step on an image in HU whose labels are known."""
+    """A step on an image in HU and its labels."""
 
     @abstractmethod
     def apply(self, hu: np.ndarray, labels: np.ndarray, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """Return the changed image (I, J, K) float32 in HU.
+        """Return the changed image (I, J, K), float32, in HU.
 
-        ``labels`` (I, J, K) uint8, voxels are cubes of ``spacing_mm``; every random number is drawn from ``rng``.
+        ``labels`` (I, J, K) uint8. Voxels are cubes of ``spacing_mm``. ``rng`` is the only source of random numbers.
         """
 
 

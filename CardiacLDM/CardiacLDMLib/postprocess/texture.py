@@ -1,7 +1,7 @@
 """Add the noise that generated images lack, tissue by tissue.
 
-An autoencoder averages the noise of a scan away. The missing noise of a tissue is given by a power spectrum: that of
-reference scans minus that of generated ones, measured alike. White noise filtered to it restores the texture.
+An autoencoder averages the noise of scans away. The noise that a tissue lacks is described by a power spectrum: that of
+reference scans minus that of generated ones. White noise filtered to this spectrum restores the texture.
 
 A spectrum is in HU^2 per mode, in ``BINS`` equally wide rings of spatial frequency from 0 to the corner of the cube of
 frequencies, sqrt(3) times the Nyquist frequency. White noise of variance v has the value v in every ring. The mean of
@@ -49,7 +49,7 @@ class Texture(HuStep):
         return spectra
 
     def apply(self, hu: np.ndarray, labels: np.ndarray, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """Return ``hu`` with the noise of :func:`add_noise`; ``spacing_mm`` is that of the spectra already."""
+        """Return ``hu`` changed by :func:`add_noise`. ``spacing_mm`` is not used: the spectra are for it."""
         return add_noise(hu, tissue_map(hu, labels), self.spectra, rng)
 
     def describe(self) -> str:
@@ -81,14 +81,14 @@ def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def radii(shape: Sequence[int]) -> np.ndarray:
-    """Return the frequency of each mode of ``rfftn`` over an array of ``shape``, as a share of the corner's."""
+    """Return the frequency of each mode of ``rfftn`` for an array of ``shape``: 0 to 1, which is the cube's corner."""
     axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
     squares = sum(f.reshape([-1 if a == b else 1 for b in range(len(shape))]) ** 2 for a, f in enumerate(axes))
     return np.sqrt(squares) / (np.sqrt(len(shape)) / 2)
 
 
 def missing_power(reference: Spectra, generated: Spectra) -> dict[str, tuple[float, ...]]:
-    """Return the power by tissue that generated images lack, at least 0, for the tissues that both have."""
+    """Return the power by tissue that generated images lack, at least 0, for tissues with both spectra."""
     return {
         name: tuple(max(float(r) - float(g), 0.0) for r, g in zip(reference[name], generated[name], strict=True))
         for name in TISSUES
@@ -97,11 +97,11 @@ def missing_power(reference: Spectra, generated: Spectra) -> dict[str, tuple[flo
 
 
 def add_noise(hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> np.ndarray:
-    """Return ``hu`` (I, J, K) with noise of each voxel's tissue added, float32.
+    """Return ``hu`` (I, J, K), float32, with noise added according to each voxel's tissue.
 
-    ``tissues`` is a :func:`tissue_map`; ``spectra`` holds ``BINS`` values, HU^2, at the image's own voxel size. All
+    ``tissues``: a :func:`tissue_map`. ``spectra``: ``BINS`` values in HU^2 by tissue, at the image's voxel size. All
     tissues filter the same field of white noise, so that the grain continues across their borders. Raises ValueError
-    as :func:`check_spectra`.
+    as :func:`check_spectra` does.
     """
     check_spectra(spectra)
     out = np.array(hu, dtype=np.float32, order="C")

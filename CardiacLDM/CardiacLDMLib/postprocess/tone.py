@@ -1,8 +1,8 @@
 """Correct HU away from the heart to the distribution of reference scans.
 
-A denoiser predicts the mean of all images that are possible. Where it knows little, as in ribs and spine, the mean is
-too pale. Labelled structures keep their HU. Away from them, a rising curve maps HU to the distribution of reference
-scans: bone gets brighter, fat darker. The curve restores brightness, not structures that are missing.
+A denoiser predicts the mean of all possible images. Where these differ much, as in ribs and spine, the mean is too
+pale. Labelled structures keep their HU. Away from them, a rising curve maps HU to the distribution of reference scans:
+bone gets brighter, fat darker. The curve restores brightness, not missing structures.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..anatomy import BACKGROUND
 from ..image.grid import AIR_HU
 from .kinds import HuStep
 
-#: Distance from all labels, mm, beyond which the curve has its full effect. Within a voxel of a label it has none:
-#: such voxels hold blood in part.
+#: Distance from all labels, mm, beyond which the curve has its full effect. It has none on the voxels next to a label,
+#: which hold blood in part.
 REACH_MM = 9.0
 #: Limits of a curve: the number of its knots, and their HU.
 MOST_KNOTS, MOST_HU = 64, 5000.0
 
-#: Knots (HU before, HU after). The first values rise, the second do not fall.
+#: Knots (HU before, HU after). The first values must rise, the second must not fall.
 Curve = Sequence[tuple[float, float]]
 
 
@@ -79,10 +79,10 @@ def distance_share(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
 
 
 def apply_tone(hu: np.ndarray, labels: np.ndarray, spacing_mm: float, curve: Curve) -> np.ndarray:
-    """Return ``hu`` (I, J, K) with the ``curve`` applied away from ``labels``, float32.
+    """Return ``hu`` (I, J, K), float32, with the ``curve`` applied away from ``labels``.
 
-    Beyond its ends the curve is continued with the shift of its end. No voxel gets darker than air. Raises ValueError
-    as :func:`check_curve`.
+    Beyond the first and last knot their shift of HU applies. No voxel gets darker than air. Raises ValueError as
+    :func:`check_curve` does.
     """
     check_curve(curve)
     if not curve:

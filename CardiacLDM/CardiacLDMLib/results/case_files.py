@@ -1,7 +1,7 @@
 """The four files of a segmented case: labels for programs, a segmentation for Slicer, a picture and a report.
 
-They are written to a folder aside and moved into place together once all are whole. The report is moved last, so a
-case with a report is complete.
+They are written to a temporary folder and moved into place once all are whole. The report is moved last, so a case with
+a report is complete.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def write_case_files(
 ) -> list[Path]:
     """Write the four files of a case to the folder ``out``, replacing earlier ones; all of them, or none.
 
-    ``volume`` and ``labels`` share one grid. The report gets the seconds of writing; :func:`read_report` gives it back.
-    ``aside`` names a new folder within ``out`` for the unfinished files, which a caller can remove if this process is
-    killed; it is gone afterwards. Returns the files, the report last. Raises ``OutputError`` when the folder cannot be
-    written to or the disk is full.
+    ``volume`` and ``labels`` must share one grid. The time of writing is added to the report; :func:`read_report` reads
+    the result. ``aside`` names a new folder within ``out`` for the unfinished files, which a caller can remove if this
+    process is killed; it is removed at the end. Returns the paths, the report last. Raises ``OutputError`` when the
+    folder cannot be written to or the disk is full.
     """
     began = time.perf_counter()
     names = [report.case + ending for ending in ENDINGS]

@@ -1,4 +1,4 @@
-"""Plain lettering for pictures that are drawn without a plotting library, as in Slicer's Python."""
+"""Write text into pictures without a plotting library, which Slicer's Python lacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEIGHT, ADVANCE = 7, 6
 
 
 def _glyphs() -> dict[str, np.ndarray]:
-    """Return (7, 5) bool by character."""
+    """Return the glyphs (7, 5; bool) by character."""
     lines = _SHEET.strip("\n").splitlines()
     glyphs = {" ": np.zeros((HEIGHT, ADVANCE - 1), dtype=bool)}
     for top in range(0, len(lines), HEIGHT + 1):
@@ -50,7 +50,7 @@ _GLYPHS = _glyphs()
 
 
 def text_mask(text: str, scale: int) -> np.ndarray:
-    """Return (7 scale, 6 scale len(text)) bool: the text in capitals; characters without a glyph are question marks."""
+    """Return a mask (7 scale, 6 scale len(text)) of the text in capitals; ? stands for characters without a glyph."""
     cells = [np.pad(_GLYPHS.get(character, _GLYPHS["?"]), ((0, 0), (0, 1))) for character in text.upper()]
     row = np.concatenate(cells, axis=1) if cells else np.zeros((HEIGHT, 0), dtype=bool)
     return row.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -59,6 +59,6 @@ def text_mask(text: str, scale: int) -> np.ndarray:
 def write_text(
     canvas: np.ndarray, text: str, x: int, y: int, *, scale: int = 2, colour: tuple[int, int, int] = (255, 255, 255)
 ) -> None:
-    """Write into ``canvas`` (rows, columns, 3; uint8) from column ``x``, row ``y`` on; what lies outside is cut off."""
+    """Write into ``canvas`` (rows, columns, 3; uint8) from column ``x`` and row ``y`` on, cut off at its edges."""
     mask = text_mask(text, scale)[: max(canvas.shape[0] - y, 0), : max(canvas.shape[1] - x, 0)]
     canvas[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = colour

@@ -6,20 +6,16 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from .. import __version__
 from ..image.grid import Volume
+from ..packages.fields import Record
 from ..progress import Quality
 
 NOTICE = "Research use, not a medical device."
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PackageRecord(_Record):
+class PackageRecord(Record):
     """The model package used, identified by the hash of its files."""
 
     name: str
@@ -27,18 +23,19 @@ class PackageRecord(_Record):
     sha256: str
 
 
-class GridRecord(_Record):
-    """The scan's voxels: number and size along i, j, k, and the patient's direction of each axis (as in ``LPS``)."""
+class GridRecord(Record):
+    """The scan's grid: number and size of voxels along i, j, k, and the direction of each axis (as in ``LPS``)."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     axes: str
 
 
-class CaseReport(_Record):
-    """``NAME.report.json``: volumes in millilitres by structure, seconds by stage with reading and writing.
+class CaseReport(Record):
+    """The content of ``NAME.report.json``.
 
-    ``source`` is the base name of the input, and the only field that may identify a patient.
+    ``source``: base name of the input, the only field that may identify a patient. ``volumes_ml``: by structure.
+    ``warnings``: sentences. ``seconds``: by stage, reading and writing included. ``software``: versions by name.
     """
 
     schema_version: int = 2
@@ -66,7 +63,7 @@ def grid_record(volume: Volume) -> GridRecord:
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that the result depends on, as far as they are known."""
+    """Return the versions of this program, of Python and of the installed libraries that the labels depend on."""
     versions = {"python": platform.python_version(), "cardiacldm": __version__}
     for name in ("torch", "monai", "numpy", "simpleitk"):
         try:

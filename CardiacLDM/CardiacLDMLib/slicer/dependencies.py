@@ -61,7 +61,7 @@ def _version(name: str) -> str:
 
 
 def pins(names: list[str]) -> list[str]:
-    """Return constraints for pip that keep the installed ones of the named packages at their versions."""
+    """Return constraints for pip that keep those of the named packages that are installed at their versions."""
     lines = []
     for name in names:
         try:
@@ -72,7 +72,7 @@ def pins(names: list[str]) -> list[str]:
 
 
 def announcement(lacking: list[Requirement]) -> str:
-    """Return the text that tells the user, before the installation, what will be downloaded and from where."""
+    """Return the text that the user reads before the installation: what is downloaded, and from where."""
     names = [requirement.name for requirement in lacking]
     sizes = [TORCH_SIZE] if TORCH.name in names else []
     if names != [TORCH.name]:
@@ -112,7 +112,7 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def reason(output: str) -> str:
-    """Return one sentence on why pip failed, from its output."""
+    """Return one sentence on why pip failed, given its ``output``."""
     for texts, advice in _REASONS:
         if any(text in output for text in texts):
             return advice

@@ -1,4 +1,4 @@
-"""Synthetic pairs in the scene: a generated CT and its segmentation in a folder of the subject hierarchy."""
+"""Synthetic pairs in the scene: a generated CT with its segmentation, in a folder of the subject hierarchy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SyntheticPair:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The generator's record of this pair; empty if it has been edited and cannot be read."""
+        """The generator's record of this pair; empty if a user has edited it so that it cannot be read."""
         try:
             record = json.loads(self.volume.GetAttribute(f"{PREFIX}provenance") or "{}")
         except ValueError:
@@ -33,7 +33,7 @@ class SyntheticPair:
 
 
 def is_synthetic(node: Any) -> bool:
-    """Return whether the node was generated, or is a copy of such a node, and so shows no patient."""
+    """Return whether the node, or the node that it was copied from, was generated; it shows no patient then."""
     return node is not None and node.GetAttribute(f"{PREFIX}synthetic") == "true"
 
 
@@ -74,11 +74,11 @@ def synthetic_pairs(scene: vtkMRMLScene) -> list[SyntheticPair]:
 def unused_folder(scene: vtkMRMLScene, name: str) -> str:
     """Return ``name``, with a number if a folder of that name exists already."""
     hierarchy = _hierarchy(scene)
-    taken, number = name, 1
-    while hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), taken):
+    unused, number = name, 1
+    while hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), unused):
         number += 1
-        taken = f"{name} ({number})"
-    return taken
+        unused = f"{name} ({number})"
+    return unused
 
 
 def _into_folder(scene: vtkMRMLScene, node: Any, outer: str, inner: str) -> None:

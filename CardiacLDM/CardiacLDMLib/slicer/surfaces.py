@@ -26,8 +26,8 @@ SURFACE_MM = 2.0
 def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
     """Make the surfaces of the structures and show them in the 3D views, with two pauses for each structure.
 
-    Slicer's own conversion makes them, of labels thinned out to about ``SURFACE_MM``: at half a millimetre the full
-    ones block the window for seconds and look the same.
+    Slicer converts labels that are thinned out to about ``SURFACE_MM``: full ones of half a millimetre look the same,
+    but block the window for seconds.
     """
     from slicer import vtkSegmentationConverter
 
@@ -71,10 +71,10 @@ def _surface(node: vtkMRMLSegmentationNode, inside: Volume) -> vtkPolyData:
         return vtkPolyData()
     labelmap = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     surface = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-    alone, segment = vtkSegmentation(), vtkSegment()
-    alone.SetSourceRepresentationName(labelmap)
-    alone.CopyConversionParameters(node.GetSegmentation())
+    segmentation, segment = vtkSegmentation(), vtkSegment()
+    segmentation.SetSourceRepresentationName(labelmap)
+    segmentation.CopyConversionParameters(node.GetSegmentation())
     segment.AddRepresentation(labelmap, oriented_image(inside, np.eye(4)))
-    alone.AddSegment(segment, "structure")
-    alone.CreateRepresentation(surface)
+    segmentation.AddSegment(segment, "structure")
+    segmentation.CreateRepresentation(surface)
     return segment.GetRepresentation(surface)

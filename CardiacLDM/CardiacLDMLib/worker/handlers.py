@@ -198,10 +198,10 @@ def _draw(
     preview: Callable[[int, int, np.ndarray], None],
 ) -> Pair:
     """Return the pair; with ``check`` the first attempt that passes the checks."""
-    from ..generation.acceptance import Judge, draw
+    from ..generation.acceptance import Judge, generate_accepted
 
     judge = Judge(job.models.shipped_segmenter(generator.device)) if request.check else None
-    return draw(
+    return generate_accepted(
         generator, judge, request.seed, request.index, request.conditions, steps=request.steps, progress=job.report,
         cancelled=job.cancelled, preview=preview,
     )  # fmt: skip

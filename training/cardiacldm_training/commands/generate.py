@@ -292,7 +292,7 @@ class _Run:
     def _draw(self, index: int, number: int) -> tuple[float, int]:
         """Generate and write one pair, or record that none was accepted; return seconds and bytes."""
         from CardiacLDMLib.errors import NoAcceptablePair
-        from CardiacLDMLib.generation.acceptance import draw
+        from CardiacLDMLib.generation.acceptance import generate_accepted
 
         from ..results.pair_files import pair_folder, write_pair, write_rejection
 
@@ -300,7 +300,7 @@ class _Run:
         title, settings = f"{pair_folder(self.out, index).name} ({number} of {self.count})", self.settings
         with self._progress(title) as progress:
             try:
-                pair = draw(
+                pair = generate_accepted(
                     self.generator, self.judge, self.seed, index, settings.conditions, steps=settings.steps,
                     guidance=settings.guidance, solver=settings.solver, progress=progress, cancelled=self.cancelled,
                 )  # fmt: skip
