@@ -16,7 +16,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 import slicer
-from CardiacLDMLib.errors import ClientError, JobError, VolumeError
+from CardiacLDMLib.errors import UserError
 from CardiacLDMLib.slicer import dependencies
 from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
 from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
@@ -221,7 +221,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
             return SceneJob(
                 self._dispatcher, volumeNode, segmentationNode, Settings(package, device, quality), listener
             )
-        except (ClientError, JobError, VolumeError, ImportError) as error:
+        except (UserError, ImportError) as error:
             raise RuntimeError(_sentence(error)) from error
 
     def generate(
@@ -231,7 +231,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
 
         Slicer keeps responding while this waits. package: name or folder of a generator package, None for the one that
         ships. Pairs 0 to count - 1 of seed are generated; without a seed one is chosen at random. The same numbers give
-        the same pairs. steps: None for the package's own number. conditions: name to value, such as {"sex": "female"};
+        the same pairs. steps: None for the package's default. conditions: name to value, such as {"sex": "female"};
         the others are chosen at random. With check a pair is generated again until it passes the checks, and left out
         if it never does. progress: called with an object that has step, total, stage and seconds. Raises RuntimeError
         with one sentence if it fails, is cancelled, or no pair passes; finished pairs stay in the scene.
@@ -270,7 +270,7 @@ class CardiacLDMLogic(ScriptedLoadableModuleLogic):
         settings = PairSettings(package, count, seed, steps, conditions or {}, device, check)
         try:
             return PairsJob(self._dispatcher, settings, listener)
-        except (ClientError, JobError, ImportError) as error:
+        except (UserError, ImportError) as error:
             raise RuntimeError(_sentence(error)) from error
 
     @property

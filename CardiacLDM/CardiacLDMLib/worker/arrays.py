@@ -13,12 +13,12 @@ import numpy as np
 from ..errors import OutputError
 from ..image.grid import Volume
 
-#: Bytes that are written at once, so that the window can respond in between.
+#: Bytes per piece of an upload. The window responds between two pieces.
 PIECE_BYTES = 8 << 20
 
 
 class ArrayUpload:
-    """Writes an array to a .npy file piece by piece, in the order in which it lies in memory."""
+    """Writes an array (I, J, K) to a .npy file piece by piece, in the order of its memory (C or Fortran)."""
 
     def __init__(self, array: np.ndarray, path: Path) -> None:
         strides = np.abs(array.strides)
@@ -46,23 +46,27 @@ class ArrayUpload:
 
 
 def array_file(folder: Path, name: str) -> Path:
-    """Return the file of the volume called ``name``."""
+    """Return the path of the .npy file for the volume ``name``."""
     return folder / f"{name}.npy"
 
 
 def save_volumes(folder: Path, volumes: Mapping[str, Volume]) -> dict[str, Any]:
-    """Write the voxels of ``volumes`` to ``folder`` and return their affine matrices as lists, by name."""
+    """Write the voxels of ``volumes`` to ``folder``; return their affine matrices as nested lists by name.
+
+    Raises :class:`OutputError` if the disk is full.
+    """
     for name, volume in volumes.items():
-        with disk_full_explained(), array_file(folder, name).open("wb") as file:
+        with explain_full_disk(), array_file(folder, name).open("wb") as file:
             # Fortran order, as Slicer stores voxels. Not memory-mapped: writing to a full disk would be a crash.
             np.save(file, np.asfortranarray(volume.array))
     return {name: volume.affine.tolist() for name, volume in volumes.items()}
 
 
 def map_volumes(folder: Path, affines: Mapping[str, Any], mode: Literal["r", "c"]) -> dict[str, Volume]:
-    """Return the volumes of ``folder`` with these affine matrices, their voxels mapped from the files.
+    """Return the volumes in ``folder`` by name, with their affine matrices (4x4). The voxels are memory-mapped.
 
-    ``mode``: as of ``numpy.load``. Raises ``OSError`` or ``ValueError`` where a file cannot be read.
+    ``mode``: ``r`` for read-only voxels, ``c`` for voxels whose changes stay in memory. Raises ``OSError`` or
+    ``ValueError`` for a file that cannot be read.
     """
     return {
         name: Volume(np.load(array_file(folder, name), mmap_mode=mode, allow_pickle=False), np.array(affine))
@@ -71,8 +75,8 @@ def map_volumes(folder: Path, affines: Mapping[str, Any], mode: Literal["r", "c"
 
 
 @contextlib.contextmanager
-def disk_full_explained() -> Iterator[None]:
-    """Turn the error of a full disk into a :class:`OutputError`."""
+def explain_full_disk() -> Iterator[None]:
+    """Turn the error of a full disk into an :class:`OutputError`."""
     try:
         yield
     except OSError as error:

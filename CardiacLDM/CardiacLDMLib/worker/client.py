@@ -1,8 +1,8 @@
 """Submits jobs to a worker process. Knows neither Qt nor Slicer: the process and the timer are passed in.
 
-Everything happens on the calling thread, by callbacks. A job ends in exactly one of done, failed and cancelled, never
-before :meth:`WorkerClient.submit` has returned; its temporary files are removed by then. If the process dies, the next
-job starts a new one.
+Everything happens on the calling thread, by callbacks. A job ends with exactly one of the callbacks done, failed and
+cancelled, after :meth:`WorkerClient.submit` has returned and its temporary files have been removed. If the process
+dies, the next job starts a new one.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 class WorkerClient:
     """Runs jobs, one at a time, in a worker process that is started when needed and kept for the next job.
 
-    ``transport`` makes a process to be started by ``program`` (see :func:`~.process.worker_program`) with
-    ``environment`` on top of this process's own. ``later(seconds, call)`` calls once on this thread after that time: a
-    single-shot QTimer in Slicer. ``busy_changed`` is called when a job was accepted, and at its end before the job's
-    own callback.
+    ``transport`` returns a new transport, which starts ``program`` (see :func:`~.process.worker_program`).
+    ``environment`` is added to this process's own. ``later(seconds, call)`` calls once on this thread after that time:
+    in Slicer it is a single-shot QTimer. ``busy_changed`` is called when a job has been accepted, and at its end before
+    the job's own callback.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class WorkerClient:
         return job
 
     def cancel(self) -> None:
-        """Stop the job, if there is one: at its next step, or together with its process if that takes too long."""
+        """Stop the job, if there is one, at its next step. A job that takes too long to stop ends with its process."""
         job = self._job
         if job is None or job.cancelling:
             return
@@ -189,7 +189,7 @@ class WorkerClient:
     # --- ends of the job ---
 
     def _finish(self, job: Job) -> None:
-        """Remove everything that the job left, before its listener is called."""
+        """Remove the job's temporary files. The caller then calls its listener."""
         self._job = None
         for upload in job.uploads:
             upload.close()
@@ -279,7 +279,7 @@ class WorkerClient:
         if job is None:
             return
         if code == 0 and process.pid is not None and not job.has_answered and not job.cancelling:
-            job.sent = False  # the worker had idled too long just as the job came: start another one
+            job.sent = False  # the worker ended its idle time just as the job came: start another one
             self._advance(job)
             return
         kind, message = job.failure or ("crash", reason_of_end(process.pid is not None, code, reason))

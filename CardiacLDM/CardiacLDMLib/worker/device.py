@@ -1,7 +1,7 @@
-"""The compute devices of this computer, and a check of one that ends in a text to be pasted into a forum post.
+"""The compute devices of this computer, and a check of one of them with a report for a forum post.
 
-The text names versions and hardware, never a person, a file or a folder. It is complete also where libraries are
-missing: nothing but the standard library is imported at the start.
+The report names versions and hardware, but no person, file or folder. It works without any third-party library too:
+only the standard library is imported at the start.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..errors import UserError, first_line
 #: Distributions that the runtime depends on.
 LIBRARIES = ("torch", "monai", "safetensors", "pydantic", "connected-components-3d", "numpy", "SimpleITK")
 _MODULES = {"connected-components-3d": "cc3d"}
-#: What the check computes: a convolution as in the networks, on one window.
+#: Channels and side (voxels) of the check's convolution, which is like those of the networks.
 _CHANNELS, _SIDE = 32, 64
-#: Half-precision hardware may be used for it; a wrong result is off by far more.
+#: Largest relative error of the check's convolution. Half precision stays below it, a faulty device does not.
 _TOLERANCE = 2e-2
-#: For pydantic: as parts of a message these records are made from their fields.
+#: Lets pydantic build these records from the JSON fields of a message.
 _FROM_FIELDS: dict[str, Any] = {"strict": False, "extra": "forbid"}
 
 
@@ -45,8 +45,8 @@ class Device:
 class DeviceCheck:
     """The result of checking ``device``.
 
-    ``problem``: a sentence, None if all is well. ``seconds``: of one convolution, None if there was none. ``text``:
-    all of it, to be pasted.
+    ``problem``: a sentence, None if all is well. ``seconds``: time of one convolution, None if there was none.
+    ``text``: the whole report, several lines.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _FROM_FIELDS
@@ -72,9 +72,9 @@ def list_devices() -> list[Device]:
 
 
 def check_device(device: str = "auto") -> DeviceCheck:
-    """Look at the libraries and compute something on ``device``.
+    """Check the libraries, then compute one convolution on ``device``.
 
-    If a library is missing, no library is imported: Slicer calls this in its own process then.
+    If a library is missing, none is imported: Slicer then calls this in its own process.
     """
     versions = {"CardiacLDM": __version__, "Python": platform.python_version()} | {n: _version(n) for n in LIBRARIES}
     seconds, devices = None, list[Device]()
@@ -134,7 +134,7 @@ def _broken_library() -> str | None:
 
 
 def _convolve(device: str) -> tuple[str, float]:
-    """Return the device that ``device`` stands for, and the seconds of a convolution there whose result was checked."""
+    """Run a convolution on ``device`` and check its result. Return the resolved device and the seconds it took."""
     import torch
 
     from ..torch_device import resolve_device
@@ -145,11 +145,11 @@ def _convolve(device: str) -> tuple[str, float]:
         values = torch.randn(1, _CHANNELS, _SIDE, _SIDE, _SIDE, generator=generator)
         weights = torch.randn(_CHANNELS, _CHANNELS, 3, 3, 3, generator=generator) / (_CHANNELS * 27) ** 0.5
         expected = torch.nn.functional.conv3d(values[..., :6, :6, :6], weights)
-        there = (values.to(device), weights.to(device))
-        torch.nn.functional.conv3d(*there)  # the first one also loads what the device needs
+        inputs = (values.to(device), weights.to(device))
+        torch.nn.functional.conv3d(*inputs)  # warm-up: the first call also loads the device's libraries
         _finish(device)
         began = time.perf_counter()
-        result = torch.nn.functional.conv3d(*there)
+        result = torch.nn.functional.conv3d(*inputs)
         _finish(device)
         seconds = time.perf_counter() - began
         difference = float((result[..., :4, :4, :4].float().cpu() - expected).abs().max())

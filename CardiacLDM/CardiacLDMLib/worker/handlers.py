@@ -1,6 +1,6 @@
 """One function for each job of the worker: typed request in, typed reply out.
 
-Imported when the first job comes. Only what a job needs is imported for it.
+The client never imports this module. Each handler imports heavy libraries itself, so a job loads only its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..anatomy import HEART_WINDOW
 from ..errors import JobError, OutputError
 from ..progress import Cancelled, Preview, Progress
 from . import messages
-from .arrays import disk_full_explained
+from .arrays import explain_full_disk
 from .device import check_device, list_devices
 from .messages import Reply, Request
 from .models import LoadedModels
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunningJob:
-    """What a handler needs besides its request.
+    """A job in progress, as its handler uses it.
 
-    ``folder``: the job's private folder, None if it needs none. ``cancelled``: whether the job should stop.
+    ``folder``: the job's private folder, None if it has no volumes. ``report``: receives progress and previews.
+    ``cancelled``: returns whether the job should stop.
     """
 
     models: LoadedModels
@@ -49,7 +50,7 @@ class RunningJob:
         return time.perf_counter() - self.began
 
     def step(self, percent: int, stage: str) -> None:
-        """Report progress, unless the job should stop."""
+        """Report progress in percent; raise :class:`Cancelled` if the job should stop."""
         if self.cancelled():
             raise Cancelled
         self.report(Progress(percent, 100, stage, self.seconds))
@@ -82,7 +83,7 @@ def handle(request: Request[Any], job: RunningJob) -> Reply:
 def segment_volume(request: messages.SegmentVolume, job: RunningJob) -> messages.SegmentedVolume:
     """Label a volume."""
     segmenter = job.models.segmenter(request.package, request.device)
-    with gpu_memory_released():
+    with release_gpu_memory():
         result = segmenter.segment(request.image, quality=request.quality, progress=job.report, cancelled=job.cancelled)
     return messages.SegmentedVolume(labels=result.labels, **_facts(segmenter, result, request.quality, job))
 
@@ -101,7 +102,7 @@ def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.Seg
     if existing:
         raise OutputError(f"{existing[0]} exists already: choose another folder, or allow replacing.")
     segmenter = job.models.segmenter(request.package, request.device)
-    with gpu_memory_released():
+    with release_gpu_memory():
         done = segment_case(
             case, segmenter, request.out, quality=request.quality, progress=job.report, cancelled=job.cancelled,
             aside=request.aside,
@@ -112,18 +113,18 @@ def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.Seg
 
 @handles(messages.FindCases)
 def find_cases(request: messages.FindCases, job: RunningJob) -> messages.FoundCases:
-    """Find the cases in a folder, each with a name of its own, and what cannot be one, with the reason."""
+    """Find the cases in a folder, with unique names, and the files that cannot be segmented, with the reasons."""
     from ..image.cases import Refused, find_cases
 
-    found = find_cases([request.source])
+    cases = find_cases([request.source])
     return messages.FoundCases(
-        cases=[messages.FoundCase(name=c.name, source=c.path) for c in found if not isinstance(c, Refused)],
-        refused=[messages.RefusedCase(name=c.name, reason=c.reason) for c in found if isinstance(c, Refused)],
+        cases=[messages.FoundCase(name=c.name, source=c.path) for c in cases if not isinstance(c, Refused)],
+        refused=[messages.RefusedCase(name=c.name, reason=c.reason) for c in cases if isinstance(c, Refused)],
     )
 
 
 def single_case(source: Path) -> Case:
-    """Return the one case that ``source`` is; raise :class:`JobError` for none or several."""
+    """Return the only case in ``source``, a file or folder. Raises :class:`JobError` for none or several."""
     from ..image.cases import Refused, find_cases
 
     found = find_cases([source])
@@ -138,7 +139,7 @@ def single_case(source: Path) -> Case:
 
 
 @contextlib.contextmanager
-def gpu_memory_released() -> Iterator[None]:
+def release_gpu_memory() -> Iterator[None]:
     """Give back the GPU memory that torch keeps for later: Slicer draws on the same GPU."""
     import torch
 
@@ -170,18 +171,18 @@ def _facts(segmenter: Segmenter, result: Segmentation, quality: str, job: Runnin
 
 @handles(messages.GeneratePair)
 def generate_pair(request: messages.GeneratePair, job: RunningJob) -> messages.GeneratedPair:
-    """Generate one pair, and every few steps a picture of how it looks by then."""
+    """Generate one pair; report a preview of its middle slice every few steps."""
 
     def preview(step: int, total: int, image: np.ndarray) -> None:
         assert job.folder is not None
         file = job.folder / f"preview-{step}.pgm"
-        with disk_full_explained():
+        with explain_full_disk():
             file.write_bytes(grey_picture(image))
         job.report(Preview(step, total, str(file)))
 
     generator = job.models.generator(request.package, request.device)
-    with gpu_memory_released():
-        pair = _draw(generator, request, job, preview)
+    with release_gpu_memory():
+        pair = _generate_pair(generator, request, job, preview)
     return messages.GeneratedPair(
         image=pair.image,
         labels=pair.labels,
@@ -191,13 +192,13 @@ def generate_pair(request: messages.GeneratePair, job: RunningJob) -> messages.G
     )
 
 
-def _draw(
+def _generate_pair(
     generator: Generator,
     request: messages.GeneratePair,
     job: RunningJob,
     preview: Callable[[int, int, np.ndarray], None],
 ) -> Pair:
-    """Return the pair; with ``check`` the first attempt that passes the checks."""
+    """Return the pair; with ``check`` it is the first attempt that passes the checks."""
     from ..generation.acceptance import Judge, generate_accepted
 
     judge = Judge(job.models.shipped_segmenter(generator.device)) if request.check else None
@@ -208,7 +209,7 @@ def _draw(
 
 
 def grey_picture(image: np.ndarray) -> bytes:
-    """Return an axial slice (I, J; HU; RAS) as a PGM file, seen from the feet: the patient's right is on the left."""
+    """Return an axial slice (I, J; HU; RAS) as a PGM file in radiological view: the patient's right is on the left."""
     share = (image.T[::-1, ::-1] - HEART_WINDOW.low) / HEART_WINDOW.width
     grey = np.rint(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
     return f"P5 {grey.shape[1]} {grey.shape[0]} 255\n".encode() + grey.tobytes()
@@ -232,7 +233,7 @@ def verify_package(request: messages.VerifyPackage, job: RunningJob) -> messages
     from ..packages.store import locate_package
     from ..packages.weights import verify_package
 
-    return _checked(verify_package(locate_package(request.package)))
+    return _package_reply(verify_package(locate_package(request.package)))
 
 
 @handles(messages.ImportPackage)
@@ -241,10 +242,10 @@ def import_package(request: messages.ImportPackage, job: RunningJob) -> messages
     from ..packages.archive import import_package
     from ..packages.store import user_packages_dir
 
-    return _checked(import_package(request.source, user_packages_dir(), request.replace))
+    return _package_reply(import_package(request.source, user_packages_dir(), request.replace))
 
 
-def _checked(package: ModelPackage) -> messages.CheckedPackage:
+def _package_reply(package: ModelPackage) -> messages.CheckedPackage:
     manifest = package.manifest
     return messages.CheckedPackage(
         name=manifest.name, version=manifest.version, sha256=package.sha256, size_bytes=package.size_bytes
@@ -252,12 +253,12 @@ def _checked(package: ModelPackage) -> messages.CheckedPackage:
 
 
 @handles(messages.ListDevices)
-def devices(request: messages.ListDevices, job: RunningJob) -> messages.DeviceList:
+def report_devices(request: messages.ListDevices, job: RunningJob) -> messages.DeviceList:
     """List the GPUs and the CPU."""
     return messages.DeviceList(devices=list_devices())
 
 
 @handles(messages.CheckDevice)
-def checked_device(request: messages.CheckDevice, job: RunningJob) -> messages.CheckedDevice:
-    """Look at the libraries and compute something on a device."""
+def report_device_check(request: messages.CheckDevice, job: RunningJob) -> messages.CheckedDevice:
+    """Check the libraries and one device."""
     return messages.CheckedDevice(check=check_device(request.device))

@@ -1,4 +1,4 @@
-"""A job of the worker as the client sees it: its listener, how it can fail, and how far it has come."""
+"""A job as the client sees it: its listener, its state and its failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..errors import Kind
+from ..errors import Kind, UserError
 from ..progress import Preview, Progress
 from .arrays import ArrayUpload
 from .job_folder import JobFolder
@@ -25,6 +25,11 @@ class Failure:
     message: str
     details: str
     kind: Kind
+
+    @classmethod
+    def from_error(cls, error: UserError) -> Failure:
+        """Return the failure of a job that could not begin: the error's sentence and kind, no details."""
+        return cls(str(error), "", error.kind)
 
 
 def ignore(*_: object) -> None:
@@ -49,8 +54,8 @@ class JobListener(Generic[ReplyT]):
 class Job:
     """A job that was submitted. ``WorkerClient.cancel`` stops it.
 
-    ``sent``: the worker has the request. ``has_answered``: the worker has sent something for it. ``failure``: kind and
-    sentence of a failure after which the worker is still ending.
+    ``sent``: the request was sent to the worker. ``has_answered``: an event of this job has arrived. ``failure``: kind
+    and sentence of a failure, while the worker that reported it is still ending.
     """
 
     number: int

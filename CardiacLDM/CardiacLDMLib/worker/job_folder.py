@@ -12,17 +12,14 @@ from pathlib import Path
 from ..files import lock
 
 _PREFIX, _OWNER = "cardiacldm-job-", "owner"
-#: Age at which a folder without an owner file was left by a process that died; a younger one is being made.
+#: A folder without an owner file is abandoned from this age on; a younger one may belong to a process that starts.
 _UNOWNED_SECONDS = 3600.0
 
 
-# --- private folders -----------------------------------------------------------------------------------------------
-
-
 class JobFolder:
-    """A folder that only this user can open, for the arrays of one job. Its process holds a lock as long as it lives.
+    """A folder that only this user can open, for the arrays of one job. This process holds a lock on it until it ends.
 
-    It is deleted by :meth:`remove`, with the object or with the process; after a crash by :func:`sweep`.
+    The folder is deleted by :meth:`remove`, with this object, or when the process ends; after a crash by :func:`sweep`.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Carries out the worker's jobs: message in, fields of the result out.
 
-Nothing heavy is imported before it is needed, so that a worker that lacks a library can still say so.
+Heavy libraries are imported late, so that a worker that lacks one can still report it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Jobs:
         self._loaded = threading.Event()
 
     def load(self) -> None:
-        """Import the libraries, on a thread of its own while the first job is still on its way.
+        """Import the libraries, on a thread of its own while the first job is being sent.
 
         An error is only printed: the job that needs the library meets it again and reports it.
         """
@@ -37,13 +37,13 @@ class Jobs:
         finally:
             self._loaded.set()
 
-    def do(
+    def run(
         self, message: dict[str, Any], report: Callable[[Progress | Preview], None], cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Carry out the job that ``message`` asks for; return ``fields`` and ``volumes`` of the result.
+        """Carry out the job in ``message``; return the reply's ``fields`` and the affine matrices of its ``volumes``.
 
-        ``report`` is called with every step; ``cancelled`` is asked between steps. Raises :class:`Cancelled`, or
-        whatever error occurs.
+        ``report`` is called with every step; ``cancelled`` is called between steps. Raises :class:`Cancelled`, and
+        lets all other errors through.
         """
         if message.get("job") not in LIGHT_JOBS:
             report(Progress(0, 100, "load", 0.0))

@@ -30,7 +30,7 @@ FilePath = Annotated[Path, Field(strict=False)]
 
 
 class Message(BaseModel):
-    """What requests and replies have in common: unknown fields and fields of another type are refused."""
+    """Base of requests and replies. Unknown fields and fields of the wrong type are refused."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -44,7 +44,7 @@ class Message(BaseModel):
         return {name: getattr(self, name) for name in self.volume_names()}
 
     def plain_fields(self) -> dict[str, Any]:
-        """Return all other fields, ready for JSON but for paths."""
+        """Return all other fields. They fit JSON except for paths."""
         return self.model_dump(exclude=set(self.volume_names()))
 
 
@@ -52,7 +52,7 @@ class Message(BaseModel):
 
 
 class Reply(Message):
-    """What the worker sends back when a job is done."""
+    """The result of a job."""
 
 
 class PackageName(Message):
@@ -64,10 +64,10 @@ class PackageName(Message):
 
 
 class SegmentationFacts(Reply):
-    """What is reported of every segmented scan.
+    """Facts about one segmentation.
 
-    ``seconds``: from the request to the result. ``stage_seconds``: of each stage. ``network_seconds``: the part of
-    them that was spent in the networks. ``volumes_ml``: by structure.
+    ``seconds``: from the request to the result. ``stage_seconds``: seconds by stage. ``network_seconds``: the seconds
+    of all stages that the networks took. ``volumes_ml``: mL by structure.
     """
 
     warnings: list[str]
@@ -82,7 +82,7 @@ class SegmentationFacts(Reply):
 
 
 class SegmentedVolume(SegmentationFacts):
-    """The labels (uint8) of a volume, on its grid. The voxels are mapped from a file that is deleted already."""
+    """The labels (uint8, (I, J, K)) of a volume, on its grid. Their voxels are mapped from a deleted file."""
 
     labels: Volume
 
@@ -115,16 +115,16 @@ class RefusedCase(Message):
 
 
 class FoundCases(Reply):
-    """What a folder holds."""
+    """The cases of a folder, and the files and folders that cannot be segmented."""
 
     cases: list[FoundCase]
     refused: list[RefusedCase]
 
 
 class GeneratedPair(Reply):
-    """A synthetic pair: ``image`` (int16 HU) and ``labels`` (uint8), mapped from files that are deleted already.
+    """A synthetic pair: ``image`` (int16 HU) and ``labels`` (uint8), mapped from deleted files.
 
-    ``provenance``: as the generator wrote it. ``seconds``: from the request to the result.
+    ``provenance``: the generator's record of the pair. ``seconds``: from the request to the result.
     """
 
     image: Volume
@@ -159,7 +159,7 @@ class CheckedDevice(Reply):
 
 
 class CheckedPackage(Reply):
-    """A package of which every file and tensor was checked."""
+    """A package whose files and tensors were all checked."""
 
     name: str
     version: str
@@ -179,7 +179,7 @@ class Request(Message, Generic[ReplyT]):
 
     @property
     def aside(self) -> Path | None:
-        """The folder beside the results in which they are made; the client removes it when the job has ended."""
+        """The temporary folder in which the results are made. The client removes it when the job has ended."""
         return None
 
     @classmethod
@@ -195,7 +195,7 @@ class Request(Message, Generic[ReplyT]):
 
 
 class _WithModel(Message):
-    """``package``: name or folder of a model package, None for the one that ships. ``device``: as a user names it."""
+    """``package``: name or folder of a model package, None for the one that ships. ``device``: auto, cpu, cuda:N."""
 
     package: str | None = None
     device: str = "auto"
@@ -219,7 +219,7 @@ class SegmentVolume(_WithModel, Request[SegmentedVolume]):
 class SegmentFile(_WithModel, Request[SegmentedFile]):
     """Label the volume file or DICOM folder ``source`` and write the results to the folder ``out``.
 
-    ``name``: of the case; without it that of the file or folder. Earlier results are refused unless ``overwrite``.
+    ``name``: name of the case, None for that of the file or folder. Earlier results are kept unless ``overwrite``.
     ``token`` makes the name of the temporary folder unique.
     """
 
@@ -247,8 +247,8 @@ class FindCases(Request[FoundCases]):
 class GeneratePair(_WithModel, Request[GeneratedPair]):
     """Generate pair ``index`` of ``seed``.
 
-    ``steps``: None for the package's own number. With ``check`` the pair is generated again until it passes the
-    checks; if it never does, the failure is of the kind ``rejected``.
+    ``steps``: number of solver steps, None for the package's default. With ``check`` the pair is generated
+    again until it passes the checks; if it never does, the failure is of the kind ``rejected``.
     """
 
     job: ClassVar[str] = "generate_pair"
@@ -282,7 +282,7 @@ class ListDevices(Request[DeviceList]):
 
 
 class CheckDevice(Request[CheckedDevice]):
-    """Look at the Python libraries and compute something on ``device``."""
+    """Check the Python libraries, and compute a convolution on ``device``."""
 
     job: ClassVar[str] = "check_device"
     device: str = "auto"
@@ -316,8 +316,8 @@ REQUESTS: dict[str, type[Request[Any]]] = {
 
 
 @contextlib.contextmanager
-def invalid_values_explained() -> Iterator[None]:
-    """Turn a value that a message does not take into a :class:`JobError` that names the field."""
+def explain_invalid_values() -> Iterator[None]:
+    """Turn pydantic's error for an invalid value into a :class:`JobError` that names the field."""
     try:
         yield
     except ValidationError as error:
@@ -331,5 +331,5 @@ def read_request(job: object, fields: object, volumes: Mapping[str, Volume]) -> 
         raise JobError(f"The worker does not know the job {job!r}: restart Slicer after an update.")
     if not isinstance(fields, dict):
         raise JobError(f"The request {job!r} has no fields: restart Slicer after an update.")
-    with invalid_values_explained():
+    with explain_invalid_values():
         return request.model_validate({**fields, **volumes})

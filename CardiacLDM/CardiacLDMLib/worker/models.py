@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..packages.store import ModelPackage
     from ..segmentation.segmenter import Segmenter
 
-#: Packages that stay loaded: the last ones used.
+#: Number of models that stay loaded.
 MAX_LOADED = 2
 
 Model = TypeVar("Model")
 
 
 class LoadedModels:
-    """Opens model packages and keeps the last ones loaded, as long as none of their files changes."""
+    """Opens model packages and keeps the last ones used loaded, unless one of their files changes."""
 
     def __init__(self) -> None:
         self._models: OrderedDict[tuple[object, ...], Any] = OrderedDict()

@@ -37,22 +37,23 @@ from CardiacLDMLib.worker.job_folder import remove_job_folder
 from CardiacLDMLib.worker.jobs import Jobs
 from CardiacLDMLib.worker.wire import PROTOCOL, Lines, decode, encode
 
+#: Seconds without a job after which the worker ends.
 IDLE_SECONDS = 600.0
 #: Seconds between two checks of the parent.
 WATCH_SECONDS = 1.0
 #: How long a job may take to stop when the worker ends.
-LAST_SECONDS = 5.0
+STOP_SECONDS = 5.0
 
 
 class Wire:
-    """The way back to the client; several threads may send."""
+    """The channel to the client. Several threads may send."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._lock = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        """Send one event. If the client is gone, nothing happens here: the end of stdin ends the worker."""
+        """Send one event. If the client is gone, it is dropped: the end of stdin then ends the worker."""
         data = memoryview(encode(message))
         with self._lock, contextlib.suppress(OSError):
             while data:
@@ -83,18 +84,18 @@ class Worker:
                 request = self._requests.get(timeout=self._idle_seconds)
             except queue.Empty:
                 return
-            if request is None or not self._do(request):
+            if request is None or not self._run_job(request):
                 return
 
     # --- on the main thread ---
 
-    def _do(self, request: dict[str, Any]) -> bool:
+    def _run_job(self, request: dict[str, Any]) -> bool:
         """Run a job and send its result or error; return whether the worker can take another one."""
         self._request = request
         number = request.get("id")
         try:
             self._stop_if_cancelled()
-            result = self._jobs.do(request, self._report, self._is_cancelled)
+            result = self._jobs.run(request, self._report, self._is_cancelled)
             self._wire.send(event="result", id=number, **result)
         except Cancelled:
             self._wire.send(event="cancelled", id=number)
@@ -155,7 +156,7 @@ class Worker:
         """Let the job stop at its next step; if that takes too long, end the process."""
         self._ending.set()
         self._requests.put(None)
-        time.sleep(LAST_SECONDS)
+        time.sleep(STOP_SECONDS)
         _remove_leftovers(self._request)
         os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Install the Python packages that a Slicer lacks, after announcing and confirming it.
+"""Install the Python packages that Slicer lacks, after the user has agreed.
 
 torch is installed by the PyTorch extension, which chooses the build for the computer; the rest by slicer.packaging.
 Both run pip. ``PIP_CONSTRAINT`` keeps numpy and SimpleITK, on which Slicer is built, at their versions.
@@ -30,7 +30,7 @@ DETAIL_LINES = 200
 
 
 class Declined(Exception):  # noqa: N818 - not an error: the user said no
-    """The user does not want to install."""
+    """The user declined to install."""
 
 
 def ensure_dependencies() -> bool:

@@ -25,8 +25,8 @@ class SegmentSettings:
 class GenerateSettings:
     """Choices of the Generate panel.
 
-    ``package``: a name or folder, empty for the one that ships. ``steps``: 0 for the package's own number.
-    ``conditions``: JSON of name to value.
+    ``package``: a name or folder, empty for the one that ships. ``steps``: 0 for the package's default.
+    ``conditions``: JSON object, name to value.
     """
 
     package: str = ""

@@ -18,11 +18,11 @@ ATTENTION, TROUBLE = "#c77700", "#d9363e"
 
 
 class Choice:
-    """A combo box for a text of the parameter node. A stored value that is not available is marked as not found."""
+    """A combo box for a text of the parameter node. An unavailable value stays and is marked as not found."""
 
-    def __init__(self, combo: Any, chosen: Callable[[str], None]) -> None:
-        self._combo, self._chosen = combo, chosen
-        self._offered: dict[str, str] = {}
+    def __init__(self, combo: Any, on_choice: Callable[[str], None]) -> None:
+        self._combo, self._on_choice = combo, on_choice
+        self._labels: dict[str, str] = {}
         combo.connect("currentIndexChanged(int)", self._changed)
 
     @property
@@ -31,19 +31,19 @@ class Choice:
         return self._combo.currentData or ""
 
     @property
-    def offered(self) -> bool:
+    def is_available(self) -> bool:
         """Whether the chosen value is available."""
-        return self.value in self._offered
+        return self.value in self._labels
 
     def offer(self, labels: dict[str, str]) -> None:
         """Offer these values under these labels. The choice is kept."""
         value = self.value or next(iter(labels), "")
-        self._offered = dict(labels)
+        self._labels = dict(labels)
         self._show(value)
 
     def add(self, value: str, label: str) -> None:
         """Offer one more value and choose it, without a signal."""
-        self._offered[value] = label
+        self._labels[value] = label
         self._show(value)
 
     def set(self, value: str) -> None:
@@ -52,8 +52,8 @@ class Choice:
             self._show(value)
 
     def _show(self, value: str) -> None:
-        missing = {} if value in self._offered else {value: _("{name} (not found)").format(name=value)}
-        labels = {**self._offered, **missing}
+        missing = {} if value in self._labels else {value: _("{name} (not found)").format(name=value)}
+        labels = {**self._labels, **missing}
         self._combo.blockSignals(True)
         self._combo.clear()
         for each, label in labels.items():
@@ -62,7 +62,7 @@ class Choice:
         self._combo.blockSignals(False)
 
     def _changed(self) -> None:
-        self._chosen(self.value)
+        self._on_choice(self.value)
 
 
 class ErrorBox:
@@ -130,7 +130,7 @@ def device_labels(devices: list[Device]) -> dict[str, str]:
 
 
 def _gpu_label(gpu: Device) -> str:
-    """``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``"""
+    """Return ``GPU 0: NVIDIA RTX A4000, 14.2 of 16.0 GB free``."""
     label = _("GPU {number}: {name}").format(number=gpu.device.partition(":")[2], name=gpu.name)
     if gpu.free_bytes is None or gpu.total_bytes is None:
         return label

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ...errors import ClientError
+from ...errors import ClientError, UserError
 from ...worker.client import WorkerClient
 from ...worker.job import Failure, JobListener
 from ...worker.process import worker_program
@@ -227,8 +227,8 @@ class Dispatcher:
             later(0.0, self._submit_waiting)
         self._busy_changed()
 
-    def ended(self) -> None:
-        """Must be called when a job has ended."""
+    def report_end(self) -> None:
+        """Note that a job has ended. Whoever submitted it must call this."""
         self._busy_changed()
 
     def cancel(self) -> bool:
@@ -287,6 +287,6 @@ class Dispatcher:
             request, listener = waiting
             try:
                 self.client.submit(request, listener)
-            except ClientError as error:
-                listener.failed(Failure(str(error), "", "internal"))
+            except UserError as error:
+                listener.failed(Failure.from_error(error))
         self._busy_changed()

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from ...worker.messages import SegmentedVolume
 
-#: Slices of labels that are searched in one step: some milliseconds.
+#: Slices of labels that one step searches. A step takes some milliseconds.
 SLICES_PER_STEP = 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to segment. ``package``: a name or folder, None for the one that ships."""
+    """Settings of a segmentation. ``package``: a name or folder, None for the one that ships."""
 
     package: str | None = None
     device: str = "auto"
@@ -91,9 +91,9 @@ class SceneJob:
     # --- the worker's part ---
 
     def _submit(self, image: Volume) -> None:
-        from ...worker.messages import SegmentVolume, invalid_values_explained
+        from ...worker.messages import SegmentVolume, explain_invalid_values
 
-        with invalid_values_explained():
+        with explain_invalid_values():
             request = SegmentVolume(
                 image=image,
                 package=self._settings.package,
@@ -134,7 +134,7 @@ class SceneJob:
         self._ended = True
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
-        self._dispatcher.ended()
+        self._dispatcher.report_end()
         return True
 
     # --- the scene's part ---
@@ -165,33 +165,33 @@ class SceneJob:
 
 
 def find_labels(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
-    """Return the box of the voxels that are not 0, and the structures that touch an edge of the scan.
+    """Return the bounding box of all labels (I, J, K; uint8), and the structures that touch an edge of the scan.
 
     Each step searches a few slices: the labels are mapped from a file that is stored slice by slice.
     """
-    found = [np.zeros(size, dtype=bool) for size in labels.shape]
+    occupied = [np.zeros(size, dtype=bool) for size in labels.shape]
     at_edge = np.zeros(256, dtype=bool)
     for k in range(0, labels.shape[2], SLICES_PER_STEP):
         slab = labels[:, :, k : k + SLICES_PER_STEP]
         inside = slab != 0
         plane = inside.any(axis=2)
-        found[0] |= plane.any(axis=1)
-        found[1] |= plane.any(axis=0)
-        found[2][k : k + SLICES_PER_STEP] = inside.any(axis=(0, 1))
+        occupied[0] |= plane.any(axis=1)
+        occupied[1] |= plane.any(axis=0)
+        occupied[2][k : k + SLICES_PER_STEP] = inside.any(axis=(0, 1))
         for face in (slab[0], slab[-1], slab[:, 0], slab[:, -1]):
             at_edge[face] = True
         yield
     for face in (labels[:, :, 0], labels[:, :, -1]):
         at_edge[face] = True
     names = {structure.name for structure in anatomy.STRUCTURES if at_edge[structure.value]}
-    if not found[2].any():
+    if not occupied[2].any():
         return (slice(0, 1),) * 3, names
-    places = [np.flatnonzero(axis) for axis in found]
+    places = [np.flatnonzero(axis) for axis in occupied]
     return tuple(slice(place[0], place[-1] + 1) for place in places), names
 
 
 def crop_to_box(labels: Volume, box: tuple[slice, ...]) -> Volume:
-    """Return the part of ``labels`` in ``box``, at its place in the world."""
+    """Return the part of ``labels`` in ``box``, with the affine matrix of that part."""
     start, stop = ([getattr(each, end) for each in box] for end in ("start", "stop"))
     return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 

@@ -1,4 +1,4 @@
-"""The conditions of a generator as rows of a form. Each is set or left to chance."""
+"""The conditions of a generator as rows of a form. An unset condition is chosen at random for each pair."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ _UNITS = ("mm", "ml", "kg", "hu")
 
 
 class Conditions:
-    """Fills ``box``, a collapsible button with a form layout. ``changed`` is called when the user changes a value."""
+    """The rows in ``box``, a collapsible button with a form layout. ``changed`` is called when the user edits one."""
 
     def __init__(self, box: Any, changed: Callable[[], None]) -> None:
         self._box, self._changed = box, changed
-        self._known: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+        self._offer: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
         self._widgets: dict[str, Any] = {}
         box.visible = False
 
     def offer(self, choices: Mapping[str, list[str]], numbers: Mapping[str, tuple[float, float]]) -> None:
         """Offer the conditions of a package: lists of values, and ranges of numbers. Values that fit are kept."""
-        if (choices, numbers) == self._known:
+        if (choices, numbers) == self._offer:
             return
-        asked = self.values
+        values_before = self.values
         form = self._box.layout()
         for _row in self._widgets:
             form.removeRow(0)
         self._widgets.clear()
-        self._known = (choices, numbers)
+        self._offer = (choices, numbers)
         for name, values in choices.items():
             self._add(form, name, _combo(values), "currentIndexChanged(int)")
         for name, limits in numbers.items():
             self._add(form, name, _edit(*limits), "textChanged(QString)")
         self._box.visible = bool(self._widgets)
-        self.set(asked)
+        self.set(values_before)
 
     def set(self, values: Mapping[str, str | float]) -> None:
         """Show these values. Unknown conditions and values are ignored."""
         if dict(values) == self.values:
             return
-        choices, _numbers = self._known
+        choices, _numbers = self._offer
         for name, widget in self._widgets.items():
             value = values.get(name, "")
             widget.blockSignals(True)
@@ -56,21 +56,21 @@ class Conditions:
     @property
     def values(self) -> dict[str, str | float]:
         """The conditions that are set, by name, without invalid numbers; see :attr:`problem`."""
-        choices, numbers = self._known
-        asked: dict[str, str | float] = {}
+        choices, numbers = self._offer
+        chosen: dict[str, str | float] = {}
         for name in choices:
             if self._widgets[name].currentData:
-                asked[name] = self._widgets[name].currentData
+                chosen[name] = self._widgets[name].currentData
         for name, limits in numbers.items():
             value = _number(self._widgets[name].text, *limits)
             if value is not None and not math.isnan(value):
-                asked[name] = value
-        return asked
+                chosen[name] = value
+        return chosen
 
     @property
     def problem(self) -> str:
         """A sentence about the first invalid number; empty if there is none."""
-        for name, (low, high) in self._known[1].items():
+        for name, (low, high) in self._offer[1].items():
             if _number(self._widgets[name].text, low, high) is None:
                 text = _("{name} must be a number from {low:g} to {high:g}, or empty for any.")
                 return text.format(name=title(name), low=low, high=high)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from slicer.i18n import tr as _
 
+from ....errors import UserError
 from ....files import RESOURCES
 from ..parts import duration
 
@@ -44,14 +45,13 @@ def facts_of(package: str) -> Facts:
     if not package:
         return Facts(problem=_("No generator package is installed: import one under Models & device."))
     try:
-        from ....errors import PackageError
         from ....packages.store import locate_package, open_package, require_kind
     except ImportError:  # the libraries are installed before the first pair is generated
         return Facts()
     try:
         opened = open_package(locate_package(package), check_hashes=False)
         require_kind(opened, "generator")
-    except PackageError as error:
+    except UserError as error:
         return Facts(problem=str(error))
     manifest = opened.manifest
     network, spec = manifest.networks["autoencoder"], manifest.generator
@@ -71,7 +71,7 @@ def installed_generators() -> list[str]:
 
 @dataclass(frozen=True)
 class Effort:
-    """What ``count`` pairs take: seconds (None while unknown) and bytes, in memory and at most on the disk."""
+    """Seconds (None while unknown) that ``count`` pairs take, and their bytes in memory and at most on disk."""
 
     count: int
     seconds: float | None

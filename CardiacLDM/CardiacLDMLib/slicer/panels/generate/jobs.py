@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 import slicer
 
 from .... import __version__
-from ....errors import ClientError
+from ....errors import ClientError, UserError
 from ....progress import Preview, Progress
 from ....worker.job import Failure, JobListener
 from ... import pairs
@@ -36,9 +36,9 @@ MAX_COUNT = 100_000
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What to generate: pairs 0 to ``count`` - 1 of ``seed``.
+    """Settings for pairs 0 to ``count`` - 1 of ``seed``.
 
-    ``package``: name or folder, None for the one that ships. ``steps``: None for the package's own number. With
+    ``package``: name or folder, None for the one that ships. ``steps``: None for the package's default. With
     ``check`` a pair is generated again until it passes the checks.
     """
 
@@ -68,7 +68,7 @@ class PairListener:
 
 
 class PairsJob:
-    """Generates pairs into the open scene; ``pairs`` are those that are in it.
+    """Generates pairs into the open scene; ``pairs`` holds those that have arrived there.
 
     The job is cancelled when the scene is closed. Raises :class:`ClientError` for an invalid count and while another
     job runs, and :class:`JobError` for invalid settings.
@@ -104,10 +104,10 @@ class PairsJob:
     # --- the worker's part ---
 
     def _submit(self) -> None:
-        from ....worker.messages import GeneratePair, invalid_values_explained
+        from ....worker.messages import GeneratePair, explain_invalid_values
 
         settings = self._settings
-        with invalid_values_explained():
+        with explain_invalid_values():
             request = GeneratePair(
                 seed=settings.seed, index=self._index, package=settings.package, steps=settings.steps,
                 conditions=dict(settings.conditions), check=settings.check, device=settings.device,
@@ -151,8 +151,8 @@ class PairsJob:
             return
         try:
             self._submit()
-        except ClientError as error:
-            failure = Failure(str(error), "", "internal")
+        except UserError as error:
+            failure = Failure.from_error(error)
             self._stop(lambda: self._listener.failed(failure))
 
     # --- the scene's part ---
@@ -194,7 +194,7 @@ class PairsJob:
         if self._outcome is not None and self._import is None and not self._arrived and not self._ended:
             self._ended = True
             self._scene.RemoveObserver(self._tag)
-            self._dispatcher.ended()
+            self._dispatcher.report_end()
             self._outcome()
 
     def _scene_closes(self) -> None:

@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import ClientError, JobError
+from ....errors import UserError
 from ....progress import Preview, Progress
 from ....worker.device import Device
 from ....worker.job import Failure
@@ -235,7 +235,7 @@ class GeneratePanel:
         return not effort.is_large or bool(slicer.util.confirmOkCancelDisplay(question))
 
     def _apply(self) -> None:
-        self._remember("package", self.package.value)  # it may have been shown by default only
+        self._remember("package", self.package.value)  # the scene may not hold it yet if it is the default
         settings, began, finished = self.settings(), time.monotonic(), list[SyntheticPair]()
 
         def arrived(pair: SyntheticPair) -> None:
@@ -262,8 +262,8 @@ class GeneratePanel:
         )
         try:
             self._job = PairsJob(self._dispatcher, settings, listener)
-        except (ClientError, JobError) as error:
-            self._errors.show(Failure(str(error), "", "input"))
+        except UserError as error:
+            self._errors.show(Failure.from_error(error))
         self.refresh()
 
     def _while_running(self, call: Any) -> Any:
@@ -350,8 +350,8 @@ class GeneratePanel:
         )
         try:
             self._job = SaveJob(self._dispatcher, pairs, out, listener)
-        except ClientError as error:
-            self._errors.show(Failure(str(error), "", "input"))
+        except UserError as error:
+            self._errors.show(Failure.from_error(error))
         self.refresh()
 
     def _saved(self, written: int, out: Path, why: str) -> None:

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import ClientError, VolumeError
+from ....errors import UserError
 from ....image.grid import Volume
 from ....progress import Progress
 from ....results.pairs import pair_name
@@ -38,7 +38,7 @@ class SaveListener:
 
 
 class SaveJob:
-    """Writes pairs, as they are in the scene now, to ``out``: a folder each, named as by ``cardiacldm generate``.
+    """Writes pairs of the scene to ``out``, one folder per pair, named as by ``cardiacldm generate``.
 
     Pairs of several runs are written to one folder for each run. A pair is complete or absent; the first that cannot
     be written ends the job. Raises :class:`ClientError` while another job runs.
@@ -73,7 +73,7 @@ class SaveJob:
 
         try:
             image, labels = voxels_of(pair)
-        except VolumeError as error:
+        except UserError as error:
             why = str(error)
             later(0.0, lambda: self._fail(why))  # never from within the constructor
             return
@@ -85,7 +85,7 @@ class SaveJob:
         self._written += 1
         try:
             self._next()
-        except ClientError as error:
+        except UserError as error:
             self._fail(str(error))
 
     def _failed(self, failure: Failure) -> None:
@@ -97,12 +97,12 @@ class SaveJob:
     def _end(self, callback: Callable[[], None]) -> None:
         if not self._ended:
             self._ended = True
-            self._dispatcher.ended()
+            self._dispatcher.report_end()
             callback()
 
 
 def voxels_of(pair: SyntheticPair) -> tuple[Volume, Volume]:
-    """Return CT and labels as they are in the scene now, on the CT's grid."""
+    """Return the present CT and labels of a pair, both on the CT's grid."""
     return volumes.volume_from_node(pair.volume), segmentations.labels_from_segmentation(pair.segmentation, pair.volume)
 
 

@@ -55,12 +55,12 @@ def show_pair(pair: SyntheticPair) -> None:
     for name in manager.sliceViewNames() if manager is not None else ():
         widget = manager.sliceWidget(name)
         composite = widget.mrmlSliceCompositeNode()
-        shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
-        ours = name in (IMAGE_VIEW, LABELS_VIEW)
-        if ours:
+        volume = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+        is_pair_view = name in (IMAGE_VIEW, LABELS_VIEW)
+        if is_pair_view:
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-        if ours or shown is None or pairs.is_synthetic(shown):
+        if is_pair_view or volume is None or pairs.is_synthetic(volume):
             composite.SetBackgroundVolumeID(pair.volume.GetID())
             widget.sliceLogic().FitSliceToAll()
             if centre is not None:
@@ -82,7 +82,7 @@ def _go_to(node: Any, centre: np.ndarray) -> None:
 
 
 def hide_from_image_view(pair: SyntheticPair) -> None:
-    """Hide the labels in the view of the CT alone. MRML only lists where to show, so all other views are listed."""
+    """Hide the labels in the view of the CT alone, by listing all other views: MRML cannot exclude one."""
     display = pair.segmentation.GetDisplayNode()
     was = display.StartModify()
     display.RemoveAllViewNodeIDs()
@@ -111,9 +111,9 @@ class SyntheticMarks:
 
     def attach(self) -> None:
         """Watch the slice views that exist now."""
-        if self._manager is None:  # stopped meanwhile
+        if self._manager is None:  # the marks were stopped meanwhile
             return
-        self._observers.removeObservers(self._shown_changed)
+        self._observers.removeObservers(self._volume_changed)
         for name in self._manager.sliceViewNames():
             widget = self._manager.sliceWidget(name)
             renderer = widget.sliceView().renderWindow().GetRenderers().GetFirstRenderer()
@@ -122,7 +122,7 @@ class SyntheticMarks:
                 renderer.AddActor2D(actor)
                 self._actors[name] = (actor, renderer)
             self._observers.addObserver(
-                widget.mrmlSliceCompositeNode(), vtk.vtkCommand.ModifiedEvent, self._shown_changed
+                widget.mrmlSliceCompositeNode(), vtk.vtkCommand.ModifiedEvent, self._volume_changed
             )
             self._update(name)
 
@@ -144,7 +144,7 @@ class SyntheticMarks:
     def _scene_changed(self, *_unused: Any) -> None:
         later(0.0, self.attach)  # the views get their new nodes after this event
 
-    def _shown_changed(self, *_unused: Any) -> None:
+    def _volume_changed(self, *_unused: Any) -> None:
         for name in self._actors:
             self._update(name)
 
@@ -155,9 +155,9 @@ class SyntheticMarks:
         actor, _renderer = self._actors[name]
         composite = widget.mrmlSliceCompositeNode()
         layers = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID())
-        shown = any(pairs.is_synthetic(slicer.mrmlScene.GetNodeByID(layer or "")) for layer in layers)
-        if bool(actor.GetVisibility()) != shown:
-            actor.SetVisibility(shown)
+        visible = any(pairs.is_synthetic(slicer.mrmlScene.GetNodeByID(layer or "")) for layer in layers)
+        if bool(actor.GetVisibility()) != visible:
+            actor.SetVisibility(visible)
             widget.sliceView().scheduleRender()
 
 

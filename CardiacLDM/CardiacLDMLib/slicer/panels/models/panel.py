@@ -1,7 +1,7 @@
 """The Models & device panel: the installed model packages with their cards, and a check of this computer.
 
 Packages are listed in this process, in slices. Importing, verifying and the device check load torch and run in the
-worker. In a Slicer that lacks Python packages the panel opens too, and offers to install them.
+worker. If Slicer lacks Python packages, the panel opens too and offers to install them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import ClientError
+from ....errors import UserError
 from ....files import RESOURCES
 from ....worker.device import check_device
 from ....worker.job import JobListener
 from ... import dependencies
 from ..install import ensure_dependencies
+from ..parts import TROUBLE
 from ..process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 _UI = RESOURCES / "UI" / "Models.ui"
 _NAME, _SIZE, _STATE = range(3)
-#: Readable on light and dark.
-_RED = "#e04848"
 
 
 class ModelsPanel:
@@ -117,7 +116,7 @@ class ModelsPanel:
             item = qt.QTableWidgetItem(text)
             item.setToolTip(row.problem or row.title)
             if row.problem:
-                item.setForeground(qt.QBrush(qt.QColor(_RED)))
+                item.setForeground(qt.QBrush(qt.QColor(TROUBLE)))
             table.setItem(line, column, item)
 
     def _listed(self, chosen: str, error: Exception | None) -> None:
@@ -218,12 +217,11 @@ class ModelsPanel:
         question = _("Delete the package {name} from this computer? It can be imported again.").format(name=row.name)
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_title()):
             return
-        from ....errors import PackageError
         from ....packages.cards import remove
 
         try:
             remove(row)
-        except PackageError as error:
+        except UserError as error:
             self._show_message(str(error), bad=True)
         else:
             self._show_message(_("{name} was removed.").format(name=row.name))
@@ -278,7 +276,7 @@ class ModelsPanel:
         )
         try:
             self._dispatcher.submit(request, listener)
-        except ClientError as error:
+        except UserError as error:
             self._show_message(str(error), bad=True)
             return
         self._show_message(what)
@@ -295,7 +293,7 @@ class ModelsPanel:
             if self._running:
                 self._show_running(False)
                 self._show_message("")
-                self._dispatcher.ended()
+                self._dispatcher.report_end()
                 then(*result)
 
         return call
@@ -310,7 +308,7 @@ class ModelsPanel:
 
     def _show_message(self, text: str, bad: bool = False) -> None:
         self.ui.messageLabel.text = text
-        self.ui.messageLabel.styleSheet = f"color: {_RED}" if bad else ""
+        self.ui.messageLabel.styleSheet = f"color: {TROUBLE}" if bad else ""
         self.ui.messageLabel.visible = bool(text)
 
     def _notify(self) -> None:

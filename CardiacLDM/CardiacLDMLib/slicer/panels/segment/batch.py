@@ -12,7 +12,7 @@ import qt
 from slicer.i18n import tr as _
 
 from .... import anatomy
-from ....errors import ClientError
+from ....errors import UserError
 from ....progress import Progress
 from ....worker.job import Failure, JobListener
 from ..install import ensure_dependencies
@@ -112,7 +112,7 @@ class BatchPanel:
     def _submit(self, run: _Run, request: Request[ReplyT], listener: JobListener[ReplyT]) -> None:
         try:
             self._dispatcher.submit(request, listener)
-        except ClientError as error:
+        except UserError as error:
             self._stop(run, str(error))
 
     def _found(self, run: _Run, found: FoundCases) -> None:
@@ -185,7 +185,7 @@ class BatchPanel:
         if run is self._run:
             self._run = None
             self._ui.batchLabel.text = text
-            self._dispatcher.ended()
+            self._dispatcher.report_end()
 
     def _so_far(self, run: _Run) -> str:
         words = [_("{n} done").format(n=run.done)]

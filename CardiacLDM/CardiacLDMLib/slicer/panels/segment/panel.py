@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import ClientError, JobError, VolumeError
+from ....errors import UserError
 from ....progress import Progress, Quality
 from ....worker.device import Device
 from ....worker.job import Failure
@@ -191,7 +191,7 @@ class SegmentPanel:
             return _("This scan contains no image.")
         if nonlinear:
             return _("The scan has a nonlinear transform: harden it first.")
-        if not self.package.offered:
+        if not self.package.is_available:
             return _("This model is not installed: choose another, or import it under Models & device.")
         if not self.running and self._dispatcher.busy:
             return _("Another job is running: wait for it, or cancel it.")
@@ -228,8 +228,8 @@ class SegmentPanel:
         listener = Listener(self._progress, self._done, self._failed, self._ended)
         try:
             self._job = SceneJob(self._dispatcher, volume, target, self.settings(), listener)
-        except (VolumeError, ClientError, JobError) as error:
-            self._errors.show(Failure(str(error), "", "input"))
+        except UserError as error:
+            self._errors.show(Failure.from_error(error))
         self.refresh()
 
     def _progress(self, progress: Progress) -> None:
