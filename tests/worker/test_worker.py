@@ -307,7 +307,7 @@ def test_a_full_disk_is_reported(generator: str, tmp_path: Path, monkeypatch: py
     fields = {"package": generator, "seed": 1, "index": 0, "check": False, "device": "cpu"}
     message = {"job": "generate_pair", "folder": str(tmp_path), "fields": fields, "volumes": {}}
     with pytest.raises(OutputError):
-        jobs.do(message, lambda _: None, lambda: False)
+        jobs.run(message, lambda _: None, lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_unknown_and_ill_typed_messages_are_refused(message: dict[str, Any], fac
     jobs = Jobs()
     jobs._loaded.set()
     with pytest.raises(JobError, match=fact):
-        jobs.do(message, lambda _: None, lambda: False)
+        jobs.run(message, lambda _: None, lambda: False)
 
 
 def test_every_request_has_a_handler_and_a_reply() -> None:
