@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..image.grid import Volume
 from .segmentations import require_known_values, segmentation_from_labels
-from .volumes import PREFIX, add_volume_node, set_provenance, set_voxels_in_steps
+from .volumes import (
+    PREFIX,
+    add_volume_node,
+    move_into,
+    set_provenance,
+    set_voxels_in_steps,
+    subject_hierarchy,
+)
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
@@ -73,7 +80,7 @@ def synthetic_pairs(scene: vtkMRMLScene) -> list[SyntheticPair]:
 
 def unused_folder(scene: vtkMRMLScene, name: str) -> str:
     """Return ``name``, with a number if a folder of that name exists already."""
-    hierarchy = _hierarchy(scene)
+    hierarchy = subject_hierarchy(scene)
     unused, number = name, 1
     while hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), unused):
         number += 1
@@ -82,18 +89,7 @@ def unused_folder(scene: vtkMRMLScene, name: str) -> str:
 
 
 def _into_folder(scene: vtkMRMLScene, node: Any, outer: str, inner: str) -> None:
-    hierarchy = _hierarchy(scene)
+    hierarchy = subject_hierarchy(scene)
     top = hierarchy.GetSceneItemID()
     parent = hierarchy.GetItemChildWithName(top, outer) or hierarchy.CreateFolderItem(top, outer)
-    folder = hierarchy.CreateFolderItem(parent, inner)
-    item = hierarchy.GetItemByDataNode(node)
-    if item:
-        hierarchy.SetItemParent(item, folder)
-    else:
-        hierarchy.CreateItem(folder, node)
-
-
-def _hierarchy(scene: vtkMRMLScene) -> Any:
-    from slicer import vtkMRMLSubjectHierarchyNode
-
-    return vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    move_into(hierarchy, node, hierarchy.CreateFolderItem(parent, inner))

@@ -85,13 +85,22 @@ def provenance(node: Any) -> dict[str, str]:
 
 def place_beside(scene: vtkMRMLScene, node: Any, reference: Any) -> None:
     """Move ``node`` to the patient, study or folder that holds ``reference``."""
+    hierarchy = subject_hierarchy(scene)
+    beside = hierarchy.GetItemByDataNode(reference)
+    if beside:  # without Slicer's Data module the hierarchy is empty
+        move_into(hierarchy, node, hierarchy.GetItemParent(beside))
+
+
+def subject_hierarchy(scene: vtkMRMLScene) -> Any:
+    """Return the scene's subject hierarchy."""
     from slicer import vtkMRMLSubjectHierarchyNode
 
-    hierarchy = vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    beside = hierarchy.GetItemByDataNode(reference)
-    if not beside:  # without Slicer's Data module the hierarchy is empty
-        return
-    parent, item = hierarchy.GetItemParent(beside), hierarchy.GetItemByDataNode(node)
+    return vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+
+
+def move_into(hierarchy: Any, node: Any, parent: int) -> None:
+    """Move ``node`` below the item ``parent`` of the subject hierarchy."""
+    item = hierarchy.GetItemByDataNode(node)
     if item:
         hierarchy.SetItemParent(item, parent)
     else:
