@@ -299,7 +299,7 @@ def _nothing(*_unused):
 def _sentence(error):
     """Return an error in one sentence for the user."""
     if isinstance(error, ImportError):
-        return _("The Python library {name} is missing: install what the module needs.").format(name=error.name)
+        return _("The Python library {name} is missing: install the packages that are needed.").format(name=error.name)
     return str(error)
 
 

@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Every error whose message is one sentence for the user derives from :class:`UserError`. Its ``kind`` travels from the
-worker process to the panels, where it decides what is offered next. Any other exception is a fault of the program, of
+Every error whose message is one sentence for the user derives from :class:`UserError`. The worker process sends its
+``kind`` to the panels, which offer help by it. Any other exception is a fault of the program, of
 the computer or of the installation; :func:`explain` turns it into a sentence too. Only the standard library.
 """
 
@@ -118,8 +118,8 @@ def explain(error: BaseException) -> Explanation:
         return Explanation(error.kind, str(error), expected=True)
     if isinstance(error, ImportError):
         library = (error.name or "a library").split(".")[0]
-        what = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
-        return Explanation("missing", f"The Python library {library} {what}: install what the module needs.")
+        problem = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
+        return Explanation("missing", f"The Python library {library} {problem}: install the packages that are needed.")
     if type(error).__name__ == "OutOfMemoryError":
         return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):

@@ -73,11 +73,11 @@ def test_a_generator_is_imported_and_shown(tiny_generator: Path, tiny: Path) -> 
     for expected in ("generator", "autoencoder", "diffusion", "sex: female, male", "spacing_mm: 1 to 3"):
         assert expected in card
     assert cli("import", tiny).exit_code == 0
-    assert {"tiny", "tiny-generator"} <= set(store.known_packages())
-    assert "tiny-generator" not in store.known_packages("segmenter")
-    assert "tiny" not in store.known_packages("generator")
+    assert {"tiny", "tiny-generator"} <= set(store.installed_packages())
+    assert "tiny-generator" not in store.installed_packages("segmenter")
+    assert "tiny" not in store.installed_packages("generator")
     (store.user_packages_dir() / "tiny" / MANIFEST).write_text("{")
-    assert "tiny" in store.known_packages("segmenter")  # it is refused when it is opened
+    assert "tiny" in store.installed_packages("segmenter")  # it is refused when it is opened
 
 
 def test_a_package_of_the_other_kind_is_refused(tiny_generator: Path, tiny: Path) -> None:

@@ -434,7 +434,7 @@ def test_a_package_of_another_kind_is_refused_in_words(user: User) -> None:
 
 def test_a_missing_generator_is_reported(user: User, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     user.settings.package = ""
-    monkeypatch.setattr(store, "known_packages", lambda kind=None: {})
+    monkeypatch.setattr(store, "installed_packages", lambda kind=None: {})
     user.panel.show_packages()
     user.panel.package.set("")
     user.panel._package_changed()

@@ -49,8 +49,8 @@ class Series:
     def title(self) -> str:
         """Number, slices and spacing, for the user."""
         plane = "axial" if self.axial else "not axial"
-        what = self.kind if self.kind == "scout" else f"{self.kind}, {plane}, {self.spacing[2]:.3g} mm apart"
-        return f"series {self.number} ({plural(self.shape[2], 'slice')}, {what})"
+        kind = self.kind if self.kind == "scout" else f"{self.kind}, {plane}, {self.spacing[2]:.3g} mm apart"
+        return f"series {self.number} ({plural(self.shape[2], 'slice')}, {kind})"
 
 
 #: Asks the user to choose: (case name, likely series, best first) -> the chosen one.

@@ -146,8 +146,8 @@ def package_files(folder: Path, label: str) -> dict[str, Path]:
             if entry.name in LITTER:
                 continue
             if not entry.is_file(follow_symlinks=False):
-                what = "a link" if entry.is_symlink() else "a sub-folder" if entry.is_dir() else "a device"
-                raise PackageError(f"{printable(label)} is refused: {printable(entry.name)} is {what}, not a file.")
+                kind = "a link" if entry.is_symlink() else "a sub-folder" if entry.is_dir() else "a device"
+                raise PackageError(f"{printable(label)} is refused: {printable(entry.name)} is {kind}, not a file.")
             files[entry.name] = Path(entry.path)
             if len(files) > MAX_FILES:
                 raise too_many_files(label)
@@ -186,12 +186,12 @@ def _cut_short(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def read_errors(what: str) -> Iterator[None]:
-    """Turn an ``OSError`` into a :class:`PackageError` that begins with ``what`` and shows no path."""
+def read_errors(beginning: str) -> Iterator[None]:
+    """Turn an ``OSError`` into a :class:`PackageError` that starts with ``beginning`` and shows no path."""
     try:
         yield
     except OSError as error:
-        raise PackageError(f"{printable(what)}: {(error.strerror or 'unknown error').lower()}.") from error
+        raise PackageError(f"{printable(beginning)}: {(error.strerror or 'unknown error').lower()}.") from error
 
 
 # --- where packages are --------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def user_packages_dir() -> Path:
     return (data_home if data_home.is_absolute() else Path.home() / ".local" / "share") / "cardiacldm" / "models"
 
 
-def known_packages(kind: str | None = None) -> dict[str, Path]:
+def installed_packages(kind: str | None = None) -> dict[str, Path]:
     """Return the folder of every installed package by name, shipped ones first, without opening any.
 
     An imported package with the name of a shipped one is left out. With ``kind``, packages of other kinds are too.
@@ -243,7 +243,7 @@ def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     Raises :class:`PackageError` if there is none.
     """
     wanted = os.fspath(name_or_path) if name_or_path is not None else DEFAULT_PACKAGE
-    installed = known_packages()
+    installed = installed_packages()
     if wanted in installed:
         return installed[wanted]
     path = Path(wanted)

@@ -37,17 +37,17 @@ class LoadedModels:
 
     def shipped_segmenter(self, device: str) -> Segmenter | None:
         """Return the segmenter that ships, None if it does not."""
-        from ..packages.store import DEFAULT_PACKAGE, known_packages
+        from ..packages.store import DEFAULT_PACKAGE, installed_packages
 
-        return self.segmenter(None, device) if DEFAULT_PACKAGE in known_packages("segmenter") else None
+        return self.segmenter(None, device) if DEFAULT_PACKAGE in installed_packages("segmenter") else None
 
     def generator(self, package: str | None, device: str) -> Generator:
         """Return the generator of ``package``: a name or folder, None for the one that ships."""
         from ..generation.generator import Generator
-        from ..packages.store import DEFAULT_GENERATOR, known_packages, locate_package
+        from ..packages.store import DEFAULT_GENERATOR, installed_packages, locate_package
         from ..torch_device import resolve_device
 
-        if package is None and DEFAULT_GENERATOR not in known_packages("generator"):
+        if package is None and DEFAULT_GENERATOR not in installed_packages("generator"):
             raise JobError("No generator package comes with this version: import one under Models & device.")
         return self._model(locate_package(package or DEFAULT_GENERATOR), Generator, resolve_device(device))
 

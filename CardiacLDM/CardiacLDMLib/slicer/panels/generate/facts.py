@@ -62,11 +62,11 @@ def facts_of(package: str) -> Facts:
 def installed_generators() -> list[str]:
     """Return the names of the usable generator packages, the one that ships first."""
     try:
-        from ....packages.store import known_packages
+        from ....packages.store import installed_packages
     except ImportError:
         shipped = RESOURCES / "Models" / DEFAULT_GENERATOR
         return [DEFAULT_GENERATOR] if shipped.is_dir() else []
-    return sorted(known_packages("generator"), key=lambda name: name != DEFAULT_GENERATOR)
+    return sorted(installed_packages("generator"), key=lambda name: name != DEFAULT_GENERATOR)
 
 
 @dataclass(frozen=True)

@@ -258,10 +258,10 @@ class SegmentPanel:
 def installed_segmenters() -> list[str]:
     """Return the names of the usable packages; before the libraries are installed, the one that ships."""
     try:
-        from ....packages.store import known_packages
+        from ....packages.store import installed_packages
     except ImportError:
         return [DEFAULT_PACKAGE]
-    return list(known_packages("segmenter"))
+    return list(installed_packages("segmenter"))
 
 
 def _has_nonlinear_transform(volume: vtkMRMLScalarVolumeNode) -> bool:
