@@ -98,7 +98,10 @@ SITES: dict[str, Site] = {
 
 @dataclass(frozen=True)
 class ScanProtocol:
-    """The protocol of one scan, stored in case.json. HU of blood are means over the cavity."""
+    """The protocol of one scan, stored in case.json.
+
+    Names end with the unit; the others are shares or factors. HU of blood are means over the cavity.
+    """
 
     appearance: str = "realistic"
     site: str = "university"
@@ -141,7 +144,7 @@ def draw_site(rng: np.random.Generator, appearance: str) -> str:
 
 
 def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> ScanProtocol:
-    """Draw a site and one of its protocols, and which implant and calcifications the patient has."""
+    """Draw a site, one of its protocols, the patient's implant, and whether the patient has calcifications."""
     ranges = RANGES[appearance]
     name = draw_site(rng, appearance)
     style = SITES[name]
@@ -185,10 +188,10 @@ def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ran
         return _phase_of(left, right), float(left), float(right), float(rng.uniform(0, 1500))
     iodine = IODINE_GAIN[kv]
     native = rng.normal(NATIVE_BLOOD_HU, 5)
-    chased = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # followed by saline, or not
+    cava_uptake = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # saline or none
     late = rng.normal(115, 25)  # evenly mixed in the body
     left, right, cava = {
-        "arterial": (rng.normal(330, 65), rng.normal(110, 55), chased),
+        "arterial": (rng.normal(330, 65), rng.normal(110, 55), cava_uptake),
         "dual": (max(rng.normal(270, 75), 70), rng.normal(330, 90), np.exp(rng.normal(6.5, 0.45))),
         "venous": (late, late + rng.normal(-2, 8), late + rng.normal(0, 15)),
         "none": (0.0, 0.0, 0.0),
@@ -215,7 +218,10 @@ def _phase_of(left: float, right: float) -> str:
 
 
 def _draw_myocardium(rng: np.random.Generator, phase: str, left: float, right: float, ranges: Ranges) -> float:
-    """Draw the mean HU of the myocardium, 25 HU or more from the ventricles' blood in a share of ``apart``."""
+    """Draw the mean HU of the myocardium.
+
+    In a share ``apart`` of cases it differs by at least 25 HU from the blood of both ventricles.
+    """
     if phase != "none" and rng.random() < ranges.redraw:
         choices = rng.uniform(-20, 450, 30)
     else:

@@ -136,7 +136,7 @@ def random_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Do the same as :func:`random_field` for long lengths, many times faster: draw coarsely and interpolate."""
+    """Draw noise like :func:`random_field` on a coarse grid and interpolate it: far faster for a large ``sigma``."""
     import torch
     from torch.nn.functional import interpolate
 

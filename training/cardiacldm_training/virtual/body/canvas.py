@@ -105,7 +105,7 @@ class Canvas:
         return smooth_field(rng, self.coarse.shape, length_mm / self.coarse.spacing)
 
     def upsample(self, field: np.ndarray, lattice: Lattice | None = None, box: Box | None = None) -> np.ndarray:
-        """A field on ``lattice`` (default: the coarse one) interpolated to the canvas, or to a box of it."""
+        """Return a field on ``lattice`` (default: the coarse one), interpolated to the canvas or to a box of it."""
         lattice = lattice or self.coarse
         box = box or (slice(0, self.lattice.shape[0]), slice(0, self.lattice.shape[1]), slice(0, self.lattice.shape[2]))
         out = field.astype(np.float32, copy=False)

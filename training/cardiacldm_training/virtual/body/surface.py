@@ -85,9 +85,9 @@ def _paint_fat_and_pericardium(canvas: Canvas, sac: Sac, frame: BodyFrame, rng: 
         pool = rng.uniform(1.5, 6.0) * (0.2 + np.clip((frame.seat + 45 - z) / 70, 0, 1) + np.clip(-y / 70, 0, 0.7))
         wet = (depth > 0) & (depth < canvas.upsample(np.broadcast_to(pool, sac.inside.shape) + noise, sac.lattice, box))
         part[wet & (part == Tissue.FAT)] = Tissue.FLUID
-    seen = canvas.upsample(noise + rng.uniform(-0.3, 1.2), sac.lattice, box) > 0
+    visible = canvas.upsample(noise + rng.uniform(-0.3, 1.2), sac.lattice, box) > 0
     line = np.abs(depth) < rng.uniform(0.35, 0.75)
-    part[line & seen & (part == Tissue.FAT)] = Tissue.PERICARDIUM
+    part[line & visible & (part == Tissue.FAT)] = Tissue.PERICARDIUM
 
 
 def dilate(labels: LabelBoxes, names: tuple[str, ...], mm: float, spacing: float) -> tuple[Box, np.ndarray] | None:

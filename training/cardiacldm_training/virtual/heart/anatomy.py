@@ -97,14 +97,14 @@ def draw_heart(
     """
     shape = ((HIGH_MM - LOW_MM) / spacing).astype(int)
     lattice = Lattice((LOW_MM + HIGH_MM - spacing * (shape - 1)) / 2, spacing, tuple(shape.tolist()))
-    wrong: list[Finding] = []
+    findings: list[Finding] = []
     for _ in range(TRIES):
         draft = _draw_once(rng, lattice, sources)
         heart = replace(draft, labels=repair(finish(draft).labels, spacing))
-        wrong = faults(heart.labels, spacing)
-        if not wrong:
+        findings = faults(heart.labels, spacing)
+        if not findings:
             return replace(heart, measures=heart.measures | _measure(heart))
-    reasons = ", ".join(clause(fault) for fault in wrong)
+    reasons = ", ".join(clause(fault) for fault in findings)
     raise AnatomyError(f"Twenty draws gave no plausible heart ({reasons}): are the templates whole hearts?")
 
 
@@ -121,31 +121,34 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, sources: HeartSources
         model = replace_appendage(model, kind, rng)
     deformation = _fit_deformation(rng, model, measures, sources.deformation)
     labels = deform_labels(model, deformation, lattice)
-    asked = {"systole": measures.systole, "body_surface_m2": measures.body_surface,
-             "aorta_mm": measures.calibres["AO"], "pulmonary_mm": measures.calibres["PA"]}  # fmt: skip
-    asked |= {f"{n}_{'diastole' if n in ('LV', 'RV') else 'systole'}_ml": v
-              for n, v in measures.at_rest.items() if n != "MYO"}  # fmt: skip
-    return Heart(labels, lattice, model.name, measures.sex, measures.findings, kind if replaced else "template", asked)
+    targets = {"systole": measures.systole, "body_surface_m2": measures.body_surface,
+               "aorta_mm": measures.calibres["AO"], "pulmonary_mm": measures.calibres["PA"]}  # fmt: skip
+    targets |= {f"{n}_{'diastole' if n in ('LV', 'RV') else 'systole'}_ml": v
+                for n, v in measures.at_rest.items() if n != "MYO"}  # fmt: skip
+    shape = kind if replaced else "template"
+    return Heart(labels, lattice, model.name, measures.sex, measures.findings, shape, targets)
 
 
 def _fit_deformation(rng: np.random.Generator, model: HeartModel, measures: Measures, strength: float) -> Deformation:
     """Draw a deformation under which the model has the target volumes and diameters."""
-    asked = sum(measures.volumes.values())
-    scale = float(np.clip((asked / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
+    target_ml = sum(measures.volumes.values())
+    scale = float(np.clip((target_ml / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
     deformation = draw_deformation(rng, strength, scale, scale * model.bottom_z)
-    wider = {name: (mm / (scale * model.calibres_mm[name])) ** 2 for name, mm in measures.calibres.items()}
-    return grow(deformation, GrowthRates(model, dict(measures.volumes), wider, measures.septum), STEPS)
+    section_ratios = {name: (mm / (scale * model.calibres_mm[name])) ** 2 for name, mm in measures.calibres.items()}
+    return grow(deformation, GrowthRates(model, dict(measures.volumes), section_ratios, measures.septum), STEPS)
 
 
 class GrowthRates:
     """Local growth rates with which a model reaches its target ``volumes`` (mL).
 
-    ``wider``: ratio of the vessels' target cross-sections to the model's. ``septum``: extra thickening of the septum,
-    as a logarithm.
+    ``section_ratios``: the vessels' target cross-sections, relative to the model's. ``septum``: logarithm of the extra
+    thickening of the septum.
     """
 
-    def __init__(self, model: HeartModel, volumes: dict[str, float], wider: dict[str, float], septum: float) -> None:
-        self.model, self.targets, self.wider, self.septum = model, volumes, wider, septum
+    def __init__(
+        self, model: HeartModel, volumes: dict[str, float], section_ratios: dict[str, float], septum: float
+    ) -> None:
+        self.model, self.targets, self.section_ratios, self.septum = model, volumes, section_ratios, septum
 
     def __call__(self, places: np.ndarray, left: int) -> np.ndarray:
         """Return the growth rates (I, J, K) on the coarse lattice for the next of ``left`` steps.
@@ -161,7 +164,7 @@ class GrowthRates:
         for name, share in parts.items():
             volume = max(float(share.sum(dtype=np.float64)) * COARSE.spacing**3 / 1000.0, 0.3)
             if name not in self.targets:  # a vessel of fixed length: its volume grows as its cross-section
-                self.targets[name] = volume * self.wider[name]
+                self.targets[name] = volume * self.section_ratios[name]
             rate = np.log(self.targets[name] / volume) / max(left - 1, 1)
             source += np.float32(np.clip(rate, -0.35, 0.35)) * share
         if self.septum:

@@ -22,7 +22,7 @@ class Measures:
     """Target measures of one heart.
 
     ``systole``: phase of the heartbeat from 0 (end-diastole) to 1 (end-systole). ``volumes``: mL at that phase.
-    ``calibres``: widths of the vessels in mm. ``septum``: logarithm of how much more the septum is thickened than the
+    ``calibres``: widths of the vessels in mm. ``septum``: logarithm of the septum's extra thickening relative to the
     rest of the wall. ``body_surface``: m2. ``at_rest``: mL of LV and RV at end-diastole, of LA and RA at end-systole.
     """
 

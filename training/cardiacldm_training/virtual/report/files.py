@@ -88,8 +88,8 @@ def _list(title: str, lines: dict[str, str]) -> list[str]:
 
 
 def _sources() -> list[str]:
-    known = [(name, published(name, sex)) for name in MEASURED for sex in SEXES]
-    return list(dict.fromkeys(f"{name} {measure.source}" for name, measure in known if measure))
+    measures = [(name, published(name, sex)) for name in MEASURED for sex in SEXES]
+    return list(dict.fromkeys(f"{name} {measure.source}" for name, measure in measures if measure))
 
 
 def _distribution_table(rows: Sequence[Distribution]) -> str:
@@ -161,14 +161,14 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
     return figure
 
 
-def _band(axis: Axes, known: Measure | None, place: int) -> None:
-    if known:
+def _band(axis: Axes, measure: Measure | None, place: int) -> None:
+    if measure:
         for width, alpha in ((2, 0.15), (1, 0.25)):
-            low = known.mean - width * known.sd
+            low = measure.mean - width * measure.sd
             axis.fill_between(
-                [place - 0.4, place + 0.4], low, low + 2 * width * known.sd, color="green", alpha=alpha, lw=0
+                [place - 0.4, place + 0.4], low, low + 2 * width * measure.sd, color="green", alpha=alpha, lw=0
             )
-        axis.plot([place - 0.4, place + 0.4], [known.mean] * 2, color="green", lw=1)
+        axis.plot([place - 0.4, place + 0.4], [measure.mean] * 2, color="green", lw=1)
 
 
 def _diversity_figure(report: Report, dice: np.ndarray) -> Figure:

@@ -125,13 +125,13 @@ class Report(_Record):
         return not self.unreadable and not any(self.broken.values())
 
 
-Judged = tuple[CaseReport, np.ndarray | None]
+Judgement = tuple[CaseReport, np.ndarray | None]
 
 
 # --- one label map -------------------------------------------------------------------------------------------------
 
 
-def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judged:
+def judge(volume: Volume, name: str, record: dict[str, Any]) -> Judgement:
     """Judge one label map; ``record`` is its case.json, or empty. Raises :class:`VolumeError`."""
     labels = plausibility.as_labels(volume)
     sex = record.get("conditions", {}).get("sex") or record.get("sex")
@@ -161,7 +161,7 @@ def _state(findings: Sequence[str] | None, systole: float) -> State:
     return "diastole" if systole <= DIASTOLE else "between"
 
 
-def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
+def judge_files(files: CaseFiles) -> Judgement | tuple[str, str]:
     """Judge a labelled case on disk. Return its name and the reason if it cannot be read."""
     try:
         path = files.labels.parent / "case.json"
@@ -171,7 +171,7 @@ def judge_files(files: CaseFiles) -> Judged | tuple[str, str]:
         return files.name, str(error)
 
 
-def judge_drawn(index: int, *, anatomies: HeartSources, seed: int, spacing_mm: float) -> Judged | tuple[str, str]:
+def judge_drawn(index: int, *, anatomies: HeartSources, seed: int, spacing_mm: float) -> Judgement | tuple[str, str]:
     """Draw heart ``index`` without body and scan, and judge it: only the lower end of the aorta is cut."""
     rng = np.random.default_rng([seed, index])
     name = f"heart_{index:04d}"
@@ -203,7 +203,7 @@ def report_on_drawn(
 
 
 def _report(
-    judged: Iterator[Judged | tuple[str, str]], data: str, done: Callable[[int], None]
+    judged: Iterator[Judgement | tuple[str, str]], data: str, done: Callable[[int], None]
 ) -> tuple[Report, np.ndarray]:
     cases: list[CaseReport] = []
     shapes: list[np.ndarray] = []
@@ -261,11 +261,11 @@ def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
                 values = measured(cases, structure, sex, state)
                 if not len(values):
                     continue
-                known = published(structure, sex)
-                known = known if known and known.when == state else None
+                reference = published(structure, sex)
+                reference = reference if reference and reference.when == state else None
                 rows.append(Distribution(
                     structure=structure, sex=sex, state=state, cases=len(values), mean=float(values.mean()),
-                    sd=float(values.std(ddof=min(len(values) - 1, 1))), published_mean=known and known.mean,
-                    published_sd=known and known.sd,
+                    sd=float(values.std(ddof=min(len(values) - 1, 1))), published_mean=reference and reference.mean,
+                    published_sd=reference and reference.sd,
                 ))  # fmt: skip
     return rows

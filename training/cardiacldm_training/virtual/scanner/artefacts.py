@@ -23,7 +23,7 @@ COARSE_MM = 3.0
 WATER = 0.0195
 #: Number of projection angles over 180 degrees.
 ANGLES = 72
-#: Attenuation of metal or dense blood along a ray at which its inconsistency saturates.
+#: Attenuation of metal or dense blood along a ray at which the ray's inconsistency saturates.
 MISFIT_LIMIT = 0.15
 
 
@@ -98,14 +98,14 @@ def projection_errors(
     photons = np.exp(np.clip(total + 0.8 * np.maximum(dense - 1.0, 0.0), 0.0, 9.0))
     starved = np.sqrt(np.maximum(photons - np.exp(6.0), 0.0)) * (0.0002 * protocol.noise_hu)
     error += starved * rng.standard_normal(error.shape, dtype=np.float32)
-    wrong = rays.reconstruct(error.astype(np.float32)) * scale
+    errors_hu = rays.reconstruct(error.astype(np.float32)) * scale
     spread = _normalise_noise(np.sqrt(rays.smear(photons)), flat > -400.0)
-    fine = [_upsample(a.reshape(side, side, depth), image.shape, zoom) for a in (wrong, spread)]
+    fine = [_upsample(a.reshape(side, side, depth), image.shape, zoom) for a in (errors_hu, spread)]
     return np.clip(fine[0], -400.0, 400.0), np.clip(fine[1], 0.3, 2.2)
 
 
 def _normalise_noise(spread: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Scale the noise (pixels, slices) to about 1 in the body, as tube current modulation does incompletely."""
+    """Scale the noise (pixels, slices) to about 1 in the body, as a scanner's tube current modulation does in part."""
     inside = np.maximum(body.sum(0), 1)
     level = np.where(body.any(0), (spread * body).sum(0) / inside, spread.mean(0))
     usual = float(np.median(level))
