@@ -163,8 +163,8 @@ def test_large_packages_are_listed_without_hashing(user_dir: Path, monkeypatch: 
 
 def test_removing_asks_first(user_dir: Path, host: Any) -> None:
     folder = write_tiny_package(user_dir / "tiny")
-    panel, told = make_panel(), []
-    panel.packagesChanged.append(lambda: told.append(True))
+    panel, calls = make_panel(), []
+    panel.packagesChanged.append(lambda: calls.append(True))
     choose(panel, "tiny")
     panel.ui.removeButton.click()
     assert folder.exists()
@@ -174,7 +174,7 @@ def test_removing_asks_first(user_dir: Path, host: Any) -> None:
     wait(panel)
     assert list(user_dir.iterdir()) == []
     assert column(panel, 2) == ["shipped"] * len(SHIPPED)
-    assert told == [True]
+    assert calls == [True]
 
 
 def test_shipped_packages_are_never_removed(user_dir: Path) -> None:
@@ -198,8 +198,8 @@ def importing(panel: Any, host: Any, source: Path) -> None:
 
 def test_import_ends_in_the_list(user_dir: Path, host: Any, tmp_path: Path) -> None:
     dispatcher = FakeDispatcher()
-    panel, told = make_panel(dispatcher), []
-    panel.packagesChanged.append(lambda: told.append(True))
+    panel, calls = make_panel(dispatcher), []
+    panel.packagesChanged.append(lambda: calls.append(True))
     importing(panel, host, tmp_path / "tiny.zip")
     assert dispatcher.requests == [ImportPackage(source=tmp_path / "tiny.zip")]
     assert panel.ui.cancelButton.enabled
@@ -209,7 +209,7 @@ def test_import_ends_in_the_list(user_dir: Path, host: Any, tmp_path: Path) -> N
     wait(panel)
     assert panel._chosen().name == "tiny"
     assert "tiny" in panel.ui.messageLabel.text
-    assert told == [True]
+    assert calls == [True]
     assert dispatcher.jobs_ended == 1
 
 

@@ -14,7 +14,7 @@ AXIS_ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools
 
 
 def oriented(shape: tuple[int, ...], spacing: tuple[float, ...], order: tuple, turn_deg: tuple[float, ...]) -> Grid:
-    """A grid whose axes run along the world's in the given order and direction, then turned, somewhere off centre."""
+    """Return a grid off centre whose axes follow the world's in the given order and direction, then are turned."""
     permutation, signs = order
     linear = np.zeros((3, 3))
     linear[list(permutation), range(3)] = signs
@@ -25,7 +25,7 @@ def oriented(shape: tuple[int, ...], spacing: tuple[float, ...], order: tuple, t
 
 
 def places(grid: Grid) -> np.ndarray:
-    """(I, J, K, 3): RAS mm of every voxel centre."""
+    """Return the voxel centres, (I, J, K, 3) in RAS mm."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
     return index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 

@@ -27,12 +27,12 @@ def cli(*arguments: str | Path) -> Result:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below ``folder`` with its bytes, hidden and temporary ones included."""
+    """Return the bytes of every file below ``folder`` by relative path, hidden and temporary files included."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def check_refused(result: Result, models: Path, fact: str) -> None:
-    """One sentence with ``sentence`` in it, exit code 2, nothing left in ``models``, no exception."""
+    """Check for one sentence that names ``fact``, exit code 2, an empty ``models`` and no exception."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2
     assert fact in result.stderr
@@ -49,7 +49,7 @@ def check_one_sentence(text: str) -> None:
 
 
 def zipped(folder: Path, path: Path) -> Path:
-    """Zip whatever is in ``folder``, without looking."""
+    """Zip every file in ``folder`` without any check."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):
             archive.write(file, f"tiny/{file.name}")
@@ -64,7 +64,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def rehash(folder: Path) -> None:
-    """Give the manifest the hashes that its files now have, as an attacker would."""
+    """Write the present hashes of its files into the manifest, as an attacker would."""
     edit(folder, lambda m: m.update(files={name: sha256(folder / name) for name in m["files"]}))
 
 

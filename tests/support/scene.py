@@ -44,7 +44,7 @@ def scan(kind: str = "ras", dtype: Any = np.int16) -> Volume:
 
 
 def labels_on(volume: Volume, values: tuple[int, ...] = tuple(anatomy.BY_VALUE)) -> Volume:
-    """A small box of every value in ``values``, at different places, not up to the edges."""
+    """Return labels on the grid of ``volume``: a small box per value, apart from each other and from the edges."""
     array = np.zeros(volume.array.shape, np.uint8)
     for value in values:
         k = value

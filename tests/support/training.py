@@ -18,7 +18,7 @@ TINY = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": "instanc
 
 
 def equal(one: object, other: object) -> bool:
-    """Whether two checkpoints hold the same bits."""
+    """Return whether two checkpoints hold the same bits."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
@@ -29,7 +29,7 @@ def equal(one: object, other: object) -> bool:
 
 
 def write_case(folder: Path, seed: int = 0, shape: tuple[int, int, int] = (36, 34, 32), spacing: float = 4.0) -> Path:
-    """One case in the virtual cohort's layout: the phantom on a left-handed grid, shifted by ``seed``."""
+    """Write a case in the virtual cohort's layout: the phantom on a left-handed grid, shifted at random by ``seed``."""
     rng = np.random.default_rng(seed)
     affine = np.diag([-spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
@@ -55,7 +55,7 @@ def tiny_network(**changes: object) -> config.NetworkConfig:
 
 
 def tiny_run(prepared: store.Prepared, **changes: object) -> config.RunConfig:
-    """The configuration of a segmenter's run; ``segmenter`` among the ``changes`` replaces that network."""
+    """Return the configuration of a segmenter's run; ``segmenter`` among the ``changes`` replaces that network."""
     model = config.SegmenterModel(locator=tiny_network(), segmenter=changes.pop("segmenter", tiny_network()))
     return config.RunConfig.model_validate(
         {"preset": "test", "seed": 3, "data": facts(prepared), "model": model, **changes}

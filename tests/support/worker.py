@@ -122,7 +122,7 @@ class PipeTransport:
         try:
             self.process.stdin.write(data)
             self.process.stdin.flush()
-        except OSError:  # the process is gone; its end will be told
+        except OSError:  # the process is gone, and on_end follows
             pass
 
     def stop(self) -> None:
@@ -139,7 +139,7 @@ class Outcome:
         self.done: Any = None
         self.failure: Any = None
         self.cancelled = False
-        self.ends = 0  # how often an end was told
+        self.ends = 0  # number of end callbacks
 
     def __bool__(self) -> bool:
         return self.ends > 0
@@ -201,7 +201,7 @@ def bad_worker(kind: str) -> list[str]:
 
 
 def _work(find_cases: Callable[..., Any]) -> None:
-    """Be a worker that imports no torch and calls ``find_cases`` when it is asked to find or to segment something."""
+    """Run a worker without torch whose handler for finding and segmenting is ``find_cases``."""
     from CardiacLDMLib.worker import handlers, jobs, messages, worker
 
     for request in (messages.FindCases, messages.SegmentVolume):
@@ -210,14 +210,14 @@ def _work(find_cases: Callable[..., Any]) -> None:
     worker.main(sys.argv[2:])
 
 
-def _nothing_found() -> Any:
+def _no_cases() -> Any:
     from CardiacLDMLib.worker.messages import FoundCases
 
     return FoundCases(cases=[], refused=[])
 
 
 def _noisy() -> None:
-    """Prints wherever it can while it works, without ends of lines."""
+    """Print from Python, C and a child process during a job, without line ends."""
     print("before the first message", end="", flush=True)
 
     def find_cases(*_: Any) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _noisy() -> None:
         libc.fflush(None)
         subprocess.run(["echo", "from a child"], check=True)
         assert sys.stdin.read() == ""
-        return _nothing_found()
+        return _no_cases()
 
     _work(find_cases)
 
@@ -241,7 +241,7 @@ def _raising(error: Exception) -> Callable[[], None]:
 
 
 def _endless() -> None:
-    """Never looks whether it should stop."""
+    """Never check whether the job should stop."""
 
     def find_cases(*_: Any) -> None:
         print("begun", file=sys.stderr, flush=True)
@@ -251,7 +251,7 @@ def _endless() -> None:
 
 
 def _slow() -> None:
-    """Works on until it should stop."""
+    """Work until the job should stop."""
 
     def find_cases(request: Any, job: Any) -> None:
         print("begun", file=sys.stderr, flush=True)
@@ -266,8 +266,8 @@ def _crash_in_c() -> None:
     _work(lambda *_: ctypes.string_at(0))
 
 
-def _says(*lines: bytes) -> Callable[[], None]:
-    """No worker at all: says what it says and then waits."""
+def _write_lines(*lines: bytes) -> Callable[[], None]:
+    """Write ``lines`` to stdout and wait, without being a worker."""
 
     def run() -> None:
         for line in lines:
@@ -289,7 +289,7 @@ def _hello(protocol: int) -> bytes:
 
 
 def _garbage() -> None:
-    """Says hello among garbage, and to any request garbage and half an answer."""
+    """Say hello among garbage, and answer a request with garbage and half a reply."""
     os.write(
         1, b"\x80\xff{\n[1, 2]\n" + b"[" * 100_000 + b"\n\n" + _hello(PROTOCOL) + b'{"event": 1}\n{"id": 1}\nnull\n'
     )
@@ -299,7 +299,7 @@ def _garbage() -> None:
 
 
 KINDS: dict[str, Callable[[], None]] = {
-    "good": lambda: _work(lambda *_: _nothing_found()),
+    "good": lambda: _work(lambda *_: _no_cases()),
     "noisy": _noisy,
     "endless": _endless,
     "slow": _slow,
@@ -308,10 +308,10 @@ KINDS: dict[str, Callable[[], None]] = {
     "cuda": _raising(RuntimeError("CUDA error: an illegal memory access was encountered\nmore")),
     "import": _raising(ImportError("DLL load failed", name="torch._C")),
     "unforeseen": _raising(KeyError("no such thing")),
-    "newer": _says(_hello(PROTOCOL + 1)),
+    "newer": _write_lines(_hello(PROTOCOL + 1)),
     "garbage": _garbage,
     "without torch": _without_torch,
-    "mute": _says(),
+    "mute": _write_lines(),
     "leaving": lambda: sys.exit(3),
 }
 

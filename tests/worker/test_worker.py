@@ -283,7 +283,7 @@ def test_a_missing_shipped_generator_is_reported(warm: Bench) -> None:
 def test_a_pair_that_never_passes_the_checks_is_rejected(warm: Bench, generator: str) -> None:
     outcome = warm.wait(submit(warm, pair_request(generator, check=True)))
     assert outcome.failure.kind == "rejected"
-    assert "5 times" in outcome.failure.message
+    assert "5 attempts" in outcome.failure.message
     assert {progress.total for progress in outcome.progress} == {100, 200, 300, 400, 500}
 
 

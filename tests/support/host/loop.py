@@ -25,7 +25,7 @@ def pump(seconds: float = 0.1, until: Callable[[], object] | None = None) -> boo
 class Heartbeat:
     """A timer of ``every_ms`` that notes its longest pause, in ``with Heartbeat() as beat``.
 
-    ``clock`` is in seconds; with ``time.thread_time`` what others do on the machine is left out.
+    ``clock`` is in seconds; ``time.thread_time`` leaves out the time of other programs.
     """
 
     def __init__(self, every_ms: int = 10, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -57,8 +57,8 @@ class Heartbeat:
 def held_ms(run: Callable[[], object], limit_ms: float, tries: int = 3) -> float:
     """Return the longest computation of this thread between two beats of ``run()``, in ms.
 
-    The least of as many tries as it takes to stay below ``limit_ms``: a neighbour on the machine slows one run, what
-    the program itself holds up slows all.
+    It is the shortest of up to ``tries`` runs, which stop below ``limit_ms``: other programs slow single runs, a fault
+    of this program slows all.
     """
     longest = math.inf
     for _ in range(tries):

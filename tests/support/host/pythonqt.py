@@ -2,8 +2,8 @@
 
 Every QObject class of ``qt`` is a Python subclass that behaves as PythonQt's: Qt properties are attributes (calling one
 is a TypeError), an unknown attribute raises, ``connect("signal(types)", f)`` works like ``signal.connect(f)``, keyword
-arguments are refused, lists come back as tuples, bytes as a QByteArray that only knows ``data()``. What PythonQt takes
-and then does wrong without a word is a TypeError here.
+arguments are refused, lists come back as tuples, bytes as a QByteArray that only knows ``data()``. What PythonQt
+accepts and then silently gets wrong is a TypeError here.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _set_property(target: QObject, prop: QtCore.QMetaProperty, value: Any) -> No
 
 
 def _signal(target: QObject, signature: str) -> Any:
-    """The bound signal of a PythonQt signature; a wrong one prints a line and gives None."""
+    """Return the bound signal of a PythonQt signature. A wrong one prints a line and gives None."""
     own = getattr(type(target), "_signatures", {})
     if signature in own:
         return getattr(target, own[signature])
@@ -185,7 +185,7 @@ def _plain(kind: type) -> type:
 
 
 def wrapped(kind: type) -> type:
-    """The PythonQt-like subclass of a PySide6 QObject class."""
+    """Return the PythonQt-like subclass of a PySide6 QObject class."""
     if kind not in _classes:
         _classes[kind] = type(kind.__name__, (PythonQtObject, kind), {"__module__": "qt"})
     return _classes[kind]
@@ -219,7 +219,7 @@ class TableWidgetItem(QtWidgets.QTableWidgetItem):
 
 
 def find(name: str) -> Any:
-    """What ``qt.name`` is; raises AttributeError."""
+    """Return ``qt.name``. Raises AttributeError."""
     if name == "QTableWidgetItem":
         return TableWidgetItem
     for module in MODULES:

@@ -1,4 +1,4 @@
-"""What PythonQt accepts and then does wrong without a word, looked for in a module's source and .ui files."""
+"""A search of source and .ui files for code that PythonQt accepts and then silently runs wrongly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GONE_IN_QT6 = {"QTextCodec", "QRegExp", "QDesktopWidget", "QStringRef", "exec_"}
 
 @functools.cache
 def widget_getters() -> frozenset[str]:
-    """Getters of widgets' properties that are not plain English words: ``isChecked``, ``currentText``, ..."""
+    """Return getters of widgets' properties that are not plain English words: ``isChecked``, ``currentText``, ..."""
     names: set[str] = set()
     for kind in vars(QtWidgets).values():
         if isinstance(kind, type) and issubclass(kind, QtWidgets.QWidget):
@@ -45,7 +45,7 @@ def widget_getters() -> frozenset[str]:
 
 @functools.cache
 def qt_methods() -> frozenset[str]:
-    """Names of Qt's methods that cannot be taken for one of ours: camelCase."""
+    """Return the names of Qt's methods in camelCase, which none of our functions uses."""
     found: set[str] = set()
     for module in (QtWidgets, QtCore):
         for kind in vars(module).values():
@@ -55,7 +55,7 @@ def qt_methods() -> frozenset[str]:
 
 
 def problems_in_source(path: Path) -> list[str]:
-    """One line for each place in a Python file that PythonQt would do wrong."""
+    """Return one line for each place in a Python file that PythonQt would run wrongly."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [f"{path.name}:{node.lineno}: {words}" for node in ast.walk(tree) for words in _problems(node)]
 
@@ -111,7 +111,7 @@ def _name(node: ast.expr) -> str:
 
 
 def problems_in_ui(path: Path) -> list[str]:
-    """One line for each thing in a .ui file that Slicer would load wrongly, or a person would miss."""
+    """Return one line for each fault in a .ui file: wrong in Slicer, or a missing tooltip or shortcut."""
     root = ET.fromstring(path.read_text(encoding="utf-8"))
     widgets = list(root.iter("widget"))
     found = []
@@ -131,6 +131,6 @@ def problems_in_ui(path: Path) -> list[str]:
     keys = Counter(key.lower() for text in root.iter("string") for key in re.findall(r"(?<!&)&(\w)", text.text or ""))
     found += [f"Alt+{key}: {count} times, so none of them works" for key, count in keys.items() if count > 1]
     own = {widget.get("name") for widget in widgets if widget.get("class") == "qMRMLNodeComboBox"}
-    told = {connection.findtext("receiver") for connection in root.iter("connection")}
-    found += [f"{name}: gets no scene" for name in sorted(own - told, key=str)]
+    with_scene = {connection.findtext("receiver") for connection in root.iter("connection")}
+    found += [f"{name}: gets no scene" for name in sorted(own - with_scene, key=str)]
     return [f"{path.name}: {words}" for words in found]

@@ -1,4 +1,4 @@
-"""Slicer's UI loader: .ui files as Qt Designer leaves them, Slicer's and CTK's widgets included."""
+"""Slicer's loader for .ui files of Qt Designer, with Slicer's and CTK's own widgets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Loader(QtUiTools.QUiLoader):
 
     def createWidget(self, name: str, parent: Any = None, object_name: str = "", /) -> Any:
         kind = OWN.get(name) or getattr(QtWidgets, name, None)
-        if kind is None:  # the real one makes it a QWidget without a word
+        if kind is None:  # Slicer silently makes it a QWidget
             raise LookupError(f"The .ui file wants {name}, which the stand-in does not have.")
         kind = kind if name in OWN else wrapped(kind)
         made = kind(parent) if parent is not None else kind()
@@ -35,7 +35,7 @@ class Loader(QtUiTools.QUiLoader):
 
 
 def load_ui(path: str | Path, parent: Any = None, /) -> Any:
-    """The widget in the file, with all its children; raises RuntimeError for a file that is not there or wrong."""
+    """Return the widget in a file with all its children. Raises RuntimeError for a missing or invalid file."""
     if not Path(path).is_file():
         raise RuntimeError(f"Could not load UI file: file not found {path}")
     root = ET.fromstring(Path(path).read_text(encoding="utf-8"))
