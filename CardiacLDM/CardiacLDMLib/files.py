@@ -48,8 +48,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises :class:`OutputError`, also for an ``OSError`` of the caller's block.
     """
     path = Path(path)
-    with output_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with output_errors(path):
         handle, name = tempfile.mkstemp(prefix=PART, suffix="".join(path.suffixes[-2:]), dir=path.parent)
         os.close(handle)
@@ -108,6 +107,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
 # --- folders -------------------------------------------------------------------------------------------------------
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents unless they exist. Raises :class:`OutputError`, also if a file is in the way."""
+    with output_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"A folder is needed, but {folder.name} is a file.")
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def temporary_folder(parent: Path, path: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """Yield an empty folder in ``parent``, whose content can be renamed into place, and remove it at the end.
@@ -115,10 +122,8 @@ def temporary_folder(parent: Path, path: str | os.PathLike[str] | None = None) -
     ``parent`` is made if missing. ``path`` names the folder, so that another process can find and remove it: it must be
     a new name in ``parent`` that begins with :data:`PART`. Raises :class:`OutputError`.
     """
+    make_folder(parent)
     with output_errors(parent):
-        if parent.exists() and not parent.is_dir():
-            raise OutputError(f"A folder is needed, but {parent.name} is a file.")
-        parent.mkdir(parents=True, exist_ok=True)
         if path is None:
             folder = Path(tempfile.mkdtemp(prefix=PART, dir=parent))
         else:

@@ -424,6 +424,19 @@ def test_unusable_pairs_are_listed(sets: Path, package: Path, tmp_path: Path) ->
     assert "generated/pair_0002" in (tmp_path / "out" / report.MARKDOWN_FILE).read_text()
 
 
+@pytest.mark.parametrize("option", ["--data", "--train"])
+def test_a_missing_folder_is_refused_before_pairs_are_generated(
+    sets: Path, package: Path, tmp_path: Path, option: str
+) -> None:
+    generator = write_tiny_generator(tmp_path / "tiny-generator")
+    folders = {"--data": sets / "held", option: tmp_path / "none"}
+    named = [argument for pair in folders.items() for argument in pair]
+    code, output = run(*named, "--package", generator, "--segmenter", package, "--out", tmp_path / "out")
+    assert code == 2, output
+    assert "none" in output
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_requests_name_what_is_wrong(sets: Path, package: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     write_pair(few / "pair_0000", *scan(1))

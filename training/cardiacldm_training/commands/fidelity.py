@@ -53,7 +53,9 @@ def fidelity(
     """
     from CardiacLDMLib.generation.generator import Generator
     from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.results.case_files import check_folder
 
+    from ..cases.readers.folders import find_cases
     from ..errors import EvaluationError
     from ..evaluation.ablation import Plan
     from ..evaluation.fidelity import solvers
@@ -65,9 +67,11 @@ def fidelity(
         raise EvaluationError("Name a generator --package, or a folder of --generated pairs.")
     if curve and package is None:
         raise EvaluationError("A --curve needs a generator --package.")
+    for folder in (data, *(train or [])):
+        find_cases(folder)  # a wrong folder is refused before pairs are generated, which may take minutes
+    check_folder(out)
     examiner = Examiner(find_package(segmenter), device)
     generator = Generator(find_package(package), device) if package else None
-    out.mkdir(parents=True, exist_ok=True)
     repair = None
     if generated is None and generator is not None:
         generated = out / PAIRS
