@@ -81,10 +81,10 @@ def _open(folder: Path, label: str, check_hashes: bool) -> ModelPackage:
     data = _read_manifest(folder, label)
     manifest = _parse_manifest(data, label)
     present = set(package_files(folder, label)) - {MANIFEST}
-    wanted = manifest.file_names()
-    _refuse_difference(set(manifest.files), wanted, label, "its manifest lists {}, which no network uses",
+    required = manifest.file_names()
+    _refuse_difference(set(manifest.files), required, label, "its manifest lists {}, which no network uses",
                        "its manifest gives no hash for {}")  # fmt: skip
-    _refuse_difference(present, wanted, label, "it holds {}, which its manifest does not list", "{} is missing")
+    _refuse_difference(present, required, label, "it holds {}, which its manifest does not list", "{} is missing")
     for name, expected in manifest.files.items() if check_hashes else ():
         _check_file(folder / name, expected, label)
     return ModelPackage(folder, manifest, hashlib.sha256(data).hexdigest())
@@ -242,17 +242,17 @@ def locate_package(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
     Raises :class:`PackageError` if there is none.
     """
-    wanted = os.fspath(name_or_path) if name_or_path is not None else DEFAULT_PACKAGE
+    name = os.fspath(name_or_path) if name_or_path is not None else DEFAULT_PACKAGE
     installed = installed_packages()
-    if wanted in installed:
-        return installed[wanted]
-    path = Path(wanted)
+    if name in installed:
+        return installed[name]
+    path = Path(name)
     if os.path.isdir(path):  # Path.is_dir raises an error for a folder without permission
         return path
     if os.path.isfile(path):
         raise PackageError(f"{printable(path.name)} is a file: import it first with 'cardiacldm package import'.")
     names = ", ".join(installed) or "none"
-    raise PackageError(f"There is no package {printable(wanted)!r} (installed: {names}).")
+    raise PackageError(f"There is no package {printable(name)!r} (installed: {names}).")
 
 
 def find_package(name_or_path: str | os.PathLike[str] | None = None) -> ModelPackage:

@@ -127,15 +127,15 @@ def single_case(source: Path) -> Case:
     """Return the only case in ``source``, a file or folder. Raises :class:`JobError` for none or several."""
     from ..image.cases import Refused, find_cases
 
-    found = find_cases([source])
-    own = [case for case in found if not isinstance(case, Refused) and case.path == source]
+    cases = find_cases([source])
+    own = [case for case in cases if not isinstance(case, Refused) and case.path == source]
     if len(own) == 1:
         return own[0]
-    if len(found) != 1:
-        raise JobError(f"{source.name} holds {len(found)} scans: choose one of them.")
-    if isinstance(found[0], Refused):
-        raise JobError(found[0].reason)
-    return found[0]
+    if len(cases) != 1:
+        raise JobError(f"{source.name} holds {len(cases)} scans: choose one of them.")
+    if isinstance(cases[0], Refused):
+        raise JobError(cases[0].reason)
+    return cases[0]
 
 
 @contextlib.contextmanager

@@ -104,8 +104,8 @@ def _install(missing_packages: list[Any]) -> bool:
 def _install_torch() -> None:
     import PyTorchUtils
 
-    wanted = str(dependencies.TORCH.specifier)
-    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted)
+    versions = str(dependencies.TORCH.specifier)
+    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=versions)
     if torch is None:
         raise Declined
 

@@ -123,7 +123,7 @@ class QtTransport:
         process.connect("started()", self._started)
         process.connect("readyReadStandardOutput()", self._read)
         process.connect("readyReadStandardError()", self._read)
-        process.connect("finished(int,QProcess::ExitStatus)", self._finished)
+        process.connect("finished(int,QProcess::ExitStatus)", self._handle_finished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
         process.start(program[0], program[1:])
 
@@ -141,7 +141,7 @@ class QtTransport:
             if data:
                 deliver(data)
 
-    def _finished(self, *_unused: Any) -> None:
+    def _handle_finished(self, *_unused: Any) -> None:
         if self._process is not None:
             crashed = self._process.exitStatus() == qt.QProcess.CrashExit
             code = self._process.exitCode()

@@ -27,7 +27,7 @@ from .plausibility import (
     Spread,
     State,
     each_pair,
-    measured,
+    measurements,
     published,
 )
 
@@ -144,7 +144,7 @@ def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
         for place, sex in enumerate(sexes):
             _band(axis, published(structure, sex), place)
             for index, state in enumerate(states):
-                values = measured(cases, structure, sex, state)
+                values = measurements(cases, structure, sex, state)
                 shift = 0.2 * (index - (len(states) - 1) / 2)
                 jitter = np.random.default_rng(0).uniform(-0.05, 0.05, len(values))
                 axis.plot(place + shift + jitter, values, ".", color=_COLOURS[state], markersize=4, alpha=0.7)

@@ -245,7 +245,7 @@ def _spreads(dice: np.ndarray) -> list[Spread]:
     ]  # fmt: skip
 
 
-def measured(cases: Sequence[CaseReport], structure: str, sex: Sex, state: State) -> np.ndarray:
+def measurements(cases: Sequence[CaseReport], structure: str, sex: Sex, state: State) -> np.ndarray:
     """Return volumes (mL) or aortic widths (mm) of the cases of a sex and state whose structure is whole."""
     chosen = [case for case in cases if case.sex == sex and case.state == state]
     if structure == AORTA:
@@ -258,7 +258,7 @@ def _distributions(cases: Sequence[CaseReport]) -> list[Distribution]:
     for structure in MEASURED:
         for sex in SEXES:
             for state in STATES:
-                values = measured(cases, structure, sex, state)
+                values = measurements(cases, structure, sex, state)
                 if not len(values):
                     continue
                 reference = published(structure, sex)

@@ -75,7 +75,7 @@ class ModelsPanel:
         self.ui.installLabel.text = _missing_text([requirement.name for requirement in missing])
         self._rows = []
         self.ui.packageTable.rowCount = 0
-        self._listing = Sliced(self._read_rows(), lambda error: self._listed(chosen, error))
+        self._listing = Sliced(self._read_rows(), lambda error: self._show_rows(chosen, error))
 
     # --- the list ---
 
@@ -119,7 +119,7 @@ class ModelsPanel:
                 item.setForeground(qt.QBrush(qt.QColor(TROUBLE)))
             table.setItem(line, column, item)
 
-    def _listed(self, chosen: str, error: Exception | None) -> None:
+    def _show_rows(self, chosen: str, error: Exception | None) -> None:
         self._listing = None
         if isinstance(error, ImportError):
             self.ui.cardBrowser.setHtml(_("<p>The packages are listed once the Python packages are installed.</p>"))

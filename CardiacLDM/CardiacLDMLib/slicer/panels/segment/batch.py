@@ -102,7 +102,7 @@ class BatchPanel:
         from ....worker.messages import FindCases
 
         listener: JobListener[FoundCases] = JobListener(
-            done=lambda found: self._found(run, found),
+            done=lambda found: self._start_cases(run, found),
             failed=lambda failure: self._stop(run, failure.message),
             cancelled=lambda: self._stop(run, _("Cancelled.")),
         )
@@ -115,7 +115,7 @@ class BatchPanel:
         except UserError as error:
             self._stop(run, str(error))
 
-    def _found(self, run: _Run, found: FoundCases) -> None:
+    def _start_cases(self, run: _Run, found: FoundCases) -> None:
         from ....results.case_files import REPORT  # needs packages that are installed before the run
 
         if run is not self._run:
