@@ -18,7 +18,7 @@ PACKAGES = {
 LAYERS = {
     "CardiacLDMLib": (
         ("", "anatomy", "errors", "files", "progress", "text", "torch_device"), ("image",), ("networks",),
-        ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("review",), ("worker",),
+        ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("worker",),
         ("slicer",), ("slicer.panels",),
     ),
     "cardiacldm_training": (

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from CardiacLDMLib.files import write_text
+from CardiacLDMLib.files import PART, write_text
 
 from ..errors import ConfigError, TrainingError
 from .config import FORMAT, RunConfig, check_same
@@ -103,5 +103,5 @@ def weights_digest(weights: Weights) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove checkpoints that a killed process left half written."""
-    for leftover in folder.glob(".part-*"):
+    for leftover in folder.glob(f"{PART}*"):
         leftover.unlink(missing_ok=True)

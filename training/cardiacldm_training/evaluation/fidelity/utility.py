@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from CardiacLDMLib.files import PART
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
@@ -40,7 +41,7 @@ def compare_training(
 ) -> Utility:
     """Train the network of ``plan`` on both sets with each of ``SEEDS``. Scratch files in ``out`` are removed."""
     count = min(len(generated), len(train))
-    with tempfile.TemporaryDirectory(dir=out, prefix=".part-training-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out, prefix=f"{PART}training-") as scratch:
         work = Path(scratch)
         tested = _prepare_cases(held_out, len(held_out), plan, work / "tested")
         scores: list[list[ablation.Scores]] = []
