@@ -83,7 +83,7 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
 
     def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the input of the linear maps (N, B, I/4, J/4, K/4): B values per block, the image's, then colours'."""
+        """Return the input of the linear maps (N, B, I/4, J/4, K/4): values of the image, then of the colours."""
         colours = palette_coded(labels).to(image.dtype) - _GREY
         return cast("torch.Tensor", pixelunshuffle(torch.cat([image, colours], dim=1), 3, LATENT_STRIDE))
 

@@ -40,7 +40,7 @@ class AugmentConfig(Record):
     gamma: Probability = 0.3
     gamma_log: float = 0.3
     view: Probability = 0.15  # probability, per axis, that the field of view ends inside the patch
-    view_smallest: Probability = 0.5  # the smallest part of the patch that is left along such an axis
+    view_smallest: Probability = 0.5  # smallest share of the patch that stays inside the field of view
 
     def with_probability(self, factor: float) -> AugmentConfig:
         """Return the same augmentation, each part with ``factor`` (0 to 1) of its probability."""

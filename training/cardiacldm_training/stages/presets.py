@@ -53,7 +53,7 @@ def _check_preset(preset: str) -> None:
 
 
 def scale_steps(training: AnyTraining, ratio: float) -> AnyTraining:
-    """Return the same training with ``ratio`` times the steps, validation interval and (at most) warm-up."""
+    """Return the training with steps and validation interval times ``ratio``; the warm-up shrinks to fit."""
 
     def scale(value: int) -> int:
         return max(round(value * ratio), 1)

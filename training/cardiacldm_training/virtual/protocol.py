@@ -188,7 +188,8 @@ def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ran
         return _phase_of(left, right), float(left), float(right), float(rng.uniform(0, 1500))
     iodine = IODINE_GAIN[kv]
     native = rng.normal(NATIVE_BLOOD_HU, 5)
-    cava_uptake = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)  # saline or none
+    # A saline flush after the contrast medium leaves the superior vena cava dilute; without one it stays dense.
+    cava_uptake = rng.uniform(20, 200) if rng.random() < 0.6 else rng.uniform(300, 1100)
     late = rng.normal(115, 25)  # evenly mixed in the body
     left, right, cava = {
         "arterial": (rng.normal(330, 65), rng.normal(110, 55), cava_uptake),
@@ -201,7 +202,7 @@ def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ran
 
 
 def _draw_mixing(rng: np.random.Generator, contrast: bool, cava: float, ranges: Ranges) -> float:
-    """Draw how unmixed the blood of the right heart is: most while the superior vena cava is dense."""
+    """Draw how unevenly contrast is mixed in the right heart: most while the superior vena cava is dense."""
     mixing = _uniform(rng, ranges.mixing)
     if not contrast:
         return 0.12 * mixing

@@ -1,7 +1,8 @@
 """Compare figures of generated pairs with those of held-out cases (references).
 
-Distances between samples decrease with sample size. So generated pairs are compared in sets of the same size as the
-halves of the references that are compared with each other: half of the references, or all pairs if they are fewer.
+A distance between two samples decreases with their size. The reference value is the distance between two halves of the
+held-out cases. To be comparable, each set of generated pairs has the size of such a half, or fewer if there are not
+enough pairs.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def join(*fields: Field, over: float = 6.0) -> Field:
 
 
 def cone(first: np.ndarray, second: np.ndarray, wide: float, narrow: float) -> Field:
-    """Return about the signed distance to a rounded cone between two points with radii ``wide`` and ``narrow``."""
+    """Return an approximate signed distance to a rounded cone between two points, radii ``wide`` and ``narrow``."""
     axis = (second - first).astype(np.float32)
     start = first.astype(np.float32)
 

@@ -97,7 +97,7 @@ def repair(labels: np.ndarray, spacing: float) -> np.ndarray:
         here = out[box]
         here[(here == 0) & ndimage.binary_dilation(here == LV)] = MYO
     out = _largest_pieces(out)
-    for value in (VALUE["LA"], VALUE["AO"]) if LV in boxes else ():  # they fill the gaps at the valves
+    for value in (VALUE["LA"], VALUE["AO"]) if LV in boxes else ():  # atrium and aorta fill the gaps at the valves
         here = out[box]
         beside = ndimage.binary_dilation(here == LV) & ndimage.binary_dilation(here == value)
         here[(here == 0) & beside] = value

@@ -105,7 +105,7 @@ def projection_errors(
 
 
 def _normalise_noise(spread: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Scale the noise (pixels, slices) to about 1 in the body, as a scanner's tube current modulation does in part."""
+    """Scale the noise (pixels, slices) to about 1 in the body; modulation of the tube current evens it likewise."""
     inside = np.maximum(body.sum(0), 1)
     level = np.where(body.any(0), (spread * body).sum(0) / inside, spread.mean(0))
     usual = float(np.median(level))
