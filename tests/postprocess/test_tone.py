@@ -37,8 +37,9 @@ def test_without_labels_the_curve_works_everywhere() -> None:
     assert (tone.distance_share(np.zeros(SHAPE, np.uint8), 3.0) == 1).all()
 
 
+#: Whole HU: float32 holds them exactly, so that a steep curve does not enlarge a rounding error.
 knots = st.lists(
-    st.tuples(st.floats(-1000, 1500).map(lambda v: round(v, 1)), st.floats(-1000, 1500)),
+    st.tuples(st.integers(-1000, 1500).map(float), st.floats(-1000, 1500)),
     max_size=12,
     unique_by=lambda k: k[0],
 ).map(lambda pairs: list(zip(sorted(a for a, _ in pairs), sorted(b for _, b in pairs), strict=True)))
