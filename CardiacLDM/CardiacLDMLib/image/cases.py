@@ -15,7 +15,11 @@ import numpy as np
 
 from ..errors import VolumeError
 from ..text import plural, unique_name
-from .dicom import Ask, Series, choose_series, find_dicom_files, find_series, is_dicom, read_series, study_of
+from .dicom.choice import Ask, choose_series
+from .dicom.headers import find_dicom_files, is_dicom, study_of
+from .dicom.series import find_series
+from .dicom.stacks import Series
+from .dicom.voxels import read_series
 from .files import read_volume
 from .grid import Volume
 

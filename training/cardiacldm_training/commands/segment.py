@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from CardiacLDMLib.image.cases import Case, Refused
-    from CardiacLDMLib.image.dicom import Series
+    from CardiacLDMLib.image.dicom.stacks import Series
     from CardiacLDMLib.results.report import CaseReport
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
