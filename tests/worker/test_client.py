@@ -416,8 +416,11 @@ def test_shutdown_ends_the_job_and_the_process(world: World) -> None:
 @pytest.mark.parametrize(
     ("code", "facts"),
     [
-        (-9, ("signal 9", "memory")),
-        (137, ("signal 9", "memory")),
+        (-9, ("signal 9", "by hand", "may be")),
+        (137, ("signal 9", "by hand", "may be")),
+        (-15, ("signal 15", "by hand")),
+        (143, ("signal 15", "by hand")),
+        (3221225477, ("exit code 3221225477",)),
         (-11, ("signal 11",)),
         (139, ("signal 11",)),
         (1, ("exit code 1",)),

@@ -11,6 +11,8 @@ from .wire import Lines, end_process_group
 
 #: Lines of output that are kept for the details of a failure.
 TAIL_LINES = 200
+#: Hangup, interrupt, kill and terminate: sent by a person, by a program or, when memory is short, by the system.
+ENDING_SIGNALS = (1, 2, 9, 15)
 
 
 class Transport(Protocol):
@@ -76,11 +78,14 @@ def reason_of_end(has_started: bool, code: int | None, reason: str) -> str:
     """Return a sentence for a process that ended during a job. ``has_started``: it had said hello."""
     if code is None:
         return f"The worker could not be started: {reason.rstrip('.') or 'no reason was given'}."
+    number = -code if code < 0 else code - 128 if code < 256 else 0  # Windows has larger exit codes
+    if number in ENDING_SIGNALS:
+        return (
+            f"The worker was ended by the system or by hand (signal {number}): try again; "
+            "if it ends again, the computer's memory may be too small."
+        )
     if not has_started:
         return f"The worker could not be started (exit code {code}): see the details."
-    if code in (-9, 137):
-        return "The worker ended unexpectedly (signal 9): most likely the computer's memory was full."
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
+    if number > 0:
         return f"The worker ended unexpectedly (signal {number}): try again, or choose the device CPU."
     return f"The worker ended unexpectedly (exit code {code}): see the details."
