@@ -354,6 +354,23 @@ def test_a_bent_transform_is_hardened_with_one_click(user: User) -> None:
     assert not user.ui.harden.visible
 
 
+def test_a_sheared_scan_is_refused_before_apply(user: User) -> None:
+    import vtk
+
+    volume = user.prepare()
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 1, 0.2)
+    sheared = user.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    sheared.SetMatrixTransformToParent(matrix)
+    volume.SetAndObserveTransformNodeID(sheared.GetID())
+    assert not user.ui.apply.enabled
+    assert "sheared" in user.ui.hint.text
+    assert not user.ui.harden.visible  # it would not help
+    matrix.Identity()
+    sheared.SetMatrixTransformToParent(matrix)
+    assert user.ui.apply.enabled
+
+
 # --- things that go wrong ------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ....errors import UserError
+from ....errors import UserError, VolumeError
 from ....progress import Progress, Quality
 from ....worker.device import Device
 from ....worker.job import Failure
@@ -187,10 +187,12 @@ class SegmentPanel:
         """Return what is missing before Apply, empty if nothing is."""
         if self._parameters is None or volume is None:
             return _("Choose a CT scan that contains the heart.")
-        if volume.GetImageData() is None:
-            return _("This scan contains no image.")
         if nonlinear:
             return _("The scan has a nonlinear transform: harden it first.")
+        try:
+            volumes.volume_from_node(volume)  # refuses an empty or sheared one; shares the voxels
+        except VolumeError as error:
+            return str(error)
         if not self.package.is_available:
             return _("This model is not installed: choose another, or import it under Models & device.")
         if not self.running and self._dispatcher.busy:
