@@ -137,6 +137,19 @@ def test_bad_packages_are_shown_with_the_reason(user_dir: Path) -> None:
         assert panel.ui.removeButton.enabled
 
 
+def test_packages_of_equal_title_are_told_apart(user_dir: Path) -> None:
+    for name in ("clinic-a", "clinic-b"):
+        write_tiny_package(user_dir / name)
+    panel = make_panel()
+    titles = column(panel, 0)
+    assert len(set(titles)) == len(titles) == len(SHIPPED) + 2
+    for name in ("clinic-a", "clinic-b"):
+        choose(panel, name)
+        line = panel.ui.packageTable.currentRow()
+        assert name in titles[line]
+        assert str(user_dir / name) in panel.ui.packageTable.item(line, 0).toolTip()
+
+
 def test_cards_show_what_a_package_says_as_text(user_dir: Path) -> None:
     folder = write_tiny_package(user_dir / "tiny")
     opened = store.open_package(folder)

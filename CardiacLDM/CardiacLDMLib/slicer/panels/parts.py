@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +55,7 @@ class Choice:
 
     def _show(self, value: str) -> None:
         missing = {} if value in self._labels else {value: _("{name} (not found)").format(name=value)}
-        labels = {**self._labels, **missing}
+        labels = _distinct({**self._labels, **missing})
         self._combo.blockSignals(True)
         self._combo.clear()
         for each, label in labels.items():
@@ -63,6 +65,17 @@ class Choice:
 
     def _changed(self) -> None:
         self._on_choice(self.value)
+
+
+def _distinct(labels: dict[str, str]) -> dict[str, str]:
+    """Return the labels by value; a folder whose label another value has too is told apart by where it lies."""
+    counts = Counter(labels.values())
+    return {
+        value: _("{name} in {folder}").format(name=label, folder=os.path.dirname(value))
+        if counts[label] > 1 and os.path.isabs(value)
+        else label
+        for value, label in labels.items()
+    }
 
 
 class ErrorBox:

@@ -7,6 +7,7 @@ worker. If Slicer lacks Python packages, the panel opens too and offers to insta
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -114,13 +115,15 @@ class ModelsPanel:
         table.rowCount = len(self._rows)
         for column, text in ((_NAME, row.title), (_SIZE, size_text(row.size_bytes)), (_STATE, _state(row))):
             item = qt.QTableWidgetItem(text)
-            item.setToolTip(row.problem or row.title)
+            item.setToolTip(f"{row.title}\n{row.problem or row.folder}")
             if row.problem:
                 item.setForeground(qt.QBrush(qt.QColor(TROUBLE)))
             table.setItem(line, column, item)
 
     def _show_rows(self, chosen: str, error: Exception | None) -> None:
         self._listing = None
+        for line, title in enumerate(distinct_titles(self._rows)):
+            self.ui.packageTable.item(line, _NAME).setText(title)
         if isinstance(error, ImportError):
             self.ui.cardBrowser.setHtml(_("<p>The packages are listed once the Python packages are installed.</p>"))
         elif error is not None:
@@ -318,6 +321,12 @@ class ModelsPanel:
 
 def _title() -> str:
     return _("CardiacLDM - Model packages")
+
+
+def distinct_titles(rows: list[Row]) -> list[str]:
+    """Return the titles of the rows; those of equal title end with the name of their package."""
+    counts = Counter(row.title for row in rows)
+    return [row.title if counts[row.title] == 1 else f"{row.title}, {row.name}, {_state(row)}" for row in rows]
 
 
 def _state(row: Row) -> str:
