@@ -33,6 +33,13 @@ def test_counts_and_lists() -> None:
     ]  # fmt: skip
 
 
+def test_a_volume_that_exists_never_reads_as_0() -> None:
+    amounts = (123.4, 10.0, 9.44, 0.1, 0.0449, 0.000125, 0.0)
+    assert [text.volume_text(ml) for ml in amounts] == [
+        "123 mL", "10 mL", "9.4 mL", "0.1 mL", "0.04 mL", "0.0001 mL", "0 mL",
+    ]  # fmt: skip
+
+
 def test_sizes_and_durations_have_a_handy_unit() -> None:
     sizes = (400, 21_000, 9_644_943, 2_100_000_000, 3.2e15)
     assert [text.size_text(size) for size in sizes] == ["0 kB", "21 kB", "9.6 MB", "2.1 GB", "3,200.0 TB"]

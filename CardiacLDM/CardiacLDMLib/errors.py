@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from .text import plural
+
 #: ``input``: a scan, option or file that cannot be used. ``package``: a model package that cannot be used. ``exists``:
 #: a package of that name is installed already. ``output``: results that cannot be written. ``rejected``: no pair passed
 #: the checks. ``busy``: a job is running already. ``device``: the compute device is not available, or failed.
@@ -70,7 +72,7 @@ class NoAcceptablePair(GeneratorError):  # noqa: N818 - an outcome, which batch 
     def __init__(self, index: int, rejected: list[list[str]]) -> None:
         self.rejected = rejected
         super().__init__(
-            f"None of {len(rejected)} attempts at pair {index} was accepted; faults of the last one: "
+            f"None of {plural(len(rejected), 'attempt')} at pair {index} was accepted; faults of the last one: "
             f"{'; '.join(rejected[-1])}."
         )
 

@@ -62,6 +62,18 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes / 1e3:.0f} kB"
 
 
+def rounded_volume(volume_ml: float) -> float:
+    """Return a volume in mL rounded for reading: 123, 9.4 or 0.03. Only an empty one becomes 0."""
+    if volume_ml >= 10.0:
+        return float(round(volume_ml))
+    return round(volume_ml, 1) if volume_ml >= 0.1 else float(f"{volume_ml:.1g}")
+
+
+def volume_text(volume_ml: float) -> str:
+    """Return a volume as "123 mL", "9.4 mL" or "0.03 mL"."""
+    return f"{rounded_volume(volume_ml):g} mL"
+
+
 def duration_text(seconds: float) -> str:
     """Return a duration in the largest unit of which it has at least two: "90 s", "2 minutes", "3 days"."""
     for unit, length in (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):

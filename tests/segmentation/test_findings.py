@@ -10,6 +10,7 @@ import pytest
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.segmentation.findings import (
+    TRACE_ML,
     Finding,
     Rule,
     clause,
@@ -49,12 +50,28 @@ def test_volumes_of_a_cut_heart_are_not_judged() -> None:
     assert volume_findings(volumes, unjudged=("LV", "LAA")) == []
 
 
+def test_a_few_voxels_of_a_structure_are_remarked_on() -> None:
+    labels = np.zeros((30, 30, 30), dtype=np.uint8)
+    labels[5:25, 5:25, :25] = anatomy.VALUE["LV"]
+    volumes = dict.fromkeys(anatomy.NAMES, 30.0) | {"LV": 0.4, "RV": 0.004, "PA": 0.03}
+    remarks = findings(Volume(labels, np.eye(4)), volumes)
+    assert remarks == [
+        Finding("cut off", ("LV",), where="inferior"),
+        Finding("trace", ("RV",), 0.004, TRACE_ML),
+        Finding("trace", ("PA",), 0.03, TRACE_ML),
+    ]
+    assert "0.004 mL" in sentence(remarks[1])
+    (small,) = [f for f in volume_findings(volumes | {"LAA": 0.02}) if f.structures == ("LAA",)]
+    assert "0.02 mL" in sentence(small)
+
+
 #: One finding of each rule, and the facts that its words must hold.
 EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
     "no heart": (Finding("no heart", (), 12.0, 60.0), ("No heart",)),
     "cut off": (Finding("cut off", ("LV", "RV"), where="inferior"), ("LV and RV", "inferior")),
     "missing": (Finding("missing", ("LA", "RA", "PA")), ("LA, RA and PA",)),
     "volume": (Finding("volume", ("LV",), 421.9, 350.0), ("LV", "422 mL", "40 to 350 mL")),
+    "trace": (Finding("trace", ("PA",), 0.032, 1.0), ("PA", "0.03 mL")),
     "too small": (Finding("too small", ("LA",), 1.08, 6.0), ("LA", "1.1 mL", "6 mL")),
     "pieces": (Finding("pieces", ("AO",), 3, 1), ("AO", "3")),
     "holes": (Finding("holes", ("RV",), 0.216, 0.0), ("RV", "0.22 mL")),

@@ -27,6 +27,7 @@ def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
     ("volume", "fact"),
     [
         (ct((40, 40, 3)), "3 slices"),
+        (ct((40, 40, 1)), "1 slice:"),
         (ct((40, 40, 30), (1.0, 1.0, 0.5)), "15 mm"),
         (ct((40, 40, 40), 700.0), "28.0 m"),
         (with_values(lambda a: np.full_like(a, np.nan)), "no numbers"),

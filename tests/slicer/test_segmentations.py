@@ -175,9 +175,10 @@ def test_table_of_volumes_belongs_to_its_segmentation(mrml: Any) -> None:
     assert [name for name, _, _ in rows] == list(anatomy.NAMES)
     assert rows[0] == ("LA", 80.25, "")
     assert rows[7] == ("LAA", 0.0, "not found")
-    again = segmentations.volumes_table(mrml, segmentation, {"LA": 1.0}, {})
+    again = segmentations.volumes_table(mrml, segmentation, {"LA": 1.0, "PA": 0.00025}, {})
     assert again is table
     assert segmentations.volumes_of(segmentation)[0] == ("LA", 1.0, "")
+    assert 0 < segmentations.volumes_of(segmentation)[6][1] < 0.001
     assert mrml.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
 
 
@@ -204,6 +205,10 @@ def test_flags_are_few_and_silent_about_volumes_that_are_cut_off() -> None:
     usual = {"LA": 80.0, "LV": 120.0, "RA": 90.0, "RV": 150.0, "MYO": 110.0, "AO": 3.0, "PA": 2.0, "LAA": 8.0}
     assert segmentations.flags_for(usual, set()) == {}
     assert segmentations.flags_for(usual, {"AO", "PA"}) == {}
+    assert segmentations.flags_for(usual | {"PA": 0.02}, {"AO", "PA"}).keys() == {"PA"}
+    cut = segmentations.flags_for(usual | {"RV": 0.02, "LA": 0.0}, {"RV"})
+    assert "cut off" in cut["RV"]
+    assert "not found" in cut["LA"]
     odd = usual | {"LA": 20.0, "RV": 900.0, "MYO": 10.0, "AO": 0.0}
     flags = segmentations.flags_for(odd, {"MYO", "AO"})
     facts = {"LA": "small", "RV": "large", "MYO": "cut off", "AO": "not found"}

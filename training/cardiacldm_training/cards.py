@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import Manifest
+from CardiacLDMLib.text import plural
 
 from .evaluation.fidelity.report import Report, card_section
 from .evaluation.segmenter import Evaluation, table
@@ -44,7 +45,7 @@ def from_manifest(manifest: Manifest, figures: str) -> str:
     training = manifest.training
     networks = "\n".join(
         f"- **{role}**: {spec.architecture} at {spec.spacing_mm:g} mm, on {' x '.join(map(str, spec.patch))} "
-        f"voxels, {training.steps[role]} steps"
+        f"voxels, {plural(training.steps[role], 'step')}"
         for role, spec in manifest.networks.items()
     )
     attribution = "\n".join(f"- {line}" for line in manifest.attribution) or "None."
@@ -59,7 +60,7 @@ def from_manifest(manifest: Manifest, figures: str) -> str:
 ## Training
 
 {training.data.rstrip(".")}.
-{training.cases} cases, seed {training.seed}, {training.date}, code version {training.code_version}.
+{plural(training.cases, "case")}, seed {training.seed}, {training.date}, code version {training.code_version}.
 
 {networks}
 {_generation(manifest.generator) if manifest.generator else ""}

@@ -124,7 +124,7 @@ def _facts(row: Row, manifest: Manifest) -> str:
     training = manifest.training
     checked = "" if row.size_bytes <= HASHED_BYTES else ", files not checked yet"
     facts = {
-        "Trained on": f"{training.data.rstrip('.')}. {training.cases} cases, {training.date}.",
+        "Trained on": f"{training.data.rstrip('.')}. {plural(training.cases, 'case')}, {training.date}.",
         "Licence": manifest.licence,
         "Size": f"{size_text(row.size_bytes)} ({'ships with CardiacLDM' if row.shipped else 'imported'}{checked})",
         "Name": f"{row.name}, version {manifest.version}",

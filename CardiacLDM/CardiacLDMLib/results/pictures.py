@@ -15,6 +15,7 @@ from .. import anatomy
 from ..files import replace_file
 from ..image.files import itk_errors
 from ..image.grid import AIR_HU, Volume
+from ..text import volume_text
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
 
@@ -209,7 +210,7 @@ def _legend(report: CaseReport) -> np.ndarray:
         canvas[y - 4 : y + 18, 24:46] = structure.colour
         colour = WHITE if volume else DIM
         write_text(canvas, f"{structure.name:4}{structure.title}", 54, y, colour=colour)
-        amount = f"{volume:.0f} mL" if volume else "none"
+        amount = volume_text(volume) if volume else "none"
         write_text(canvas, amount, PLANE_PIXELS - 12 - 2 * ADVANCE * len(amount), y, colour=colour)
     if report.warnings:
         write_text(canvas, f"Warnings in the report: {len(report.warnings)}", 24, 410, colour=AMBER)

@@ -13,6 +13,7 @@ from ..progress import Cancelled, Progress, Quality
 from ..results.case_files import Draw, read_report, write_case_files
 from ..results.pictures import draw_planes
 from ..results.report import CaseReport, PackageRecord, grid_record, software_versions
+from ..text import rounded_volume
 
 if TYPE_CHECKING:
     from .segmenter import Segmentation, Segmenter
@@ -65,7 +66,9 @@ def segment_case(
         device=result.device,
         quality=quality,
         heart_found=result.heart_found,
-        volumes_ml={name: round(volume_ml, 2) for name, volume_ml in result.volumes_ml.items()},
+        volumes_ml={
+            name: round(volume_ml, 2) or rounded_volume(volume_ml) for name, volume_ml in result.volumes_ml.items()
+        },
         warnings=[*case.notes, *result.warnings],
         seconds={"read": reading, **result.seconds},
         grid=grid_record(volume),

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import anatomy
 from ..image.grid import Volume
-from ..text import join_words
+from ..text import join_words, plural, volume_text
 
 #: ``value`` and ``limit`` of each rule, and what ``where`` holds:
 #:
@@ -22,6 +22,7 @@ from ..text import join_words
 #: - ``cut off``: none; the side of the scan that cuts the structures off
 #: - ``missing``: none
 #: - ``volume``: mL, and the limit that it exceeds or falls below
+#: - ``trace``: mL, least mL of a structure that can be seen and measured
 #: - ``too small``: mL, smallest usable volume
 #: - ``pieces``: number of pieces, most pieces allowed
 #: - ``holes``: mL enclosed, 0
@@ -32,13 +33,15 @@ from ..text import join_words
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
 #: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
 Rule = Literal[
-    "no heart", "cut off", "missing", "volume", "too small", "pieces", "holes", "islands", "contact",
+    "no heart", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
     "forbidden contact", "order", "LV open", "agreement", "replica",
 ]  # fmt: skip
 
 #: Heart voxels within this distance of the scan's edge, over this area, mean that the scan cuts the heart off.
 EDGE_MM = 1.5
 EDGE_MM2 = 50.0
+#: Less of a structure is only a trace of it, mL: the smallest, the appendage, usually has more.
+TRACE_ML = 1.0
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
@@ -70,7 +73,8 @@ def flag(finding: Finding) -> str:
     """Return a few words for a table cell, in the row of the structure."""
     if finding.rule == "volume":
         return f"unusually {'small' if _value(finding) < _limit(finding) else 'large'}"
-    return {"missing": "not found", "cut off": "cut off by the scan's edge"}.get(finding.rule) or clause(finding)
+    words = {"missing": "not found", "cut off": "cut off by the scan's edge", "trace": "only a trace"}
+    return words.get(finding.rule) or clause(finding)
 
 
 def _value(finding: Finding) -> float:
@@ -102,7 +106,7 @@ def _missing(f: Finding) -> str:
 
 def _volume(f: Finding) -> str:
     low, high = anatomy.BY_VALUE[anatomy.VALUE[f.structures[0]]].volume_limits_ml or (0.0, float("inf"))
-    return f"{_names(f)} measures {_value(f):.0f} mL, outside the usual {low:.0f} to {high:.0f} mL: check it"
+    return f"{_names(f)} measures {volume_text(_value(f))}, outside the usual {low:.0f} to {high:.0f} mL: check it"
 
 
 def _replica(f: Finding) -> str:
@@ -115,10 +119,11 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "cut off": _cut_off,
     "missing": _missing,
     "volume": _volume,
+    "trace": lambda f: f"Only {volume_text(_value(f))} of {_names(f)} was found: check it",
     "too small": lambda f: f"{_names(f)} measures {_value(f):.1f} mL, less than the {_limit(f):g} mL of a usable heart",
-    "pieces": lambda f: f"{_names(f)} is in {_value(f):g} pieces",
+    "pieces": lambda f: f"{_names(f)} is in {plural(round(_value(f)), 'piece')}",
     "holes": lambda f: f"{_names(f)} encloses holes of {_value(f):.2g} mL",
-    "islands": lambda f: f"There are {_value(f):g} islands ({f.where}), more than {_limit(f):g}",
+    "islands": lambda f: f"The labels hold {plural(round(_value(f)), 'island')} ({f.where}), more than {_limit(f):g}",
     "contact": lambda f: f"{_names(f)} are apart",
     "forbidden contact": lambda f: f"{_names(f)} touch",
     "order": lambda f: f"{f.structures[0]} is not {f.where} {f.structures[1]}",
@@ -138,21 +143,28 @@ def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[Finding]:
     """
     cut = cut_off(labels)
     remarks = [Finding("cut off", tuple(names), where=side) for side, names in cut.items()]
-    return remarks + volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
+    incomplete = {name for names in cut.values() for name in names}
+    others = volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
+    return remarks + [f for f in others if f.rule != "trace" or f.structures[0] not in incomplete]
 
 
 def volume_findings(volumes_ml: dict[str, float], unjudged: Collection[str] = ()) -> list[Finding]:
     """Return one finding for all missing structures, and one for each unusual volume of the others.
 
-    Volumes of ``unjudged`` structures are not compared with the usual limits. Great vessels have no limits.
+    Volumes of ``unjudged`` structures are not compared with the usual limits, and great vessels have no limits: of
+    these only traces are remarked on.
     """
     missing = tuple(name for name in anatomy.NAMES if volumes_ml.get(name, 0.0) <= 0.0)
     remarks = [Finding("missing", missing)] if missing else []
     for structure in anatomy.STRUCTURES:
-        if structure.volume_limits_ml is None or structure.name in missing or structure.name in unjudged:
+        if structure.name in missing:
+            continue
+        volume = volumes_ml[structure.name]
+        if structure.volume_limits_ml is None or structure.name in unjudged:
+            if volume < TRACE_ML:
+                remarks.append(Finding("trace", (structure.name,), volume, TRACE_ML))
             continue
         low, high = structure.volume_limits_ml
-        volume = volumes_ml[structure.name]
         if not low <= volume <= high:
             remarks.append(Finding("volume", (structure.name,), volume, low if volume < low else high))
     return remarks

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import SegmenterError
 from ..image.grid import AIR_HU, Volume
+from ..text import plural
 
 #: The smallest scan: slices along any axis, and extent.
 MIN_SLICES = 4
@@ -25,7 +26,7 @@ def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
     grid = volume.grid
     thinnest = int(grid.size_mm.argmin())
     if min(grid.shape) < MIN_SLICES:
-        raise SegmenterError(f"The scan has only {min(grid.shape)} slices: a whole heart is needed.")
+        raise SegmenterError(f"The scan has only {plural(min(grid.shape), 'slice')}: a whole heart is needed.")
     if grid.size_mm[thinnest] < MIN_EXTENT_MM:
         raise SegmenterError(f"The scan is only {grid.size_mm[thinnest]:.0f} mm thick: a whole heart is needed.")
     if grid.size_mm.max() > MAX_EXTENT_MM:
@@ -72,7 +73,7 @@ def _replace_missing(volume: Volume, warnings: list[str]) -> Volume:
         bad += good.size - np.count_nonzero(good)
         np.copyto(target, np.where(good, source, AIR_HU))
     share = 100.0 * bad / array.size
-    warnings.append(f"{bad} voxels ({share:.2g} %) hold no number: they were taken for air.")
+    warnings.append(f"{plural(bad, 'voxel')} ({share:.2g} %) held no number: air was assumed there.")
     return Volume(copy, volume.affine)
 
 

@@ -14,6 +14,7 @@ from ..errors import VolumeError
 from ..image.grid import Volume
 from ..image.labels import foreground_box
 from ..segmentation.findings import Finding, flag, volume_findings
+from ..text import rounded_volume
 from .volumes import (
     PREFIX,
     node_to_world,
@@ -114,8 +115,9 @@ def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str,
 
     The volume of a structure in ``touches_edge`` is not compared with the usual limits.
     """
-    findings = [Finding("cut off", (name,)) for name in anatomy.HEART if name in touches_edge]
-    findings += volume_findings(volumes_ml, unjudged=touches_edge)
+    findings = volume_findings(volumes_ml, unjudged=touches_edge)
+    found = [name for name in anatomy.HEART if volumes_ml.get(name, 0.0) > 0.0]
+    findings += [Finding("cut off", (name,)) for name in found if name in touches_edge]  # says more than a trace
     return {name: flag(finding) for finding in findings for name in finding.structures}
 
 
@@ -137,7 +139,8 @@ def volumes_table(
     titles, volumes, words = vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkStringArray()
     for structure in anatomy.STRUCTURES:
         titles.InsertNextValue(structure.title)
-        volumes.InsertNextValue(round(volumes_ml.get(structure.name, 0.0), 3))
+        volume = volumes_ml.get(structure.name, 0.0)
+        volumes.InsertNextValue(round(volume, 3) or rounded_volume(volume))  # a few voxels are not 0
         words.InsertNextValue(flags.get(structure.name, ""))
     was = table.StartModify()
     table.RemoveAllColumns()

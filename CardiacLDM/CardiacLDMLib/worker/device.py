@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from .. import __version__
 from ..errors import UserError, first_line
+from ..text import plural
 
 #: Distributions that the runtime depends on.
 LIBRARIES = ("torch", "monai", "safetensors", "pydantic", "connected-components-3d", "numpy", "SimpleITK")
@@ -176,7 +177,9 @@ def _first_line(error: Exception) -> str:
 
 def _system_lines(versions: dict[str, str], devices: list[Device]) -> list[str]:
     """Return the lines on the system, the libraries and the devices."""
-    lines = [f"System: {platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs"]
+    lines = [
+        f"System: {platform.system()} {platform.release()} {platform.machine()}, {plural(os.cpu_count() or 1, 'CPU')}"
+    ]
     lines += [f"{name}: {number}" for name, number in versions.items()]
     for device in devices:
         memory = ""

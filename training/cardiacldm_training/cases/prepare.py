@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from . import store
 
@@ -18,7 +19,7 @@ def prepare_cases(
     Raises DatasetError for a folder without cases.
     """
     files = store.gather(folders, cache)
-    say(f"Preparing {len(files)} cases at {spacing_mm:g} mm.")
+    say(f"Preparing {plural(len(files), 'case')} at {spacing_mm:g} mm.")
     prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.report_tenths(say))
     _report(prepared.skipped, say)
     return prepared
@@ -36,7 +37,7 @@ def prepare_for_networks(
     prepared: dict[str, store.Prepared] = {}
     skipped: dict[str, str] = {}
     for name, spacing in spacings.items():
-        say(f"Preparing {len(files)} cases at {spacing:g} mm for the {name}.")
+        say(f"Preparing {plural(len(files), 'case')} at {spacing:g} mm for the {name}.")
         prepared[name] = store.prepare(files, spacing, workers=workers, progress=store.report_tenths(say))
         skipped.update(prepared[name].skipped)
     reasons = sorted(skipped.items())

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from CardiacLDMLib.text import plural
+
 from .common import FAILED, DeviceOption, SegmenterOption, report_errors, say
 
 
@@ -35,5 +37,5 @@ def evaluate(
     if evaluation.summary:
         typer.echo(table(evaluation.summary))
     if evaluation.failed:
-        say(f"{len(evaluation.failed)} cases failed: {', '.join(evaluation.failed)}.")
+        say(f"{plural(len(evaluation.failed), 'case')} failed: {', '.join(evaluation.failed)}.")
         raise typer.Exit(FAILED)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from CardiacLDMLib.text import plural
+
 from .common import DeviceOption, report_errors, say
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def fidelity(
     write_report(report.model_copy(update={"curve": points, "repair": repair}), out)
     typer.echo(f"Compared {len(pairs)} generated pairs with {len(references)} held-out cases: {out}.")
     if pairs.skipped:
-        say(f"{len(pairs.skipped)} pairs could not be used: {', '.join(pairs.skipped)}.")
+        say(f"{plural(len(pairs.skipped), 'pair')} could not be used: {', '.join(pairs.skipped)}.")
 
 
 def _view(generated: Path, generator: Generator | None) -> View:

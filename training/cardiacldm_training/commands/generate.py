@@ -306,7 +306,8 @@ class _Run:
                 )  # fmt: skip
             except NoAcceptablePair as error:
                 write_rejection(self.out, index, error.rejected)
-                size, end = math.prod(self.generator.shape) * 3, f"not accepted in {len(error.rejected)} attempts"
+                attempts = plural(len(error.rejected), "attempt")
+                size, end = math.prod(self.generator.shape) * 3, f"not accepted in {attempts}"
             else:
                 size = write_pair(pair, self.out)
                 end = size_text(size)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from CardiacLDMLib.text import size_text
+from CardiacLDMLib.text import plural, size_text
 
 from .common import make_console, report_errors
 
@@ -45,9 +45,8 @@ def verify(package: PackageArgument = None) -> None:
         with make_console().status("Checking every tensor"):
             load_networks(opened)
         manifest = opened.manifest
-        typer.echo(
-            f"{manifest.name} {manifest.version} is whole: {len(manifest.files)} files, {size_text(opened.size_bytes)}."
-        )
+        files = plural(len(manifest.files), "file")
+        typer.echo(f"{manifest.name} {manifest.version} is whole: {files}, {size_text(opened.size_bytes)}.")
 
 
 @app.command("import")
@@ -104,11 +103,12 @@ def _print_card(package: ModelPackage) -> None:
     from rich.text import Text
 
     manifest, training = package.manifest, package.manifest.training
+    cases = plural(training.cases, "case")
     rows = {
         "Package": f"{manifest.name} {manifest.version} ({manifest.kind}, {size_text(package.size_bytes)})",
         "What it does": manifest.summary,
         "Structures": ", ".join(f"{s.name} {s.value}" for s in manifest.structures),
-        "Trained on": f"{training.data} ({training.cases} cases, {training.date}, code {training.code_version})",
+        "Trained on": f"{training.data} ({cases}, {training.date}, code {training.code_version})",
         "Intended use": manifest.intended_use,
         "Licence": manifest.licence,
         "Attribution": "\n".join(manifest.attribution),

@@ -12,6 +12,7 @@ import typer
 
 from CardiacLDMLib.errors import explain
 from CardiacLDMLib.progress import Cancelled, Quality
+from CardiacLDMLib.text import plural, rounded_volume
 
 from .common import (
     FAILED,
@@ -174,7 +175,7 @@ class _Run:
         """Print the last lines, and end with the exit code."""
         if self.failed:
             total = len(self.failed) + self.done
-            say(f"{len(self.failed)} of {total} cases failed:" if self.done else "No case was segmented:")
+            say(f"{len(self.failed)} of {plural(total, 'case')} failed:" if self.done else "No case was segmented:")
             for case in self.failed:
                 say(f"  {case.name}: {case.reason}")
         if self.stopped:
@@ -186,7 +187,7 @@ class _Run:
 
 def _print_report(report: CaseReport) -> None:
     """Print the result of a case in one line, and its warnings."""
-    volumes = ", ".join(f"{name} {volume:.0f}" for name, volume in report.volumes_ml.items())
+    volumes = ", ".join(f"{name} {rounded_volume(volume):g}" for name, volume in report.volumes_ml.items())
     result = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
     typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {result}")
     for warning in report.warnings:

@@ -23,6 +23,7 @@ from CardiacLDMLib.files import write_text
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from ..cases import store
 from ..cases.settings import AugmentConfig, SamplingConfig
@@ -135,7 +136,7 @@ def run_ablation(plan: Plan, out: Path, workers: int = 1, say: Say = print) -> R
     missing = [(arm, seed) for seed in plan.seeds for arm in plan.arms if not _is_done(results, arm, seed)]
     if not missing:
         return results
-    say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plan.steps} steps each.")
+    say(f"{len(missing)} of {len(plan.arms) * len(plan.seeds)} networks to train, {plural(plan.steps, 'step')} each.")
     for _, line in run_unordered(_make_cohort, _list_cohorts(plan, [arm for arm, _ in missing], out), workers):
         say(line)
     for _, run in run_unordered(train_arm, [(plan, arm, seed, out) for arm, seed in missing], workers):
@@ -209,8 +210,8 @@ def _make_cohort(settings: CohortSettings, count: int, folder: Path) -> str:
     started = time.monotonic()
     failed = write_cohort(settings, count, folder)
     if failed:
-        raise EvaluationError(f"The cohort {folder.name} lacks {len(failed)} cases: {failed[0]}")
-    return f"Cohort {folder.name}: {count} cases, {time.monotonic() - started:.0f} s."
+        raise EvaluationError(f"The cohort {folder.name} lacks {plural(len(failed), 'case')}: {failed[0]}")
+    return f"Cohort {folder.name}: {plural(count, 'case')}, {time.monotonic() - started:.0f} s."
 
 
 def _prepare_cases(folder: Path, plan: Plan, out: Path, count: int | None = None) -> list[store.PreparedCase]:

@@ -20,6 +20,7 @@ from CardiacLDMLib.files import write_text
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.text import plural
 
 from ..cases.readers.folders import CaseFiles, read_case
 from ..errors import EvaluationError
@@ -211,7 +212,7 @@ def table(summary: Sequence[Summary]) -> str:
 def _markdown(evaluation: Evaluation) -> str:
     parts = [
         f"# {evaluation.package} {evaluation.package_version} on {evaluation.data}",
-        f"{len(evaluation.cases)} cases, {evaluation.date}, on {evaluation.device}"
+        f"{plural(len(evaluation.cases), 'case')}, {evaluation.date}, on {evaluation.device}"
         f"{', mirrored predictions averaged' if evaluation.mirrored else ''}; manifest "
         f"`{evaluation.package_sha256[:16]}`.",
         table(evaluation.summary) if evaluation.summary else "No case could be scored.",

@@ -22,6 +22,7 @@ from CardiacLDMLib.results.pictures import (
     sample_plane,
 )
 from CardiacLDMLib.results.report import NOTICE, CaseReport
+from CardiacLDMLib.text import volume_text
 
 from .pictures import rgb
 
@@ -119,7 +120,7 @@ def _write_volumes(figure: Figure, volumes_ml: Mapping[str, float], top: float) 
         figure.text(0.57, top, structure.name, color=colour, fontsize=12, va="center", weight="bold")
         figure.text(0.63, top, structure.title, color=colour, fontsize=12, va="center")
         figure.text(
-            0.97, top, f"{volume:.0f} mL" if volume else "none", color=colour, fontsize=12, va="center", ha="right"
+            0.97, top, volume_text(volume) if volume else "none", color=colour, fontsize=12, va="center", ha="right"
         )
         top -= 0.028
     return top

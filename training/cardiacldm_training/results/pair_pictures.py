@@ -25,6 +25,7 @@ from CardiacLDMLib.results.pictures import (
     tint,
     to_grey,
 )
+from CardiacLDMLib.text import plural, volume_text
 
 from .pictures import normal_axis, rgb
 
@@ -92,7 +93,7 @@ def draw_cleaning(pair: Pair, title: str) -> Figure:
         _write(figure, 6, row * step + 14, heading, color=_AMBER, fontsize=10, bbox=ground)
     count = int(np.count_nonzero(changed))
     share = count / max(int(np.count_nonzero(raw)), 1)
-    text = f"{title}: {count} voxels changed, {share:.2%} of the labelled ones (in white lines)"
+    text = f"{title}: {plural(count, 'voxel')} changed, {share:.2%} of the labelled ones (in white lines)"
     _write(figure, 6, bottom + 18, text, color="white", fontsize=10)
     _write(figure, 6, bottom + 44, _changes_text(raw, clean), color=_GREY, fontsize=8)
     return figure
@@ -204,7 +205,7 @@ def _write_legend(figure: Figure, pair: Pair, title: str, top: int) -> None:
         volume = pair.provenance["volumes_ml"][structure.name]
         x = 6 + number * step
         _write(figure, x, top + 14, "\N{BLACK SQUARE}", color=rgb(structure), fontsize=13)
-        text = f"{structure.name} {volume:.0f} mL" if volume else f"{structure.name} none"
+        text = f"{structure.name} {volume_text(volume)}" if volume else f"{structure.name} none"
         _write(figure, x + 17, top + 14, text, color="white" if volume else "0.45", fontsize=9)
     _write(figure, 6, top + 40, f"{title}: {_conditions_text(pair.provenance)}", color="white", fontsize=10)
     _write(figure, 6, top + 64, _sampling_text(pair.provenance), color=_GREY, fontsize=8)
@@ -232,6 +233,6 @@ def _sampling_text(provenance: dict[str, Any]) -> str:
     package = provenance["package"]
     return (
         f"{provenance['notice']} {package['name']} {package['version']}, seed {provenance['seed']}, pair "
-        f"{provenance['index']}, attempt {provenance['attempt']}, {provenance['solver']}, {provenance['steps']} steps, "
-        f"guidance {provenance['guidance']:g}"
+        f"{provenance['index']}, attempt {provenance['attempt']}, {provenance['solver']}, "
+        f"{plural(provenance['steps'], 'step')}, guidance {provenance['guidance']:g}"
     )

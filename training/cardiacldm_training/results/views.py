@@ -15,6 +15,7 @@ from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import replace_file, replace_files
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.report import NOTICE
+from CardiacLDMLib.text import volume_text
 
 from ..errors import RenderingError
 from .pictures import rgb
@@ -279,7 +280,7 @@ def _legend(figure: Any, left: float, title: str, volumes_ml: np.ndarray) -> Non
         axes.add_patch(Rectangle((0.07, y - 0.016), 0.09, 0.032, color=rgb(structure)))
         axes.text(0.21, y + 0.009, structure.title, color="white", fontsize=11, va="center")
         volume = volumes_ml[structure.value]
-        note = f"{volume:.0f} mL" if volume > 0 else "not found"
+        note = volume_text(volume) if volume > 0 else "not found"
         axes.text(0.21, y - 0.013, note, color=GREY, fontsize=10, va="center")
     axes.text(0.07, 0.035, NOTICE.replace(", ", ",\n"), color=GREY, fontsize=10, va="bottom", linespacing=1.4)
     axes.set_xlim(0, 1)

@@ -17,6 +17,7 @@ from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from ..cases import pairs, split, store
 from ..results import pictures
@@ -248,7 +249,7 @@ def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence
     digest = run_folder.weights_digest(best_weights(run))
     if path.is_file() and calibration.read_latent_statistics(run).autoencoder == digest:
         return
-    say(f"{NAME}: measuring the latents of {len(cases)} cases.")
+    say(f"{NAME}: measuring the latents of {plural(len(cases), 'case')}.")
     model = run_config.generator
     network: Any = fabric.to_device(load_autoencoder(run, model.autoencoder))
     calibration.write(calibration.latent_statistics(fabric, network, model, cases, digest), path)

@@ -21,6 +21,7 @@ from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.packages.generator_spec import Restart, Sampling
 from CardiacLDMLib.postprocess.kinds import LatentStep
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from ..cases import conditions, split, store
 from ..errors import TrainingError
@@ -315,7 +316,8 @@ def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, stage: Diffusio
         if calibration.read_gains(run, times):
             return
     weights = run_folder.averaged_weights(run / NAME / run_folder.BEST)
-    say(f"{NAME}: measuring the gains of restarts on the latents of {min(len(stage.train), _GAIN_CASES)} cases.")
+    cases = plural(min(len(stage.train), _GAIN_CASES), "case")
+    say(f"{NAME}: measuring the gains of restarts on the latents of {cases}.")
     network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
     network.load_state_dict(weights)
     fabric.to_device(network.eval())

@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from ..cases import pairs, store
 from ..errors import TrainingError
@@ -54,7 +55,7 @@ def encode_all(
     ]  # fmt: skip
     fabric.barrier()  # no rank writes before all have looked: they must agree on the missing files
     if missing and fabric.is_global_zero:
-        say(f"diffusion: encoding {len(missing)} pairs of {len(cases)} cases.")
+        say(f"diffusion: encoding {plural(len(missing), 'pair')} of {plural(len(cases), 'case')}.")
     (run / FOLDER).mkdir(exist_ok=True)
     progress = store.report_tenths(say, "pairs encoded")
     for done, (case, n, path) in enumerate(missing):

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from CardiacLDMLib.files import replace_file
+from CardiacLDMLib.text import plural
 
 from ..errors import TrainingError
 from .config import Precision, TrainingConfig
@@ -161,8 +162,8 @@ def describe(name: str, network: torch.nn.Module, config: TrainingConfig, train:
     """Return the line that announces a training: the network's size, numbers of cases and steps, content of a batch."""
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     return (
-        f"{name}: {millions:.1f} M weights, {train} training cases, {held_out} to validate on, {config.steps} steps of "
-        f"{config.batch} {items}."
+        f"{name}: {millions:.1f} M weights, {plural(train, 'training case')}, {held_out} to validate on, "
+        f"{plural(config.steps, 'step')} of {config.batch} {items}."
     )
 
 
@@ -227,7 +228,7 @@ def train_network(
     if resume and (folder / LAST).is_file():
         run.load(folder / LAST)
     if run.state.finished:
-        say(f"{title}: already trained ({run.state.step} steps, best {stage.measure} {run.state.best:.3f}).")
+        say(f"{title}: already trained ({plural(run.state.step, 'step')}, best {stage.measure} {run.state.best:.3f}).")
         return run.state
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))

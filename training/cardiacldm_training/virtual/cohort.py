@@ -22,6 +22,7 @@ from CardiacLDMLib.errors import MemoryShortage, OutputError
 from CardiacLDMLib.files import sha256, write_json
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.text import plural
 
 from ..cases.workers import spread
 from ..errors import AnatomyError
@@ -211,6 +212,6 @@ def _check_folder(settings: CohortSettings, cases: int, out: Path) -> None:
     free = shutil.disk_usage(out).free / 1e6
     if needed > free:
         raise OutputError(
-            f"{out} has {free / 1e3:.1f} GB free and {missing} cases need about {needed / 1e3:.1f} GB: "
+            f"{out} has {free / 1e3:.1f} GB free and {plural(missing, 'case')} would take about {needed / 1e3:.1f} GB: "
             "make room or ask for fewer cases."
         )

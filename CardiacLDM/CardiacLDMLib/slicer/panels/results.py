@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 import slicer
 
 from ... import anatomy
+from ...text import rounded_volume, volume_text
 from .. import segmentations, volumes
 from .parts import ATTENTION
 
@@ -24,6 +25,7 @@ STRUCTURE, ML, FLAG = range(3)
 SHORT = {
     "not found": _("none"),
     "cut off by the scan's edge": _("cut off"),
+    "only a trace": _("trace"),
     "unusually small": _("small"),
     "unusually large": _("large"),
 }
@@ -88,7 +90,7 @@ def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
     title.setData(qt.Qt.UserRole, name)
     title.setData(qt.Qt.DecorationRole, qt.QColor(*structure.colour))
     number = qt.QTableWidgetItem()
-    number.setData(qt.Qt.DisplayRole, float(round(volume_ml) if volume_ml >= 10.0 else round(volume_ml, 1)))
+    number.setData(qt.Qt.DisplayRole, rounded_volume(volume_ml))
     number.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     mark = qt.QTableWidgetItem(SHORT.get(flag, flag))
     mark.setForeground(qt.QBrush(qt.QColor(ATTENTION)))
@@ -98,7 +100,7 @@ def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
 
 
 def _tip(structure: anatomy.Structure, volume_ml: float, flag: str) -> str:
-    words = [f"{structure.title} ({structure.name}): {volume_ml:.1f} mL"]
+    words = [f"{structure.title} ({structure.name}): {volume_text(volume_ml)}"]
     if structure.volume_limits_ml:
         low, high = structure.volume_limits_ml
         words.append(_("usual in adults: {low:.0f} to {high:.0f} mL").format(low=low, high=high))

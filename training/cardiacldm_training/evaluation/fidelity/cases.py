@@ -14,6 +14,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
+from CardiacLDMLib.text import plural
 
 from ...cases import store
 from ...cases.augment import box
@@ -93,7 +94,7 @@ def open_case_set(
     """
     files = store.gather(folders, cache)
     name = ", ".join(folder.resolve().name for folder in folders)
-    say(f"Preparing {len(files)} cases of {name} at {view.spacing_mm:g} mm.")
+    say(f"Preparing {plural(len(files), 'case')} of {name} at {view.spacing_mm:g} mm.")
     prepared = store.prepare(files, view.spacing_mm)
     short = len(f"{name}/") if len(folders) == 1 else 0
     skipped = {case[short:]: why for case, why in prepared.skipped}

@@ -18,6 +18,7 @@ from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.text import plural
 
 from ...errors import EvaluationError
 from .. import ablation
@@ -127,7 +128,7 @@ def measure_fidelity(
 
 def _find_memorised(generated: CaseSet, reference: CaseSet, train: CaseSet, say: Say) -> memorisation.Memorisation:
     """Compare generated pairs and references with the training cases."""
-    say(f"Looking for pairs memorised from {len(train)} training cases.")
+    say(f"Looking for pairs memorised from {plural(len(train), 'training case')}.")
     return memorisation.find_memorised(generated, reference, memorisation.TrainingCases(train))
 
 

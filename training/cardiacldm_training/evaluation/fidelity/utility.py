@@ -16,6 +16,7 @@ from CardiacLDMLib.files import PART
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import plural
 
 from ...cases import store
 from ...errors import EvaluationError
@@ -48,7 +49,8 @@ def compare_training(
         for name, source in (("generated", generated), ("train", train)):
             cases = _prepare_cases(source, count, plan, work / name)
             scores.append([_train(plan, cases, tested, seed, work / f"{name}-{seed}") for seed in SEEDS])
-            say(f"Trained on {count} cases of {source.name}: Dice {np.mean([s.mean for s in scores[-1]]):.3f}.")
+            dice = np.mean([s.mean for s in scores[-1]])
+            say(f"Trained on {plural(count, 'case')} of {source.name}: Dice {dice:.3f}.")
     generated_scores, train_scores = scores
     return Utility(
         dice=Comparison(

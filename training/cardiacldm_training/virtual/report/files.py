@@ -14,6 +14,7 @@ import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES, Measure
 from CardiacLDMLib.files import replace_file, write_text
+from CardiacLDMLib.text import plural
 
 from .plausibility import (
     ALIKE,
@@ -72,7 +73,7 @@ def _markdown(report: Report) -> str:
         f"![volumes]({VOLUMES_FILE})",
         "## Diversity",
         f"Dice between all pairs of {report.compared} whole hearts at 3 mm, aligned by the centroid of the heart; "
-        f"{report.alike} pairs have a mean above {ALIKE:g}.",
+        f"{plural(report.alike, 'pair')} had a mean above {ALIKE:g}.",
         _diversity_table(report.diversity),
         f"![diversity]({DIVERSITY_FILE})",
     ]  # fmt: skip

@@ -69,6 +69,11 @@ def installed_generators() -> list[str]:
     return sorted(installed_packages("generator"), key=lambda name: name != DEFAULT_GENERATOR)
 
 
+def number_of_pairs(count: int) -> str:
+    """Return "1 pair" or "3 pairs"."""
+    return _("1 pair") if count == 1 else _("{n} pairs").format(n=count)
+
+
 @dataclass(frozen=True)
 class Effort:
     """Seconds (None while unknown) that ``count`` pairs take, and their bytes in memory and at most on disk."""
@@ -88,7 +93,7 @@ class Effort:
         """Return ``3 pairs: about 12 s, 2 MB of memory, and up to as much on disk if saved``."""
         from ....text import size_text
 
-        pairs = _("1 pair") if self.count == 1 else _("{n} pairs").format(n=self.count)
+        pairs = number_of_pairs(self.count)
         time = _("time unknown until the first is finished") if self.seconds is None else duration(self.seconds)
         text = _("{pairs}: {time}, {size} of memory, and up to as much on disk if saved")
         return text.format(pairs=pairs, time=time, size=size_text(self.size_bytes))

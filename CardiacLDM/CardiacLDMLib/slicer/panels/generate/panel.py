@@ -25,7 +25,7 @@ from ..parts import ATTENTION, Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher
 from . import views
 from .conditions import Conditions
-from .facts import DEFAULT_GENERATOR, Effort, Facts, facts_of, installed_generators
+from .facts import DEFAULT_GENERATOR, Effort, Facts, facts_of, installed_generators, number_of_pairs
 from .jobs import PairListener, PairSettings, PairsJob
 from .saving import SaveJob, SaveListener, missing_space
 from .table import PairTable
@@ -355,8 +355,8 @@ class GeneratePanel:
         self.refresh()
 
     def _saved(self, written: int, out: Path, why: str) -> None:
-        pairs = _("1 pair") if written == 1 else _("{n} pairs").format(n=written)
-        self._show_result(_("{pairs} saved in {folder}.").format(pairs=pairs, folder=out.name), ())
+        text = _("{pairs} saved in {folder}.").format(pairs=number_of_pairs(written), folder=out.name)
+        self._show_result(text, ())
         if why:
             self._errors.show(Failure(why, "", "input"))
         self._ended()
@@ -379,8 +379,8 @@ def _pace_key(settings: PairSettings) -> tuple[Any, ...]:
 def _summary(settings: PairSettings, finished: list[SyntheticPair], seconds: float, ending: str) -> str:
     """Return ``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v1, checked, 1 generated again.``"""
     again = sum(pair.provenance.get("acceptance", {}).get("attempts", 1) - 1 for pair in finished)
-    words = _("{n} of {count} pairs of seed {seed} in {seconds:.0f} s with {package}").format(
-        n=len(finished), count=settings.count, seed=settings.seed, seconds=seconds,
+    words = _("{n} of {pairs} of seed {seed} in {seconds:.0f} s with {package}").format(
+        n=len(finished), pairs=number_of_pairs(settings.count), seed=settings.seed, seconds=seconds,
         package=Path(settings.package or DEFAULT_GENERATOR).name,
     )  # fmt: skip
     checked = _("checked, {n} generated again").format(n=again) if settings.check else _("not checked")
