@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import get_args
 
 import pytest
@@ -36,7 +37,14 @@ class OutOfMemoryError(RuntimeError):
         (ImportError("undefined symbol", name="torch._C"), "missing", "torch"),
         (OutOfMemoryError("CUDA out of memory. Tried ..."), "memory", "GPU"),
         (MemoryError(), "memory", "memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate"), "memory", "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), "memory", "computer"),
+        (RuntimeError("itkImportImageContainer.hxx:179:\nFailed to allocate memory for image."), "memory", "computer"),
+        (RuntimeError("std::bad_alloc"), "memory", "computer"),
+        (RuntimeError("can't start new thread"), "memory", "computer"),
+        (ImportError("_common.so: failed to map segment from shared object", name="numpy"), "memory", "computer"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory", "computer"),
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED"), "memory", "GPU"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"), "memory", "GPU"),
         (RuntimeError("CUDA error: device-side assert\nmore"), "device", "device-side assert"),
         (RuntimeError("the moon\nis full"), "internal", "RuntimeError: the moon"),
         (KeyError(), "internal", "KeyError"),
@@ -48,3 +56,17 @@ def test_any_exception_becomes_one_sentence(error: Exception, kind: str, fact: s
     assert fact in explanation.message
     assert "\n" not in explanation.message
     assert explanation.expected == isinstance(error, UserError)
+
+
+def test_full_memory_is_named_also_where_a_reader_saw_a_damaged_file() -> None:
+    error = errors.VolumeError("a.nii is damaged.")
+    error.__cause__ = RuntimeError("Failed to allocate memory for image.")
+    assert explain(error).kind == "memory"
+    assert "a.nii" not in explain(error).message
+
+
+def test_names_that_cannot_be_shown_do_not_break_a_message() -> None:
+    for error in (errors.VolumeError("a\udcff\nb is empty."), OSError(2, "No such file", "a\udcff\nb")):
+        explain(error).message.encode()
+        assert "\n" not in explain(error).message
+    assert str(errors.VolumeError("Schädel\udcff.nii")) == "Schädel?.nii"

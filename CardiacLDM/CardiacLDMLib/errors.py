@@ -7,10 +7,11 @@ the computer or of the installation; :func:`explain` turns it into a sentence to
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .text import plural
+from .text import plural, printable_line
 
 #: ``input``: a scan, option or file that cannot be used. ``package``: a model package that cannot be used. ``exists``:
 #: a package of that name is installed already. ``output``: results that cannot be written. ``rejected``: no pair passed
@@ -25,10 +26,14 @@ Kind = Literal[
 class UserError(ValueError):
     """An error whose message is one sentence that the user can act on.
 
-    A ``ValueError``, so that pydantic validators may raise it.
+    A ``ValueError``, so that pydantic validators may raise it. Unprintable characters, which names of files may hold,
+    become question marks.
     """
 
     kind: ClassVar[Kind] = "input"
+
+    def __str__(self) -> str:
+        return printable_line(super().__str__())
 
 
 class VolumeError(UserError):
@@ -103,6 +108,13 @@ class ClientError(UserError):
 
 #: Parts of torch's messages about a failed GPU. torch has had a class for them only since 2.8.
 _GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
+#: Parts of messages about a full GPU that have no class of their own.
+_GPU_MEMORY_WORDS = ("out of memory", "STATUS_ALLOC_FAILED")
+#: Parts of messages about full memory, of torch, ITK, the C++ library, Windows and the loader of libraries.
+_MEMORY_WORDS = (
+    "DefaultCPUAllocator", "allocate memory", "bad_alloc", "bad allocation", "not enough memory", "start new thread",
+    "failed to map segment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,23 +127,39 @@ class Explanation:
 
 
 def explain(error: BaseException) -> Explanation:
-    """Return the explanation of any exception. torch's exceptions are recognised without importing torch."""
+    """Return the explanation of any exception. torch's exceptions are recognised without importing torch.
+
+    An error that full memory caused is explained by that: readers see a file cut short, writers a full disk.
+    """
+    if isinstance(error, MemoryShortage):
+        return Explanation(error.kind, str(error), expected=True)
+    if shortage := _memory_shortage(error):
+        return Explanation("memory", shortage)
     if isinstance(error, UserError):
         return Explanation(error.kind, str(error), expected=True)
     if isinstance(error, ImportError):
         library = (error.name or "a library").split(".")[0]
         problem = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
         return Explanation("missing", f"The Python library {library} {problem}: install the packages that are needed.")
-    if type(error).__name__ == "OutOfMemoryError":
-        return Explanation("memory", "The GPU's memory is full: close other programs, or choose the device CPU.")
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return Explanation(
-            "memory", "There is not enough memory for this scan: close other programs, or crop it to the chest."
-        )
-    line = first_line(error)
+    line = printable_line(first_line(error))
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS):
         return Explanation("device", f"The GPU failed ({line}): try again, or choose the device CPU.")
     return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {line}")
+
+
+def _memory_shortage(error: BaseException | None) -> str | None:
+    """Return a sentence if full memory raised or caused ``error``, else None."""
+    while error is not None:
+        text = str(error)
+        if type(error).__name__ == "OutOfMemoryError" or (
+            isinstance(error, RuntimeError) and any(word in text for word in _GPU_MEMORY_WORDS)
+        ):
+            return "The GPU's memory is full: close other programs, or choose the device CPU."
+        full = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        if full or (isinstance(error, RuntimeError | ImportError) and any(word in text for word in _MEMORY_WORDS)):
+            return "The computer's memory is full: close other programs, or crop a large scan to the chest."
+        error = error.__cause__
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -22,8 +22,13 @@ _PROBLEMS = {
 
 def printable(name: str) -> str:
     """Return ``name`` with unprintable characters as question marks, cut to :data:`MAX_CHARACTERS`."""
-    text = "".join(c if c.isprintable() else "?" for c in name)
+    text = printable_line(name)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
+
+
+def printable_line(text: str) -> str:
+    """Return ``text`` with a question mark for every character that cannot be shown in a line, as names may hold."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def base_name(path: Path) -> str:

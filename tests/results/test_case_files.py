@@ -18,7 +18,7 @@ from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results import case_files
-from CardiacLDMLib.results.case_files import ENDINGS, existing_results, read_report, write_case_files
+from CardiacLDMLib.results.case_files import ENDINGS, existing_results, is_complete, read_report, write_case_files
 from CardiacLDMLib.results.report import NOTICE
 from CardiacLDMLib.results.segmentation_file import write_segmentation
 from CardiacLDMLib.slicer import segmentations, volumes
@@ -169,6 +169,19 @@ def test_existing_results_are_named_and_replaced(tmp_path: Path) -> None:
     write_case_files(tmp_path, scan, empty, case_report(empty))
     assert not read_volume(tmp_path / "case.labels.nii.gz").array.any()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"case{ending}" for ending in ENDINGS)
+
+
+@pytest.mark.parametrize("missing", [*ENDINGS, "damaged"])
+def test_only_a_whole_set_of_results_is_complete(tmp_path: Path, missing: str) -> None:
+    scan, labels = blocks()
+    *_, report = write_case_files(tmp_path, scan, labels, case_report(labels))
+    assert is_complete(tmp_path, "case")
+    assert not is_complete(tmp_path, "other")
+    if missing == "damaged":
+        report.write_bytes(report.read_bytes()[:100])
+    else:
+        (tmp_path / f"case{missing}").unlink()
+    assert not is_complete(tmp_path, "case")
 
 
 @pytest.mark.parametrize("step", ["write_volume", "write_segmentation", "draw"])

@@ -7,6 +7,7 @@ import typer
 from CardiacLDMLib import __version__
 
 from .commands import ablation, cohort, evaluate, fidelity, generate, package, segment, soundness, train
+from .commands.common import prepare_streams
 
 app = typer.Typer(
     help="Label cardiac CT, generate synthetic pairs, and train the networks. Research use, not a medical device.",
@@ -42,6 +43,7 @@ app.add_typer(package.app, name="package")
 
 
 def main() -> None:
+    prepare_streams()
     app()
 
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..errors import GeneratorError, MemoryShortage
+from ..errors import GeneratorError, MemoryShortage, explain
 from ..image.grid import Volume
 from ..image.labels import volumes_ml
 from ..image.resample import largest
@@ -265,7 +265,7 @@ def _memory_errors() -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         raise MemoryShortage("The GPU's memory is too small for this package: choose the device cpu.") from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if explain(error).kind == "memory":
             raise MemoryShortage(
                 "There is not enough memory for a pair of this package: close other programs."
             ) from error

@@ -6,6 +6,7 @@ a report is complete.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,16 @@ Draw = Callable[[Volume, Volume, CaseReport, Path], None]
 def existing_results(out: Path, name: str) -> list[str]:
     """Return the names of the files in ``out`` that the results of case ``name`` would replace."""
     return [name + ending for ending in ENDINGS if (out / (name + ending)).exists()]
+
+
+def is_complete(out: Path, name: str) -> bool:
+    """Return whether ``out`` holds all results of case ``name``, and not a part that a killed process left."""
+    if len(existing_results(out, name)) < len(ENDINGS):
+        return False
+    try:  # an earlier version's report counts too
+        return json.loads((out / (name + REPORT)).read_text(encoding="utf-8"))["case"] == name
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def check_folder(out: Path) -> None:

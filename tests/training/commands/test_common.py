@@ -35,6 +35,25 @@ def test_an_error_for_users_is_one_line_and_an_exit_code(error: Exception, capsy
         assert capsys.readouterr() == ("", f"Error: {error}\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "fact"),
+    [
+        (MemoryError(), "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (ModuleNotFoundError("", name="monai"), "monai"),
+    ],
+)
+def test_what_the_worker_explains_the_commands_explain_too(
+    error: Exception, fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, report_errors():
+        raise error
+    assert ended.value.exit_code == UNUSABLE
+    output = capsys.readouterr().err
+    assert fact in output
+    assert len(output.splitlines()) == 1
+
+
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
     @report_errors()
     def command() -> None:

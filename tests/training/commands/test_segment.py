@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.errors import explain
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.results.case_files import ENDINGS
@@ -136,6 +137,49 @@ def test_results_are_only_replaced_when_asked(tmp_path: Path, scan: Path, packag
     assert json.loads((out / "chest.report.json").read_text(encoding="utf-8"))["quality"] == "flips"
 
 
+def results_of(scan: Path, package: Path, out: Path) -> dict[str, bytes]:
+    assert run(scan, "--out", out, "--package", package, "--fast").exit_code == 0
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_a_case_that_has_its_results_is_skipped_and_counts_as_done(tmp_path: Path, scan: Path, package: Path) -> None:
+    out = tmp_path / "out"
+    before = results_of(scan, package, out)
+    shutil.copy(scan, scan.with_name("second.nrrd"))
+    result = run(scan.parent, "--out", out, "--package", package, "--fast", "--skip-existing")
+    assert result.exit_code == 0, result.output
+    assert "chest: done" not in result.stdout
+    assert "second: done" in result.stdout
+    assert "Segmented 1, skipped 1 " in result.stderr.splitlines()[-1]
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert len(after) == 8
+    assert {name: after[name] for name in before} == before
+    again = run(scan.parent, "--out", out, "--package", package, "--skip-existing")
+    assert again.exit_code == 0
+    assert "Segmented 0, skipped 2 " in again.stderr.splitlines()[-1]
+
+
+def test_a_case_with_a_part_of_its_results_is_segmented_again(tmp_path: Path, scan: Path, package: Path) -> None:
+    out = tmp_path / "out"
+    before = results_of(scan, package, out)
+    (out / "chest.report.json").unlink()
+    result = run(scan, "--out", out, "--package", package, "--fast", "--skip-existing")
+    assert result.exit_code == 0, result.output
+    assert "chest: done" in result.stdout
+    assert "skipped" not in result.stderr
+    assert files(out) == sorted(before)
+
+
+def test_what_to_do_with_existing_results_is_named_and_chosen_once(tmp_path: Path, scan: Path, package: Path) -> None:
+    results_of(scan, package, tmp_path / "out")
+    refused = run(scan, "--out", tmp_path / "out", "--package", package)
+    assert refused.exit_code == 1
+    assert "--skip-existing" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    both = run(scan, "--out", tmp_path / "out", "--package", package, "--overwrite", "--skip-existing")
+    assert both.exit_code == 2
+
+
 # --- bad scans -----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +262,48 @@ def test_an_unforeseen_error_stops_only_its_case(
     assert last.startswith("  odd: ")
     assert last.endswith("RuntimeError: the moon")
     assert "chest.report.json" in files(tmp_path / "out")
+
+
+LIMITED = """
+import resource, sys
+import SimpleITK, monai.inferers, torch
+from cardiacldm_training.cli import app
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000,) * 2)
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the memory as Linux does")
+def test_a_scan_that_does_not_fit_in_memory_is_named_and_the_others_are_done(
+    tmp_path: Path, scan: Path, package: Path
+) -> None:
+    header = (
+        "ObjectType = Image\nNDims = 3\nDimSize = 1024 1024 1024\nElementType = MET_SHORT\nElementDataFile = huge.raw\n"
+    )
+    (tmp_path / "huge.mhd").write_text(header)
+    with (tmp_path / "huge.raw").open("wb") as file:
+        file.truncate(2 << 30)
+    arguments = [
+        tmp_path / "huge.mhd",
+        scan,
+        "--out",
+        tmp_path / "out",
+        "--package",
+        package,
+        "--fast",
+        "--device",
+        "cpu",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, "segment", *map(str, arguments)], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("  huge: ")
+    assert last.endswith(explain(MemoryError()).message)
+    assert len(files(tmp_path / "out")) == 4
 
 
 # --- being stopped -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from cardiacldm_training.evaluation.segmenter import (
     read_evaluation,
     summarise,
 )
+from CardiacLDMLib.errors import explain
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.phantom_package import write_phantom_package
 from tests.support.training import write_cases
 
@@ -76,6 +80,27 @@ def test_the_command_from_package_to_tables(tmp_path: Path) -> None:
     assert text.startswith("# phantom-by-hand")
     assert "| mean | 2 | 0 | 0 |" in text
     assert str(tmp_path) not in text + (out / "evaluation.json").read_text()
+
+
+def test_a_case_that_does_not_fit_in_memory_is_named_and_the_others_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment, calls = Segmenter.segment, []
+
+    def sometimes(self: Segmenter, volume: Volume, **options: Any) -> Any:
+        calls.append(volume)
+        if len(calls) == 1:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        return segment(self, volume, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", sometimes)
+    package, data = write_phantom_package(tmp_path / "phantom"), write_cases(tmp_path / "phantoms", 2)
+    arguments = ["--package", package, "--data", data, "--out", tmp_path / "figures", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    evaluation = read_evaluation(tmp_path / "figures")
+    assert [case.case for case in evaluation.cases] == ["case_0001"]
+    assert evaluation.failed == {"case_0000": explain(MemoryError()).message}
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import OutputError, VolumeError
+from CardiacLDMLib.errors import OutputError, VolumeError, explain
 from CardiacLDMLib.files import replace_folder, sha256, sweep
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
@@ -105,12 +105,13 @@ def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> Prep
     """Prepare a case; return the reason if it cannot be used."""
     try:
         return prepare_case(files, cache, spacing_mm)
-    except (VolumeError, OutputError) as error:
-        return str(error)
-    except MemoryError:
-        return "There is not enough memory to prepare it."
     except OSError as error:
         return f"It cannot be read: {error.strerror or error}."
+    except Exception as error:
+        explanation = explain(error)
+        if explanation.kind == "internal":
+            raise
+        return explanation.message
 
 
 def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCase:

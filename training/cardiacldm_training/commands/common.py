@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from CardiacLDMLib.errors import UserError
+from CardiacLDMLib.errors import explain
 from CardiacLDMLib.progress import STAGES, Progress
+from CardiacLDMLib.text import printable_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,14 +34,17 @@ OnProgress = Callable[[Progress], None]
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """End the command with "Error: ..." on stderr and :data:`UNUSABLE` at a :class:`UserError`; decorates commands.
+    """End the command with "Error: ..." on stderr and :data:`UNUSABLE` at an error that a user can act on.
 
-    Other exceptions are faults of the program and keep their traceback.
+    Decorates commands. Faults of the program keep their traceback.
     """
     try:
         yield
-    except UserError as error:
-        fail(str(error), error)
+    except Exception as error:
+        explanation = explain(error)
+        if explanation.kind == "internal":
+            raise
+        fail(explanation.message, error)
 
 
 def fail(sentence: str, cause: BaseException | None = None) -> NoReturn:
@@ -49,14 +55,64 @@ def fail(sentence: str, cause: BaseException | None = None) -> NoReturn:
 
 def say(line: str) -> None:
     """Write a line to stderr, where results do not go."""
-    typer.echo(line, err=True)
+    _write(line, err=True)
+
+
+def tell(line: str) -> None:
+    """Write a line of results to stdout."""
+    _write(line, err=False)
+
+
+def _write(line: str, *, err: bool) -> None:
+    """Write a line. If nobody reads it any more or the disk is full, go on without: the work goes into files."""
+    try:
+        typer.echo(printable_line(line), err=err)
+    except OSError:
+        _silence(2 if err else 1)
+
+
+def _silence(file: int) -> None:
+    """Let what is still written to the descriptor ``file`` vanish, also what Python flushes at the end."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, file)
+    os.close(nothing)
+
+
+def prepare_streams() -> None:
+    """Open the standard streams that a caller closed, and let none fail at a character that it cannot show.
+
+    A file that is opened later would otherwise take the place of a closed stream, and receive what libraries print.
+    """
+    for name, file, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        try:
+            os.fstat(file)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(file, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def make_console(*, stderr: bool = True) -> Console:
-    """Return a console that prints text as it is: names from outside are never markup."""
+    """Return a console that prints text as it is: names from outside are never markup.
+
+    It falls silent when its reader has ended, and does not end the command.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=stderr)
+    class QuietConsole(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _silence(2 if self.stderr else 1)
+
+    return QuietConsole(stderr=stderr, markup=False, highlight=False, soft_wrap=stderr)
+
+
+def is_dialogue(console: Console) -> bool:
+    """Return whether somebody can answer a question: stdin and the console are a terminal."""
+    return console.is_terminal and sys.stdin is not None and sys.stdin.isatty()
 
 
 def let_threads_sleep() -> None:

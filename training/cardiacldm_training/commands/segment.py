@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,11 +18,13 @@ from .common import (
     STOPPED,
     DeviceOption,
     SegmenterOption,
+    is_dialogue,
     job_progress,
     make_console,
     report_errors,
     say,
     stop_on_signal,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ if TYPE_CHECKING:
 @report_errors()
 def segment(
     inputs: Annotated[
-        list[Path],
+        list[str],  # not Path: an empty name would be the current folder
         typer.Argument(
             metavar="INPUT...",
             help="NIfTI, NRRD or MHA files, folders of DICOM slices, or folders of any of these.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the results; made if needed.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="Folder for the results; made if needed.", show_default=False)],
     package: SegmenterOption = None,
     device: DeviceOption = "auto",
     tta: Annotated[
@@ -59,6 +60,9 @@ def segment(
         typer.Option("--fast", help="Coarser edges: a fifth less computation, slightly less accurate."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out cases that have all their results, and do the others.")
+    ] = False,
     series: Annotated[
         str | None, typer.Option("--series", help="DICOM series to segment, by its number or UID.", show_default=False)
     ] = None,
@@ -76,44 +80,67 @@ def segment(
     console = make_console()
     if fast and tta:
         raise typer.BadParameter("--fast and --tta exclude each other.")
+    if overwrite and skip_existing:
+        raise typer.BadParameter("--overwrite and --skip-existing exclude each other.")
+    if not out:
+        raise typer.BadParameter("--out is empty: name a folder.")
     quality: Quality = "fast" if fast else "flips" if tta else "full"
     model = find_package(package)
-    check_folder(out)  # before hours of work
-    cases, failed = _sort_inputs(inputs, out, series=series, overwrite=overwrite, console=console)
-    run = _Run(out, quality, console, len(cases), failed)
-    if cases:
+    folder = Path(out)
+    check_folder(folder)  # before hours of work
+    existing: Existing = "replace" if overwrite else "skip" if skip_existing else "refuse"
+    sorted_inputs = _sort_inputs(inputs, folder, existing, series, console)
+    run = _Run(folder, quality, console, sorted_inputs)
+    if sorted_inputs.cases:
         segmenter = Segmenter(model, device)
         with stop_on_signal(console) as cancelled:
-            run.segment_all(cases, segmenter, cancelled)
+            run.segment_all(segmenter, cancelled)
     run.finish()
 
 
 # --- before the first case -----------------------------------------------------------------------------------------
 
 
-def _sort_inputs(
-    inputs: Sequence[Path], out: Path, *, series: str | None, overwrite: bool, console: Console
-) -> tuple[list[Case], list[Refused]]:
-    """Return the cases to segment, and those that cannot be, or have results already. Prints notes on DICOM series."""
-    from CardiacLDMLib.image.cases import Refused, find_cases
-    from CardiacLDMLib.results.case_files import existing_results
+#: What happens to a case whose results are in the folder already.
+Existing = Literal["refuse", "skip", "replace"]
 
-    ask = (lambda name, options: _ask(console, name, options)) if sys.stdin.isatty() and console.is_terminal else None
-    cases: list[Case] = []
-    refused: list[Refused] = []
-    for case in find_cases(inputs, series, ask):
-        existing = [] if overwrite else existing_results(out, case.name)
+
+@dataclass
+class _Inputs:
+    """The cases to segment, the inputs that cannot be segmented, and the number of cases that have results already."""
+
+    cases: list[Case] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    skipped: int = 0
+
+
+def _sort_inputs(inputs: Sequence[str], out: Path, existing: Existing, series: str | None, console: Console) -> _Inputs:
+    """Find the cases, and sort them by what will happen to them. Prints notes on DICOM series."""
+    from CardiacLDMLib.image.cases import Refused, find_cases
+    from CardiacLDMLib.results.case_files import existing_results, is_complete
+
+    ask = (lambda name, options: _ask(console, name, options)) if is_dialogue(console) else None
+    found = _Inputs(refused=[Refused("(no name)", "An input has an empty name.") for name in inputs if not name])
+    for case in find_cases([Path(name) for name in inputs if name], series, ask):
         if isinstance(case, Refused):
-            refused.append(case)
-        elif existing:
-            verb = "exists" if len(existing) == 1 else "exist"
-            reason = f"{', '.join(existing)} {verb} already: choose another folder or add --overwrite."
-            refused.append(Refused(case.name, reason))
+            found.refused.append(case)
+        elif existing == "skip" and is_complete(out, case.name):
+            found.skipped += 1
+        elif existing == "refuse" and (names := existing_results(out, case.name)):
+            found.refused.append(Refused(case.name, _already_there(names)))
         else:
             for note in case.notes:
                 console.print(f"{case.name}: {note}")
-            cases.append(case)
-    return cases, refused
+            found.cases.append(case)
+    return found
+
+
+def _already_there(names: Sequence[str]) -> str:
+    verb = "exists" if len(names) == 1 else "exist"
+    return (
+        f"{', '.join(names)} {verb} already: add --skip-existing to leave out such cases, --overwrite to replace them, "
+        "or choose another folder."
+    )
 
 
 def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
@@ -133,30 +160,31 @@ def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
 
 @dataclass
 class _Run:
-    """One call: cases segmented one after the other. ``failed`` begins with the inputs that cannot be segmented."""
+    """One call: cases segmented one after the other. ``inputs.refused`` grows by the cases that fail."""
 
     out: Path
     quality: Quality
     console: Console
-    total: int
-    failed: list[Refused]
+    inputs: _Inputs
     done: int = 0
     stopped: bool = False
 
-    def segment_all(self, cases: Sequence[Case], segmenter: Segmenter, cancelled: Callable[[], bool]) -> None:
+    def segment_all(self, segmenter: Segmenter, cancelled: Callable[[], bool]) -> None:
         """Segment all cases; one that fails does not stop the others."""
         from CardiacLDMLib.image.cases import Refused
 
-        for number, case in enumerate(cases, start=1):
-            label = f"{case.name} ({number} of {self.total})" if self.total > 1 else case.name
+        total = len(self.inputs.cases)
+        for number, case in enumerate(self.inputs.cases, start=1):
+            label = f"{case.name} ({number} of {total})" if total > 1 else case.name
             try:
                 report = self._segment(case, segmenter, label, cancelled)
             except (Cancelled, KeyboardInterrupt):
                 self.stopped = True
                 return
             except Exception as error:  # one case must not stop the others
-                self.failed.append(Refused(case.name, explain(error).message))
-                self.console.print(f"{case.name}: failed: {self.failed[-1].reason}")
+                refused = Refused(case.name, explain(error).message)
+                self.inputs.refused.append(refused)
+                self.console.print(f"{case.name}: failed: {refused.reason}")
             else:
                 self.done += 1
                 _print_report(report)
@@ -173,15 +201,19 @@ class _Run:
 
     def finish(self) -> None:
         """Print the last lines, and end with the exit code."""
-        if self.failed:
-            total = len(self.failed) + self.done
-            say(f"{len(self.failed)} of {plural(total, 'case')} failed:" if self.done else "No case was segmented:")
-            for case in self.failed:
+        failed, skipped = self.inputs.refused, self.inputs.skipped
+        if failed:
+            total = len(failed) + self.done + skipped
+            lead = f"{len(failed)} of {plural(total, 'case')} failed:"
+            say(lead if self.done + skipped else "No case was segmented:")
+            for case in failed:
                 say(f"  {case.name}: {case.reason}")
+        if skipped:
+            say(f"Segmented {self.done}, skipped {skipped} whose results were there already.")
         if self.stopped:
             say(f"Stopped. Cases done: {self.done}. No unfinished files are left.")
             raise typer.Exit(STOPPED)
-        if self.failed:
+        if failed:
             raise typer.Exit(FAILED)
 
 
@@ -189,6 +221,6 @@ def _print_report(report: CaseReport) -> None:
     """Print the result of a case in one line, and its warnings."""
     volumes = ", ".join(f"{name} {rounded_volume(volume):g}" for name, volume in report.volumes_ml.items())
     result = f"volumes in mL: {volumes}" if report.heart_found else "no heart found"
-    typer.echo(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {result}")
+    tell(f"{report.case}: done in {sum(report.seconds.values()):.0f} s on {report.device}, {result}")
     for warning in report.warnings:
-        typer.echo(f"{report.case}: warning: {warning}")
+        tell(f"{report.case}: warning: {warning}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from CardiacLDMLib import __version__, anatomy
-from CardiacLDMLib.errors import SegmenterError, VolumeError
+from CardiacLDMLib.errors import explain
 from CardiacLDMLib.files import write_text
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
@@ -105,10 +105,8 @@ def evaluate_cases(
     for index, files in enumerate(cases):
         try:
             score = evaluate_case(segmenter, files, flips)
-        except (VolumeError, SegmenterError) as error:
-            failed[files.name] = str(error)
-        except MemoryError:
-            failed[files.name] = "There is not enough memory for it."
+        except Exception as error:  # one case must not stop the others
+            failed[files.name] = explain(error).message
         else:
             done.append(score)
         say(f"{index + 1}/{len(cases)} {_case_line(files.name, done, failed)}")
