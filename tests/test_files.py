@@ -90,9 +90,10 @@ def test_a_process_killed_within_replace_file_leaves_the_old_file(tmp_path: Path
     killed(f"with replace_file(folder / 'result.json') as part:\n    part.write_text('half')\n    {body}\n", tmp_path)
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    sweep(tmp_path)  # too young to be a leftover
+    sweep(tmp_path)  # so young that its process may not have locked it yet
     assert len(list(tmp_path.iterdir())) == 2
-    sweep(tmp_path, older_than=0)
+    _make_older(tmp_path)
+    sweep(tmp_path)
     assert content(tmp_path) == {"result.json": "old"}
 
 
@@ -291,6 +292,52 @@ def test_a_removed_folder_is_gone_whole_also_after_a_kill(tmp_path: Path) -> Non
     killed("files.shutil.rmtree = die\nremove_folder(folder / 'two')\n", tmp_path)
     assert not (tmp_path / "two").exists()
     sweep(tmp_path, older_than=0)
+    assert not list(tmp_path.iterdir())
+
+
+# --- leftovers -----------------------------------------------------------------------------------------------------
+
+
+def _make_older(folder: Path, seconds: float = 10.0) -> None:
+    for path in folder.iterdir():
+        then = path.lstat().st_mtime - seconds
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells leftovers by their age")
+@pytest.mark.parametrize("holder", ["replace_file(folder / 'result.json')", "temporary_folder(folder)"])
+def test_what_a_living_process_writes_is_no_leftover(tmp_path: Path, holder: str) -> None:
+    """The folder is swept as soon as its process is gone, not before, however long it takes."""
+    script = (
+        "import sys, time; from pathlib import Path; folder = Path(sys.argv[1])\n"
+        "from CardiacLDMLib.files import replace_file, temporary_folder\n"
+        f"with {holder}: print('ready', flush=True); time.sleep(100)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        _make_older(tmp_path)
+        sweep(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+    finally:
+        process.kill()
+        process.communicate()
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_leftover_without_locks_is_told_by_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_: int) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files, "lock", no_locks)
+    (tmp_path / f"{files.PART}1").mkdir()
+    _make_older(tmp_path, 60.0)
+    sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    _make_older(tmp_path, files.ABANDONED_SECONDS)
+    sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -30,8 +30,11 @@ RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 PART, REMOVED = ".part-", ".removed-"
 #: Within a temporary folder: the folder that is being replaced, under its own name.
 _REPLACED = ".replaced"
-#: Age at which a temporary file or folder was left by a killed process: writing never takes that long.
+#: Age at which a temporary file or folder was left by a killed process, where the system cannot tell by a lock: writing
+#: never takes that long.
 ABANDONED_SECONDS = 3600.0
+#: Age below which a temporary file or folder is left alone: its process may not have locked it yet.
+_YOUNG_SECONDS = 1.0
 #: Errors of systems that cannot flush a folder's entries.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
 
@@ -54,12 +57,13 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         part = Path(name)
         try:
-            yield part
-            umask = os.umask(0)
-            os.umask(umask)
-            part.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
-            sync_file(part)
-            part.replace(path)
+            with _own(part):
+                yield part
+                umask = os.umask(0)
+                os.umask(umask)
+                part.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
+                sync_file(part)
+                part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -130,7 +134,8 @@ def temporary_folder(parent: Path, path: str | os.PathLike[str] | None = None) -
             folder = Path(path)
             folder.mkdir()
     try:
-        yield folder
+        with _own(folder):
+            yield folder
     finally:
         if _restore(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -203,25 +208,67 @@ def remove_folder(path: Path) -> None:
     """Remove a folder. It is renamed first, so that readers see it whole or not at all. Raises ``OSError``."""
     aside = Path(tempfile.mkdtemp(prefix=REMOVED, dir=path.parent))
     try:
-        path.rename(aside / "removed")
-        sync_folder(path.parent)
+        with _own(aside):
+            path.rename(aside / "removed")
+            sync_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
-    """Remove temporary files and folders older than ``older_than`` seconds, left by killed processes, from ``folder``.
+    """Remove temporary files and folders that killed processes left in ``folder``.
 
-    A folder whose replacement was interrupted between the two renames is put back. Errors are ignored.
+    Those that no process owns any more are removed, and those older than ``older_than`` seconds. A folder whose
+    replacement was interrupted between the two renames is put back. Errors are ignored.
     """
     for path in (*folder.glob(f"{PART}*"), *folder.glob(f"{REMOVED}*")):
         with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime < older_than:
+            age = time.time() - path.lstat().st_mtime
+            if age < older_than and (age < _YOUNG_SECONDS or not _is_unowned(path)):
                 continue
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
             elif path.name.startswith(REMOVED) or _restore(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own(path: Path) -> Iterator[None]:
+    """Lock a temporary file or folder, so that :func:`sweep` of other processes leaves it alone while this one lives.
+
+    Does nothing on systems that cannot lock folders; there the age decides.
+    """
+    handle = _open_to_lock(path)
+    try:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                lock(handle)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_unowned(path: Path) -> bool:
+    """Return whether no living process owns a temporary file or folder; False if the system cannot tell."""
+    handle = _open_to_lock(path)
+    if handle is None:
+        return False
+    try:
+        return lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _open_to_lock(path: Path) -> int | None:
+    if sys.platform == "win32":  # an open file could be neither renamed nor removed
+        return None
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 # --- the disk ------------------------------------------------------------------------------------------------------

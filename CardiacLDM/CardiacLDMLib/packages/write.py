@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PackageError, PackageExists
-from ..files import move_folder, output_errors, sha256, temporary_folder
+from ..files import move_folder, output_errors, sha256, sweep, temporary_folder
 from .manifest import CARD, MANIFEST, Manifest
 from .store import ModelPackage
 from .weights import pack_weights, verify_package
@@ -34,6 +34,7 @@ def write_package(
     from safetensors.torch import save
 
     folder = Path(folder)
+    sweep(folder.parent)
     with output_errors(folder), temporary_folder(folder.parent) as temporary:
         content = temporary / folder.name
         content.mkdir()

@@ -69,8 +69,8 @@ def test_leftovers_of_a_killed_preparation_do_no_harm(case: CaseFiles, tmp_path:
     assert is_complete(prepare_case(case, tmp_path / "cache", 5.0).folder)
 
 
-def test_old_leftovers_are_removed(case: CaseFiles, tmp_path: Path) -> None:
-    for name, age in ((".part-old", 7200.0), (".part-new", 60.0)):
+def test_leftovers_of_processes_that_have_ended_are_removed(case: CaseFiles, tmp_path: Path) -> None:
+    for name, age in ((".part-old", 60.0), (".part-new", 0.0)):
         (tmp_path / "cache" / name).mkdir(parents=True)
         os.utime(tmp_path / "cache" / name, (time.time() - age,) * 2)
     prepare([(case, tmp_path / "cache")], 5.0)

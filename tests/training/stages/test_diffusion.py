@@ -338,6 +338,17 @@ def test_another_configuration_is_refused(trained: Path, prepared: store.Prepare
         diffusion.train_diffusion(trained, tiny(), prepared, CONDITIONS, resume=True, workers=0, preset="demo")
 
 
+def test_the_autoencoder_of_a_diffusion_is_not_trained_longer(trained: Path, prepared: store.Prepared) -> None:
+    stored = run_folder.read_config(trained)
+    old = stored.generator.autoencoder
+    longer = stored.generator.model_copy(update={"autoencoder": old.model_copy(update={"steps": old.steps + 1})})
+    with pytest.raises(TrainingError, match="diffusion"):
+        autoencoder.train_autoencoder(
+            trained, stored.model_copy(update={"model": longer}), prepared, resume=True, workers=0, say=print
+        )
+    assert run_folder.read_config(trained) == stored
+
+
 def test_an_unfinished_autoencoder_is_refused(run: Path, prepared: store.Prepared) -> None:
     best = run / "autoencoder" / run_folder.BEST
     content = torch.load(best, weights_only=True)

@@ -106,6 +106,17 @@ def test_an_existing_run_is_not_overwritten_nor_mixed_with_another(data: Path, u
         run_folder.check_run(undisturbed, other, ["segmenter"], resume=True)
 
 
+def test_a_finished_run_goes_on_with_more_steps(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(data, run, steps=4)
+    train(data, run, steps=7, resume=True)
+    state = run_folder.load_checkpoint(run / "segmenter" / run_folder.LAST)["state"]
+    assert (state["step"], state["finished"]) == (7, True)
+    assert run_folder.read_config(run).segmenter.segmenter.steps == 7
+    with pytest.raises(ConfigError, match=r"segmenter\.steps .*7.*5"):
+        train(data, run, steps=5, resume=True)
+
+
 def test_other_data_make_another_run(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     fewer = prepare(data)
     fewer = store.Prepared(fewer.cases[:-1], [])

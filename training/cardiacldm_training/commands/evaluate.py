@@ -26,11 +26,13 @@ def evaluate(
     A case that fails does not stop the others; it is listed, and the exit code is 1.
     """
     from CardiacLDMLib.packages.store import find_package
+    from CardiacLDMLib.results.case_files import check_folder
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     from ..cases.readers.folders import find_cases
     from ..evaluation.segmenter import evaluate_cases, table, write_evaluation
 
+    check_folder(out)  # before hours of work
     segmenter = Segmenter(find_package(package), device)
     evaluation = evaluate_cases(segmenter, find_cases(data), data.resolve().name, flips=tta, say=say)
     write_evaluation(evaluation, out)

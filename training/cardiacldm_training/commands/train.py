@@ -31,7 +31,10 @@ _Precision = Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")]
 _Devices = Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")]
 _Nodes = Annotated[int, typer.Option(min=1, help="Machines.")]
 _Cache = Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")]
-_Resume = Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")]
+_Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run from its last checkpoint, also a finished one with more --steps."),
+]
 
 
 @app.command("segmenter")
@@ -155,7 +158,12 @@ def diffusion(
     nodes: _Nodes = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare cases, read latents and add noise.")] = 1,
     cache: Annotated[Path | None, typer.Option(help="Where prepared cases are; DATA/.prepared if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the diffusion from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the diffusion from its last checkpoint, also a finished one with more --steps."
+        ),
+    ] = False,
 ) -> None:
     """Train the diffusion of a generator package on the latents of its autoencoder: the second stage.
 

@@ -20,6 +20,7 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
 
 from ..cases import pairs, split, store
+from ..errors import TrainingError
 from ..results import pictures
 from . import calibration, loop, run_folder, segmenter
 from .config import AutoencoderConfig, GeneratorModel, RunConfig, stream
@@ -200,6 +201,7 @@ def train_autoencoder(
     settings = run_config.generator.autoencoder
     if (run / run_folder.CONFIG_FILE).exists():  # its diffusion may have begun already
         stored = run_folder.read_config(run)
+        _refuse_new_autoencoder(run, stored, settings)
         run_config = run_config.with_diffusion(stored.generator.diffusion, stored.data.diffusion)
     run_folder.check_run(run, run_config, [NAME], resume=resume)
     train, held_out = split.split(prepared.cases, run_config.validation_part)
@@ -223,6 +225,15 @@ def train_autoencoder(
         _calibrate(fabric, run, run_config, train, say)
     fabric.barrier()
     return end
+
+
+def _refuse_new_autoencoder(run: Path, stored: RunConfig, settings: AutoencoderConfig) -> None:
+    """Refuse more steps once the diffusion has begun: it is trained on the latents of this very autoencoder."""
+    longer = stored.model.kind == "generator" and settings.steps > stored.generator.autoencoder.steps
+    if longer and run_folder.has_begun(run, "diffusion"):
+        raise TrainingError(
+            f"The diffusion of {run} needs its autoencoder as it is: train a longer one in another folder."
+        )
 
 
 def initialise_linear(network: JointAutoencoder, model: GeneratorModel, cases: Sequence[store.PreparedCase]) -> None:

@@ -194,9 +194,27 @@ class RunConfig(Record):
         })  # fmt: skip
 
 
+#: Settings that a resumed run may change if it has more steps.
+_OF_LENGTH = ("steps", "validate_every", "warmup_steps")
+
+
 def check_same(stored: Record, config: Record) -> None:
     """Raise :class:`ConfigError` naming the first field in which a run to resume differs from ``config``."""
-    difference = _first_difference(json.loads(stored.model_dump_json()), json.loads(config.model_dump_json()))
+    _refuse_difference(json.loads(stored.model_dump_json()), json.loads(config.model_dump_json()))
+
+
+def check_resumable(stored: RunConfig, config: RunConfig) -> None:
+    """Raise :class:`ConfigError` unless ``config`` is that of the run to resume, perhaps with more steps."""
+    old, new = json.loads(stored.model_dump_json()), json.loads(config.model_dump_json())
+    for name in NETWORKS:
+        before, after = old["model"].get(name), new["model"].get(name)
+        if before and after and after["steps"] > before["steps"]:
+            before.update({field: after[field] for field in _OF_LENGTH})
+    _refuse_difference(old, new)
+
+
+def _refuse_difference(stored: Any, config: Any) -> None:
+    difference = _first_difference(stored, config)
     if difference:
         field, old, new = difference
         raise ConfigError(f"The run cannot be resumed: its {field} is {old!r}, not {new!r}.")

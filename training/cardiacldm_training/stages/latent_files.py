@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from CardiacLDMLib.files import replace_file
+from CardiacLDMLib.files import replace_file, sweep
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
@@ -57,6 +57,7 @@ def encode_all(
     if missing and fabric.is_global_zero:
         say(f"diffusion: encoding {plural(len(missing), 'pair')} of {plural(len(cases), 'case')}.")
     (run / FOLDER).mkdir(exist_ok=True)
+    sweep(run / FOLDER)
     progress = store.report_tenths(say, "pairs encoded")
     for done, (case, n, path) in enumerate(missing):
         if done % fabric.world_size == fabric.global_rank:

@@ -21,12 +21,12 @@ from lightning.fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from CardiacLDMLib.files import replace_file
+from CardiacLDMLib.files import replace_file, sweep
 from CardiacLDMLib.text import plural
 
 from ..errors import TrainingError
 from .config import Precision, TrainingConfig
-from .run_folder import BEST, LAST, load_checkpoint, remove_leftovers
+from .run_folder import BEST, LAST, load_checkpoint
 
 #: Steps between two TensorBoard points; reading the loss more often would stall a GPU.
 _LOG_EVERY = 10
@@ -120,7 +120,7 @@ class _Run:
             self.save(folder / BEST)
         else:
             state.bad_validations += 1
-        state.finished = state.step >= self.config.steps or state.bad_validations >= self.config.patience
+        state.finished = self._is_finished()
         return score, panel
 
     def save(self, path: Path) -> None:
@@ -139,6 +139,15 @@ class _Run:
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.state = State(**content["state"])
+        self.state.finished = self._is_finished()  # by today's number of steps, which may have grown
+
+    def _is_finished(self) -> bool:
+        return self.state.step >= self.config.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether too many validations brought no better score."""
+        return self.state.bad_validations >= self.config.patience
 
 
 def launch(devices: int, nodes: int, precision: Precision) -> Fabric:
@@ -218,17 +227,19 @@ def train_network(
     """Train ``network`` for its steps, or until the score stops improving; return where training ended.
 
     Write ``best.ckpt``, ``last.ckpt`` and TensorBoard events to ``folder``. With ``resume`` continue from ``last.ckpt``
-    if it exists. Raises :class:`TrainingError` when the loss is not a finite number.
+    if it exists; a finished run goes on if ``config`` has more steps, and its learning rate rises again. Raises
+    :class:`TrainingError` when the loss is not a finite number.
     """
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        sweep(folder, older_than=0)  # no other process writes checkpoints here
     fabric.barrier()
     run = _Run(fabric, config, network, stage)
     if resume and (folder / LAST).is_file():
         run.load(folder / LAST)
     if run.state.finished:
-        say(f"{title}: already trained ({plural(run.state.step, 'step')}, best {stage.measure} {run.state.best:.3f}).")
+        why = f", then no better score in {plural(config.patience, 'validation')}" if run.stopped_early else ""
+        say(f"{title}: already trained ({plural(run.state.step, 'step')}{why}; best {stage.measure} {run.state.best:.3f}).")
         return run.state
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from CardiacLDMLib.files import PART, write_text
+from CardiacLDMLib.files import write_text
 
 from ..errors import ConfigError, TrainingError
-from .config import FORMAT, RunConfig, check_same
+from .config import FORMAT, RunConfig, check_resumable
 
 CONFIG_FILE = "config.json"
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -51,7 +51,7 @@ def read_config(run: Path) -> RunConfig:
 
 
 def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: bool) -> None:
-    """Refuse to replace a network in training, and to resume a run with another configuration.
+    """Refuse to replace a network in training, and to resume a run with another configuration or fewer steps.
 
     Raises TrainingError, ConfigError.
     """
@@ -60,7 +60,7 @@ def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: 
     existing = [name for name in networks if has_begun(run, name)]
     if existing and not resume:
         raise TrainingError(f"{run} already holds the {existing[0]} of a run: add --resume, or choose another folder.")
-    check_same(read_config(run), config)
+    check_resumable(read_config(run), config)
 
 
 def has_begun(run: Path, network: str) -> bool:
@@ -99,9 +99,3 @@ def weights_digest(weights: Weights) -> str:
         digest.update(name.encode())
         digest.update(weights[name].contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints that a killed process left half written."""
-    for leftover in folder.glob(f"{PART}*"):
-        leftover.unlink(missing_ok=True)

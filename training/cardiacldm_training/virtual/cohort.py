@@ -19,7 +19,7 @@ import numpy as np
 
 from CardiacLDMLib.anatomy import NUM_CLASSES, STRUCTURES
 from CardiacLDMLib.errors import MemoryShortage, OutputError
-from CardiacLDMLib.files import sha256, write_json
+from CardiacLDMLib.files import sha256, sweep, write_json
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.text import plural
@@ -142,6 +142,7 @@ def _case_record(heart: Heart, protocol: ScanProtocol, labels: np.ndarray, spaci
 
 def write_case(case: Case, folder: Path) -> None:
     """Write a case. ``case.json`` is written last, so a folder that contains it is complete."""
+    sweep(folder)
     write_volume(case.image, folder / "ct.nii.gz")
     write_volume(case.labels, folder / "labels.nii.gz")
     write_json(folder / "case.json", case.record, sort_keys=True)
@@ -206,6 +207,7 @@ def _check_folder(settings: CohortSettings, cases: int, out: Path) -> None:
             raise OutputError(f"{existing} cannot be read: choose another folder.") from error
         if previous != record:
             raise OutputError(f"{out} holds a cohort made with other settings: choose another folder.")
+    sweep(out)
     write_json(existing, record, sort_keys=True)
     missing = sum(not (_case_folder(out, index) / "case.json").is_file() for index in range(cases))
     needed = missing * CASE_MB * (1.5 / settings.spacing_mm) ** 3

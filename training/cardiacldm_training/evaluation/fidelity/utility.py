@@ -6,13 +6,12 @@ and tested on the held-out cases.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from CardiacLDMLib.files import PART
+from CardiacLDMLib.files import temporary_folder
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
@@ -42,8 +41,7 @@ def compare_training(
 ) -> Utility:
     """Train the network of ``plan`` on both sets with each of ``SEEDS``. Scratch files in ``out`` are removed."""
     count = min(len(generated), len(train))
-    with tempfile.TemporaryDirectory(dir=out, prefix=f"{PART}training-") as scratch:
-        work = Path(scratch)
+    with temporary_folder(out) as work:
         tested = _prepare_cases(held_out, len(held_out), plan, work / "tested")
         scores: list[list[ablation.Scores]] = []
         for name, source in (("generated", generated), ("train", train)):
