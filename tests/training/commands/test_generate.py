@@ -156,7 +156,10 @@ def test_killed_it_leaves_whole_pairs_and_goes_on(four: Path, package: Path, tmp
             assert sorted(path.name for path in (out / name).iterdir()) == sorted(pair_files.FILES)
     (out / ".part-pair_0003").mkdir(exist_ok=True)  # as if killed while writing
     (out / ".part-pair_0003" / "ct.nii.gz").write_bytes(b"half")
-    assert run(package, 4, out, *SEED).exit_code == 0
+    (out / "pair_0000" / "ct.nii.gz").write_bytes(b"cut short")
+    again = run(package, 4, out, *SEED)
+    assert again.exit_code == 0
+    assert "pair_0000" in again.output
     expected = contents(four)
     assert {name: data for name, data in contents(out).items() if name in expected} == expected
     assert not list(out.glob(".part-*"))
@@ -304,13 +307,15 @@ def test_no_pairs_at_all_and_a_file_for_a_folder(package: Path, tmp_path: Path) 
     assert "out " in result.output
 
 
-def test_a_pair_that_lost_a_file_is_named(package: Path, tmp_path: Path) -> None:
+def test_a_pair_that_lost_a_file_is_named_and_generated_again(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(package, 1, out).exit_code == 0
     (out / "pair_0000" / "labels.nii.gz").unlink()
     result = run(package, 1, out)
-    assert result.exit_code == 2
-    assert "pair_0000 lacks labels.nii.gz" in result.output
+    assert result.exit_code == 0
+    assert "pair_0000" in result.output
+    assert "labels.nii.gz" in result.output
+    assert (out / "pair_0000" / "labels.nii.gz").is_file()
     (out / "generation.json").write_text("{")
     assert "generation.json" in run(package, 1, out).output
 

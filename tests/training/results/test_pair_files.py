@@ -52,6 +52,54 @@ def test_a_pair_without_all_files_is_named(tmp_path: Path) -> None:
         pair_files.pair_indices(tmp_path, 1)
 
 
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _flip_a_bit(path: Path) -> None:
+    """Change one bit of the compressed voxels: ITK reads other voxels without an error."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("ct.nii.gz", _cut), ("ct.nii.gz", _flip_a_bit), ("labels.nii.gz", _cut), ("overview.png", _cut),
+     ("provenance.json", _cut), ("labels.nii.gz", Path.unlink), ("ct.nii.gz", lambda path: path.write_bytes(b""))],
+)  # fmt: skip
+def test_a_damaged_pair_is_named_and_removed(tmp_path: Path, name: str, damage: Any) -> None:
+    for index in range(3):
+        pair_files.write_pair(pair(index), tmp_path)
+    damage(tmp_path / "pair_0001" / name)
+    lines: list[str] = []
+    assert pair_files.finished_indices(tmp_path, 3, lines.append) == {0, 2}
+    assert len(lines) == 1
+    assert "pair_0001" in lines[0]
+    assert name in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair_0000", "pair_0002"]
+
+
+def test_a_damaged_pair_with_edited_labels_is_never_removed(tmp_path: Path) -> None:
+    pair_files.write_pair(pair(0), tmp_path)
+    provenance = tmp_path / "pair_0000" / "provenance.json"
+    provenance.write_text(json.dumps({**json.loads(provenance.read_text()), "edited": True}))
+    _cut(tmp_path / "pair_0000" / "ct.nii.gz")
+    with pytest.raises(UserError, match="pair_0000"):
+        pair_files.finished_indices(tmp_path, 1, print)
+    assert (tmp_path / "pair_0000" / "labels.nii.gz").is_file()
+
+
+def test_rejected_pairs_are_finished_unless_their_record_is_damaged(tmp_path: Path) -> None:
+    for index in range(3):
+        pair_files.write_rejection(tmp_path, index, [["size: LAA"]])
+    (tmp_path / "pair_0001.rejected.json").write_text('{"index": 1}')
+    lines: list[str] = []
+    assert pair_files.finished_indices(tmp_path, 2, lines.append) == {0}
+    assert "pair_0001" in lines[0]
+    assert not (tmp_path / "pair_0001.rejected.json").exists()
+
+
 def test_a_folder_is_held_by_one_run_with_the_same_settings(tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     again = pytest.raises(UserError, match="pairs")

@@ -225,12 +225,12 @@ class _Run:
 
     def generate_all(self, yes: bool) -> int:
         """Generate the missing pairs; return the exit code."""
-        from ..results.pair_files import acceptance_rates, hold_folder, pair_indices, rejections, shared_settings
+        from ..results.pair_files import acceptance_rates, finished_indices, hold_folder, shared_settings
 
         with contextlib.ExitStack() as stack:
             settings = shared_settings(self.generator.package, self.seed, self.settings, self.judge)
             self._first(lambda: stack.enter_context(hold_folder(self.out, settings)))
-            done = self._first(lambda: pair_indices(self.out, self.count) | rejections(self.out, self.count).keys())
+            done = self._first(lambda: finished_indices(self.out, self.count, self.console.print))
             try:
                 done |= self._first(partial(self._try_one, done, yes))
                 code = self._share(done)

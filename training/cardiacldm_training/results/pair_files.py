@@ -8,22 +8,25 @@ group at a time.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from CardiacLDMLib.errors import OutputError
-from CardiacLDMLib.files import lock, sweep, write_json
+from CardiacLDMLib.errors import OutputError, VolumeError
+from CardiacLDMLib.files import lock, remove_folder, sweep, write_json
 from CardiacLDMLib.generation.acceptance import Judge
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.generation.settings import Settings
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.packages.store import ModelPackage
+from CardiacLDMLib.progress import Say
 from CardiacLDMLib.results import pairs
 from CardiacLDMLib.results.pairs import IMAGE, LABELS, PROVENANCE, pair_name
 
@@ -32,6 +35,7 @@ from .pair_pictures import SHEET_PAIRS, draw_overview, draw_sheet, write_figure
 
 SETTINGS, SHEET, RATES = "generation.json", "contact_sheet.png", "acceptance.json"
 OVERVIEW = "overview.png"
+_PNG_END = b"IEND\xaeB`\x82"
 FILES = (IMAGE, LABELS, PROVENANCE, OVERVIEW)
 REJECTED = ".rejected.json"
 
@@ -102,14 +106,76 @@ def _refuse_other_settings(out: Path, stored: bytes, settings: dict[str, Any]) -
 def pair_indices(out: Path, count: int) -> set[int]:
     """Return the indices below ``count`` whose pair exists. Raises :class:`DatasetError` if a pair lacks a file."""
     indices = set()
+    for index, folder in _folders(out, count):
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise DatasetError(f"{folder.name} lacks {missing[0]}: remove that folder to generate the pair again.")
+        indices.add(index)
+    return indices
+
+
+def _folders(out: Path, count: int) -> Iterator[tuple[int, Path]]:
+    """Yield the index and folder of each pair below ``count`` that exists."""
     for entry in os.scandir(out):
         match = re.fullmatch(r"pair_(\d{4,})", entry.name)
         if match and int(match[1]) < count:
-            missing = [name for name in FILES if not os.path.isfile(os.path.join(entry.path, name))]
-            if missing:
-                raise DatasetError(f"{entry.name} lacks {missing[0]}: remove that folder to generate the pair again.")
-            indices.add(int(match[1]))
-    return indices
+            yield int(match[1]), Path(entry.path)
+
+
+def finished_indices(out: Path, count: int, say: Say) -> set[int]:
+    """Return the indices below ``count`` that need no more work: their pair is whole, or was never accepted.
+
+    Damaged pairs and records are removed, since their seed and index give them again; ``say`` receives a sentence for
+    each. Raises :class:`DatasetError` for a damaged pair whose labels were edited, which nothing can give again.
+    """
+    finished = set()
+    for index, folder in sorted(_folders(out, count)):
+        damage = _damage(folder)
+        if damage is None:
+            finished.add(index)
+            continue
+        if _was_edited(folder):
+            raise DatasetError(f"{folder.name} was edited and is damaged ({damage}): repair it, or move it away.")
+        remove_folder(folder)
+        say(f"{folder.name} is damaged ({damage}): it is generated again.")
+    for path in sorted(out.glob(f"pair_*{REJECTED}")):
+        try:
+            index = _read_rejection(path)[0]
+        except DatasetError:
+            path.unlink()
+            say(f"{path.name} is damaged: the pair is generated again.")
+        else:
+            finished |= {index} if index < count else set()
+    return finished
+
+
+def _damage(folder: Path) -> str | None:
+    """Return what is wrong with the files of a pair, or None. Every byte is read: a checksum tells changed ones."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            return f"it lacks {name}"
+    for name in (IMAGE, LABELS):
+        try:
+            with gzip.open(folder / name) as file:
+                while file.read(1 << 20):
+                    pass
+        except (OSError, EOFError, zlib.error):
+            return f"{name} cannot be read"
+    if not (folder / OVERVIEW).read_bytes().endswith(_PNG_END):
+        return f"{OVERVIEW} is cut short"
+    try:
+        _read_json(folder / PROVENANCE)
+        sizes = {read_volume(folder / name).array.shape for name in (IMAGE, LABELS)}
+    except (DatasetError, VolumeError) as error:
+        return str(error).removesuffix(".")
+    return None if len(sizes) == 1 else "its scan and labels differ in size"
+
+
+def _was_edited(folder: Path) -> bool:
+    try:
+        return bool(_read_json(folder / PROVENANCE).get("edited"))
+    except DatasetError:
+        return False
 
 
 def write_pair(pair: Pair, out: Path) -> int:
@@ -143,10 +209,19 @@ def rejections(out: Path, count: int) -> dict[int, list[list[str]]]:
     """Return the indices below ``count`` whose pair was never accepted, with the faults of each attempt."""
     faults = {}
     for path in sorted(out.glob(f"pair_*{REJECTED}")):
-        content = _read_json(path)
-        if content["index"] < count:
-            faults[int(content["index"])] = content["rejected"]
+        index, rejected = _read_rejection(path)
+        if index < count:
+            faults[index] = rejected
     return faults
+
+
+def _read_rejection(path: Path) -> tuple[int, list[list[str]]]:
+    """Return index and faults of a pair that was never accepted. Raises :class:`DatasetError` for a damaged record."""
+    content = _read_json(path)
+    try:
+        return int(content["index"]), [[str(fault) for fault in attempt] for attempt in content["rejected"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path.name} is damaged.") from error
 
 
 @dataclass(frozen=True)

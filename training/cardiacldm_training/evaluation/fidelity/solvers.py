@@ -38,7 +38,7 @@ def generate_pairs(generator: Generator, count: int, seed: int, out: Path, say: 
     """
     record = pair_files.shared_settings(generator.package, seed, check_settings(generator.spec))
     with pair_files.hold_folder(out, record):
-        for index in sorted(set(range(count)) - pair_files.pair_indices(out, count)):
+        for index in sorted(set(range(count)) - pair_files.finished_indices(out, count, say)):
             pair_files.write_pair(generator.generate(seed, index), out)
             say(f"Generated pair {index + 1} of {count}.")
 
