@@ -45,7 +45,9 @@ def test_export_import_show_verify(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_file_managers_are_not_imported(copy: Path, tiny: Path, models: Path) -> None:
-    (copy / ".DS_Store").write_bytes(b"Mac")
+    for name in (".DS_Store", "._manifest.json", "Thumbs.db"):
+        (copy / name).write_bytes(b"")
+    (copy / "__MACOSX").mkdir()
     assert cli("import", copy, "--models", models).exit_code == 0
     assert content(models / "tiny") == content(tiny)
 
@@ -71,6 +73,21 @@ def test_a_flat_zip_is_accepted(tiny: Path, tmp_path: Path, models: Path) -> Non
         for file in tiny.iterdir():
             archive.write(file, file.name)
     assert cli("import", tmp_path / "flat.zip", "--models", models).exit_code == 0
+
+
+@pytest.mark.parametrize("top", ["tiny/", ""])
+def test_a_zip_of_macos_is_accepted(tiny: Path, tmp_path: Path, models: Path, top: str) -> None:
+    """macOS adds ``__MACOSX`` with the attributes of every file, and its Finder's own files."""
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
+        archive.writestr("__MACOSX/", b"")
+        for file in tiny.iterdir():
+            archive.write(file, f"{top}{file.name}")
+            archive.writestr(f"__MACOSX/{top}._{file.name}", b"attributes")
+        archive.writestr(f"{top}.DS_Store", b"Finder")
+        archive.writestr(f"{top}._README.md", b"attributes")
+    result = cli("import", tmp_path / "mac.zip", "--models", models)
+    assert result.exit_code == 0, result.output
+    assert content(models / "tiny") == content(tiny)
 
 
 def test_a_zip_with_an_entry_for_its_folder_is_accepted(tiny: Path, tmp_path: Path, models: Path) -> None:

@@ -28,6 +28,7 @@ from .store import (
     MAX_BYTES,
     MAX_FILES,
     ModelPackage,
+    is_litter,
     no_manifest,
     package_files,
     read_errors,
@@ -154,7 +155,7 @@ def _too_large(label: str) -> PackageError:
 
 def _zip_files(archive: zipfile.ZipFile, label: str) -> dict[str, zipfile.ZipInfo]:
     """Return the files of a zip by name, which must all be at its top or all in one folder there."""
-    entries = archive.infolist()
+    entries = [entry for entry in archive.infolist() if not any(map(is_litter, entry.orig_filename.split("/")))]
     if len(entries) > MAX_FILES + 1:
         raise too_many_files(label)
     files: dict[str, zipfile.ZipInfo] = {}

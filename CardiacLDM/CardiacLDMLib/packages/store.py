@@ -31,8 +31,8 @@ DEFAULT_GENERATOR = "virtual-pairs-v1"
 MAX_BYTES = 2 * 1024**3
 MAX_MANIFEST_BYTES = 1024**2
 MAX_FILES = 32
-#: Files that file managers write to folders. They are never read or copied.
-LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+#: Files and folders that file managers write to folders and zips. They are never read or copied.
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"})
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ def _parse_manifest(data: bytes, label: str) -> Manifest:
         raise PackageError(f"{printable(label)} is refused: in its manifest.json, {first_problem(error)}.") from error
 
 
+def is_litter(name: str) -> bool:
+    """Return whether a file or folder is a file manager's own. macOS keeps a file's attributes in ``._NAME``."""
+    return name in LITTER or name.startswith("._")
+
+
 def package_files(folder: Path, label: str) -> dict[str, Path]:
     """Return the files of a folder by name.
 
@@ -143,7 +148,7 @@ def package_files(folder: Path, label: str) -> dict[str, Path]:
     files = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name in LITTER:
+            if is_litter(entry.name):
                 continue
             if not entry.is_file(follow_symlinks=False):
                 kind = "a link" if entry.is_symlink() else "a sub-folder" if entry.is_dir() else "a device"
