@@ -153,7 +153,7 @@ def test_links_and_devices_are_refused(kind: int, tiny: Path, tmp_path: Path, mo
     ("name", "fact"),
     [("tiny/README.md", "README.md"), ("tiny/readme.MD", "readme.MD"),
      ("tiny/sub/README.md", "tiny/sub"), ("tiny/sub/", "tiny/sub"),
-     ("other/notes.txt", "one folder"), ("__MACOSX/", "one folder"),
+     ("other/notes.txt", "one folder"), ("other/", "one folder"),
      ("notes.txt", "one folder"), ("tiny/notes.txt", "notes.txt")],
 )  # fmt: skip
 def test_odd_entries_are_refused(name: str, fact: str, tiny: Path, tmp_path: Path, models: Path) -> None:

@@ -239,9 +239,8 @@ def train_network(
         run.load(folder / LAST)
     if run.state.finished:
         why = f", then no better score in {plural(config.patience, 'validation')}" if run.stopped_early else ""
-        say(
-            f"{title}: already trained ({plural(run.state.step, 'step')}{why}; best {stage.measure} {run.state.best:.3f})."
-        )
+        steps = plural(run.state.step, "step")
+        say(f"{title}: already trained ({steps}{why}; best {stage.measure} {run.state.best:.3f}).")
         return run.state
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
