@@ -23,13 +23,15 @@ from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
 from CardiacLDMLib.slicer.panels.generate.views import start_marks, stop_marks
 from CardiacLDMLib.slicer.panels.models.panel import ModelsPanel
 from CardiacLDMLib.slicer.panels.parameters import CardiacLDMParameterNode
-from CardiacLDMLib.slicer.panels.process import Dispatcher, later
+from CardiacLDMLib.slicer.panels.process import Dispatcher
 from CardiacLDMLib.slicer.panels.scene_jobs import Listener, SceneJob, Settings
 from CardiacLDMLib.slicer.panels.segment.batch import BatchPanel
 from CardiacLDMLib.slicer.panels.segment.panel import SegmentPanel
 
 #: Slicer's own contrast CT of the heart, offered as sample data of this module.
 SAMPLE_SHA256 = "3b0d4eb1a7d8ebb0c5a89cc0504640f76a030b4e869e33ff34c564c3d3b88ad2"
+#: Priority of an observer of the scene that comes after those of the node selectors, which have the new nodes then.
+AFTER_SELECTORS = -100.0
 SAMPLE_URL = f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{SAMPLE_SHA256}"
 
 
@@ -95,7 +97,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
-            self.addObserver(scene, event, self.onSceneReady)
+            self.addObserver(scene, event, self.onSceneReady, priority=AFTER_SELECTORS)
         self.initializeParameterNode()
 
     def _load(self, name, layout):
@@ -142,19 +144,16 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setParameters(None)
 
     def onSceneReady(self, _caller, _event):
-        later(0.0, self._sceneReady)  # the selectors get the new nodes after this event
-
-    def _sceneReady(self):
-        if self._entered:
-            self._setParameters(None)
-            self.initializeParameterNode()
+        # At once, whether or not the module is open: a script may choose a scan in its next line.
+        self._setParameters(None)
+        self.initializeParameterNode()
 
     def initializeParameterNode(self):
-        """Show the choices stored in this scene. In a new scene, choose the scan that the slices show."""
+        """Show the choices stored in this scene. Without a scan, choose that of the selector or of the slices."""
         if self._parameters is None:
             self._setParameters(self.logic.getParameterNode())
         if self._parameters.segment.inputVolume is None:
-            self._parameters.segment.inputVolume = shownVolume()
+            self._parameters.segment.inputVolume = self.segmentUi.inputVolume.currentNode() or shownVolume()
 
     def _setParameters(self, parameters):
         self._parameters = parameters

@@ -179,13 +179,54 @@ def test_node_combo_follows_the_scene(host: Host, ui: Any) -> None:
     ui.input.setCurrentNode(table)
     assert ui.input.currentNode() is None
     assert heard == [first, None]
-    ui.input.noneEnabled = False
-    assert ui.input.currentNode() is first
     slicer.mrmlScene.Clear(0)
     assert ui.input.currentNode() is None
     assert ui.input.nodeCount() == 0
+    ui.input.noneEnabled = False
+    second = volume("second")
+    assert ui.input.currentNode() is second
     with pytest.raises(TypeError, match="characters"):
         ui.input.nodeTypes = "vtkMRMLScalarVolumeNode"
+
+
+def test_node_combo_is_as_late_as_slicers(host: Host, ui: Any, tmp_path: Path) -> None:
+    """Nodes come one by one during an import, before Python's observers; the next takes the place of a removed one."""
+    import slicer
+
+    scene = slicer.mrmlScene
+    first, second, third = volume("first"), volume("second"), volume("third")
+    ui.input.setCurrentNode(second)
+    seen: list[Any] = []
+    tag = scene.AddObserver(scene.NodeAboutToBeRemovedEvent, lambda *_: seen.append(ui.input.currentNode()))
+    scene.RemoveNode(second)
+    scene.RemoveObserver(tag)
+    assert seen == [second]
+    assert ui.input.currentNode() is third
+    scene.RemoveNode(third)
+    assert ui.input.currentNode() is first
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    counts: list[tuple[int, bool]] = []
+    scene.Clear(0)
+    tag = scene.AddObserver(
+        scene.NodeAddedEvent, lambda *_: counts.append((ui.input.nodeCount(), bool(scene.IsImporting())))
+    )
+    scene.Import()
+    scene.RemoveObserver(tag)
+    assert (1, True) in counts
+
+
+def test_choosing_the_open_module_again_does_not_enter_it(host: Host) -> None:
+    from tests.support.host import open_module
+
+    widget = open_module()
+    entered: list[int] = []
+    widget.enter = lambda: entered.append(1)
+    open_module()
+    assert not entered
+    host.modules["CardiacLDM"].leave()
+    open_module()
+    assert entered == [1]
 
 
 def test_ui_file_arrives_with_all_its_properties(host: Host, ui: Any, panel: Any) -> None:

@@ -58,12 +58,13 @@ class ModuleEntry:
         self.contributors: list[str] = []
         self.icon = QtGui.QIcon()
         self.hidden = False
+        self.entered = False
         self.definition: Any = None
         self.widget: Any = None
         self._window: Any = None
 
     def open(self) -> Any:
-        """The module's widget, set up on first use; then shown and entered."""
+        """The module's widget, set up on first use; then shown and entered, unless it is the one that is open."""
         import slicer
 
         if self.widget is None:
@@ -73,9 +74,15 @@ class ModuleEntry:
             self._window = window
             self._make()
         QtWidgets.QWidget.show(self._window)
-        if hasattr(self.widget, "enter"):
-            self.widget.enter()
+        self._enter()
         return self.widget
+
+    def _enter(self) -> None:
+        """Choosing the module that is open already does nothing in Slicer."""
+        if not self.entered:
+            self.entered = True
+            if hasattr(self.widget, "enter"):
+                self.widget.enter()
 
     def _make(self) -> None:
         import slicer
@@ -93,6 +100,7 @@ class ModuleEntry:
 
     def leave(self) -> None:
         """Another module is chosen."""
+        self.entered = False
         if hasattr(self.widget, "exit"):
             self.widget.exit()
         QtWidgets.QWidget.hide(self._window)
@@ -104,6 +112,7 @@ class ModuleEntry:
         if self._window is not None:
             QtCore.QObject.deleteLater(self._window)
         self.widget = self._window = None
+        self.entered = False
 
 
 class Panel(qMRMLWidget):
@@ -123,8 +132,8 @@ class Panel(qMRMLWidget):
                 QtWidgets.QWidget.hide(child)
                 QtCore.QObject.deleteLater(child)
         self._entry._make()
-        if hasattr(self._entry.widget, "enter"):
-            self._entry.widget.enter()
+        self._entry.entered = False
+        self._entry._enter()
 
 
 class ScriptedLoadableModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Signal
 from shiboken6 import isValid
@@ -274,7 +275,11 @@ class qMRMLWidget(PythonQtObject, QtWidgets.QWidget):
 
 
 class _Observing:
-    """Keeps up with a scene; during a batch (close, import) it waits for its end, as Slicer's scene models do."""
+    """Keeps up with a scene as Slicer's scene models do, and no earlier.
+
+    New nodes arrive one by one, also while a scene is imported, before Python's observers of the scene. Nodes that are
+    removed go after these. While the scene closes nothing goes; all is read again at its end.
+    """
 
     def _observe(self, scene: Any) -> None:
         import slicer
@@ -283,19 +288,40 @@ class _Observing:
             self._scene.RemoveObserver(tag)
         self._scene, self._tags = scene, []
         kind = slicer.vtkMRMLScene
-        for event in (kind.NodeAddedEvent, kind.NodeRemovedEvent, kind.EndBatchProcessEvent) if scene else ():
-            self._tags.append(scene.AddObserver(event, self._scene_changed))
+        observers = (
+            (kind.NodeAddedEvent, self._node_added, 10.0),
+            (kind.NodeAboutToBeRemovedEvent, self._node_goes, -10.0),
+            (kind.EndCloseEvent, self._scene_closed, 0.0),
+        )
+        for event, call, priority in observers if scene else ():
+            self._tags.append(scene.AddObserver(event, call, priority))
         self._changed()
 
-    def _scene_changed(self, *_: Any) -> None:
-        if not isValid(self):
-            for tag in self._tags:
-                self._scene.RemoveObserver(tag)
-            self._tags.clear()
-        elif not self._scene.IsBatchProcessing():
+    def _is_gone(self) -> bool:
+        if isValid(self):
+            return False
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._tags.clear()
+        return True
+
+    def _node_added(self, *_: Any) -> None:
+        if not self._is_gone():
+            self._changed()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _node_goes(self, _scene: Any, _event: str, node: Any) -> None:
+        if not self._is_gone() and not self._scene.IsClosing():
+            self._remove(node)
+
+    def _scene_closed(self, *_: Any) -> None:
+        if not self._is_gone():
             self._changed()
 
     def _changed(self) -> None:
+        raise NotImplementedError
+
+    def _remove(self, node: Any) -> None:
         raise NotImplementedError
 
 
@@ -349,8 +375,6 @@ class qMRMLNodeComboBox(_Observing, PythonQtObject, QtWidgets.QWidget):
 
     def setCurrentNode(self, node: Any, /) -> None:
         node = node if node is not None and any(node is item for item in self._items) else None
-        if node is None and not self.noneEnabled and self._items:
-            node = self._node if any(self._node is item for item in self._items) else self._items[0]
         if node is not self._node:
             self._node = node
             self._show()
@@ -394,11 +418,21 @@ class qMRMLNodeComboBox(_Observing, PythonQtObject, QtWidgets.QWidget):
         if not hasattr(self, "_combo"):
             return
         added = [node for node in self._wanted() if not any(node is old for old in self._items)]
+        was_empty = not self._items and not self.noneEnabled
         self._items = self._wanted()
         self._show()
         for node in added:
             self.nodeAdded.emit(node)
-        self.setCurrentNode(self._node)
+        self.setCurrentNode(self._items[0] if was_empty and self._items and self._node is None else self._node)
+
+    def _remove(self, node: Any) -> None:
+        """Take a node out. If it was the current one, the next in the list takes its place, as in every QComboBox."""
+        place = next((n for n, item in enumerate(self._items) if item is node), None)
+        if place is not None:
+            del self._items[place]
+            if self._node is node:
+                self.setCurrentNode(self._items[min(place, len(self._items) - 1)] if self._items else None)
+            self._show()
 
     def _wanted(self) -> list[Any]:
         count = self._scene.GetNumberOfNodes() if self._scene and self.nodeTypes else 0
@@ -438,7 +472,7 @@ class qMRMLNodeComboBox(_Observing, PythonQtObject, QtWidgets.QWidget):
 
 
 @register
-class qMRMLTableView(_Observing, PythonQtObject, QtWidgets.QTableView):
+class qMRMLTableView(PythonQtObject, QtWidgets.QTableView):
     """Shows nothing; knows its node."""
 
     def __init__(self, *arguments: Any) -> None:

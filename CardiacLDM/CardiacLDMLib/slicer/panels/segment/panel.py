@@ -74,7 +74,9 @@ class SegmentPanel:
         if parameters is not None:
             node = parameters.parameterNode  # type: ignore[attr-defined]  # made by the decorator
             self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
-            self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
+            kind = slicer.vtkMRMLScene
+            self._observers.addObserver(slicer.mrmlScene, kind.NodeAboutToBeRemovedEvent, self._node_goes)
+            self._observers.addObserver(slicer.mrmlScene, kind.NodeRemovedEvent, self._node_removed)
         self._parameters_changed()
 
     def show_devices(self, devices: list[Device]) -> None:
@@ -144,6 +146,14 @@ class SegmentPanel:
         """Choose the first scan that is loaded. A scene that is being loaded brings its own choice."""
         if self._parameters is not None and self._node("inputVolume") is None and not slicer.mrmlScene.IsImporting():
             self._parameters.segment.inputVolume = volume
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_goes(self, _scene: Any, _event: str, node: Any) -> None:
+        """Choose nothing instead of a node that is removed: by itself a selector would take the next in its list."""
+        if self._parameters is not None and not self._showing:
+            for name in ("inputVolume", "outputSegmentation"):
+                if node is not None and getattr(self._parameters.segment, name) is node:
+                    setattr(self._parameters.segment, name, None)
 
     def _node_removed(self, *_unused: Any) -> None:
         if not self.running:
