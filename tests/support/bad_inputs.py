@@ -125,11 +125,10 @@ def _bad_folders(folder: Path, array: np.ndarray) -> dict[str, str]:
     write_series(folder / "dicom_mr", array, spacing=_SPACING, modality="MR")
     write_series(folder / "dicom_scout", array[:, :, :1], image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), axes=CORONAL)
     write_series(folder / "dicom_gap", array, spacing=_SPACING, skip=(7, 8))
-    write_series(folder / "dicom_tilted", array, spacing=_SPACING, step=(0.0, 1.5, 5.0))
     write_series(folder / "dicom_colour", array, spacing=_SPACING, change=colour)
     write_series(folder / "dicom_placeless", array, spacing=_SPACING, change=placeless)
     for phase in range(3):
-        write_series(folder / "dicom_4d", array, spacing=_SPACING, uid="1.2.3.4", prefix=f"P{phase}")
+        write_series(folder / "dicom_4d", array + phase, spacing=_SPACING, uid="1.2.3.4", prefix=f"P{phase}")
     write_series(folder / "dicom_cut", array, spacing=_SPACING)
     for path in sorted((folder / "dicom_cut").iterdir())[::2]:
         path.write_bytes(path.read_bytes()[:1500])
@@ -142,7 +141,6 @@ def _bad_folders(folder: Path, array: np.ndarray) -> dict[str, str]:
         "dicom_mr": "MR",
         "dicom_scout": "scout",
         "dicom_gap": "lacks 2 slices",
-        "dicom_tilted": "sheared",
         "dicom_colour": "colour",
         "dicom_placeless": "where",
         "dicom_4d": "3 images",

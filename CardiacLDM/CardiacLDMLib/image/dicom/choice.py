@@ -23,15 +23,19 @@ def choose_series(
     the user. Raises :class:`VolumeError` if no series can be used.
     """
     if wanted is not None:
-        return _find_wanted(candidates, wanted), []
+        best, others = _find_wanted(candidates, wanted)
+        notes = [f"{_beginning(best)} was taken, not {_titles(others)}."] if others else []
+        return best, [*best.notes, *notes]
     usable = sorted((s for s in candidates if s.problem is None), key=_preference)
     if not usable:
         raise VolumeError(_none_usable(candidates))
     best = usable[0]
+    _check_fragment(best, candidates)
     rivals = [s for s in usable[1:] if s.axial == best.axial and s.shape[2] >= RIVAL_SHARE * best.shape[2]]
     if rivals and ask:
-        return ask(name, [best, *rivals]), []
-    notes = []
+        best = ask(name, [best, *rivals])
+        return best, list(best.notes)
+    notes = list(best.notes)
     others = [s for s in candidates if s is not best]
     if others:
         notes.append(f"Of several series in the folder, {best.title} was taken, not {_titles(others)}.")
@@ -42,19 +46,30 @@ def choose_series(
     return best, notes
 
 
+def _check_fragment(best: Series, candidates: list[Series]) -> None:
+    """Raise :class:`VolumeError` if a CT that cannot be used is much longer than the best that can."""
+    for series in candidates:
+        if series.misplaced and not series.derived and best.length_mm < RIVAL_SHARE * series.length_mm:
+            raise VolumeError(
+                f"{_beginning(series)} {series.problem}. {_beginning(best)} is only a fragment: "
+                f"choose it with --series {best.number} if it is meant."
+            )
+
+
 def _preference(series: Series) -> tuple[bool, bool, int, bool]:
     """Return the key that sorts the most likely series first: axial, with most slices, not derived."""
     return series.problem is not None, not series.axial, -series.shape[2], series.derived
 
 
-def _find_wanted(candidates: list[Series], wanted: str) -> Series:
+def _find_wanted(candidates: list[Series], wanted: str) -> tuple[Series, list[Series]]:
+    """Return the series with that number or UID, and others with it: a UID may stand for several stacks."""
     matching = [s for s in candidates if wanted.strip() in (s.number, s.uid)]
     if not matching:
         raise VolumeError(f"There is no series {wanted}, only {_titles(candidates)}.")
     best = min(matching, key=_preference)
     if best.problem:
         raise VolumeError(f"Series {best.number} {best.problem}.")
-    return best
+    return best, [s for s in matching if s is not best]
 
 
 def _none_usable(candidates: list[Series]) -> str:
@@ -62,6 +77,11 @@ def _none_usable(candidates: list[Series]) -> str:
         return f"Its only series {candidates[0].problem}."
     problems = "; ".join(f"{series.number} {series.problem}" for series in candidates)
     return f"None of its {len(candidates)} series can be used: {problems}."
+
+
+def _beginning(series: Series) -> str:
+    """Return the title as the beginning of a sentence."""
+    return series.title[0].upper() + series.title[1:]
 
 
 def _titles(candidates: Sequence[Series]) -> str:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ...errors import VolumeError
+from .encoding import gdcm_files, is_decodable, looks_like_dicom, read_head, transfer_syntax
+
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
-
-def is_dicom(path: Path) -> bool:
-    """Return whether a file is a DICOM object, by its ending or by the mark ``DICM``, which old files may lack."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in DICOM_ENDINGS:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def find_dicom_files(folder: Path) -> list[Path]:
-    """Return the DICOM files in ``folder`` and its sub-folders."""
-    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(p for p in files if p.is_file() and is_dicom(p))
+#: What can tell the stacks of one series apart, the surest first: the name for the user and the DICOM tag.
+MARKS = {
+    "acquisition": "0020|0012",
+    "temporal position": "0020|0100",
+    "temporal index": "0020|9128",
+    "cardiac phase": "0020|9241",
+    "trigger time": "0018|1060",
+    "echo": "0018|0086",
+    "tube voltage": "0018|0060",
+    "kernel": "0018|1210",
+    "slice thickness": "0018|0050",
+    "patient position": "0018|5100",
+    "image type": "0008|0008",
+    "acquisition time": "0008|0032",
+    "content time": "0008|0033",
+}
 
 
 @dataclass(frozen=True)
@@ -36,24 +39,68 @@ class Header:
 
     path: Path
     study: str
-    uid: str
+    uid: str  # of the series
+    image: str  # UID of the image
     number: str
+    instance: int | None
     kind: str  # modality, or "scout"
     derived: bool
+    mirror: float | None  # of MONOCHROME1, which shows low values white: sum of a voxel's HU and its inverted HU
     size: tuple[int, int]
     colour: bool
     frames: int
     axes: tuple[float, ...] | None  # direction cosines of a row and of a column, LPS
     position: tuple[float, ...] | None  # centre of the first voxel, LPS mm
+    precision: tuple[float, ...]  # the last decimal of each number in ``position``, mm
     spacing: tuple[float, ...] | None  # between rows, between columns, mm
+    rescale: tuple[str, str]  # slope and intercept
+    marks: Mapping[str, str]  # by the names of MARKS
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        """A key that slices which can form one volume share."""
-        axes = tuple(round(x, 3) + 0.0 for x in self.axes) if self.axes else None
-        spacing = tuple(round(x, 4) for x in self.spacing) if self.spacing else None
-        kind = (self.kind, self.derived, self.size, self.colour, self.frames > 1)
-        return (self.uid, self.number, *kind, axes, spacing)
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is a DICOM object, by its ending or by its first bytes."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    return path.suffix.lower() in DICOM_ENDINGS or looks_like_dicom(read_head(path))
+
+
+def find_dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files in ``folder`` and its sub-folders."""
+    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return sorted((p for p in files if p.is_file() and is_dicom(p)), key=lambda p: p.parts)  # much faster than by path
+
+
+def read_headers(files: Iterable[Path]) -> tuple[list[Header], int]:
+    """Return the headers of DICOM files, and the number of files without a readable image.
+
+    A file that is reached by several ways, through links, is read once. Raises :class:`VolumeError` if no image can be
+    read because of the way in which they are compressed.
+    """
+    places: set[tuple[int, int]] = set()
+    headers: list[Header] = []
+    unread: list[Path] = []
+    for file in files:
+        status = file.stat()
+        if status.st_ino and (status.st_dev, status.st_ino) in places:
+            continue
+        places.add((status.st_dev, status.st_ino))
+        header = read_header(file)
+        if header is None:
+            unread.append(file)
+        else:
+            headers.append(header)
+    if unread and not headers:
+        _check_compression(unread)
+    return headers, len(unread)
+
+
+def _check_compression(files: list[Path]) -> None:
+    for head in map(read_head, files):
+        if not is_decodable(head):
+            raise VolumeError(
+                f"The DICOM images are compressed in a way that cannot be read here (transfer syntax "
+                f"{transfer_syntax(head)}): convert them with dcm2niix or gdcmconv --raw first."
+            )
 
 
 def read_header(path: Path) -> Header | None:
@@ -63,37 +110,65 @@ def read_header(path: Path) -> Header | None:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
+    with gdcm_files([path]) as (name,):
+        reader.SetFileName(name)
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return None
+        return _header(path, reader)
+
+
+def _header(path: Path, reader: Any) -> Header:
+    keys = set(reader.GetMetaDataKeys())
 
     def text(tag: str) -> str:
-        return str(reader.GetMetaData(tag)).strip(" \0") if reader.HasMetaDataKey(tag) else ""
+        return str(reader.GetMetaData(tag)).strip(" \0") if tag in keys else ""
 
-    def numbers(tag: str, count: int) -> tuple[float, ...] | None:
-        try:
-            values = tuple(float(x) for x in text(tag).split("\\"))
-        except ValueError:
-            return None
-        return values if len(values) == count and np.isfinite(values).all() else None
-
-    image_type = text("0008|0008").upper().split("\\")
+    image_type, instance = text("0008|0008").upper().split("\\"), text("0020|0013")
     return Header(
         path=path,
         study=text("0020|000d"),
         uid=text("0020|000e"),
+        image=text("0008|0018"),
         number=text("0020|0011"),
+        instance=int(instance) if instance.isdecimal() else None,
         kind="scout" if "LOCALIZER" in image_type else text("0008|0060") or "of unknown kind",
         derived="DERIVED" in image_type,
+        mirror=_mirror(text) if text("0028|0004").upper() == "MONOCHROME1" else None,
         size=(int(reader.GetSize()[0]), int(reader.GetSize()[1])),
         colour=reader.GetNumberOfComponents() != 1,
         frames=int(reader.GetSize()[2]) if reader.GetDimension() > 2 else 1,
-        axes=numbers("0020|0037", 6),
-        position=numbers("0020|0032", 3),
-        spacing=numbers("0028|0030", 2),
+        axes=_numbers(text("0020|0037"), 6),
+        position=_numbers(text("0020|0032"), 3),
+        precision=_precision(text("0020|0032")),
+        spacing=_numbers(text("0028|0030"), 2),
+        rescale=(text("0028|1053"), text("0028|1052")),
+        marks={name: value for name, tag in MARKS.items() if (value := text(tag))},
     )
+
+
+def _mirror(text: Callable[[str], str]) -> float:
+    """Return the HU of the lowest value that the bits can hold plus that of the highest."""
+    slope, intercept, bits, signed = (
+        (_numbers(text(tag), 1) or (default,))[0]
+        for tag, default in (("0028|1053", 1.0), ("0028|1052", 0.0), ("0028|0101", 16.0), ("0028|0103", 0.0))
+    )
+    return 2 * intercept + slope * (-1.0 if signed else 2.0**bits - 1.0)
+
+
+def _numbers(text: str, count: int) -> tuple[float, ...] | None:
+    try:
+        values = tuple(float(x) for x in text.split("\\"))
+    except ValueError:
+        return None
+    return values if len(values) == count and np.isfinite(values).all() else None
+
+
+def _precision(text: str) -> tuple[float, ...]:
+    """Return the value of the last decimal of each number; 0 for numbers with an exponent."""
+    numbers = text.lower().split("\\")
+    return tuple(0.0 if "e" in number else 10.0 ** -len(number.strip().partition(".")[2]) for number in numbers)
 
 
 def study_of(path: Path) -> str:

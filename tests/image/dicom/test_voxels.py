@@ -1,0 +1,83 @@
+"""Voxels of DICOM series: tilted gantries, inverted images, rescaling that differs from slice to slice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset
+
+from CardiacLDMLib.image.cases import read_case
+from CardiacLDMLib.image.grid import Grid
+from tests.support.cases import hu_values, only_case
+from tests.support.dicom import AXIAL, write_series
+from tests.support.phantom import phantom
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    """HU at points (3, ...) in LPS mm: a field that linear interpolation keeps, within a box of air."""
+    x, y, z = points
+    return np.where((abs(x) < 30) & (abs(y) < 30), 3.0 * x - 2.0 * y + z, -1024.0)
+
+
+@pytest.mark.parametrize("tilt", [(0.0, 0.6), (0.0, -0.25), (0.15, 0.4)])
+def test_a_tilted_gantry_is_resampled_to_right_angles(tmp_path: Path, tilt: tuple[float, float]) -> None:
+    spacing, origin = np.array([1.0, 1.5, 2.0]), np.array([-38.0, -48.0, -20.0])
+    index = np.indices((77, 65, 20)).astype(float)
+    step = np.array([2.0 * tilt[0], 2.0 * tilt[1], 2.0])
+    lps = origin[:, None, None, None] + index * np.array([1.0, 1.5, 0.0])[:, None, None, None]
+    lps += step[:, None, None, None] * index[2]
+    write_series(tmp_path / "s", smooth(lps), spacing=tuple(spacing), origin=tuple(origin), step=tuple(step))
+    case = only_case(tmp_path / "s")
+    degrees = np.degrees(np.arctan(np.hypot(*tilt)))
+    assert any(f"tilted by {degrees:.3g} degrees" in note for note in case.notes)
+    got = read_case(case)
+    assert np.allclose(got.spacing, spacing)
+    lps = np.diag([-1.0, -1.0, 1.0]) @ got.affine[:3]
+    places = np.einsum("ab,b...->a...", lps[:, :3], np.indices(got.array.shape)) + lps[:, 3, None, None, None]
+    x, y, z = places
+    inside = (abs(x) < 28) & (abs(y) < 27)
+    assert inside.sum() > 5000
+    assert np.abs(got.array - smooth(places))[inside].max() <= 1.0
+    assert (z.min(), z.max()) == (-20.0, 18.0)
+
+
+def invert(stored: np.ndarray, how: str, largest: int) -> np.ndarray:
+    return {"not": stored, "bits": 4095 - stored, "scan": largest - stored, "slice": stored.max() - stored}[how]
+
+
+@pytest.mark.parametrize("how", ["not", "bits", "scan", "slice"])
+def test_inverted_images_are_read_as_ct(tmp_path: Path, how: str) -> None:
+    ct = phantom(Grid((44, 44, 36), np.diag([4.0, 4.0, 5.0, 1.0])))[0].array.astype(int)
+    ct[0] = -1024
+    largest = int(ct.max()) + 1024
+
+    def marked(data: FileDataset, _: int) -> None:
+        data.PhotometricInterpretation = "MONOCHROME1"
+        data.PixelData = invert(data.pixel_array.astype(int), how, largest).astype("<u2").tobytes()
+
+    write_series(tmp_path / "s", ct, change=marked)
+    case = only_case(tmp_path / "s")
+    assert any("MONOCHROME1" in note for note in case.notes)
+    got = read_case(case).array
+    assert got.dtype == np.int16
+    assert np.array_equal(got, ct)
+
+
+def test_rescaling_may_differ_from_slice_to_slice(tmp_path: Path) -> None:
+    def rescaled(data: FileDataset, k: int) -> None:
+        values = data.pixel_array.astype(int) - 1024
+        slope, intercept = ((1.0, 0), (0.5, -1024), (1.0, -2048), (2.0, -1000))[k % 4]
+        data.RescaleSlope, data.RescaleIntercept = slope, intercept
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 15, int(intercept == 0)
+        data.PixelData = ((values - intercept) / slope).astype("<i2" if intercept == 0 else "<u2").tobytes()
+
+    ct = hu_values().astype(int) // 2 * 2
+    write_series(tmp_path / "s", ct, change=rescaled)
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, ct)
+
+
+def test_slices_from_the_head_down_are_put_in_order(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", hu_values(), step=(0.0, 0.0, -2.0), axes=AXIAL)
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, hu_values()[:, :, ::-1])
