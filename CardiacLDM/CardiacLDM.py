@@ -125,6 +125,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         if not dependencies.missing():  # until then Automatic and CPU are offered
             self.logic.dispatcher.list_devices(self._showDevices)
+            self.segment.load_package()
 
     def _showDevices(self, devices):
         for panel in (self.segment, self.generate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,11 @@ class User:
         self.ui.apply.click()
         self.wait(lambda: self.ui.progressBar.value >= 15)
         assert self.widget.segment.running
+
+    def settle(self) -> None:
+        """Wait until nothing is done in the background."""
+        dispatcher = self.widget.logic.dispatcher
+        self.wait(lambda: not dispatcher._background and not dispatcher.client.busy)
 
     @property
     def worker(self) -> int:
@@ -303,6 +309,76 @@ def test_label_maps_are_not_offered_as_scans_and_the_first_scan_is_taken(user: U
     assert user.ui.apply.enabled
     user.scene.RemoveNode(volume)
     assert not user.ui.apply.enabled
+
+
+# --- before Apply ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def requests(user: User, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The requests that the worker gets."""
+    sent: list[Any] = []
+    client = user.widget.logic.client
+    submit = client.submit
+
+    def record(request: Any, listener: Any) -> Any:
+        sent.append(request)
+        return submit(request, listener)
+
+    monkeypatch.setattr(client, "submit", record)
+    return sent
+
+
+def test_the_chosen_package_is_loaded_before_apply(user: User, requests: list[Any]) -> None:
+    user.prepare("fast")
+    user.apply()
+    worker = user.worker
+    requests.clear()
+    user.widget.enter()
+    user.widget.enter()
+    assert user.ui.apply.enabled  # nobody waits for what is done in the background
+    user.settle()
+    assert [request.job for request in requests] == ["list_devices", "load_segmenter"]
+    assert requests[-1].package == "phantom"
+    user.choose(user.ui.package, store.DEFAULT_PACKAGE)
+    user.choose(user.ui.quality, "flips")  # is no part of what is loaded
+    user.settings.package = "phantom"  # as a scene does that is loaded
+    user.settle()
+    assert {request.job for request in requests[2:]} == {"load_segmenter"}
+    assert requests[-1].package == "phantom"
+    assert user.worker == worker
+    assert not user.host.messages
+
+
+def test_a_job_waits_for_what_is_loaded_in_the_background(user: User, requests: list[Any]) -> None:
+    user.prepare("fast")
+    user.settle()
+    requests.clear()
+    user.choose(user.ui.package, store.DEFAULT_PACKAGE)
+    user.wait(lambda: user.widget.logic.client.busy)
+    user.choose(user.ui.package, "phantom")
+    user.apply()
+    assert len(user.segmentations()) == 1
+    assert [request.job for request in requests][:2] == ["load_segmenter", "segment_volume"]
+
+
+def test_a_package_that_cannot_be_loaded_is_reported_at_apply(user: User) -> None:
+    folder = store.user_packages_dir() / "cut"
+    write_phantom_package(folder)
+    weights = folder / "segmenter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    try:
+        user.widget.segment.show_packages()
+        user.prepare("fast")
+        user.choose(user.ui.package, "cut")
+        user.settle()
+        assert not user.ui.errorBox.visible
+        assert not user.host.messages
+        user.apply()
+        assert "cut short" in user.ui.errorLabel.text
+    finally:
+        shutil.rmtree(folder)
+        user.widget.segment.show_packages()
 
 
 # --- transforms ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from CardiacLDMLib.errors import JobError, OutputError, explain
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.packages import store
 from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, DEFAULT_PACKAGE, open_package, shipped_packages_dir
 from CardiacLDMLib.progress import STAGES
 from CardiacLDMLib.results import pairs
@@ -43,6 +44,7 @@ from CardiacLDMLib.worker.messages import (
     SegmentVolume,
     VerifyPackage,
 )
+from CardiacLDMLib.worker.models import LoadedModels
 from CardiacLDMLib.worker.wire import decode
 from tests.support.dicom import write_series
 from tests.support.generator_package import GRID, write_tiny_generator
@@ -148,6 +150,18 @@ def test_a_volume_is_labelled_as_by_the_segmenter_itself(warm: Bench, package: s
     assert steps[-1] == 100
     assert {progress.stage for progress in outcome.progress} <= set(STAGES)
     assert not folders(temporary)
+
+
+def test_a_loaded_segmenter_is_not_loaded_again(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = handlers.RunningJob(LoadedModels(), None, lambda _: None, lambda: False)
+    reply = handlers.handle(messages.LoadSegmenter(package=package, device="cpu"), job)
+    assert (reply.package.name, reply.device) == ("phantom", "cpu")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the package is opened again")
+
+    monkeypatch.setattr(store, "open_package", refuse)
+    assert handlers.handle(SegmentVolume(image=CT, package=package, device="cpu"), job).package == reply.package
 
 
 def test_qualities_differ_and_the_process_stays(warm: Bench, package: str) -> None:

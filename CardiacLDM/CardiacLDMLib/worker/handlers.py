@@ -79,6 +79,13 @@ def handle(request: Request[Any], job: RunningJob) -> Reply:
 # --- segmentation --------------------------------------------------------------------------------------------------
 
 
+@handles(messages.LoadSegmenter)
+def load_segmenter(request: messages.LoadSegmenter, job: RunningJob) -> messages.LoadedSegmenter:
+    """Load a segmenter. Only loading is slow the first time: no scan has to be segmented in advance."""
+    segmenter = job.models.segmenter(request.package, request.device)
+    return messages.LoadedSegmenter(package=_package_name(segmenter.package), device=segmenter.device)
+
+
 @handles(messages.SegmentVolume)
 def segment_volume(request: messages.SegmentVolume, job: RunningJob) -> messages.SegmentedVolume:
     """Label a volume."""
@@ -152,7 +159,6 @@ def release_gpu_memory() -> Iterator[None]:
 
 def _facts(segmenter: Segmenter, result: Segmentation, quality: str, job: RunningJob) -> dict[str, Any]:
     """Return the fields of :class:`~.messages.SegmentationFacts`."""
-    manifest = segmenter.package.manifest
     return {
         "warnings": result.warnings,
         "seconds": job.seconds,
@@ -162,8 +168,13 @@ def _facts(segmenter: Segmenter, result: Segmentation, quality: str, job: Runnin
         "quality": quality,
         "heart_found": result.heart_found,
         "volumes_ml": result.volumes_ml,
-        "package": messages.PackageName(name=manifest.name, version=manifest.version, sha256=segmenter.package.sha256),
+        "package": _package_name(segmenter.package),
     }
+
+
+def _package_name(package: ModelPackage) -> messages.PackageName:
+    manifest = package.manifest
+    return messages.PackageName(name=manifest.name, version=manifest.version, sha256=package.sha256)
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------

@@ -146,6 +146,13 @@ class SavedPair(Reply):
     folder: FilePath
 
 
+class LoadedSegmenter(Reply):
+    """The segmenter that is loaded now, and the device that it will use."""
+
+    package: PackageName
+    device: str
+
+
 class DeviceList(Reply):
     """The GPUs and the CPU of this computer."""
 
@@ -237,6 +244,15 @@ class SegmentFile(_WithModel, Request[SegmentedFile]):
         return self.out / f"{PART}{self.token}"
 
 
+class LoadSegmenter(_WithModel, Request[LoadedSegmenter]):
+    """Load a segmenter before it is needed, so that the first volume takes no longer than the next one.
+
+    The networks stay in the computer's memory: no memory of a GPU is taken.
+    """
+
+    job: ClassVar[str] = "load_segmenter"
+
+
 class FindCases(Request[FoundCases]):
     """Find the volume files and DICOM series in a folder, for :class:`SegmentFile`."""
 
@@ -309,8 +325,8 @@ class ImportPackage(Request[CheckedPackage]):
 REQUESTS: dict[str, type[Request[Any]]] = {
     request.job: request
     for request in (
-        SegmentVolume, SegmentFile, FindCases, GeneratePair, SavePair, ListDevices, CheckDevice, VerifyPackage,
-        ImportPackage,
+        LoadSegmenter, SegmentVolume, SegmentFile, FindCases, GeneratePair, SavePair, ListDevices, CheckDevice,
+        VerifyPackage, ImportPackage,
     )
 }  # fmt: skip
 

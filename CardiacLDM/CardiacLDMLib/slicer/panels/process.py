@@ -6,6 +6,7 @@ while Qt idles.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ import slicer
 
 from ...errors import ClientError, UserError
 from ...worker.client import WorkerClient
-from ...worker.job import Failure, JobListener
+from ...worker.job import Failure, JobListener, ignore
 from ...worker.process import worker_program
 
 if TYPE_CHECKING:
@@ -185,8 +186,9 @@ class QtTransport:
 class Dispatcher:
     """Owns the client and its worker and submits one job at a time; ``busy_changed`` is called when that changes.
 
-    The list of devices is fetched in the background. A job that is submitted meanwhile waits for it, no longer than
-    the worker takes to start.
+    The list of devices is fetched and a segmenter is loaded in the background, while no job runs. A job that is
+    submitted meanwhile waits for that, no longer than the worker takes to start. Whatever fails in the background fails
+    in silence: the job that needs it meets the same error and reports it.
     """
 
     def __init__(self, busy_changed: Callable[[], None]) -> None:
@@ -194,7 +196,8 @@ class Dispatcher:
         self._client: WorkerClient | None = None
         self._transport: QtTransport | None = None
         self._waiting: tuple[Request[Any], JobListener[Any]] | None = None
-        self._listing = False
+        self._background: dict[str, tuple[Request[Any], Callable[[Any], None]]] = {}  # by the job's name
+        self._preparing = False  # the client has a request of the background
 
     @property
     def client(self) -> WorkerClient:
@@ -202,7 +205,7 @@ class Dispatcher:
         if self._client is None:
             python = shutil.which("PythonSlicer") or sys.executable
             self._client = WorkerClient(
-                self._new_transport, worker_program(python), later=later, busy_changed=self._busy_changed
+                self._new_transport, worker_program(python), later=later, busy_changed=self._client_changed
             )
         return self._client
 
@@ -213,7 +216,7 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether a job runs or waits."""
-        return self._waiting is not None or (self._client is not None and self._client.busy and not self._listing)
+        return self._waiting is not None or (self._client is not None and self._client.busy and not self._preparing)
 
     def submit(self, request: Request[ReplyT], listener: JobListener[ReplyT]) -> None:
         """Begin a job soon. ``listener.failed`` is called if the client cannot begin it.
@@ -223,49 +226,68 @@ class Dispatcher:
         if self.busy:
             raise ClientError(_("Another job is running: wait for it, or cancel it."))
         self._waiting = (request, listener)
-        if not self._listing:
+        if not self._preparing:
             later(0.0, self._submit_waiting)
         self._busy_changed()
 
     def report_end(self) -> None:
         """Note that a job has ended. Whoever submitted it must call this."""
-        self._busy_changed()
+        self._client_changed()
 
     def cancel(self) -> bool:
         """Stop the job. Return false if it had not begun: its listener is not called then."""
         if self._waiting is not None:
             self._waiting = None
             return False
-        if self._client is not None and not self._listing:
+        if self._client is not None and not self._preparing:
             self._client.cancel()
         return True
 
     def list_devices(self, show: Callable[[list[Device]], None]) -> None:
-        """Ask the worker for the devices and pass them to ``show``.
+        """Ask the worker for the devices, in the background, and pass them to ``show``."""
+        with contextlib.suppress(ImportError):  # pydantic is not installed yet
+            from ...worker.messages import ListDevices
 
-        If the worker is busy, lacks libraries or fails, nothing is called.
-        """
-        if self.busy or self._listing:
-            return
-        try:
-            from ...worker.messages import DeviceList, ListDevices
-        except ImportError:  # pydantic is not installed yet
-            return
+            self._prepare(ListDevices(), lambda reply: show(reply.devices))
 
-        def end(*_unused: Any) -> None:
-            self._listing = False
+    def load_segmenter(self, package: str | None, device: str) -> None:
+        """Load a package in the worker, in the background, so that its first scan takes no longer than the next one."""
+        with contextlib.suppress(ImportError):
+            from ...worker.messages import LoadSegmenter
+
+            self._prepare(LoadSegmenter(package=package, device=device), ignore)
+
+    def _prepare(self, request: Request[ReplyT], done: Callable[[ReplyT], None]) -> None:
+        """Submit a request when the worker is free. It takes the place of one for the same job that still waits."""
+        self._background[request.job] = (request, done)
+        later(0.0, self._submit_background)
+
+    def _submit_background(self) -> None:
+        if not self._background or self.busy or self._preparing:
+            return
+        request, done = self._background.pop(next(iter(self._background)))
+
+        def end() -> None:
+            self._preparing = False
             self._submit_waiting()
 
-        def done(reply: DeviceList) -> None:
-            self._listing = False
-            show(reply.devices)
-            self._submit_waiting()
+        def succeed(reply: Any) -> None:
+            done(reply)
+            end()
 
-        self._listing = True
+        def fail(_failure: Failure) -> None:
+            self._background.clear()
+            end()
+
+        self._preparing = True
         try:
-            self.client.submit(ListDevices(), JobListener(done=done, failed=end, cancelled=end))
+            self.client.submit(request, JobListener(done=succeed, failed=fail, cancelled=end))
         except ClientError:
-            self._listing = False
+            self._preparing = False
+
+    def _client_changed(self) -> None:
+        later(0.0, self._submit_background)  # a panel that has just ended a job may begin the next one before
+        self._busy_changed()
 
     def process_events(self) -> None:
         """Handle Slicer's events and wait a little for the worker. For scripts that wait for a job."""
@@ -276,6 +298,7 @@ class Dispatcher:
     def close(self) -> None:
         """End the worker."""
         self._waiting = None
+        self._background.clear()
         if self._client is not None:
             self._client.shutdown()
         if self._transport is not None:

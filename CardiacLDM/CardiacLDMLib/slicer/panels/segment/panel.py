@@ -40,6 +40,7 @@ class SegmentPanel:
         self._job: SceneJob | None = None
         self._surfaces: Sliced | None = None
         self._showing = False
+        self._loaded: tuple[str, str] | None = None  # package and device that the worker was asked to load
         self._observers = slicer.util.VTKObservationMixin()
         self._errors, self._results = ErrorBox(ui), ResultBox(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
@@ -82,11 +83,23 @@ class SegmentPanel:
     def show_devices(self, devices: list[Device]) -> None:
         """Offer the automatic choice, the CPU and the GPUs among ``devices``."""
         self.device.offer(device_labels(devices))
+        self._load_choice()
 
     def show_packages(self) -> None:
         """Offer the packages that are installed now."""
         self.package.offer({name: name for name in installed_segmenters()})
         self.refresh()
+
+    def load_package(self) -> None:
+        """Load the chosen package in the worker, in the background, now and whenever the choice changes."""
+        self._loaded = ("", "")
+        self._load_choice()
+
+    def _load_choice(self) -> None:
+        choice = (self.package.value, self.device.value)
+        if self._loaded not in (None, choice) and self.package.is_available and self.device.is_available:
+            self._loaded = choice
+            self._dispatcher.load_segmenter(choice[0] or None, choice[1])
 
     def cancel(self) -> None:
         """Stop the job, if one runs."""
@@ -96,6 +109,7 @@ class SegmentPanel:
 
     def cleanup(self) -> None:
         """Stop everything that could call the widgets, before they are deleted."""
+        self._loaded = None
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
@@ -112,6 +126,7 @@ class SegmentPanel:
         """Store a choice in the scene, unless the widget changed because a scene is loaded or closed."""
         if self._parameters is not None and not self._showing and not slicer.mrmlScene.IsBatchProcessing():
             setattr(self._parameters.segment, name, value)
+            self._load_choice()
             self.refresh()
 
     def _volume_chosen(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
@@ -128,6 +143,7 @@ class SegmentPanel:
             self._show_choices()
         finally:
             self._showing = False
+        self._load_choice()
         self._observe(self._node("inputVolume"))
         if not self.running:
             self._results.show(self._node("result"))
