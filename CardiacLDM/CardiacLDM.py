@@ -20,7 +20,7 @@ from CardiacLDMLib.errors import UserError
 from CardiacLDMLib.slicer import dependencies
 from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
 from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
-from CardiacLDMLib.slicer.panels.generate.views import start_marks, stop_marks
+from CardiacLDMLib.slicer.panels.generate.views import scan_chosen, start_views, stop_views
 from CardiacLDMLib.slicer.panels.models.panel import ModelsPanel
 from CardiacLDMLib.slicer.panels.parameters import CardiacLDMParameterNode
 from CardiacLDMLib.slicer.panels.process import Dispatcher
@@ -51,7 +51,7 @@ class CardiacLDM(ScriptedLoadableModule):
         ).format(url="https://github.com/CardiacLDM/SlicerCardiacLDM")
         parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
         slicer.app.connect("startupCompleted()", register_sample_data)
-        slicer.app.connect("startupCompleted()", start_marks)  # a scene may have synthetic pairs
+        slicer.app.connect("startupCompleted()", start_views)  # a scene may have synthetic pairs
 
 
 def register_sample_data():
@@ -91,9 +91,11 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.generateUi = slicer.util.childWidgetVariables(self._load("Generate", self.ui.generateTab.layout()))
         self.generate = GeneratePanel(self.generateUi, self.logic.dispatcher)
         self.models = ModelsPanel(self.ui.modelsTab, self.logic)
+        self.ui.tabs.connect("currentChanged(int)", self._tabChanged)
+        self.segmentUi.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", scan_chosen)
         self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
         self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
-        start_marks()
+        start_views()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
@@ -116,7 +118,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.busyChanged.clear()
         for panel in (self.segment, self.batch, self.generate, self.models):
             panel.cleanup()
-        stop_marks()
+        stop_views()
         self.logic.close()
 
     def enter(self):
@@ -134,6 +136,11 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self):
         """Called when the user opens another module. Jobs continue, and their results are shown."""
         self._entered = False
+        self.generate.leave()
+
+    def _tabChanged(self, index):
+        if index != self.ui.tabs.indexOf(self.ui.generateTab):
+            self.generate.leave()
 
     def onReload(self):
         """Reload the library too, where most changes of a developer are."""

@@ -279,8 +279,7 @@ def test_pairs_are_shown_side_by_side_in_linked_views(user: User) -> None:
 
 def test_synthetic_is_written_in_every_view_that_shows_one_and_in_no_other(user: User) -> None:
     import slicer
-    from CardiacLDMLib.slicer.panels.generate.views import _VIEW as VIEW
-    from CardiacLDMLib.slicer.panels.generate.views import IMAGE_VIEW, LABELS_VIEW, LAYOUT
+    from CardiacLDMLib.slicer.panels.generate.views import IMAGE_VIEW, LABELS_VIEW
 
     manager = slicer.app.layoutManager()
     scan = slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="A patient")
@@ -294,9 +293,9 @@ def test_synthetic_is_written_in_every_view_that_shows_one_and_in_no_other(user:
     red.SetForegroundVolumeID(pair.volume.GetID())
     assert "Red" in marked()
     layout = manager.layoutLogic().GetLayoutNode()
-    another = VIEW.format(name="Another", label="A", colour="#ffffff")
-    layout.AddLayoutDescription(LAYOUT + 1, f"<layout>{another}</layout>")
-    manager.setLayout(LAYOUT + 1)
+    another = '<view class="vtkMRMLSliceNode" singletontag="Another"/>'
+    layout.AddLayoutDescription(7400, f"<layout><item>{another}</item></layout>")
+    manager.setLayout(7400)
     assert "Red" in marked()
     new = manager.sliceWidget("Another")
     new.mrmlSliceCompositeNode().SetBackgroundVolumeID(pair.volume.GetID())

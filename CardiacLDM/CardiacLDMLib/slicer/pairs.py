@@ -29,6 +29,10 @@ class SyntheticPair:
     volume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
 
+    def is_in(self, scene: vtkMRMLScene) -> bool:
+        """Return whether both nodes are still in the scene."""
+        return bool(scene.IsNodePresent(self.volume) and scene.IsNodePresent(self.segmentation))
+
     @property
     def provenance(self) -> dict[str, Any]:
         """The generator's record of this pair; empty if a user has edited it so that it cannot be read."""
@@ -49,21 +53,29 @@ def pair_in_steps(
 ) -> Generator[None, None, SyntheticPair]:
     """Add a generated pair to the scene: a volume and a segmentation node, both with ``record``, in nested folders.
 
-    It pauses between steps so that the window keeps responding. Both nodes appear in the last step. ``labels`` may
-    cover a part of the image's grid. ``folders``: the outer one, made if it does not exist, and the inner one, always
-    made. Raises :class:`VolumeError` as :func:`segmentation_from_labels` does.
+    It pauses between steps so that the window keeps responding. If it is stopped half-way, or fails, nothing of the
+    pair stays in the scene. ``labels`` may cover a part of the image's grid. ``folders``: the outer one, made if it
+    does not exist, and the inner one, always made. Raises :class:`VolumeError` as :func:`segmentation_from_labels`
+    does.
     """
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
     require_known_values(labels)
     outer, inner = folders
-    voxels = vtkImageData()
+    voxels, record = vtkImageData(), {**record, "synthetic": "true"}
     yield from set_voxels_in_steps(voxels, image.array)
     volume = add_volume_node(scene, voxels, image.affine, f"{inner} CT", heart_window=True)
-    _into_folder(scene, volume, outer, inner)
-    segmentation = segmentation_from_labels(scene, labels, f"{inner} labels", volume)
-    for node in (volume, segmentation):
-        set_provenance(node, {**record, "synthetic": "true"})
+    set_provenance(volume, record)
+    folder = _into_folder(scene, volume, outer, inner)
+    try:
+        yield
+        segmentation = segmentation_from_labels(scene, labels, f"{inner} labels", volume)
+    except BaseException:
+        if scene.IsNodePresent(volume):
+            scene.RemoveNode(volume)
+            subject_hierarchy(scene).RemoveItem(folder)
+        raise
+    set_provenance(segmentation, record)
     return SyntheticPair(volume, segmentation)
 
 
@@ -88,8 +100,11 @@ def unused_folder(scene: vtkMRMLScene, name: str) -> str:
     return unused
 
 
-def _into_folder(scene: vtkMRMLScene, node: Any, outer: str, inner: str) -> None:
+def _into_folder(scene: vtkMRMLScene, node: Any, outer: str, inner: str) -> int:
+    """Move ``node`` into a new folder ``inner`` of ``outer``, and return that folder's item."""
     hierarchy = subject_hierarchy(scene)
     top = hierarchy.GetSceneItemID()
     parent = hierarchy.GetItemChildWithName(top, outer) or hierarchy.CreateFolderItem(top, outer)
-    move_into(hierarchy, node, hierarchy.CreateFolderItem(parent, inner))
+    folder = hierarchy.CreateFolderItem(parent, inner)
+    move_into(hierarchy, node, folder)
+    return int(folder)

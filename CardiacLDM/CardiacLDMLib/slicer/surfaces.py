@@ -47,6 +47,14 @@ def surfaces_in_steps(node: vtkMRMLSegmentationNode) -> Iterator[None]:
         display.SetVisibility3D(True)
 
 
+def has_surfaces(node: vtkMRMLSegmentationNode) -> bool:
+    """Return whether the structures have surfaces already."""
+    from slicer import vtkSegmentationConverter
+
+    kind = vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    return bool(node.GetSegmentation().ContainsRepresentation(kind))
+
+
 def _thin_out(image: vtkOrientedImageData, value: int) -> Volume:
     """Return every n-th voxel of one structure (1 inside), cropped to it, in the segmentation's own coordinates."""
     import vtk

@@ -4,6 +4,7 @@ Run in the same way as CardiacLDMSegmentTest. Any generator package will do: the
 here, so few steps are used and no pair is checked.
 """
 
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -57,6 +58,30 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
             for name in (IMAGE_VIEW, LABELS_VIEW)
         ]
         self.assertEqual(shown, [False, True])
+
+    def test_the_layout_is_lent(self):
+        manager, tabs = slicer.app.layoutManager(), self.widget.ui.tabs
+        tabs.currentIndex = tabs.indexOf(self.widget.ui.generateTab)
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self.start()
+        self.waitFor(lambda: not self.panel.running)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "scene.mrml"
+            self.assertTrue(slicer.mrmlScene.Commit(str(file)))
+            (number,) = re.findall(r'currentViewArrangement="(\d+)"', file.read_text())
+        self.assertLess(int(number), slicer.vtkMRMLLayoutNode.SlicerLayoutFinalView)
+        tabs.currentIndex = tabs.indexOf(self.widget.ui.segmentTab)
+        self.assertEqual(manager.layout, slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def test_surfaces_come_on_request(self):
+        self.start()
+        self.waitFor(lambda: not self.panel.running)
+        self.ui.surfaces.checked = True
+        segmentation = self.pairs()[0].segmentation
+        self.waitFor(lambda: segmentation.GetSegmentation().ContainsRepresentation("Closed surface"))
+        self.waitFor(lambda: segmentation.GetDisplayNode().GetVisibility3D())
+        self.ui.surfaces.checked = False
+        self.assertFalse(segmentation.GetDisplayNode().GetVisibility3D())
 
     def test_synthetic_stands_in_the_corner(self):
         self.start()

@@ -418,19 +418,32 @@ class Layout:
         import slicer
 
         if self._logic is None:
+            scene = slicer.mrmlScene
             self._logic = slicer.vtkMRMLLayoutLogic()
-            self._logic.SetMRMLScene(slicer.mrmlScene)
+            self._logic.SetMRMLScene(scene)
+            self._logic.GetLayoutNode().AddObserver(vtk.vtkCommand.ModifiedEvent, self._update)
+            scene.AddObserver(scene.EndBatchProcessEvent, self._update)
         return self._logic
 
     @property
     def layout(self) -> int:
-        return self.layoutLogic().GetLayoutNode().GetViewArrangement() or 3
+        return self.layoutLogic().GetLayoutNode().GetViewArrangement()
 
     def setLayout(self, number: int) -> None:
-        self.layoutLogic().GetLayoutNode().SetViewArrangement(number)
-        self._slices()
-        for slot in list(self._slots):
-            slot(number)
+        node = self.layoutLogic().GetLayoutNode()
+        if number != self.layout:
+            node.RemoveAllMaximizedViewNodes()
+            known = node.IsLayoutDescription(number)
+            node.SetViewArrangement(number if known else node.SlicerLayoutConventionalView)
+
+    def _update(self, *_unused: Any) -> None:
+        """Show what the layout node says: any change of it builds the views again."""
+        import slicer
+
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self._slices()
+            for slot in list(self._slots):
+                slot(self.layout)
 
     def _slices(self) -> dict[str, Any]:
         import slicer
@@ -488,7 +501,7 @@ class Layout:
         nothing = lambda *_: None
         view = types.SimpleNamespace(
             resetFocalPoint=nothing, resetCamera=nothing, rotateToViewAxis=nothing, forceRender=nothing,
-            mrmlViewNode=nothing,
+            mrmlViewNode=nothing, **vars(self._view(str(index))),
         )  # fmt: skip
         return types.SimpleNamespace(threeDView=lambda: view, threeDController=lambda: view, mrmlViewNode=nothing)
 

@@ -55,13 +55,14 @@ class PairSettings:
 class PairListener:
     """Callbacks of a :class:`PairsJob`.
 
-    ``done``, ``failed`` or ``cancelled`` is called once, when all pairs that arrived are in the scene. ``done`` gets a
-    sentence for each pair that never passed the checks.
+    ``pair`` may return steps that show the pair, with pauses for the window. ``done``, ``failed`` or ``cancelled`` is
+    called once, when all pairs that arrived are in the scene. ``done`` gets a sentence for each pair that never passed
+    the checks.
     """
 
     progress: Callable[[int, Progress], None]
     preview: Callable[[Preview], None]
-    pair: Callable[[SyntheticPair], None]
+    pair: Callable[[SyntheticPair], Iterator[None] | None]
     done: Callable[[list[str]], None]
     failed: Callable[[Failure], None]
     cancelled: Callable[[], None]
@@ -162,7 +163,7 @@ class PairsJob:
             self._import = Sliced(self._import_pair(self._arrived.popleft()), self._imported)
 
     def _import_pair(self, reply: GeneratedPair) -> Iterator[None]:
-        """Put a pair into the scene, all of it in the last step."""
+        """Put a pair into the scene and show it."""
         box, _at_edge = yield from find_labels(reply.labels.array)
         number = f"{reply.provenance['seed']}-{reply.provenance['index']:04d}"
         names = (self._folder, _("Synthetic {number}").format(number=number))
@@ -171,7 +172,7 @@ class PairsJob:
         pair = yield from pairs.pair_in_steps(self._scene, reply.image, crop_to_box(reply.labels, box), record, names)
         self.pairs.append(pair)
         yield
-        self._listener.pair(pair)
+        yield from self._listener.pair(pair) or ()
 
     def _imported(self, error: Exception | None) -> None:
         self._import = None

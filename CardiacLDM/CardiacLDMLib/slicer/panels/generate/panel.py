@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,15 @@ from ....errors import UserError
 from ....progress import Preview, Progress
 from ....worker.device import Device
 from ....worker.job import Failure
-from ...pairs import SyntheticPair, synthetic_pairs
+from ...pairs import SyntheticPair
 from ..install import ensure_dependencies
 from ..parts import ATTENTION, Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher
-from . import views
 from .conditions import Conditions
 from .facts import DEFAULT_GENERATOR, Effort, Facts, facts_of, installed_generators, number_of_pairs
 from .jobs import PairListener, PairSettings, PairsJob
 from .saving import SaveJob, SaveListener, missing_space
-from .table import PairTable
+from .viewer import PairViewer
 
 if TYPE_CHECKING:
     from ..parameters import CardiacLDMParameterNode
@@ -48,7 +48,7 @@ class GeneratePanel:
         self._showing = False
         self._facts = Facts()
         self._pair_seconds: dict[tuple[Any, ...], float] = {}  # seconds per pair, by the settings that it depends on
-        self._table = PairTable(ui.pairs, self._show_pair)
+        self._viewer = PairViewer(ui)
         self._observers = slicer.util.VTKObservationMixin()
         self._errors = ErrorBox(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
@@ -113,11 +113,16 @@ class GeneratePanel:
             self.ui.progressLabel.text = _("Cancelling")
             self._job.cancel()
 
+    def leave(self) -> None:
+        """Give the user's layout back: another panel or module is looked at."""
+        self._viewer.leave()
+
     def cleanup(self) -> None:
         """Stop everything that could call the widgets, before they are deleted."""
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
+        self._viewer.stop()
         self._observers.removeObservers()
 
     # --- settings ---
@@ -196,7 +201,7 @@ class GeneratePanel:
         for name in ("package", "packageFolder", "count", "seed", "dice", "steps", "check", "device"):
             getattr(ui, name).enabled = not running
         self.conditions.enable(not running)
-        ui.saveAll.enabled = bool(self._table.pairs) and not running and not self._dispatcher.busy
+        ui.saveAll.enabled = bool(self._viewer.pairs) and not running and not self._dispatcher.busy
         ui.progressBox.visible = running
 
     def _hint(self) -> str:
@@ -238,10 +243,10 @@ class GeneratePanel:
         self._remember("package", self.package.value)  # the scene may not hold it yet if it is the default
         settings, began, finished = self.settings(), time.monotonic(), list[SyntheticPair]()
 
-        def arrived(pair: SyntheticPair) -> None:
+        def arrived(pair: SyntheticPair) -> Iterator[None]:
             finished.append(pair)
             self._pair_seconds[_pace_key(settings)] = (time.monotonic() - began) / len(finished)
-            self._arrived(pair, first=len(finished) == 1)
+            return self._arrived(pair, first=len(finished) == 1)
 
         def ended(ending: str = "", rejected: tuple[str, ...] | list[str] = ()) -> None:
             self._show_result(_summary(settings, finished, time.monotonic() - began, ending), rejected)
@@ -252,6 +257,7 @@ class GeneratePanel:
             self._errors.show(failure)
 
         self._begin(_("Starting"))
+        self._viewer.expect()
         listener = PairListener(
             progress=lambda index, progress: self._progress(index, settings.count, progress),
             preview=self._preview,
@@ -297,12 +303,9 @@ class GeneratePanel:
         self.ui.previewCaption.text = words.format(step=preview.step, total=preview.total)
         self.ui.preview.visible = self.ui.previewCaption.visible = True
 
-    def _arrived(self, pair: SyntheticPair, first: bool) -> None:
-        if first:  # a layout that the user chooses later is kept
-            views.show_side_by_side()
-        views.show_pair(pair)
-        self._show_pairs()
-        self._table.select_last()
+    def _arrived(self, pair: SyntheticPair, first: bool) -> Iterator[None]:
+        """Return the steps that show a new pair."""
+        return self._viewer.arrive(pair, first)
 
     def _ended(self) -> None:
         self._job = None
@@ -322,14 +325,8 @@ class GeneratePanel:
 
     def _show_pairs(self) -> None:
         """Show the synthetic pairs of the scene in the table."""
-        pairs = synthetic_pairs(slicer.mrmlScene) if self._parameters is not None else []
-        self._table.fill(pairs)
-        self.ui.pairsBox.visible = bool(pairs)
-        self.ui.saveAll.enabled = bool(pairs) and not self.running and not self._dispatcher.busy
-
-    def _show_pair(self, pair: SyntheticPair) -> None:
-        views.show_side_by_side()
-        views.show_pair(pair)
+        self._viewer.fill(self._parameters is not None)
+        self.ui.saveAll.enabled = bool(self._viewer.pairs) and not self.running and not self._dispatcher.busy
 
     # --- saving ---
 
@@ -337,7 +334,7 @@ class GeneratePanel:
         folder = qt.QFileDialog.getExistingDirectory(self.ui.apply, _("Save all synthetic pairs in a folder"))
         if not folder or not ensure_dependencies():
             return
-        out, pairs = Path(str(folder)), list(self._table.pairs)
+        out, pairs = Path(str(folder)), list(self._viewer.pairs)
         self._begin(_("Writing"))
         problem = missing_space(pairs, out)
         if problem:

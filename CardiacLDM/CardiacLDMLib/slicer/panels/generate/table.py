@@ -42,6 +42,12 @@ class PairTable:
         """Select the last row."""
         self._table.selectRow(len(self.pairs) - 1)
 
+    @property
+    def chosen(self) -> SyntheticPair | None:
+        """The pair of the selected row, or else the last; None without pairs."""
+        row = self._table.currentRow()
+        return self.pairs[row] if 0 <= row < len(self.pairs) else next(reversed(self.pairs), None)
+
     def _show_row(self, row: int, _column: int) -> None:
         if row < len(self.pairs):
             self._show(self.pairs[row])

@@ -1,10 +1,11 @@
-"""Views of synthetic pairs: CT and labels side by side, and the word "Synthetic" in every view that shows one.
+"""What the views show of synthetic pairs, and the word "Synthetic" in every view that shows one.
 
 The word is an actor of its own, since Slicer's data probe overwrites corner annotations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,58 +14,84 @@ from slicer.i18n import tr as _
 
 import slicer
 
-from ... import pairs, segmentations
+from ... import pairs, segmentations, surfaces
 from ...pairs import SyntheticPair
+from ..camera import frame_in_3d
 from ..process import later
+from .layout import IMAGE_VIEW, LABELS_VIEW, LAYOUT, PairLayout
 
-#: Number of our layout. Slicer's own layouts have small numbers.
-LAYOUT = 7301
-#: Names of the two slice views; the first shows no labels.
-IMAGE_VIEW, LABELS_VIEW = "SyntheticCT", "SyntheticLabels"
-_VIEW = """<item><view class="vtkMRMLSliceNode" singletontag="{name}">
- <property name="orientation" action="default">Axial</property>
- <property name="viewlabel" action="default">{label}</property>
- <property name="viewcolor" action="default">{colour}</property></view></item>"""
+__all__ = ["IMAGE_VIEW", "LABELS_VIEW", "LAYOUT"]
+
 AMBER = (1.0, 0.7, 0.33)
 
 
 # --- side by side --------------------------------------------------------------------------------------------------
 
 
-def show_side_by_side() -> None:
-    """Switch to the layout of two linked views. Without a main window nothing happens."""
-    manager = slicer.app.layoutManager()
-    if manager is None:
-        return
-    node = manager.layoutLogic().GetLayoutNode()
-    if not node.IsLayoutDescription(LAYOUT):
-        views = (
-            _VIEW.format(name=IMAGE_VIEW, label="CT", colour="#8c8c8c"),
-            _VIEW.format(name=LABELS_VIEW, label="CT+L", colour="#e0a030"),
-        )
-        node.AddLayoutDescription(LAYOUT, f'<layout type="horizontal" split="true">{"".join(views)}</layout>')
-    manager.setLayout(LAYOUT)
+def show_side_by_side(in_3d: bool = False) -> None:
+    """Switch to the layout of two linked views, beside a 3D view on request. Without a main window nothing happens."""
+    for _step in show_side_by_side_in_steps(in_3d):
+        pass
+
+
+def show_side_by_side_in_steps(in_3d: bool = False) -> Iterator[None]:
+    """Do as :func:`show_side_by_side`, and pause after each view that has to be made."""
+    start_views()
+    yield from _started[0].layout.show_in_steps(in_3d)
+
+
+def give_layout_back() -> None:
+    """Show the layout that the user had before, if that of the pairs is shown."""
+    for started in _started:
+        started.layout.give_back()
+
+
+def scan_chosen(node: Any) -> None:
+    """Give the layout back when the user chooses a patient's scan."""
+    for started in _started:
+        started.layout.give_back_for(node)
 
 
 def show_pair(pair: SyntheticPair) -> None:
     """Show this pair alone in the two views, and in every slice view that is empty or shows a synthetic volume."""
+    for _step in show_pair_in_steps(pair):
+        pass
+
+
+def show_pair_in_steps(pair: SyntheticPair) -> Iterator[None]:
+    """Do as :func:`show_pair`, and pause after each view. It ends when the pair is removed."""
+    manager = slicer.app.layoutManager()
     for other in pairs.synthetic_pairs(slicer.mrmlScene):
         other.segmentation.SetDisplayVisibility(other.segmentation is pair.segmentation)
-    hide_from_image_view(pair)
-    manager, centre = slicer.app.layoutManager(), _heart_centre(pair)
+    show_labels_beside(pair)
+    yield
+    centre = _heart_centre(pair) if pair.is_in(slicer.mrmlScene) else None
+    yield
     for name in manager.sliceViewNames() if manager is not None else ():
-        widget = manager.sliceWidget(name)
-        composite = widget.mrmlSliceCompositeNode()
-        volume = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
-        is_pair_view = name in (IMAGE_VIEW, LABELS_VIEW)
-        if is_pair_view:
-            composite.SetLinkedControl(True)
-            composite.SetHotLinkedControl(True)
-        if is_pair_view or volume is None or pairs.is_synthetic(volume):
-            composite.SetBackgroundVolumeID(pair.volume.GetID())
-            widget.sliceLogic().FitSliceToAll()
-            if centre is not None:
-                _go_to(widget.mrmlSliceNode(), centre)
+        if not pair.is_in(slicer.mrmlScene):
+            return
+        if name in (IMAGE_VIEW, LABELS_VIEW) or not _shows_a_patient(name):
+            _show_in_slice(pair, name, centre)
+            yield
+
+
+def _show_in_slice(pair: SyntheticPair, name: str, centre: np.ndarray | None) -> None:
+    widget = slicer.app.layoutManager().sliceWidget(name)
+    composite = widget.mrmlSliceCompositeNode()
+    if name in (IMAGE_VIEW, LABELS_VIEW):
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
+    composite.SetBackgroundVolumeID(pair.volume.GetID())
+    widget.sliceLogic().FitSliceToAll()
+    if centre is not None:
+        _go_to(widget.mrmlSliceNode(), centre)
+
+
+def _shows_a_patient(name: str) -> bool:
+    """Return whether a slice view shows a volume that was not generated."""
+    composite = slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
+    volume = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+    return volume is not None and not pairs.is_synthetic(volume)
 
 
 def _heart_centre(pair: SyntheticPair) -> np.ndarray | None:
@@ -81,22 +108,55 @@ def _go_to(node: Any, centre: np.ndarray) -> None:
     node.SetSliceOffset(float(normal @ centre))
 
 
-def hide_from_image_view(pair: SyntheticPair) -> None:
-    """Hide the labels in the view of the CT alone, by listing all other views: MRML cannot exclude one."""
-    display = pair.segmentation.GetDisplayNode()
+def show_labels_beside(pair: SyntheticPair) -> None:
+    """Hide the labels in the view of the CT alone, and in slice views that show a patient's scan.
+
+    All other views are listed: MRML cannot exclude one.
+    """
+    manager, display = slicer.app.layoutManager(), pair.segmentation.GetDisplayNode()
+    names = manager.sliceViewNames() if manager is not None else ()
+    hidden = {IMAGE_VIEW, *(name for name in names if _shows_a_patient(name))}
     was = display.StartModify()
     display.RemoveAllViewNodeIDs()
     for node in slicer.util.getNodesByClass("vtkMRMLAbstractViewNode"):
-        if node.GetLayoutName() != IMAGE_VIEW:
+        if not (node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() in hidden):
             display.AddViewNodeID(node.GetID())
     display.EndModify(was)
+
+
+# --- surfaces ------------------------------------------------------------------------------------------------------
+
+
+def show_in_3d_in_steps(pair: SyntheticPair) -> Iterator[None]:
+    """Make the surfaces of a pair unless it has them, and frame the 3D views on it. It ends when the pair is removed.
+
+    The surfaces of the other pairs are hidden with their labels.
+    """
+    if surfaces.has_surfaces(pair.segmentation):
+        pair.segmentation.GetDisplayNode().SetVisibility3D(True)
+    else:
+        for _step in surfaces.surfaces_in_steps(pair.segmentation):
+            yield
+            if not pair.is_in(slicer.mrmlScene):
+                return
+    yield
+    if pair.is_in(slicer.mrmlScene):
+        frame_in_3d(pair.segmentation)
+
+
+def hide_in_3d() -> None:
+    """Hide the surfaces of all pairs, and the 3D view beside them."""
+    for pair in pairs.synthetic_pairs(slicer.mrmlScene):
+        pair.segmentation.GetDisplayNode().SetVisibility3D(False)
+    if any(started.layout.shown for started in _started):
+        show_side_by_side()
 
 
 # --- the mark ------------------------------------------------------------------------------------------------------
 
 
 class SyntheticMarks:
-    """Shows "Synthetic" in the corner of each slice view while it shows a synthetic volume."""
+    """Shows "Synthetic" in the corner of each view while it shows a synthetic volume or its surfaces."""
 
     def __init__(self) -> None:
         self._actors: dict[str, tuple[Any, Any]] = {}  # view's name -> actor, its renderer
@@ -105,26 +165,31 @@ class SyntheticMarks:
         if self._manager is None:  # no windows
             return
         self._manager.connect("layoutChanged(int)", self._views_changed)
-        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
-            self._observers.addObserver(slicer.mrmlScene, event, self._scene_changed)
+        scene = slicer.mrmlScene
+        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.NodeRemovedEvent):
+            self._observers.addObserver(scene, event, self._scene_changed)
+        self._observers.addObserver(scene, scene.NodeAddedEvent, self._node_added)
         self.attach()
 
     def attach(self) -> None:
-        """Watch the slice views that exist now."""
+        """Watch the views and the synthetic segmentations that exist now."""
         if self._manager is None:  # the marks were stopped meanwhile
             return
-        self._observers.removeObservers(self._volume_changed)
-        for name in self._manager.sliceViewNames():
-            widget = self._manager.sliceWidget(name)
-            renderer = widget.sliceView().renderWindow().GetRenderers().GetFirstRenderer()
+        self._observers.removeObservers(self._content_changed)
+        modified = vtk.vtkCommand.ModifiedEvent
+        for name, view in self._views().items():
+            renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
             if self._actors.get(name, (None, None))[1] is not renderer:
                 actor = _corner_text(_("Synthetic"))
                 renderer.AddActor2D(actor)
                 self._actors[name] = (actor, renderer)
-            self._observers.addObserver(
-                widget.mrmlSliceCompositeNode(), vtk.vtkCommand.ModifiedEvent, self._volume_changed
-            )
-            self._update(name)
+        for name in self._manager.sliceViewNames():
+            composite = self._manager.sliceWidget(name).mrmlSliceCompositeNode()
+            self._observers.addObserver(composite, modified, self._content_changed)
+        for node in _synthetic_segmentations():
+            if node.GetDisplayNode() is not None:
+                self._observers.addObserver(node.GetDisplayNode(), modified, self._content_changed)
+        self._content_changed()
 
     def stop(self) -> None:
         """Remove the marks and stop watching."""
@@ -136,29 +201,50 @@ class SyntheticMarks:
             renderer.RemoveActor2D(actor)
         self._actors.clear()
 
+    def _views(self) -> dict[str, Any]:
+        """Return the slice views by name, and the 3D views by number."""
+        slices = {name: self._manager.sliceWidget(name).sliceView() for name in self._manager.sliceViewNames()}
+        solid = {str(n): self._manager.threeDWidget(n).threeDView() for n in range(self._manager.threeDViewCount)}
+        return slices | solid
+
     def _views_changed(self, *_unused: Any) -> None:
         self.attach()
         for pair in pairs.synthetic_pairs(slicer.mrmlScene):
-            hide_from_image_view(pair)  # there may be new views
+            show_labels_beside(pair)  # there may be new views
 
     def _scene_changed(self, *_unused: Any) -> None:
         later(0.0, self.attach)  # the views get their new nodes after this event
 
-    def _volume_changed(self, *_unused: Any) -> None:
-        for name in self._actors:
-            self._update(name)
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_added(self, _scene: Any, _event: str, node: Any) -> None:
+        if node.IsA("vtkMRMLSegmentationDisplayNode"):
+            later(0.0, self.attach)
 
-    def _update(self, name: str) -> None:
-        widget = self._manager.sliceWidget(name)
-        if widget is None:
-            return
-        actor, _renderer = self._actors[name]
-        composite = widget.mrmlSliceCompositeNode()
+    def _content_changed(self, *_unused: Any) -> None:
+        in_3d = any(map(_shows_surfaces, _synthetic_segmentations()))
+        slices = self._manager.sliceViewNames()
+        for name, view in self._views().items():
+            if name in self._actors:
+                actor, _renderer = self._actors[name]
+                visible = self._shows_synthetic(name) if name in slices else in_3d
+                if bool(actor.GetVisibility()) != visible:
+                    actor.SetVisibility(visible)
+                    view.scheduleRender()
+
+    def _shows_synthetic(self, name: str) -> bool:
+        """Return whether a slice view shows a synthetic volume."""
+        composite = self._manager.sliceWidget(name).mrmlSliceCompositeNode()
         layers = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID())
-        visible = any(pairs.is_synthetic(slicer.mrmlScene.GetNodeByID(layer or "")) for layer in layers)
-        if bool(actor.GetVisibility()) != visible:
-            actor.SetVisibility(visible)
-            widget.sliceView().scheduleRender()
+        return any(pairs.is_synthetic(slicer.mrmlScene.GetNodeByID(layer or "")) for layer in layers)
+
+
+def _synthetic_segmentations() -> list[Any]:
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if pairs.is_synthetic(node)]
+
+
+def _shows_surfaces(node: Any) -> bool:
+    display = node.GetDisplayNode()
+    return display is not None and display.GetVisibility() and display.GetVisibility3D() and surfaces.has_surfaces(node)
 
 
 def _corner_text(text: str) -> Any:
@@ -179,16 +265,23 @@ def _corner_text(text: str) -> Any:
     return actor
 
 
-_marks: list[SyntheticMarks] = []
+class _Started:
+    def __init__(self) -> None:
+        self.marks, self.layout = SyntheticMarks(), PairLayout()
 
 
-def start_marks() -> None:
-    """Mark synthetic volumes from now on, in every scene."""
-    if not _marks:
-        _marks.append(SyntheticMarks())
+_started: list[_Started] = []
 
 
-def stop_marks() -> None:
-    """Stop marking, before the module is unloaded or reloaded."""
-    while _marks:
-        _marks.pop().stop()
+def start_views() -> None:
+    """Know the layout of pairs, and mark synthetic volumes, from now on and in every scene."""
+    if not _started:
+        _started.append(_Started())
+
+
+def stop_views() -> None:
+    """Give the user's layout back and stop marking, before the module is unloaded or reloaded."""
+    while _started:
+        started = _started.pop()
+        started.layout.stop()
+        started.marks.stop()
