@@ -19,7 +19,7 @@ from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results import case_files
 from CardiacLDMLib.results.case_files import ENDINGS, existing_results, is_complete, read_report, write_case_files
-from CardiacLDMLib.results.report import NOTICE
+from CardiacLDMLib.results.report import NOTICE, CaseReport
 from CardiacLDMLib.results.segmentation_file import write_segmentation
 from CardiacLDMLib.slicer import segmentations, volumes
 from tests.support.blocks import KINDS, SHAPE, blocks, case_report
@@ -48,6 +48,27 @@ def write_with_slicerio(labels: Volume, path: Path) -> None:
         "segments": segments,
     }
     slicerio.write_segmentation(str(path), segmentation)
+
+
+# --- DICOM SEG ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dicom_seg_never_belongs_to_other_labels(tmp_path: Path) -> None:
+    """It is written before the report; labels that replace earlier ones without it take it away."""
+    scan, labels = blocks()
+    report = case_report(labels)
+
+    def write(labels: Volume, report: CaseReport, path: Path) -> None:
+        path.write_bytes(labels.array.tobytes())
+
+    files = write_case_files(tmp_path, scan, labels, report, write_dicom_seg=write)
+    assert [path.name for path in files[-2:]] == ["case.seg.dcm", "case.report.json"]
+    assert is_complete(tmp_path, "case", dicom_seg=True)
+    assert "case.seg.dcm" in existing_results(tmp_path, "case")
+    write_case_files(tmp_path, scan, labels, report)
+    assert not (tmp_path / "case.seg.dcm").exists()
+    assert is_complete(tmp_path, "case")
+    assert not is_complete(tmp_path, "case", dicom_seg=True)
 
 
 # --- the segmentation ----------------------------------------------------------------------------------------------

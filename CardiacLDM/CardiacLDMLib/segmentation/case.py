@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..image.cases import Case, read_case
+from ..image.grid import Volume
 from ..progress import Cancelled, Progress, Quality
-from ..results.case_files import Draw, read_report, write_case_files
+from ..results.case_files import Draw, WriteDicomSeg, read_report, write_case_files
 from ..results.pictures import draw_planes
 from ..results.report import CaseReport, PackageRecord, grid_record, software_versions
 from ..text import rounded_volume
@@ -37,13 +38,15 @@ def segment_case(
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     draw: Draw = draw_planes,
+    write_dicom_seg: WriteDicomSeg | None = None,
     aside: Path | None = None,
 ) -> SegmentedCase:
-    """Read and label a case and write its four files to the folder ``out``; all of them, or none.
+    """Read and label a case and write its files to the folder ``out``; all of them, or none.
 
     ``progress`` is called with every step, including reading and writing. ``cancelled`` is called between steps; if it
-    returns True, ``Cancelled`` is raised. ``draw`` draws the picture. ``aside``: see
-    :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or ``OutputError``.
+    returns True, ``Cancelled`` is raised. ``draw`` draws the picture, ``write_dicom_seg`` writes a DICOM SEG too.
+    ``aside``: see :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or
+    ``OutputError``.
     """
 
     def step(percent: int, stage: str) -> None:
@@ -58,8 +61,19 @@ def segment_case(
     reading = time.perf_counter() - began
     result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
     step(100, "write")
+    report = _report(case, segmenter, volume, result, quality, reading)
+    files = write_case_files(
+        out, volume, result.labels, report, draw=draw, write_dicom_seg=write_dicom_seg, aside=aside
+    )
+    return SegmentedCase(read_report(files[-1]), files, result)
+
+
+def _report(
+    case: Case, segmenter: Segmenter, volume: Volume, result: Segmentation, quality: Quality, reading_s: float
+) -> CaseReport:
+    """Return the report of a case; the time of writing is added when its files are written."""
     manifest = segmenter.package.manifest
-    report = CaseReport(
+    return CaseReport(
         case=case.name,
         source=case.path.resolve().name,
         package=PackageRecord(name=manifest.name, version=manifest.version, sha256=segmenter.package.sha256),
@@ -70,9 +84,7 @@ def segment_case(
             name: round(volume_ml, 2) or rounded_volume(volume_ml) for name, volume_ml in result.volumes_ml.items()
         },
         warnings=[*case.notes, *result.warnings],
-        seconds={"read": reading, **result.seconds},
+        seconds={"read": reading_s, **result.seconds},
         grid=grid_record(volume),
         software=software_versions(),
     )
-    files = write_case_files(out, volume, result.labels, report, draw=draw, aside=aside)
-    return SegmentedCase(read_report(files[-1]), files, result)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from highdicom.seg import segread
 from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
@@ -109,6 +110,27 @@ def test_a_dicom_series_gives_the_same_labels_and_names_no_one(
     everything = result.output.encode() + b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     for secret in (PATIENT_NAME, PATIENT_ID, DESCRIPTION, "Mustermann", "19701224", "Musterstadt"):
         assert secret.encode() not in everything
+
+
+def test_dicom_seg_lies_on_the_slices_of_its_scan(tmp_path: Path, scan: Path, package: Path) -> None:
+    array = read_volume(scan).array
+    write_series(tmp_path / "in" / "study", array, spacing=(4.0, 4.0, 5.0))
+    options = ("--out", tmp_path / "out", "--package", package, "--dicom-seg")
+    result = run(tmp_path / "in" / "study", scan, *options)
+    assert result.exit_code == 0, result.output
+    assert "chest" in next(line for line in result.stderr.splitlines() if "DICOM" in line)
+    assert [name for name in files(tmp_path / "out") if name.endswith(".dcm")] == ["study.seg.dcm"]
+    labels = read_volume(tmp_path / "out" / "study.labels.nii.gz")
+    seg = segread(tmp_path / "out" / "study.seg.dcm")
+    counted = dict(
+        zip(seg.segment_numbers, np.bincount(seg.get_volume(combine_segments=True).array.ravel())[1:], strict=True)
+    )
+    named = {seg.get_segment_description(number).segment_label: count for number, count in counted.items()}
+    assert named == {s.title: n for s in anatomy.STRUCTURES if (n := np.count_nonzero(labels.array == s.value))}
+    (tmp_path / "out" / "study.seg.dcm").unlink()
+    again = run(tmp_path / "in" / "study", scan, *options, "--skip-existing")
+    assert again.exit_code == 0
+    assert (tmp_path / "out" / "study.seg.dcm").exists()
 
 
 def test_a_scan_without_a_heart_says_so(tmp_path: Path, package: Path, truth: tuple[Volume, Volume]) -> None:

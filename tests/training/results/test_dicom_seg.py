@@ -34,8 +34,7 @@ def scan(folder: Path, **changes: object) -> tuple[Series, Volume]:
 
 
 def write(series: Series, labels: Volume, path: Path) -> Segmentation:
-    assert series.affine is not None
-    write_dicom_seg(series.files, series.affine, labels, case_report(labels), path)
+    write_dicom_seg(series, labels, case_report(labels), path)
     return segread(path)
 
 
@@ -129,4 +128,11 @@ def test_headers_without_a_frame_of_reference_are_refused(tmp_path: Path) -> Non
     series, labels = scan(tmp_path / "scan", change=lambda data, _: data.__delattr__("FrameOfReferenceUID"))
     with pytest.raises(OutputError, match="Frame Of Reference"):
         write(series, labels, tmp_path / "case.seg.dcm")
+    assert not (tmp_path / "case.seg.dcm").exists()
+
+
+def test_without_labels_there_is_no_file(tmp_path: Path) -> None:
+    series, labels = scan(tmp_path / "scan")
+    labels = Volume(np.zeros_like(labels.array), labels.affine)
+    write_dicom_seg(series, labels, case_report(labels), tmp_path / "case.seg.dcm")
     assert not (tmp_path / "case.seg.dcm").exists()

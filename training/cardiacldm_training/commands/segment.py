@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,6 +64,12 @@ def segment(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out cases that have all their results, and do the others.")
     ] = False,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg", help="For DICOM scans also write NAME.seg.dcm, which names the patient as they do."
+        ),
+    ] = False,
     series: Annotated[
         str | None, typer.Option("--series", help="DICOM series to segment, by its number or UID.", show_default=False)
     ] = None,
@@ -70,8 +77,9 @@ def segment(
     """Label the heart's eight structures in CT scans. Research use, not a medical device.
 
     The files of a case are NAME.seg.nrrd (for 3D Slicer), NAME.labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6,
-    PA 7, LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes). A case that fails does not
-    stop the others; the last lines name it, and the exit code is 1.
+    PA 7, LAA 8), NAME.report.json (volumes, warnings, times) and NAME.png (three planes); with --dicom-seg also
+    NAME.seg.dcm, which an archive files with its scan. A case that fails does not stop the others; the last lines name
+    it, and the exit code is 1.
     """
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.results.case_files import check_folder
@@ -89,8 +97,8 @@ def segment(
     folder = Path(out)
     check_folder(folder)  # before hours of work
     existing: Existing = "replace" if overwrite else "skip" if skip_existing else "refuse"
-    sorted_inputs = _sort_inputs(inputs, folder, existing, series, console)
-    run = _Run(folder, quality, console, sorted_inputs)
+    sorted_inputs = _sort_inputs(inputs, folder, existing, series, dicom_seg, console)
+    run = _Run(folder, quality, dicom_seg, console, sorted_inputs)
     if sorted_inputs.cases:
         segmenter = Segmenter(model, device)
         with stop_on_signal(console) as cancelled:
@@ -114,7 +122,9 @@ class _Inputs:
     skipped: int = 0
 
 
-def _sort_inputs(inputs: Sequence[str], out: Path, existing: Existing, series: str | None, console: Console) -> _Inputs:
+def _sort_inputs(
+    inputs: Sequence[str], out: Path, existing: Existing, series: str | None, dicom_seg: bool, console: Console
+) -> _Inputs:
     """Find the cases, and sort them by what will happen to them. Prints notes on DICOM series."""
     from CardiacLDMLib.image.cases import Refused, find_cases
     from CardiacLDMLib.results.case_files import existing_results, is_complete
@@ -124,7 +134,7 @@ def _sort_inputs(inputs: Sequence[str], out: Path, existing: Existing, series: s
     for case in find_cases([Path(name) for name in inputs if name], series, ask):
         if isinstance(case, Refused):
             found.refused.append(case)
-        elif existing == "skip" and is_complete(out, case.name):
+        elif existing == "skip" and is_complete(out, case.name, dicom_seg=dicom_seg and case.series is not None):
             found.skipped += 1
         elif existing == "refuse" and (names := existing_results(out, case.name)):
             found.refused.append(Refused(case.name, _already_there(names)))
@@ -164,6 +174,7 @@ class _Run:
 
     out: Path
     quality: Quality
+    dicom_seg: bool
     console: Console
     inputs: _Inputs
     done: int = 0
@@ -193,11 +204,16 @@ class _Run:
         from CardiacLDMLib.segmentation.case import segment_case
 
         from ..results.case_picture import draw_case
+        from ..results.dicom_seg import write_dicom_seg
 
+        write = partial(write_dicom_seg, case.series) if self.dicom_seg and case.series else None
+        if self.dicom_seg and not case.series:
+            self.console.print(f"{case.name}: the scan is not DICOM, so no DICOM SEG is written.")
         with job_progress(self.console, label) as progress:
             return segment_case(
-                case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled, draw=draw_case
-            ).report
+                case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled, draw=draw_case,
+                write_dicom_seg=write,
+            ).report  # fmt: skip
 
     def finish(self) -> None:
         """Print the last lines, and end with the exit code."""

@@ -7,7 +7,6 @@ segmentation with its scan. DICOM PS3.3 A.51 describes the object.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from CardiacLDMLib import __version__, anatomy
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import replace_file
+from CardiacLDMLib.image.dicom.stacks import Series
 from CardiacLDMLib.image.grid import LPS_TO_RAS, Volume
 from CardiacLDMLib.results.report import NOTICE, CaseReport
 
@@ -32,17 +32,19 @@ _PERHAPS_EMPTY = (
 _SAME_GRID_MM = 0.01
 
 
-def write_dicom_seg(slices: Sequence[Path], affine: np.ndarray, labels: Volume, report: CaseReport, path: Path) -> None:
+def write_dicom_seg(series: Series, labels: Volume, report: CaseReport, path: Path) -> None:
     """Write ``labels`` (uint8, IJK) as a DICOM SEG with a segment for each structure that is there.
 
-    ``slices``: the scan's DICOM files in the order of its k axis; ``affine`` (4x4) takes their IJK to RAS mm. On their
-    grid every frame refers to its slice. Labels on another grid, as those of a resampled scan, get a geometry of their
-    own in the scan's frame of reference. Raises :class:`OutputError` if the scan's headers lack what a DICOM object
-    needs, or the file cannot be written.
+    ``series``: that of the scan. If the labels lie on its slices, every frame refers to its slice; labels on another
+    grid, such as those of a resampled scan, get a geometry of their own in the scan's frame of reference. Without
+    labels no file is written, since a DICOM SEG needs at least one segment. Raises :class:`OutputError` if the scan's
+    headers lack what a DICOM object needs, or the file cannot be written.
     """
+    if not labels.array.any():
+        return
     try:
-        headers = [_read_header(file) for file in slices]
-        segmentation = _segmentation(headers, affine, labels, report)
+        headers = [_read_header(file) for file in series.files]
+        segmentation = _segmentation(headers, series, labels, report)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(
             f"{path.name} could not be made, since the scan's DICOM headers are incomplete ({error}): "
@@ -67,7 +69,7 @@ def _read_header(file: Path) -> Dataset:
     return header
 
 
-def _segmentation(headers: list[Dataset], affine: np.ndarray, labels: Volume, report: CaseReport) -> Segmentation:
+def _segmentation(headers: list[Dataset], series: Series, labels: Volume, report: CaseReport) -> Segmentation:
     from highdicom import UID
     from highdicom import Volume as DicomVolume
     from highdicom.seg import Segmentation
@@ -76,7 +78,7 @@ def _segmentation(headers: list[Dataset], affine: np.ndarray, labels: Volume, re
     numbers = np.zeros(anatomy.NUM_CLASSES, dtype=np.uint8)  # segments are numbered from 1 without gaps
     numbers[[s.value for s in present]] = np.arange(1, len(present) + 1)
     frames: Any = numbers[labels.array].transpose(2, 1, 0)  # (slice, row, column)
-    same_grid = labels.grid.shape[2] == len(headers) and np.allclose(labels.affine, affine, atol=_SAME_GRID_MM)
+    same_grid = labels.grid.shape[2] == len(headers) and _same_place(labels, series)
     if not same_grid:
         kji_to_lps = (LPS_TO_RAS @ labels.affine)[:, [2, 1, 0, 3]]
         reference = headers[0].FrameOfReferenceUID
@@ -100,6 +102,10 @@ def _segmentation(headers: list[Dataset], affine: np.ndarray, labels: Volume, re
             content_description=f"Heart structures. {NOTICE}",
             series_description="CardiacLDM heart structures (research use)",
         )
+
+
+def _same_place(labels: Volume, series: Series) -> bool:
+    return series.affine is not None and np.allclose(labels.affine, series.affine, atol=_SAME_GRID_MM)
 
 
 def _describe(structure: anatomy.Structure, number: int, report: CaseReport) -> SegmentDescription:
