@@ -20,7 +20,7 @@ from .dicom.headers import find_dicom_files, is_dicom, study_of
 from .dicom.series import find_series
 from .dicom.stacks import Series
 from .dicom.voxels import read_series
-from .files import read_volume
+from .files import read_with_notes
 from .grid import Volume
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -70,11 +70,17 @@ def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | Non
 
 
 def read_case(case: Case) -> Volume:
+    """Read a case as :func:`read_case_with_notes` does, without the notes."""
+    return read_case_with_notes(case)[0]
+
+
+def read_case_with_notes(case: Case) -> tuple[Volume, tuple[str, ...]]:
     """Read the voxels of a case in Hounsfield units: int16 if that holds them, otherwise float32.
 
-    Raises :class:`VolumeError`.
+    Returns the volume, and sentences for the user on its place. Raises :class:`VolumeError`.
     """
-    return _compact(read_volume(case.path) if case.series is None else read_series(case.series))
+    volume, notes = read_with_notes(case.path) if case.series is None else (read_series(case.series), ())
+    return _compact(volume), notes
 
 
 def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, ask: Ask | None) -> Case:

@@ -1,12 +1,9 @@
-"""Volumes as files: NIfTI, NRRD and MHA, read and written by SimpleITK."""
+"""Volumes as files: NIfTI, NRRD and MHA. SimpleITK writes them all and reads all but NIfTI (see :mod:`.nifti`)."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
-import math
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,9 @@ import numpy as np
 
 from ..errors import OutputError, VolumeError
 from ..files import replace_file
-from .grid import LPS_TO_RAS, Volume
-
-#: Number of voxels above that of any CT series: with more, the header is wrong or the memory too small.
-MAX_VOXELS = 1024 * 1024 * 2048
+from .grid import LPS_TO_RAS, Volume, check_size
+from .headers import check_header
+from .nifti import check_complete, is_nifti, keep_sform, read_nifti
 
 
 class _KeepAlive:
@@ -65,94 +61,54 @@ def _check_image(dimension: int, size: tuple[int, ...], components: int) -> None
         raise VolumeError(f"A 3D volume is needed, this one has {dimension} dimensions of size {tuple(size)}.")
     if components != 1:
         raise VolumeError(f"One number per voxel is needed, this volume has {components}: it is a colour image.")
-    if np.prod([float(n) for n in size]) > MAX_VOXELS:
-        raise VolumeError(f"The volume is too large ({' x '.join(map(str, size))} voxels): crop it to the chest first.")
+    check_size(size)
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read a volume as :func:`read_with_notes` does, without the notes."""
+    return read_with_notes(path)[0]
+
+
+def read_with_notes(path: str | os.PathLike[str]) -> tuple[Volume, tuple[str, ...]]:
     """Read a NIfTI, NRRD or MHA/MHD file of any orientation; the voxel type is that of the file.
 
-    Raises :class:`VolumeError` when the file is missing, damaged, not 3D, or sheared.
+    Returns the volume, and sentences for the user if the file leaves the place of the voxels in doubt. Raises
+    :class:`VolumeError` when the file is missing, damaged, not 3D, or sheared.
     """
-    import SimpleITK as sitk
-
     path = Path(path)
     if not path.is_file():
         raise VolumeError(f"There is no file {path.name}.")
+    if path.stat().st_size == 0:
+        raise VolumeError(f"{path.name} is an empty file.")
+    if is_nifti(path):
+        return read_nifti(path)
+    return _read_with_itk(path)
+
+
+def _read_with_itk(path: Path) -> tuple[Volume, tuple[str, ...]]:
+    """Read an NRRD or MetaImage file, and return notes on its place. Raises :class:`VolumeError`."""
+    import SimpleITK as sitk
+
+    notes = check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         reader.ReadImageInformation()
         _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
-        _check_length(path, reader)
-        return _restore_nan(path, reader, from_sitk(reader.Execute()))
+        return from_sitk(reader.Execute()), notes
     except RuntimeError as error:
         raise VolumeError(_why_unreadable(path, str(error))) from error
-
-
-def _check_length(path: Path, reader: Any) -> None:
-    """Refuse a NIfTI file that ends too early: ITK reads the missing voxels as zeros without an error."""
-    if not reader.HasMetaDataKey("vox_offset"):
-        return
-    voxels = math.prod(reader.GetSize())
-    needed = int(float(reader.GetMetaData("vox_offset"))) + voxels * int(reader.GetMetaData("bitpix")) // 8
-    packed = _is_gzip(path)
-    if packed and gzip_length(path) == needed % 2**32:
-        return
-    # It is cut short, has several gzip members, or more data behind the voxels: only unpacking tells which.
-    if (_unpacked_length(path) if packed else path.stat().st_size) < needed:
-        raise VolumeError(f"{path.name} cannot be read: the file is damaged or cut short.")
-
-
-def _restore_nan(path: Path, reader: Any, volume: Volume) -> Volume:
-    """Restore values of a NIfTI file that are not finite, as NaN: ITK reads them as 0, which would be water."""
-    kinds = {"16": "f4", "64": "f8"}
-    if not path.name.endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("datatype"):
-        return volume
-    if reader.GetMetaData("datatype") not in kinds:
-        return volume
-    array = None
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
-        order = "<" if int.from_bytes(file.read(4), "little") == 348 else ">"
-        kind = np.dtype(order + kinds[reader.GetMetaData("datatype")])
-        file.seek(int(float(reader.GetMetaData("vox_offset"))))
-        for start in range(0, volume.array.size, 1 << 20):
-            values = np.frombuffer(file.read(min(1 << 20, volume.array.size - start) * kind.itemsize), kind)
-            bad = ~np.isfinite(values)
-            if bad.any():
-                array = np.array(volume.array.T, order="C") if array is None else array
-                array.reshape(-1)[start : start + len(values)][bad] = np.nan
-    return volume if array is None else Volume(array.T, volume.affine)
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def gzip_length(path: Path) -> int:
-    """Return the length of a gzip file's data modulo 2^32, as its last four bytes state it."""
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        return int.from_bytes(file.read(), "little")
-
-
-def _unpacked_length(path: Path) -> int:
-    """Return how many bytes a gzip file holds, up to where it is damaged."""
-    length = 0
-    with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
-        while block := file.read(1 << 20):
-            length += len(block)
-    return length
 
 
 def _why_unreadable(path: Path, error: str) -> str:
     """Return the sentence for the user about an error of ITK's readers."""
     if "orthonormal" in error:
         return f"The axes of {path.name} are sheared (a tilted gantry?): resample it to right angles first."
-    if path.stat().st_size == 0:
-        return f"{path.name} is an empty file."
+    if "nrrd spacing" in error:
+        return f"The header of {path.name} names a space but no space directions: save it again as NIfTI."
+    if "number of domain axes" in error:
+        return f"{path.name} has a fourth axis: save the 3D volume by itself."
     if "Unable to determine ImageIO reader" in error:
         return f"{path.name} is not a NIfTI, NRRD or MHA volume."
     return f"{path.name} cannot be read: the file is damaged or cut short."
@@ -167,7 +123,9 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
 
     with replace_file(path) as part, itk_errors(Path(path).name):
         sitk.WriteImage(to_sitk(volume), str(part), True)
-        _check_written(part)
+        if is_nifti(part):
+            check_complete(part)  # ITK's writer does not notice a full disk
+            keep_sform(part, volume.affine)
 
 
 @contextlib.contextmanager
@@ -180,14 +138,3 @@ def itk_errors(name: str, question: str = "is the disk full or read-only?") -> I
         yield
     except (RuntimeError, VolumeError) as error:
         raise OutputError(f"{name} could not be written: {question}") from error
-
-
-def _check_written(path: Path) -> None:
-    """Refuse a NIfTI file that ends too early: ITK's writer does not notice a full disk."""
-    import SimpleITK as sitk
-
-    if path.name.endswith((".nii", ".nii.gz")):
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        _check_length(path, reader)

@@ -16,6 +16,8 @@ from ..errors import VolumeError
 AIR_HU = -1024.0
 #: Cosine between two axes above which a grid counts as sheared.
 MAX_SHEAR = 1e-3
+#: Number of voxels above that of any CT series: with more, the header is wrong or the memory too small.
+MAX_VOXELS = 1024 * 1024 * 2048
 #: Takes the coordinates of DICOM and ITK (left, posterior, superior) to RAS, and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -105,6 +107,14 @@ class Volume:
     @property
     def spacing(self) -> np.ndarray:
         return self.grid.spacing
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """Raise :class:`VolumeError` for more voxels than a CT series has, before they are read."""
+    if np.prod([float(n) for n in shape]) > MAX_VOXELS:
+        raise VolumeError(
+            f"The volume is too large ({' x '.join(map(str, shape))} voxels): crop it to the chest first."
+        )
 
 
 def ras_grid(bounds: np.ndarray, spacing_mm: float) -> Grid:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..image.cases import Case, read_case
+from ..image.cases import Case, read_case_with_notes
 from ..image.grid import Volume
 from ..progress import Cancelled, Progress, Quality
 from ..results.case_files import Draw, WriteDicomSeg, read_report, write_case_files
@@ -57,7 +57,8 @@ def segment_case(
 
     began = time.perf_counter()
     step(0, "read")
-    volume = read_case(case)
+    volume, notes = read_case_with_notes(case)
+    case = replace(case, notes=(*case.notes, *notes))
     reading = time.perf_counter() - began
     result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
     step(100, "write")
