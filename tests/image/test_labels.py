@@ -1,4 +1,4 @@
-"""Dice of two label maps against values worked out by hand."""
+"""The check of label values, and Dice of two label maps against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from CardiacLDMLib.anatomy import NAMES, VALUE
-from CardiacLDMLib.image.labels import agreement, dice_per_structure, mean_agreement
+from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.image.labels import agreement, check_labels, dice_per_structure, mean_agreement
 
 
 def test_agreement_is_dice_of_structures_in_either_map() -> None:
@@ -36,3 +37,16 @@ def test_dice_per_structure_against_hand_counts() -> None:
     dice = dice_per_structure(labels, others)
     assert dice[:3].tolist() == pytest.approx([2 * 1 / 3, 2 * 2 / 6, 0.0])
     assert np.isnan(dice[3:]).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "name"),
+    [(-1, np.int16, "-1"), (9, np.uint8, "9"), (255, np.uint8, "255"), (-1, np.float32, "-1"), (2.5, np.float64, "2.5"),
+     (np.nan, np.float32, "nan"), (np.inf, np.float32, "inf"), (300, np.int32, "300")],
+)  # fmt: skip
+def test_the_wrong_value_is_named(value: float, kind: type, name: str) -> None:
+    labels = np.arange(9 * 8 * 7).reshape(9, 8, 7).astype(kind) % 9
+    check_labels(labels)
+    labels[1, 2, 3] = value
+    with pytest.raises(VolumeError, match=f"the value {name}:"):
+        check_labels(labels)

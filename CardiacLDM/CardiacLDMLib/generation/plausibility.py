@@ -26,7 +26,7 @@ from ..anatomy import (
 )
 from ..errors import VolumeError
 from ..image.grid import Volume
-from ..image.labels import volumes_ml
+from ..image.labels import check_labels, volumes_ml
 from ..segmentation.findings import Finding, Rule
 
 #: Most islands of one label map: parts that touch the rest of their structure at an edge or a corner only.
@@ -81,8 +81,7 @@ def as_labels(volume: Volume) -> Labels:
     Raises :class:`VolumeError` if it is empty or has values other than 0 to 8.
     """
     array, spacing = _to_ras(volume)
-    if array.min() < 0 or array.max() >= NUM_CLASSES or not (array == array.astype(np.uint8)).all():
-        raise VolumeError(f"It holds values other than the whole numbers 0 to {NUM_CLASSES - 1}.")
+    check_labels(array)
     return _crop(array.astype(np.uint8), spacing, in_scan=True)
 
 

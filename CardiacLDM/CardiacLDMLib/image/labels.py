@@ -1,4 +1,4 @@
-"""Label maps as arrays: volumes of structures, box around them, Dice of two maps.
+"""Label maps as arrays: check of the values, volumes of structures, box around them, Dice of two maps.
 
 Label maps are integer arrays (I, J, K) with values of :mod:`anatomy`.
 """
@@ -8,8 +8,19 @@ from __future__ import annotations
 import numpy as np
 
 from .. import anatomy
+from ..errors import VolumeError
 
 Box = tuple[slice, ...]
+
+
+def check_labels(array: np.ndarray) -> None:
+    """Raise :class:`VolumeError`, which names a wrong value, unless ``array`` holds whole numbers from 0 to 8 only."""
+    wrong = [value for value in (array.min(), array.max()) if not 0 <= value < anatomy.NUM_CLASSES]  # also NaN
+    if not wrong and array.dtype.kind == "f":
+        wrong = list(array[array != np.rint(array)][:1])
+    if wrong:
+        last = anatomy.NUM_CLASSES - 1
+        raise VolumeError(f"The labels hold the value {wrong[0]:.6g}: only the whole numbers 0 to {last} are labels.")
 
 
 def volumes_ml(labels: np.ndarray, voxel_ml: float) -> dict[str, float]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..image.grid import Volume
-from .segmentations import require_known_values, segmentation_from_labels
+from ..image.labels import check_labels
+from .segmentations import segmentation_from_labels
 from .volumes import (
     PREFIX,
     add_volume_node,
@@ -60,7 +61,7 @@ def pair_in_steps(
     """
     from vtkmodules.vtkCommonDataModel import vtkImageData
 
-    require_known_values(labels)
+    check_labels(labels.array)
     outer, inner = folders
     voxels, record = vtkImageData(), {**record, "synthetic": "true"}
     yield from set_voxels_in_steps(voxels, image.array)

@@ -12,7 +12,7 @@ import numpy as np
 from .. import anatomy
 from ..errors import VolumeError
 from ..image.grid import Volume
-from ..image.labels import foreground_box
+from ..image.labels import check_labels, foreground_box
 from ..segmentation.findings import Finding, flag, volume_findings
 from ..text import rounded_volume
 from .volumes import (
@@ -54,7 +54,7 @@ def segmentation_from_labels(
     Raises :class:`VolumeError` if ``labels`` hold other values or ``reference`` cannot be placed (see
     :func:`volume_from_node`).
     """
-    require_known_values(labels)
+    check_labels(labels.array)
     node_to_world(reference)  # refuses a transform that is not linear before there is a node
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
@@ -71,7 +71,7 @@ def replace_labels(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtk
     :class:`VolumeError` as :func:`segmentation_from_labels` does, and for a ``node`` under a transform that is not
     linear; nothing is changed then.
     """
-    require_known_values(labels)
+    check_labels(labels.array)
     node_to_world(reference)
     node_to_world(node)
     was = node.StartModify()
@@ -193,12 +193,6 @@ def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLSc
         node, reference, segment_ids, vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged, values
     )
     return Volume(np.ascontiguousarray(voxels_kji(merged).transpose(2, 1, 0)).astype(np.uint8), volume.affine)
-
-
-def require_known_values(labels: Volume) -> None:
-    """Raise :class:`VolumeError` if ``labels`` hold other values than those of :mod:`~CardiacLDMLib.anatomy`."""
-    if labels.array.max(initial=0) >= anatomy.NUM_CLASSES or labels.array.min(initial=0) < 0:
-        raise VolumeError(f"The labels hold values other than 0 to {anatomy.NUM_CLASSES - 1}.")
 
 
 def _fill(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:

@@ -29,6 +29,18 @@ def test_both_layouts_are_found(tmp_path: Path) -> None:
     assert all(case.labels.is_file() for case in find_cases(paired))
 
 
+def test_endings_in_capitals_are_found(tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data", 1)
+    for name in ("ct.nii.gz", "labels.nii.gz"):
+        (data / "case_0000" / name).rename(data / "case_0000" / name.upper())
+    (case,) = find_cases(data)
+    assert read_case(case)[1].array.any()
+    for kind, name in (("images", "CT"), ("labels", "LABELS")):
+        (tmp_path / "paired" / kind).mkdir(parents=True)
+        shutil.copy(data / "case_0000" / f"{name}.NII.GZ", tmp_path / "paired" / kind / "one.Nii.GZ")
+    assert [case.name for case in find_cases(tmp_path / "paired")] == ["one"]
+
+
 def test_folders_without_cases_or_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nowhere"):
         find_cases(tmp_path / "nowhere")
@@ -53,7 +65,9 @@ def test_scan_and_labels_of_a_case_share_a_grid(tmp_path: Path) -> None:
         (lambda labels: labels[:-1].copy(), "grid"),
         (lambda labels: labels + np.uint8(4), "12"),
         (lambda labels: labels.astype(np.int16) - 3, "-3"),
-        (lambda labels: labels.astype(np.float32) * np.float32(0.5), "whole numbers"),
+        (lambda labels: labels.astype(np.float32) * np.float32(0.5), r"\d\.5"),
+        (lambda labels: np.where(labels == 0, np.float32(-1), labels), "-1"),
+        (lambda labels: np.where(labels == 3, np.uint8(255), labels), "255"),
     ],
 )
 def test_labels_that_are_none_are_refused(change, fact: str, tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.image.labels import check_labels
+from CardiacLDMLib.results.pairs import IMAGE, LABELS
 
 from ...errors import DatasetError
 
@@ -32,7 +31,7 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     """Return the cases of ``folder``, ordered by name.
 
     The layout is ``NAME/{ct,labels}.nii.gz``, as of ``cardiacldm cohort``, or ``{images,labels}/NAME.nii.gz`` (also
-    .nii, .nrrd, .mha). Raises :class:`DatasetError` if there are no cases or an image has no labels.
+    .nii, .nrrd, .mha; in capitals too). Raises :class:`DatasetError` if there are no cases or an image has no labels.
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.")
@@ -40,8 +39,9 @@ def find_cases(folder: Path) -> list[CaseFiles]:
         cases = _paired_folders(folder)
     else:
         cases = [
-            CaseFiles(image.parent.name, image, image.parent / "labels.nii.gz")
-            for image in sorted(folder.glob("*/ct.nii.gz"))
+            CaseFiles(case.name, image, _named(case, LABELS) or case / LABELS)
+            for case in sorted(folder.iterdir())
+            if not case.name.startswith(".") and (image := _named(case, IMAGE))
         ]
     if not cases:
         raise DatasetError(
@@ -62,13 +62,17 @@ def read_case(files: CaseFiles) -> tuple[Volume, Volume]:
     image, labels = read_volume(files.image), read_volume(files.labels)
     if not labels.grid.same_as(image.grid, tolerance_mm=SAME_GRID_MM):
         raise VolumeError("Its labels have another grid than its scan: resample them first.")
-    lowest, highest = labels.array.min(), labels.array.max()
-    if lowest < 0 or highest >= anatomy.NUM_CLASSES:
-        value = lowest if lowest < 0 else highest
-        raise VolumeError(f"Its labels contain the value {value:g}; only 0 to {anatomy.NUM_CLASSES - 1} are valid.")
-    if (labels.array != labels.array.astype(np.uint8)).any():
-        raise VolumeError("Its labels are not whole numbers: were they interpolated?")
+    check_labels(labels.array)
     return image, labels
+
+
+def _named(folder: Path, name: str) -> Path | None:
+    """Return the file of ``folder`` with this name, whatever its case; None if there is none."""
+    if (folder / name).is_file():
+        return folder / name
+    if not folder.is_dir():
+        return None
+    return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name and path.is_file()), None)
 
 
 def _paired_folders(folder: Path) -> list[CaseFiles]:
@@ -80,5 +84,5 @@ def _paired_folders(folder: Path) -> list[CaseFiles]:
 
 def _stem(path: Path) -> str:
     """Return the file's name without its ending; empty for hidden files and other endings."""
-    ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-    return path.name.removesuffix(ending) if ending and not path.name.startswith(".") else ""
+    ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    return path.name[: -len(ending)] if ending and not path.name.startswith(".") else ""

@@ -11,6 +11,7 @@ from CardiacLDMLib.anatomy import NAMES, NUM_CLASSES, VALUE
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.image.labels import check_labels
 from CardiacLDMLib.image.resample import resample
 
 from ...errors import AnatomyError
@@ -31,10 +32,14 @@ def template_files(folder: Path) -> list[Path]:
     """Return the NIfTI label maps of a folder, sorted. Raises :class:`AnatomyError` if there is none."""
     if not Path(folder).is_dir():
         raise AnatomyError(f"There is no folder {Path(folder).name} with template label maps.")
-    files = sorted(p for p in Path(folder).glob("*.nii*") if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in Path(folder).iterdir() if _is_nifti_name(p.name) and p.is_file())
     if not files:
         raise AnatomyError(f"There is no NIfTI label map (*.nii.gz) in the folder {Path(folder).name}.")
     return files
+
+
+def _is_nifti_name(name: str) -> bool:
+    return name.lower().endswith((".nii", ".nii.gz")) and not name.startswith(".")
 
 
 @lru_cache(maxsize=16)
@@ -71,9 +76,11 @@ def _check_labels(volume: Volume, name: str) -> Volume:
     if volume.array.size > MOST_VOXELS:
         shape = " x ".join(map(str, volume.array.shape))
         raise AnatomyError(f"Template {name} is too large ({shape} voxels): crop it to the heart.")
+    try:
+        check_labels(volume.array)
+    except VolumeError as error:
+        raise AnatomyError(f"Template {name}: {error}") from error
     values = np.unique(volume.array)
-    if not np.isfinite(values).all() or not np.isin(values, np.arange(NUM_CLASSES)).all():
-        raise AnatomyError(f"Template {name} has values other than 0 to 8, those of the eight structures.")
     missing = [n for n in NAMES if VALUE[n] not in values]
     if missing:
         raise AnatomyError(f"Template {name} lacks {', '.join(missing)}: all eight structures are needed.")
