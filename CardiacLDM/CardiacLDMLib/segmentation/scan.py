@@ -35,11 +35,11 @@ def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
         )
     if grid.spacing.max() > THICK_MM:
         warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
-    _check_values(volume.array)
+    check_values(volume.array)
     return _replace_missing(volume, warnings), warnings
 
 
-def _check_values(array: np.ndarray) -> None:
+def check_values(array: np.ndarray) -> None:
     """Refuse values that no chest CT has: no finite ones, all equal, no air, lung or fat, or no soft tissue."""
     step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)

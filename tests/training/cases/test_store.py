@@ -108,6 +108,18 @@ def test_bad_cases_are_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert reports[-1] == (5, 5)
 
 
+def test_images_that_are_no_ct_are_named(tmp_path: Path) -> None:
+    data = write_cases(tmp_path / "data", 3)
+    for name, change in {"case_0000": lambda hu: (hu + 1000.0) / 3000.0, "case_0002": lambda hu: hu // 8 + 128}.items():
+        image = read_volume(data / name / "ct.nii.gz")
+        write_volume(Volume(change(image.array), image.affine), data / name / "ct.nii.gz")
+    prepared = prepare([(files, tmp_path / "cache") for files in find_cases(data)], 6.0)
+    assert [case.name for case in prepared.cases] == ["case_0001"]
+    reasons = dict(prepared.skipped)
+    assert set(reasons) == {"case_0000", "case_0002"}
+    assert all("Hounsfield" in reason for reason in reasons.values())
+
+
 def test_several_processes_give_the_same_cases(tmp_path: Path) -> None:
     cases = find_cases(write_cases(tmp_path / "data", 3))
     one = prepare([(files, tmp_path / "one") for files in cases], 6.0)

@@ -23,12 +23,13 @@ from CardiacLDMLib.files import replace_folder, sha256, sweep
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.segmentation.scan import check_values
 
 from .readers.folders import CaseFiles, find_cases, read_case
 from .workers import run_unordered
 
 #: Increase when the content of an entry changes: entries of other versions are made again.
-FORMAT = 1
+FORMAT = 2
 RECORD = "entry.json"
 #: Random voxels stored for each structure, as centres of training patches.
 POINTS = 1024
@@ -117,7 +118,7 @@ def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> Prep
 def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCase:
     """Return the entry of one case; make it if it is missing or damaged.
 
-    Raises :class:`VolumeError` or :class:`OutputError`.
+    Raises :class:`VolumeError`, :class:`SegmenterError` or :class:`OutputError`.
     """
     key = _key(files, spacing_mm)
     case = PreparedCase(files.name, cache / f"{spacing_mm:g}mm-{key[:20]}", key, spacing_mm)
@@ -144,12 +145,16 @@ def _key(files: CaseFiles, spacing_mm: float) -> str:
 
 
 def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarray]:
-    """Read and resample a case; return its arrays by file name. Raises :class:`VolumeError`."""
+    """Read and resample a case; return its arrays by file name.
+
+    Raises :class:`VolumeError`, or :class:`SegmenterError` for a scan that is no CT in Hounsfield units.
+    """
     image, labels = read_case(files)
     if not labels.array.any():
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
         raise VolumeError("Its scan contains values that are not finite.")
+    check_values(image.array)
     grid = ras_grid(image.grid.bounds_ras(), spacing_mm)
     if np.prod([float(n) for n in grid.shape]) > _MAX_VOXELS:
         raise VolumeError(f"Its scan is too large for a grid of {spacing_mm:g} mm.")
