@@ -291,6 +291,25 @@ def _save_tables(user: User, folder: Path) -> None:
         assert storage.WriteData(node)
 
 
+def test_after_apply_the_views_show_the_heart(user: User) -> None:
+    import slicer
+    from CardiacLDMLib.slicer import surfaces
+
+    camera = user.scene.AddNewNodeByClass("vtkMRMLCameraNode")
+    user.prepare("fast")
+    user.apply()
+    (node,) = user.segmentations()
+    user.wait(lambda: _has_surfaces(node) and camera.GetFocalPoint() != (0.0, 0.0, 0.0), 20)
+    bounds = surfaces.heart_bounds(node)
+    centre = bounds.mean(axis=0)
+    for view, axis in (("Red", 2), ("Green", 1), ("Yellow", 0)):
+        place = slicer.app.layoutManager().sliceWidget(view).mrmlSliceNode().GetSliceToRAS()
+        assert place.GetElement(axis, 3) == pytest.approx(centre[axis], abs=1.0)
+    assert camera.GetFocalPoint() == pytest.approx(tuple(centre))
+    distance = np.linalg.norm(np.array(camera.GetPosition()) - centre)
+    assert distance < 3 * np.linalg.norm(bounds[1] - bounds[0])
+
+
 def test_the_heart_window_is_one_click_away(user: User) -> None:
     volume = user.prepare()
     user.ui.heartWindow.click()

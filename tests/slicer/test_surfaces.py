@@ -47,3 +47,49 @@ def test_surfaces_are_shown_where_the_labels_lie(mrml: Any, kind: str) -> None:
     world = np.argwhere(labels.array == 4) @ labels.affine[:3, :3].T + labels.affine[:3, 3]
     ends = [world.min(0), world.max(0)]
     np.testing.assert_allclose([points.min(0), points.max(0)], ends, atol=1.5 * surfaces.SURFACE_MM)
+
+
+def test_slicer_is_left_no_surface_to_make_at_once(mrml: Any) -> None:
+    """It makes all missing surfaces as soon as the first segment in the order of IDs has one."""
+    node = volumes.volume_to_node(mrml, scan(), "CT")
+    segmentation = segmentations.segmentation_from_labels(mrml, labels_on(scan()), "Heart", node)
+    segments = [segmentation.GetSegmentation().GetSegment(name) for name in anatomy.NAMES]
+    for _ in surfaces.surfaces_in_steps(segmentation):
+        made = [segment.GetName() for segment in segments if segment.GetRepresentation("Closed surface")]
+        assert len(made) == len(segments) or not segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert len(made) == len(segments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_heart_has_bounds_without_its_vessels(mrml: Any, kind: str) -> None:
+    node = volumes.volume_to_node(mrml, scan(kind), "CT")
+    node.SetAndObserveTransformNodeID(transform_node(mrml, rotation(30, 2)).GetID())
+    labels = labels_on(volumes.volume_from_node(node), ())
+    assert surfaces.heart_bounds(segmentations.segmentation_from_labels(mrml, labels, "Empty", node)) is None
+    labels.array[1:3, 1:3, 1:3] = anatomy.VALUE["AO"]
+    labels.array[4:8, 4:8, 4:8] = anatomy.VALUE["LV"]
+    labels.array[5:8, 5:8, 8:10] = anatomy.VALUE["LA"]
+    bounds = surfaces.heart_bounds(segmentations.segmentation_from_labels(mrml, labels, "Heart", node))
+    assert bounds is not None
+    index = np.argwhere(np.isin(labels.array, (anatomy.VALUE["LV"], anatomy.VALUE["LA"])))
+    world = index @ labels.affine[:3, :3].T + labels.affine[:3, 3]
+    assert (bounds[0] <= world.min(0)).all()
+    assert (bounds[1] >= world.max(0)).all()
+    np.testing.assert_allclose(bounds.mean(0), (world.min(0) + world.max(0)) / 2, atol=surfaces.SURFACE_MM)
+    labels.array[labels.array == anatomy.VALUE["AO"]] = 0
+    alone = surfaces.heart_bounds(segmentations.segmentation_from_labels(mrml, labels, "Alone", node))
+    np.testing.assert_allclose(alone, bounds, atol=surfaces.SURFACE_MM)
+
+
+def test_cameras_are_turned_to_a_box_from_their_side(mrml: Any) -> None:
+    cameras = [mrml.AddNewNodeByClass("vtkMRMLCameraNode") for _ in range(2)]
+    cameras[0].SetPosition(-300.0, 0.0, 0.0)
+    cameras[1].SetPosition(0.0, 0.0, 700.0)
+    bounds = np.array([[-60.0, -50.0, 100.0], [60.0, 70.0, 220.0]])
+    volumes.frame_in_3d(mrml, bounds)
+    for camera, side in zip(cameras, ([-1, 0, 0], [0, 0, 1]), strict=True):
+        assert camera.GetFocalPoint() == pytest.approx((0.0, 10.0, 160.0))
+        outward = np.array(camera.GetPosition()) - camera.GetFocalPoint()
+        np.testing.assert_allclose(outward / np.linalg.norm(outward), side, atol=1e-9)
+        half = np.linalg.norm(outward) * np.sin(np.radians(camera.GetViewAngle() / 2))
+        assert half == pytest.approx(np.linalg.norm(bounds[1] - bounds[0]) / 2)

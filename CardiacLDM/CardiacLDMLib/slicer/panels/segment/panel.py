@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import vtk
@@ -14,12 +13,13 @@ from ....errors import UserError, VolumeError
 from ....progress import Progress, Quality
 from ....worker.device import Device
 from ....worker.job import Failure
-from ... import surfaces, volumes
+from ... import volumes
 from ..install import ensure_dependencies
 from ..parts import Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher, Sliced
 from ..results import ResultBox
 from ..scene_jobs import Listener, SceneJob, Settings
+from .showing import show_heart_in_steps
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -268,7 +268,7 @@ class SegmentPanel:
             if self._parameters is not None:
                 self._parameters.segment.result = segmentation
             self._ended()
-            self._surfaces = Sliced(_show_in_3d(segmentation), _check_surfaces)  # the volumes are shown before
+            self._surfaces = Sliced(show_heart_in_steps(segmentation), _check_surfaces)  # the volumes are shown before
 
     def _failed(self, failure: Failure) -> None:
         if self._job is not None:
@@ -301,15 +301,6 @@ def _has_nonlinear_transform(volume: vtkMRMLScalarVolumeNode) -> bool:
 def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
     text = _("Replace all segments of '{name}' by the new ones?").format(name=target.GetName())
     return bool(slicer.util.confirmOkCancelDisplay(text))
-
-
-def _show_in_3d(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
-    """Make and show the surfaces, one structure per step, while the segmentation exists."""
-    for _step in surfaces.surfaces_in_steps(segmentation):
-        yield
-        if not slicer.mrmlScene.IsNodePresent(segmentation):
-            return
-    slicer.util.resetThreeDViews()
 
 
 def _check_surfaces(error: Exception | None) -> None:
