@@ -108,16 +108,67 @@ def test_phases_of_two_acquisitions_are_told_apart_by_both_marks(tmp_path: Path)
         assert np.array_equal(array, hu_values(SHAPE, seed=n))
 
 
-@pytest.mark.parametrize("by_place", [True, False])
-def test_instance_numbers_in_order_tell_phases_apart(tmp_path: Path, by_place: bool) -> None:
-    for n in range(2):
+ORDERS: dict[str, tuple[str, Callable[[int, int], object]]] = {
+    "by place": ("InstanceNumber", lambda n, k: 2 * k + n),
+    "one after the other": ("InstanceNumber", lambda n, k: 9 * n + k),
+    "up and down": ("InstanceNumber", lambda n, k: 17 - k if n else k),
+    "in time": ("ContentTime", lambda n, k: f"1015{9 * n + k:02d}.5"),
+    "in time, down": ("AcquisitionTime", lambda n, k: f"10{15 + n:02d}{50 - k:02d}"),
+}
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.25, 1.0])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_in_which_images_were_made_tells_stacks_apart(tmp_path: Path, order: str, offset: float) -> None:
+    if (order, offset) == ("by place", 1.25):
+        return  # one stack as good as two
+    tag, value = ORDERS[order]
+
+    def change(n: int) -> Change:
+        return lambda data, k: setattr(data, tag, value(n, k))
+
+    write_two(tmp_path / "s", (change(0), change(1)), offset)
+    check_both(tmp_path / "s")
+
+
+def test_places_alone_tell_apart_stacks_that_do_not_lie_midway(tmp_path: Path) -> None:
+    write_two(tmp_path / "s", (mark("KVP", 120), mark("KVP", 120)), 1.0)
+    check_both(tmp_path / "s")
+
+
+def test_steps_of_one_scan_that_overlap_by_few_slices_are_joined(tmp_path: Path) -> None:
+    whole = hu_values((12, 10, 30))
+    for n in range(3):
+        ends = (max(10 * n - 1, 0), 10 * n + 11)
 
         def change(data: FileDataset, k: int, n: int = n) -> None:
-            data.InstanceNumber = 1 + (2 * k + n if by_place else 9 * n + k)
+            data.AcquisitionNumber = n
+            if k not in range(10 * n, 10 * n + 10):
+                data.PixelData = bytes(len(data.PixelData))
 
-        write_series(tmp_path / "s", hu_values(SHAPE, seed=n), uid="1.2.3", number=3, prefix=f"P{n}", change=change,
-                     spacing=(1.0, 1.0, 2.5))  # fmt: skip
-    check_both(tmp_path / "s")
+        write_series(tmp_path / "s", whole, uid="1.2.3", number=3, prefix=f"P{n}", change=change,
+                     skip=tuple(k for k in range(30) if not ends[0] <= k < ends[1]))  # fmt: skip
+    case = only_case(tmp_path / "s")
+    got = read_case(case).array
+    assert got.shape == whole.shape
+    same = [k for k in range(30) if np.array_equal(got[:, :, k], whole[:, :, k])]
+    assert len(same) == 28  # of the two slices at each seam one is of either side
+    assert any("4 images left out" in note for note in case.notes)
+
+
+def test_stray_images_far_away_do_not_hide_the_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", hu_values((12, 10, 30)), uid="1.2.3", number=3, change=mark("AcquisitionNumber", 2))
+    write_series(tmp_path / "s", hu_values((12, 10, 2)), uid="1.2.3", number=3, prefix="B",
+                 origin=(-20.0, -30.0, 150.0), change=mark("AcquisitionNumber", 1))  # fmt: skip
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, hu_values((12, 10, 30)))
+
+
+def test_parts_of_a_scan_that_lacks_slices_are_not_taken_for_scans(tmp_path: Path) -> None:
+    def part(data: FileDataset, k: int) -> None:
+        data.AcquisitionNumber = k // 10
+
+    write_series(tmp_path / "s", hu_values((12, 10, 40)), skip=tuple(range(20, 24)), change=part)
+    assert "lacks 4 slices" in refusal(tmp_path / "s")
 
 
 def test_folders_tell_phases_apart(tmp_path: Path) -> None:

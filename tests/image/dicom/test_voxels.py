@@ -43,8 +43,53 @@ def test_a_tilted_gantry_is_resampled_to_right_angles(tmp_path: Path, tilt: tupl
     assert (z.min(), z.max()) == (-20.0, 18.0)
 
 
+def test_slices_whose_planes_are_tilted_lie_where_their_headers_say(tmp_path: Path) -> None:
+    """The table moves along the body: the planes lean, and each slice is straight above the last."""
+    lean = np.radians(18.0)
+    axes = ((1.0, 0.0, 0.0), (0.0, float(np.cos(lean)), -float(np.sin(lean))))
+    place = np.array([-38.0, -48.0, -20.0])[:, None, None, None] + np.einsum(
+        "ab,b...->a...", np.column_stack([axes[0], axes[1], (0.0, 0.0, 2.5)]), np.indices((77, 97, 24)).astype(float)
+    )
+    write_series(tmp_path / "s", smooth(place), axes=axes, origin=(-38.0, -48.0, -20.0), step=(0.0, 0.0, 2.5))
+    case = only_case(tmp_path / "s")
+    assert any("tilted by 18 degrees" in note for note in case.notes)
+    got = read_case(case)
+    assert got.spacing[2] == pytest.approx(2.5 * np.cos(lean))
+    lps = np.diag([-1.0, -1.0, 1.0]) @ got.affine[:3]
+    places = np.einsum("ab,b...->a...", lps[:, :3], np.indices(got.array.shape)) + lps[:, 3, None, None, None]
+    inside = (abs(places[0]) < 28) & (abs(places[1]) < 27) & (got.array > -500)
+    assert inside.sum() > 50_000
+    assert np.abs(got.array - smooth(places))[inside].max() <= 1.0
+
+
 def invert(stored: np.ndarray, how: str, largest: int) -> np.ndarray:
     return {"not": stored, "bits": 4095 - stored, "scan": largest - stored, "slice": stored.max() - stored}[how]
+
+
+@pytest.mark.parametrize("how", ["not", "bits"])
+def test_inverted_images_of_signed_values_are_read_as_ct(tmp_path: Path, how: str) -> None:
+    ct = phantom(Grid((44, 44, 36), np.diag([4.0, 4.0, 5.0, 1.0])))[0].array.astype(int)
+
+    def marked(data: FileDataset, k: int) -> None:
+        values = ct[:, :, k].T
+        data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME1", 1
+        data.BitsStored, data.HighBit, data.RescaleIntercept = 16, 15, 0
+        data.PixelData = (values if how == "not" else -1 - values).astype("<i2").tobytes()
+
+    write_series(tmp_path / "s", ct, change=marked)
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, ct)
+
+
+def test_only_the_marked_images_of_a_series_are_inverted(tmp_path: Path) -> None:
+    ct = phantom(Grid((44, 44, 36), np.diag([4.0, 4.0, 5.0, 1.0])))[0].array.astype(int)
+
+    def marked(data: FileDataset, k: int) -> None:
+        if k % 2:
+            data.PhotometricInterpretation = "MONOCHROME1"
+            data.PixelData = (4095 - data.pixel_array).astype("<u2").tobytes()
+
+    write_series(tmp_path / "s", ct, change=marked)
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, ct)
 
 
 @pytest.mark.parametrize("how", ["not", "bits", "scan", "slice"])

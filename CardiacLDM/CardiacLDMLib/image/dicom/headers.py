@@ -18,6 +18,7 @@ DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 #: What can tell the stacks of one series apart, the surest first: the name for the user and the DICOM tag.
 MARKS = {
     "acquisition": "0020|0012",
+    "frame of reference": "0020|0052",
     "temporal position": "0020|0100",
     "temporal index": "0020|9128",
     "cardiac phase": "0020|9241",
@@ -29,6 +30,7 @@ MARKS = {
     "patient position": "0018|5100",
     "image type": "0008|0008",
     "acquisition time": "0008|0032",
+    "acquisition moment": "0008|002a",
     "content time": "0008|0033",
 }
 
@@ -144,8 +146,15 @@ def _header(path: Path, reader: Any) -> Header:
         precision=_precision(text("0020|0032")),
         spacing=_numbers(text("0028|0030"), 2),
         rescale=(text("0028|1053"), text("0028|1052")),
-        marks={name: value for name, tag in MARKS.items() if (value := text(tag))},
+        marks=_marks(text),
     )
+
+
+def _marks(text: Callable[[str], str]) -> dict[str, str]:
+    marks = {name: value for name, tag in MARKS.items() if (value := text(tag))}
+    if "acquisition moment" in marks:
+        marks["acquisition moment"] = marks["acquisition moment"][8:]  # without its date
+    return marks
 
 
 def _mirror(text: Callable[[str], str]) -> float:

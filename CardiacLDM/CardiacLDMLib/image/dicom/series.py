@@ -48,7 +48,7 @@ def _alike(headers: Sequence[Header]) -> list[list[Header]]:
     groups: dict[tuple[object, ...], list[Header]] = {}
     for header in headers:
         key = (header.study, header.number, header.kind, header.size, header.colour, header.frames > 1)
-        placed = (header.axes is None, header.position is None, header.spacing is None, header.mirror is None)
+        placed = (header.axes is None, header.position is None, header.spacing is None)
         groups.setdefault((*key, *placed), []).append(header)
     return [turned for group in groups.values() for turned in _near(group)]
 

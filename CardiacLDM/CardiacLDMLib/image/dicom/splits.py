@@ -10,16 +10,35 @@ import numpy as np
 from ...text import plural
 from .copies import drop_copies
 from .headers import MARKS, Header
-from .stacks import SAME_PLACE_MM, Series, along_normal, count_missing, is_even, is_placed, make_series, wrong_kind
+from .stacks import (
+    MAX_UNEVENNESS,
+    SAME_PLACE_MM,
+    Series,
+    along_normal,
+    count_missing,
+    in_order,
+    is_even,
+    is_placed,
+    make_series,
+    wrong_kind,
+)
 
 #: Marks that may differ from slice to slice in one ordinary stack, and are equal or close in each of several stacks.
-TIMES = ("trigger time", "acquisition time", "content time")
+TIMES = ("trigger time", "acquisition time", "acquisition moment", "content time")
+#: Marks whose values are not for the user.
+UNNAMED = (*TIMES[1:], "frame of reference")
 #: Marks that never tell apart slices which are evenly spaced together.
-WEAK_MARKS = ("slice thickness", "patient position", "image type")
+WEAK_MARKS = ("slice thickness", "patient position", "image type", "interleaf")
 #: Fewest slices of a stack that counts.
 MIN_SLICES = 3
 #: Most stacks of one series, and most marks that together tell them apart.
 MAX_STACKS, MAX_MARKS = 64, 3
+#: Most stacks that lie evenly between each other.
+MAX_INTERLEAVED = 3
+#: Most slices of the overlap of two parts of one stack: scanners that take a heart in steps let them overlap so.
+MAX_SEAM = 3
+#: Least share of the slices in a stack beside which far others are stray images, and how many gaps away those are.
+MAIN_SHARE, STRAY_GAPS = 0.8, 3.0
 #: Worth of a slice in a stack that lacks others, of one in a whole stack.
 INCOMPLETE_WORTH = 0.6
 #: A pause between two stacks is at least this many times as long as any within one.
@@ -32,6 +51,7 @@ class Stack:
 
     slices: list[Header]
     mark: str = ""
+    doubles: int = 0  # images left out because another part of the stack shows the same place
 
 
 def split_series(slices: Sequence[Header]) -> list[Series]:
@@ -40,7 +60,13 @@ def split_series(slices: Sequence[Header]) -> list[Series]:
         return [make_series(slices)]
     slices, copies = drop_copies(slices)
     notes = (f"{plural(copies, 'file')} left out: copies of other images.",) if copies else ()
-    return [make_series(stack.slices, stack.mark, notes) for stack in _stacks(slices)]
+    return [make_series(stack.slices, stack.mark, (*notes, *_note(stack))) for stack in _stacks(slices)]
+
+
+def _note(stack: Stack) -> tuple[str, ...]:
+    if not stack.doubles:
+        return ()
+    return (f"{plural(stack.doubles, 'image')} left out where parts of the stack overlap: check the seams.",)
 
 
 def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]:
@@ -52,10 +78,12 @@ def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]
         return next((stacks for name, stacks in _partitions(slices, used) if _interleaved(name, stacks)), whole)
     best, quality = whole, max(0.5, _quality(whole))
     for name, stacks in _partitions(slices, used):
-        if not _entangled(stacks, slices):
+        if joined := _joined(stacks):
+            return [joined]
+        if not _tell_apart(stacks):
             continue
         parts = [
-            Stack(part.slices, ", ".join(filter(None, (stack.mark, part.mark))))
+            Stack(part.slices, ", ".join(filter(None, (stack.mark, part.mark))), part.doubles)
             for stack in stacks
             for part in _stacks(stack.slices, (*used, name))
         ]
@@ -64,6 +92,19 @@ def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]
         if quality == 1.0:
             break
     return best
+
+
+def _joined(stacks: list[Stack]) -> Stack | None:
+    """Return one even stack of parts that overlap by few slices, or None if they form none."""
+    parts = sorted((_Places(stack) for stack in stacks), key=lambda places: places.low)
+    slices, doubles, top = list(parts[0].stack.slices), 0, parts[0].high
+    for part in parts[1:]:
+        new = [s for s, place in zip(part.stack.slices, part.places, strict=True) if place > top + SAME_PLACE_MM]
+        shared = len(part.places) - len(new)
+        if shared > MAX_SEAM or not new:
+            return None
+        slices, doubles, top = slices + new, doubles + shared, part.high
+    return Stack(slices, doubles=doubles) if doubles and is_even(slices) else None
 
 
 def _quality(stacks: Sequence[Stack]) -> float:
@@ -78,7 +119,7 @@ def _quality(stacks: Sequence[Stack]) -> float:
 
 def _interleaved(name: str, stacks: list[Stack]) -> bool:
     """Return whether stacks that together are evenly spaced are stacks of their own: each spans the whole length."""
-    if name in WEAK_MARKS or any(len(stack.slices) < MIN_SLICES for stack in stacks):
+    if name in WEAK_MARKS or len(stacks) > MAX_INTERLEAVED or any(len(stack.slices) < MIN_SLICES for stack in stacks):
         return False
     places = along_normal([header for stack in stacks for header in stack.slices])
     length = float(np.ptp(places))
@@ -89,19 +130,29 @@ def _interleaved(name: str, stacks: list[Stack]) -> bool:
     return True
 
 
-def _entangled(stacks: list[Stack], slices: Sequence[Header]) -> bool:
-    """Return whether stacks overlap; else they are parts of one that lacks slices, unless their spacings differ."""
-    normal = np.cross(*np.array(slices[0].axes).reshape(2, 3))
-    places = [np.sort(np.array([s.position for s in stack.slices]) @ normal) for stack in stacks]
-    places.sort(key=lambda p: float(p[0]))
-    top = places[0][-1]
-    for following in places[1:]:
-        if following[0] <= top + SAME_PLACE_MM:
-            return True
-        top = max(top, following[-1])
-    gaps = [float(np.median(np.diff(p))) for p in places if len(p) >= MIN_SLICES]
-    longest = max(float(np.ptp(p)) for p in places)
-    return len(gaps) > 1 and max(gaps) > 1.1 * min(gaps) and longest >= (top - places[0][0]) / 2
+class _Places:
+    """The places in mm of a stack's slices along the normal, in the order of the slices."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.places = along_normal(stack.slices)
+        self.low, self.high = float(self.places.min()), float(self.places.max())
+        self.gap = float(np.median(np.diff(np.sort(self.places)))) if len(self.places) >= MIN_SLICES else 0.0
+
+
+def _tell_apart(stacks: list[Stack]) -> bool:
+    """Return whether stacks are more than parts of one that lacks slices: they overlap, differ, or lie far apart."""
+    parts = sorted((_Places(stack) for stack in stacks), key=lambda places: places.low)
+    length = max(part.high for part in parts) - parts[0].low
+    main = max(parts, key=lambda part: len(part.places))
+    if any(part.low <= max(p.high for p in parts[:n]) + SAME_PLACE_MM for n, part in enumerate(parts) if n):
+        return True
+    gaps = [part.gap for part in parts if part.gap]
+    if len(gaps) > 1 and max(gaps) > 1.1 * min(gaps):
+        return max(part.high - part.low for part in parts) >= length / 2
+    away = min(max(part.low - main.high, main.low - part.high) for part in parts if part is not main)
+    images = sum(len(part.places) for part in parts)
+    return len(main.places) >= MAIN_SHARE * images and away > STRAY_GAPS * main.gap
 
 
 # --- ways to part slices -------------------------------------------------------------------------------------------
@@ -120,8 +171,11 @@ def _partitions(slices: Sequence[Header], used: tuple[str, ...]) -> Iterator[tup
     folders = [str(header.path.parent) for header in slices]
     if 1 < len(set(folders)) <= MAX_STACKS and "folder" not in used:
         yield "folder", _by_value(slices, folders, "folder")
-    if "instance" not in used and (stacks := _by_instance(slices)):
-        yield "instance", stacks
+    for name in ("instance", "content time", "acquisition time"):
+        if name not in used and (stacks := _by_order(slices, name)):
+            yield name, stacks
+    if "interleaf" not in used:
+        yield from (("interleaf", stacks) for stacks in _by_interleaf(slices))
 
 
 def _by_value(slices: Sequence[Header], values: Sequence[str], name: str) -> list[Stack]:
@@ -129,7 +183,7 @@ def _by_value(slices: Sequence[Header], values: Sequence[str], name: str) -> lis
     for value, header in zip(values, slices, strict=True):
         groups.setdefault(value, []).append(header)
     ordered = sorted(groups, key=_value_order)
-    shown = all(_is_number(value) for value in ordered) and name not in ("acquisition time", "content time")
+    shown = name not in UNNAMED and all(map(_is_number, ordered))
     return [
         Stack(groups[value], f"{name} {value}" if shown else f"{name} {n} of {len(ordered)}")
         for n, value in enumerate(ordered, start=1)
@@ -164,27 +218,42 @@ def _by_pause(slices: Sequence[Header], values: Sequence[str], name: str) -> Ite
 
 def _seconds(clock: float) -> float:
     """Return a time of day of DICOM (HHMMSS.F as a number) in seconds."""
-    return clock // 10000 * 3600 + clock // 100 % 100 * 60 + clock % 100
+    return clock // 10000 % 100 * 3600 + clock // 100 % 100 * 60 + clock % 100
 
 
-def _by_instance(slices: Sequence[Header]) -> list[Stack]:
-    """Return the slices parted by their instance numbers; none if those are no guide.
+def _by_interleaf(slices: Sequence[Header]) -> Iterator[list[Stack]]:
+    """Yield every second or third slice, if the distances between slices repeat with that period."""
+    ordered = in_order(slices)
+    gaps = np.diff(along_normal(ordered))
+    for count in range(2, MAX_INTERLEAVED + 1):
+        if gaps.min() < SAME_PLACE_MM or len(gaps) < 2 * count:
+            continue
+        if np.abs(gaps[count:] - gaps[:-count]).max() <= MAX_UNEVENNESS * gaps.min():
+            yield [Stack(ordered[n::count], f"part {n + 1} of {count}") for n in range(count)]
 
-    They are one if each stack was numbered from end to end before the next, or place by place.
+
+def _by_order(slices: Sequence[Header], name: str) -> list[Stack]:
+    """Return the slices parted by the order of their instance numbers or times; none if that is no guide.
+
+    It is one if the stacks were made one after the other, each from end to end, or all of them place by place.
     """
-    numbers = [header.instance for header in slices]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    texts = [str(header.instance) if name == "instance" else header.marks.get(name, "") for header in slices]
+    if len(set(texts)) < len(texts) or not all(map(_is_number, texts)):
         return []
-    ordered = sorted(slices, key=lambda header: header.instance or 0)
+    ordered = [slices[i] for i in np.argsort([_seconds(float(t)) if name in TIMES else float(t) for t in texts])]
     steps = np.diff(along_normal(ordered))
     same = np.abs(steps) < SAME_PLACE_MM
     if same.sum() > len(slices) / 3:
         return _by_rank(ordered, same)
-    usual = np.sign(np.median(steps))
-    starts = np.flatnonzero(np.sign(steps) != usual) + 1
-    groups = np.split(np.arange(len(ordered)), starts)
-    if not 1 < len(groups) <= MAX_STACKS:
+    starts, usual = [0], float(steps[0])
+    for n in range(1, len(ordered)):
+        if n > starts[-1] + 1 and abs(steps[n - 1] - usual) > MAX_UNEVENNESS * abs(usual):
+            starts.append(n)
+        elif n == starts[-1] + 1:
+            usual = float(steps[n - 1])
+    if not 1 < len(starts) <= MAX_STACKS:
         return []
+    groups = np.split(np.arange(len(ordered)), starts[1:])
     return [Stack([ordered[i] for i in group], f"part {n} of {len(groups)}") for n, group in enumerate(groups, start=1)]
 
 

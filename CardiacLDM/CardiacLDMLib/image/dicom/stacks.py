@@ -87,8 +87,8 @@ def make_series(slices: Sequence[Header], mark: str = "", notes: tuple[str, ...]
     if np.hypot(*tilt) > 0:
         degrees = np.degrees(np.arctan(np.hypot(*tilt) / distance))
         notes = (*notes, f"The gantry was tilted by {degrees:.3g} degrees: the slices were resampled to right angles.")
-    if first.mirror is not None and problem is None:
-        notes = (*notes, "Its voxels are marked as inverted (MONOCHROME1): the reading that is like CT was taken.")
+    if problem is None and any(s.mirror is not None for s in slices):
+        notes = (*notes, "Voxels are marked as inverted (MONOCHROME1): the reading that is like CT was taken.")
     return Series(
         number=first.number,
         uid=first.uid,

@@ -14,8 +14,8 @@ from .stacks import Series
 
 #: HU that make up most of a CT: air and lung, fat and soft tissue.
 CT_RANGES = ((-1100.0, -700.0), (-200.0, 200.0))
-#: A reading of inverted images must have so much more of its voxels in the ranges to be preferred.
-CLEAR_SHARE = 0.05
+#: By so much more of its voxels in the ranges a reading that guesses where the scale begins is preferred.
+GUESS_MARGIN = 0.25
 
 
 def read_series(series: Series) -> Volume:
@@ -38,9 +38,12 @@ def read_series(series: Series) -> Volume:
         raise VolumeError("The DICOM slices cannot be read: they differ in size.")
     # ITK takes the slice distance from two slices and cannot express a tilt; this geometry comes from all headers.
     volume = Volume(volume.array, series.affine)
-    if series.headers[0].mirror is not None:
-        mirror = np.array([header.mirror or 0.0 for header in series.headers])
-        volume = Volume(_right_polarity(volume.array, mirror), volume.affine)
+    marked = np.array([header.mirror is not None for header in series.headers])
+    if marked.any():
+        mirror = np.array([header.mirror for header in series.headers if header.mirror is not None])
+        array = volume.array.copy()
+        array[:, :, marked] = _right_polarity(array[:, :, marked], mirror)
+        volume = Volume(array, volume.affine)
     return _straighten(volume, series.tilt) if any(series.tilt) else volume
 
 
@@ -69,14 +72,20 @@ def _right_polarity(array: np.ndarray, mirror: np.ndarray) -> np.ndarray:
         (1, AIR_HU - array.min(axis=slices)),
         (-1, AIR_HU + array.max(axis=slices)),
     ]
-    best, share = readings[0], -1.0
-    for sign, offset in readings:
-        values = sign * array[::3, ::3].astype(np.float32) + offset.astype(np.float32)
-        found = float(sum(np.mean((low < values) & (values < high)) for low, high in CT_RANGES))
-        if found > share + CLEAR_SHARE:
-            best, share = (sign, offset), found
-    values = best[0] * array.astype(np.float32) + best[1].astype(np.float32)
-    return np.rint(values).astype(np.int16) if array.dtype.kind in "iu" else values
+    some = array[::3, ::3].astype(np.float32)
+    inner = (some > array.min()) & (some < array.max())  # a guess could take padding for air
+    shares = [_ct_share((sign * some + offset)[... if n < 2 else inner]) for n, (sign, offset) in enumerate(readings)]
+    exact, guess = int(np.argmax(shares[:2])), int(np.argmax(shares))
+    sign, offset = readings[guess if shares[guess] > shares[exact] + GUESS_MARGIN else exact]
+    values = sign * array.astype(np.float32) + offset.astype(np.float32)
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(np.int16) if array.dtype.kind in "iu" else values
+
+
+def _ct_share(values: np.ndarray) -> float:
+    """Return the share of the voxels that are within the ranges, without padding below them."""
+    within = sum(int(((low < values) & (values < high)).sum()) for low, high in CT_RANGES)
+    return within / max(int((values > CT_RANGES[0][0]).sum()), 1)
 
 
 def _straighten(volume: Volume, tilt: tuple[float, float]) -> Volume:
