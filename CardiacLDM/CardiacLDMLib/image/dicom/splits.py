@@ -75,6 +75,8 @@ def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]
     if len(slices) < 2 * MIN_SLICES or len(used) >= MAX_MARKS:
         return whole
     if is_even(slices):
+        if used:
+            return whole
         return next((stacks for name, stacks in _partitions(slices, used) if _interleaved(name, stacks)), whole)
     best, quality = whole, max(0.5, _quality(whole))
     for name, stacks in _partitions(slices, used):
@@ -87,10 +89,9 @@ def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]
             for stack in stacks
             for part in _stacks(stack.slices, (*used, name))
         ]
-        if _quality(parts) > quality:
-            best, quality = parts, _quality(parts)
-        if quality == 1.0:
-            break
+        found = _quality(parts)
+        if found > quality or (found == quality and 1 < len(parts) < len(best)):
+            best, quality = parts, found
     return best
 
 
