@@ -8,10 +8,11 @@ the computer or of the installation; :func:`explain` turns it into a sentence to
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .text import plural, printable_line
+from .text import plural, printable, printable_line
 
 #: ``input``: a scan, option or file that cannot be used. ``package``: a model package that cannot be used. ``exists``:
 #: a package of that name is installed already. ``output``: results that cannot be written. ``rejected``: no pair passed
@@ -117,6 +118,12 @@ _MEMORY_WORDS = (
 )  # fmt: skip
 
 
+#: Errors of the operating system about a file or folder that no program can mend.
+_FILE_PROBLEMS = (
+    errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.EIO, errno.EMFILE,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Explanation:
     """A sentence for the user about an exception. ``expected``: True for a :class:`UserError`, False for a fault."""
@@ -131,16 +138,22 @@ def explain(error: BaseException) -> Explanation:
 
     An error that full memory caused is explained by that: readers see a file cut short, writers a full disk.
     """
-    if isinstance(error, MemoryShortage):
-        return Explanation(error.kind, str(error), expected=True)
-    if shortage := _memory_shortage(error):
+    shortage = None if isinstance(error, MemoryShortage) else _memory_shortage(error)
+    if shortage:
         return Explanation("memory", shortage)
     if isinstance(error, UserError):
         return Explanation(error.kind, str(error), expected=True)
+    return _explain_fault(error)
+
+
+def _explain_fault(error: BaseException) -> Explanation:
+    """Return the explanation of a fault of the program, of the computer or of the installation."""
     if isinstance(error, ImportError):
         library = (error.name or "a library").split(".")[0]
         problem = "is missing" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
         return Explanation("missing", f"The Python library {library} {problem}: install the packages that are needed.")
+    if isinstance(error, OSError) and error.errno in _FILE_PROBLEMS and isinstance(error.filename, str):
+        return Explanation("input", f"{printable(os.path.basename(error.filename))} cannot be used: {error.strerror}.")
     line = printable_line(first_line(error))
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS):
         return Explanation("device", f"The GPU failed ({line}): try again, or choose the device CPU.")

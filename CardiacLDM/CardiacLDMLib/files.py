@@ -28,6 +28,8 @@ RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 
 #: Beginnings of temporary names: of files and folders that are being written, and of folders that are being removed.
 PART, REMOVED = ".part-", ".removed-"
+#: Longest ending of a file's name, in characters.
+LONGEST_ENDING = 20
 #: Within a temporary folder: the folder that is being replaced, under its own name.
 _REPLACED = ".replaced"
 #: Age at which a temporary file or folder was left by a killed process, where the system cannot tell by a lock: writing
@@ -53,7 +55,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     with output_errors(path):
-        handle, name = tempfile.mkstemp(prefix=PART, suffix="".join(path.suffixes[-2:]), dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PART, suffix=_ending(path), dir=path.parent)
         os.close(handle)
         part = Path(name)
         try:
@@ -67,6 +69,12 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a file's name, as in ".nii.gz". What lies between two dots of a long name is no ending."""
+    ending = "".join(path.suffixes[-2:])
+    return ending if len(ending) <= LONGEST_ENDING else path.suffix[:LONGEST_ENDING]
 
 
 @contextlib.contextmanager

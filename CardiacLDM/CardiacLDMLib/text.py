@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ def printable_line(text: str) -> str:
 def base_name(path: Path) -> str:
     """Return the name of a file or folder without its parents, also for "."."""
     return path.absolute().name or str(path)
+
+
+def folder_name(folder: Path) -> str:
+    """Return the name of a folder for messages and records: printable, and of the folder that a link leads to."""
+    return printable_line(os.path.basename(os.path.realpath(folder)))
 
 
 def plural(count: int, noun: str) -> str:

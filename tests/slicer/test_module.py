@@ -677,9 +677,21 @@ def test_a_folder_is_done_scan_by_scan_and_bad_ones_are_red(user: User, tmp_path
     report = json.loads((out / "1-heart.report.json").read_text())
     assert report["quality"] == "fast"
     assert ui.apply.enabled
+    heart_ml = table.item(1, 2).text()
+    (out / "2-heart.report.json").unlink()  # as if the process had been killed before the last file
     ui.batchApply.click()  # again: what is there is not done twice
     user.wait(lambda: not user.widget.batch.running)
-    assert _column(table, 1).count("exists") == 2
+    assert _column(table, 1) == ["failed", "already there", "done", "failed"]
+    assert table.item(1, 2).text() == heart_ml
+    assert all(fact in ui.batchLabel.text for fact in ("1 done", "1 already there", "2 failed"))
+    written = (out / "1-heart.report.json").stat().st_mtime_ns
+    for path in scans.glob("[029]*"):
+        path.unlink()
+    ui.batchReplace.checked = True
+    ui.batchApply.click()
+    user.wait(lambda: not user.widget.batch.running)
+    assert _column(table, 1) == ["done"]
+    assert (out / "1-heart.report.json").stat().st_mtime_ns > written
 
 
 def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:

@@ -6,36 +6,40 @@ DICOM headers only the geometry and the meaning of the voxels are read: no name,
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import VolumeError
-from ..text import plural, unique_name
+from ..errors import VolumeError, explain
+from ..text import plural, printable, unique_name
+from .case_names import Place, case_name, names_in_tree
 from .dicom.choice import Ask, choose_series
-from .dicom.headers import find_dicom_files, is_dicom, study_of
+from .dicom.headers import is_dicom
 from .dicom.series import find_series
 from .dicom.stacks import Series
 from .dicom.voxels import read_series
 from .files import read_with_notes
 from .grid import Volume
-
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-#: Endings of label files, which are left out when a folder is searched.
-LABEL_ENDINGS = (".seg.nrrd", ".labels.nii.gz", ".labels.nii")
+from .tree import VOLUME_ENDINGS, Contents, Study, common_folder, search
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: a file, or the slices of ``series`` in the folder ``path``; ``notes`` are sentences for the user."""
+    """One scan: a file, or the slices of ``series`` in the folder ``path``; ``notes`` are sentences for the user.
+
+    ``study`` tells the DICOM study from others in the same folder; it is empty for a file.
+    """
 
     name: str
     path: Path = field(repr=False)
     series: Series | None = None
     notes: tuple[str, ...] = ()
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,24 @@ class Refused:
 def find_cases(inputs: Iterable[Path], series: str | None = None, ask: Ask | None = None) -> list[Case | Refused]:
     """Return the cases in ``inputs``, in their order, with unique names; :class:`Refused` for other inputs.
 
-    A file is a case. A folder with DICOM slices is a case, and so is a folder whose sub-folders hold series of one
-    study; in any other folder each volume file and each sub-folder is a case. ``series`` chooses a DICOM series by its
-    number or UID. Without it ``ask`` is called if several are likely, and without ``ask`` the largest is taken.
+    A file is a case. In a folder each volume file and each DICOM study is a case, however deep it lies. ``series``
+    chooses a DICOM series by its number or UID; a UID leaves out the studies of a folder that lack it. Without it
+    ``ask`` is called if several are likely, and without ``ask`` the largest is taken.
     """
     cases: list[Case | Refused] = []
-    places: set[Path] = set()
+    places: set[str] = set()
     names: set[str] = set()
     for path in inputs:
-        for name, place, slices in _expand(path):
-            if place.resolve() in places:
+        for name, found in _expand(path, series):
+            place = os.path.realpath(found.place)
+            if place in places:
                 continue
-            places.add(place.resolve())
+            places.add(place)
             unique = unique_name(name, names)
             try:
-                cases.append(_case(unique, place, slices, series, ask))
-            except VolumeError as error:
-                cases.append(Refused(unique, str(error)))
+                cases.append(_case(unique, found, series, ask))
+            except Exception as error:  # one input must not hide the others
+                cases.append(Refused(unique, explain(error).message))
     return cases
 
 
@@ -83,91 +88,135 @@ def read_case_with_notes(case: Case) -> tuple[Volume, tuple[str, ...]]:
     return _compact(volume), notes
 
 
-def _case(name: str, path: Path, slices: list[Path] | None, series: str | None, ask: Ask | None) -> Case:
-    if slices is None:
-        _check_file(path)
-        return Case(name, path)
-    candidates, unread = find_series(slices)
-    if not candidates:
-        raise VolumeError(f"{path.resolve().name} holds no DICOM images that can be read.")
-    chosen, notes = choose_series(name, candidates, series, ask)
-    if unread:
-        notes = [*notes, f"{plural(unread, 'DICOM file')} without a readable image left out."]
-    return Case(name, path, chosen, tuple(notes))
+# --- one case ------------------------------------------------------------------------------------------------------
 
 
-# --- files and folders ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Found:
+    """What may be a case: a volume file, a DICOM study with its series, or what cannot be used for ``reason``."""
+
+    path: Path
+    study: Study | None = None
+    candidates: list[Series] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def place(self) -> Path:
+        """A file or folder that no other case shares."""
+        return self.study.headers[0].path if self.study and self.study.headers else self.path
 
 
-def _expand(path: Path) -> Iterator[tuple[str, Path, list[Path] | None]]:
-    """Yield the cases under ``path``: name, volume file or folder, and the DICOM files of a folder (None for a file).
-
-    A folder without any case is yielded as if it were a file; :func:`_check_file` refuses it.
-    """
-    if not path.is_dir():
-        yield _stem(path), path, None
-        return
-    folders = [(p, find_dicom_files(p)) for p in _entries(path) if p.is_dir()]
-    with_slices = [(p, files) for p, files in folders if files]
-    own = [p for p in _entries(path) if p.is_file() and is_dicom(p)]
-    volumes = _volumes(path)
-    if own or (not volumes and len(with_slices) > 1 and len({study_of(files[0]) for _, files in with_slices}) == 1):
-        yield _stem(path), path, own + [file for _, files in with_slices for file in files]
-        with_slices = []
-    yield from ((_stem(p), p, None) for p in volumes)
-    for folder, files in folders:
-        inner = _volumes(folder)
-        yield from ((_stem(folder) if len(inner) == 1 else f"{_stem(folder)}-{_stem(p)}", p, None) for p in inner)
-        if (folder, files) in with_slices:
-            yield _stem(folder), folder, files
-    if not (own or volumes or any(files or _volumes(p) for p, files in folders)):
-        yield _stem(path), path, None
+def _case(name: str, found: _Found, series: str | None, ask: Ask | None) -> Case:
+    """Return the case. Raises :class:`VolumeError`, with a reason, if there is none."""
+    if found.reason:
+        raise VolumeError(found.reason)
+    if found.study is None:
+        _check_file(found.path)
+        return Case(name, found.path)
+    chosen, notes = choose_series(name, found.candidates, series, ask)
+    if found.study.unread:
+        notes = [*notes, f"{plural(found.study.unread, 'DICOM file')} without a readable image left out."]
+    return Case(name, found.path, chosen, tuple(notes), found.study.key)
 
 
 def _check_file(path: Path) -> None:
     """Raise :class:`VolumeError` unless ``path`` can be a volume file."""
-    name = path.resolve().name
-    if path.is_dir():
+    name = printable(_base_name(path))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise VolumeError(_why_absent(path, name, error)) from error
+    if stat.S_ISDIR(status.st_mode):
         raise VolumeError(f"{name} holds no NIfTI, NRRD or MHA volume and no DICOM slices.")
-    if not path.exists():
-        raise VolumeError(f"There is no file or folder {name}.")
-    if not path.is_file():
+    if not stat.S_ISREG(status.st_mode):
         raise VolumeError(f"{name} is not a file.")
     if not os.access(path, os.R_OK):
         raise VolumeError(f"{name} may not be read: check its permissions.")
     if is_dicom(path):
         raise VolumeError(f"{name} is a single DICOM slice: name the folder that holds the series.")
-    if path.stat().st_size and not path.name.lower().endswith(VOLUME_ENDINGS):
+    if status.st_size and not path.name.lower().endswith(VOLUME_ENDINGS):
         raise VolumeError(f"{name} is not a NIfTI, NRRD or MHA volume (by its ending).")
 
 
-def _entries(folder: Path) -> list[Path]:
+def _why_absent(path: Path, name: str, error: OSError | ValueError) -> str:
+    """Return the reason why nothing is known about a file or folder."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOENT
+    if number == errno.ELOOP:
+        return f"{name} is a link that leads to itself."
+    if number == errno.ENAMETOOLONG:
+        return f"{name} cannot be opened: its path is too long for this computer."
+    if number in (errno.EACCES, errno.EPERM):
+        return f"{name} may not be read: check its permissions."
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return f"{name} is a link to nothing." if _is_link(path) else f"There is no file or folder {name}."
+    return f"{name} cannot be opened: {os.strerror(number) if number else error}."
+
+
+def _is_link(path: Path) -> bool:
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError:
-        return []
+        return path.is_symlink()
+    except ValueError:
+        return False
 
 
-def _volumes(folder: Path) -> list[Path]:
-    """Return the volume files directly in ``folder``, without label files."""
-    return [
-        p
-        for p in _entries(folder)
-        if p.name.lower().endswith(VOLUME_ENDINGS)
-        and not p.name.lower().endswith(LABEL_ENDINGS)
-        and _stem(p).lower() != "labels"
-        and p.is_file()
-    ]
+# --- files and folders ---------------------------------------------------------------------------------------------
+
+
+def _expand(path: Path, series: str | None) -> Iterator[tuple[str, _Found]]:
+    """Yield what may be a case under ``path``, with its name."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        is_folder = False
+    if not is_folder:
+        yield case_name(_stem(path)), _Found(path)
+        return
+    found = _in_folder(path, search(path))
+    if not found:
+        yield case_name(_base_name(path)), _Found(path)  # which _check_file refuses
+        return
+    found.sort(key=lambda pair: pair[0].parts)
+    names = names_in_tree(_base_name(path), [place for place, _ in found])
+    holds = [any(s.uid == (series or "").strip() for s in each.candidates) for _, each in found]
+    for name, (_, each), has_it in zip(names, found, holds, strict=True):
+        if has_it or not any(holds):
+            yield name, each
+
+
+def _in_folder(root: Path, contents: Contents) -> list[tuple[Place, _Found]]:
+    found = [(Place(path.parent.relative_to(root).parts, _stem(path)), _Found(path)) for path in contents.volumes]
+    for study in contents.studies:
+        place = Place(_own_folder(study, contents.studies).relative_to(root).parts)
+        candidates, reason = [], study.problem
+        if not reason:
+            try:
+                candidates = find_series(study.headers)
+            except Exception as error:  # one study must not hide the others
+                reason = explain(error).message
+        found.append((place, _Found(study.folder, study, candidates, reason)))
+    for folder, why in contents.closed:
+        reason = f"The folder {printable(_base_name(folder))} cannot be opened: {why}."
+        found.append((Place(folder.relative_to(root).parts), _Found(folder, reason=reason)))
+    return found
+
+
+def _own_folder(study: Study, studies: list[Study]) -> Path:
+    """Return a folder that holds the study and, if possible, no other one."""
+    if not study.headers or sum(other.folder == study.folder for other in studies) == 1:
+        return study.folder
+    return common_folder(header.path.parent for header in study.headers if header.uid == study.headers[0].uid)
+
+
+def _base_name(path: Path) -> str:
+    """Return the name of a file or folder without its parents, also for "."."""
+    return os.path.basename(os.path.abspath(path))
 
 
 def _stem(path: Path) -> str:
-    """Return the name of a case: that of the folder, or of the file without its ending."""
-    path = path.resolve()
-    name = path.name
-    if not path.is_dir():
-        ending = next((e for e in VOLUME_ENDINGS if name.lower().endswith(e)), path.suffix)
-        name = name[: len(name) - len(ending)]
-    return name.strip(" .") or "case"
+    """Return the name of a volume file without its ending."""
+    name = _base_name(path)
+    ending = next((e for e in VOLUME_ENDINGS if name.lower().endswith(e)), os.path.splitext(name)[1])
+    return name[: len(name) - len(ending)].strip(" .") or "case"
 
 
 def _compact(volume: Volume) -> Volume:

@@ -14,6 +14,7 @@ from ..errors import OutputError, VolumeError
 from ..files import replace_file
 from .grid import LPS_TO_RAS, Volume, check_size
 from .headers import check_header
+from .itk_paths import itk_path, write_image
 from .nifti import check_complete, is_nifti, keep_sform, read_nifti
 
 
@@ -91,12 +92,13 @@ def _read_with_itk(path: Path) -> tuple[Volume, tuple[str, ...]]:
 
     notes = check_header(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        reader.ReadImageInformation()
-        _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
-        return from_sitk(reader.Execute()), notes
+        with itk_path(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+            _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
+            return from_sitk(reader.Execute()), notes
     except RuntimeError as error:
         raise VolumeError(_why_unreadable(path, str(error))) from error
 
@@ -119,10 +121,8 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
 
     Raises :class:`OutputError` when the folder cannot be written to or the disk is full.
     """
-    import SimpleITK as sitk
-
     with replace_file(path) as part, itk_errors(Path(path).name):
-        sitk.WriteImage(to_sitk(volume), str(part), True)
+        write_image(to_sitk(volume), part, True)
         if is_nifti(part):
             check_complete(part)  # ITK's writer does not notice a full disk
             keep_sform(part, volume.affine)

@@ -51,6 +51,14 @@ def is_complete(out: Path, name: str, *, dicom_seg: bool = False) -> bool:
         return False
 
 
+def is_unfinished(out: Path, name: str) -> bool:
+    """Return whether ``out`` holds a part of the results of case ``name``, which a killed process left.
+
+    A picture alone is none: it may be the user's.
+    """
+    return existing_results(out, name) not in ([], [name + PICTURE]) and not is_complete(out, name)
+
+
 def check_folder(out: Path) -> None:
     """Make the folder for results and try to write to it. Raises :class:`OutputError`."""
     with temporary_folder(out):

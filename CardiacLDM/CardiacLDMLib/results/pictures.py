@@ -15,6 +15,7 @@ from .. import anatomy
 from ..files import replace_file
 from ..image.files import itk_errors
 from ..image.grid import AIR_HU, Volume
+from ..image.itk_paths import write_image
 from ..text import volume_text
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
@@ -226,4 +227,4 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     image = sitk.GetImageFromArray(np.ascontiguousarray(picture), isVector=picture.ndim == 3)
     question = "is the disk full, or does the name not end in .png?"
     with replace_file(path) as part, itk_errors(path.name, question):
-        sitk.WriteImage(image, str(part), True)
+        write_image(image, part, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from ..progress import Cancelled, Progress, Quality
 from ..results.case_files import Draw, WriteDicomSeg, read_report, write_case_files
 from ..results.pictures import draw_planes
 from ..results.report import CaseReport, PackageRecord, grid_record, software_versions
-from ..text import rounded_volume
+from ..text import printable_line, rounded_volume
 
 if TYPE_CHECKING:
     from .segmenter import Segmentation, Segmenter
@@ -76,7 +77,7 @@ def _report(
     manifest = segmenter.package.manifest
     return CaseReport(
         case=case.name,
-        source=case.path.resolve().name,
+        source=printable_line(os.path.basename(os.path.abspath(case.path))),
         package=PackageRecord(name=manifest.name, version=manifest.version, sha256=segmenter.package.sha256),
         device=result.device,
         quality=quality,

@@ -17,6 +17,7 @@ import numpy as np
 from ..anatomy import HEART_WINDOW
 from ..errors import JobError, OutputError
 from ..progress import Cancelled, Preview, Progress
+from ..text import plural
 from . import messages
 from .arrays import explain_full_disk
 from .device import check_device, list_devices
@@ -102,7 +103,7 @@ def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.Seg
     from ..segmentation.case import segment_case
 
     job.step(0, "read")
-    case = single_case(request.source)
+    case = single_case(request.source, request.study)
     if request.name:
         case = replace(case, name=request.name)
     existing = [] if request.overwrite else existing_results(request.out, case.name)
@@ -125,21 +126,28 @@ def find_cases(request: messages.FindCases, job: RunningJob) -> messages.FoundCa
 
     cases = find_cases([request.source])
     return messages.FoundCases(
-        cases=[messages.FoundCase(name=c.name, source=c.path) for c in cases if not isinstance(c, Refused)],
+        cases=[
+            messages.FoundCase(name=c.name, source=c.path, study=c.study) for c in cases if not isinstance(c, Refused)
+        ],
         refused=[messages.RefusedCase(name=c.name, reason=c.reason) for c in cases if isinstance(c, Refused)],
     )
 
 
-def single_case(source: Path) -> Case:
-    """Return the only case in ``source``, a file or folder. Raises :class:`JobError` for none or several."""
+def single_case(source: Path, study: str = "") -> Case:
+    """Return the only case in ``source``, a file or folder; with ``study`` the only one of that DICOM study.
+
+    Raises :class:`JobError` for none or several.
+    """
     from ..image.cases import Refused, find_cases
 
     cases = find_cases([source])
+    if study:
+        cases = [case for case in cases if isinstance(case, Refused) or case.study == study]
     own = [case for case in cases if not isinstance(case, Refused) and case.path == source]
     if len(own) == 1:
         return own[0]
     if len(cases) != 1:
-        raise JobError(f"{source.name} holds {len(cases)} scans: choose one of them.")
+        raise JobError(f"{source.name} holds {plural(len(cases), 'scan')}: choose one of them.")
     if isinstance(cases[0], Refused):
         raise JobError(cases[0].reason)
     return cases[0]

@@ -101,10 +101,11 @@ class SegmentedFile(SegmentationFacts):
 
 
 class FoundCase(Message):
-    """A scan in a folder."""
+    """A scan in a folder. ``study`` tells a DICOM study from others in the folder ``source``."""
 
     name: str
     source: FilePath
+    study: str
 
 
 class RefusedCase(Message):
@@ -226,7 +227,8 @@ class SegmentVolume(_WithModel, Request[SegmentedVolume]):
 class SegmentFile(_WithModel, Request[SegmentedFile]):
     """Label the volume file or DICOM folder ``source`` and write the results to the folder ``out``.
 
-    ``name``: name of the case, None for that of the file or folder. Earlier results are kept unless ``overwrite``.
+    ``name``: name of the case, None for that of the file or folder. ``study``: the DICOM study, if the folder holds
+    several. Earlier results are kept unless ``overwrite``.
     ``token`` makes the name of the temporary folder unique.
     """
 
@@ -234,6 +236,7 @@ class SegmentFile(_WithModel, Request[SegmentedFile]):
     source: FilePath
     out: FilePath
     name: str | None = None
+    study: str = ""
     overwrite: bool = False
     quality: Quality = "full"
     token: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern="^[0-9a-f]{32}$")

@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset
 from cardiacldm_training.results.dicom_seg import write_dicom_seg
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError
-from CardiacLDMLib.image.dicom.headers import find_dicom_files
+from CardiacLDMLib.image.dicom.headers import read_headers
 from CardiacLDMLib.image.dicom.series import find_series
 from CardiacLDMLib.image.dicom.stacks import Series
 from CardiacLDMLib.image.dicom.voxels import read_series
@@ -28,7 +28,7 @@ def scan(folder: Path, **changes: object) -> tuple[Series, Volume]:
     """Write a series and return it with labels on the grid that it is read on."""
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
     write_series(folder, array, spacing=SPACING, **changes)  # type: ignore[arg-type]
-    (series,), _ = find_series(find_dicom_files(folder))
+    (series,) = find_series(read_headers(sorted(folder.iterdir()))[0])
     affine = read_series(series).affine
     return series, Volume(blocks("RAS", values=(1, 2, 4, 5, 8))[1].array, affine)  # three structures are absent
 

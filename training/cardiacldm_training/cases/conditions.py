@@ -20,6 +20,7 @@ import numpy as np
 
 from CardiacLDMLib.generation.settings import scale_number
 from CardiacLDMLib.packages.fields import Record
+from CardiacLDMLib.text import folder_name
 
 from ..errors import DatasetError
 from .condition_names import IMPLANTS, PHASES, SCANNER_STYLES
@@ -107,7 +108,7 @@ def read_conditions(folders: Iterable[Path]) -> dict[str, Conditions]:
         for case in find_cases(folder):
             record = case.image.parent / "case.json"
             case_values = _record(record) if record.is_file() and case.image.parent.name == case.name else {}
-            conditions[f"{folder.resolve().name}/{case.name}"] = {**case_values, **table.get(case.name, {})}
+            conditions[f"{folder_name(folder)}/{case.name}"] = {**case_values, **table.get(case.name, {})}
     return conditions
 
 

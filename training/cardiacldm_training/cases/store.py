@@ -24,6 +24,7 @@ from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.scan import check_values
+from CardiacLDMLib.text import folder_name
 
 from .readers.folders import CaseFiles, find_cases, read_case
 from .workers import run_unordered
@@ -196,7 +197,7 @@ def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles,
     cases: list[tuple[CaseFiles, Path]] = []
     for folder in folders:
         cases += [
-            (CaseFiles(f"{folder.resolve().name}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
+            (CaseFiles(f"{folder_name(folder)}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
             for case in find_cases(folder)
         ]
     return cases

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from CardiacLDMLib.text import plural
+from CardiacLDMLib.text import folder_name, plural
 
 from .common import FAILED, DeviceOption, SegmenterOption, report_errors, say
 
@@ -34,7 +34,7 @@ def evaluate(
 
     check_folder(out)  # before hours of work
     segmenter = Segmenter(find_package(package), device)
-    evaluation = evaluate_cases(segmenter, find_cases(data), data.resolve().name, flips=tta, say=say)
+    evaluation = evaluate_cases(segmenter, find_cases(data), folder_name(data), flips=tta, say=say)
     write_evaluation(evaluation, out)
     if evaluation.summary:
         typer.echo(table(evaluation.summary))

@@ -127,7 +127,7 @@ def _sort_inputs(
 ) -> _Inputs:
     """Find the cases, and sort them by what will happen to them. Prints notes on DICOM series."""
     from CardiacLDMLib.image.cases import Refused, find_cases
-    from CardiacLDMLib.results.case_files import existing_results, is_complete
+    from CardiacLDMLib.results.case_files import is_complete
 
     ask = (lambda name, options: _ask(console, name, options)) if is_dialogue(console) else None
     found = _Inputs(refused=[Refused("(no name)", "An input has an empty name.") for name in inputs if not name])
@@ -136,13 +136,20 @@ def _sort_inputs(
             found.refused.append(case)
         elif existing == "skip" and is_complete(out, case.name, dicom_seg=dicom_seg and case.series is not None):
             found.skipped += 1
-        elif existing == "refuse" and (names := existing_results(out, case.name)):
+        elif existing != "replace" and (names := _in_the_way(out, case.name, existing)):
             found.refused.append(Refused(case.name, _already_there(names)))
         else:
             for note in case.notes:
                 console.print(f"{case.name}: {note}")
             found.cases.append(case)
     return found
+
+
+def _in_the_way(out: Path, name: str, existing: Existing) -> list[str]:
+    """Return the files that keep a case from being segmented. When cases are skipped, unfinished results do not."""
+    from CardiacLDMLib.results.case_files import existing_results, is_unfinished
+
+    return [] if existing == "skip" and is_unfinished(out, name) else existing_results(out, name)
 
 
 def _already_there(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from CardiacLDMLib.text import size_text
+from CardiacLDMLib.text import folder_name, size_text
 
 from ..errors import ConfigError
 from .common import FAILED, counted_progress, report_errors, say
@@ -68,7 +68,7 @@ def _report_on_folder(data: Path, workers: int) -> tuple[Report, np.ndarray]:
 
     cases = find_cases(data)
     with counted_progress("Label maps", len(cases)) as update:
-        return report_on_files(cases, data.resolve().name, workers, update)
+        return report_on_files(cases, folder_name(data), workers, update)
 
 
 def _report_on_drawn(

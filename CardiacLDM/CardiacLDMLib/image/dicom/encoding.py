@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..itk_paths import itk_paths
+
 #: Bytes that show how a file is written: the preamble and the group about the file.
 HEAD_BYTES = 2048
 _PREAMBLE = b"\0" * 128 + b"DICM"
@@ -117,6 +119,7 @@ def gdcm_files(paths: Sequence[Path]) -> Iterator[list[str]]:
             copy = Path(folder, f"{number:06d}.dcm")
             copy.write_bytes(start[1] + path.read_bytes()[start[0] :])
             names.append(str(copy))
+        names = stack.enter_context(itk_paths(names))
         if compressed:
             stack.enter_context(_quiet_stderr())
         yield names

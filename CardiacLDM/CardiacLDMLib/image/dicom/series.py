@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from ...text import unique_name
-from .headers import Header, read_headers
+from .headers import Header
 from .splits import split_series
 from .stacks import Series, is_even, is_placed, wrong_kind
 
@@ -20,15 +19,11 @@ MAX_TURN = 5e-3
 MAX_STRETCH = 1e-3
 
 
-def find_series(files: Iterable[Path]) -> tuple[list[Series], int]:
-    """Return the series in DICOM files, sorted by number, and the number of files without a readable image.
-
-    Raises :class:`VolumeError` if no image can be read because of the way in which they are compressed.
-    """
-    headers, unread = read_headers(files)
+def find_series(headers: Sequence[Header]) -> list[Series]:
+    """Return the series that DICOM images form, sorted by number."""
     candidates = [series for slices in _alike(headers) for part in _by_uid(slices) for series in split_series(part)]
     candidates.sort(key=_number_order)
-    return _make_numbers_unique(candidates), unread
+    return _make_numbers_unique(candidates)
 
 
 def _number_order(series: Series) -> tuple[bool, int, int, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from CardiacLDMLib.errors import VolumeError
+from CardiacLDMLib.image.case_names import case_name
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.image.labels import check_labels
 from CardiacLDMLib.results.pairs import IMAGE, LABELS
+from CardiacLDMLib.text import unique_name
 
 from ...errors import DatasetError
 
@@ -43,6 +45,8 @@ def find_cases(folder: Path) -> list[CaseFiles]:
             for case in sorted(folder.iterdir())
             if not case.name.startswith(".") and (image := _named(case, IMAGE))
         ]
+    taken: set[str] = set()
+    cases = [replace(case, name=unique_name(case_name(case.name), taken)) for case in cases]
     if not cases:
         raise DatasetError(
             f"{folder} holds no cases: it needs NAME/ct.nii.gz with NAME/labels.nii.gz, or images/ and labels/ folders."

@@ -14,7 +14,7 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
-from CardiacLDMLib.text import plural
+from CardiacLDMLib.text import folder_name, plural
 
 from ...cases import store
 from ...cases.augment import box
@@ -93,7 +93,7 @@ def open_case_set(
     Raises DatasetError if a folder has no cases, :class:`EvaluationError` if no case can be used.
     """
     files = store.gather(folders, cache)
-    name = ", ".join(folder.resolve().name for folder in folders)
+    name = ", ".join(folder_name(folder) for folder in folders)
     say(f"Preparing {plural(len(files), 'case')} of {name} at {view.spacing_mm:g} mm.")
     prepared = store.prepare(files, view.spacing_mm)
     short = len(f"{name}/") if len(folders) == 1 else 0

@@ -21,7 +21,7 @@ from ..process import Dispatcher
 from ..scene_jobs import Settings
 
 if TYPE_CHECKING:
-    from ....worker.messages import FoundCases, Reply, Request, SegmentedFile
+    from ....worker.messages import FoundCase, FoundCases, Reply, Request, SegmentedFile
 
     ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -30,12 +30,17 @@ SCAN, STATE, HEART, NOTES = range(4)
 
 @dataclass
 class _Run:
-    """One pass over a folder. ``waiting``: row, name and source of the cases that have not begun."""
+    """One pass over a folder. ``waiting``: row and case of those that have not begun.
+
+    ``replace``: replace results that are there; otherwise ``there`` counts the cases that have them.
+    """
 
     out: Path
     settings: Settings
-    waiting: list[tuple[int, str, Path]]
+    replace: bool
+    waiting: list[tuple[int, FoundCase]]
     done: int = 0
+    there: int = 0
     failed: int = 0
     cancelled: bool = False
     began: float = 0.0
@@ -68,7 +73,7 @@ class BatchPanel:
         ready = Path(ui.batchInput.currentPath or "?").is_dir() and bool(ui.batchOutput.currentPath)
         ui.batchApply.text = _("Cancel batch") if self.running else _("Run batch")
         ui.batchApply.enabled = self.running or (ready and not self._dispatcher.busy)
-        for widget in (ui.batchInput, ui.batchOutput):
+        for widget in (ui.batchInput, ui.batchOutput, ui.batchReplace):
             widget.enabled = not self.running
 
     def cleanup(self) -> None:
@@ -97,7 +102,8 @@ class BatchPanel:
         for edit in (self._ui.batchInput, self._ui.batchOutput):
             edit.addCurrentPathToHistory()
         self._ui.batchLabel.text = _("Looking for scans")
-        run = _Run(Path(self._ui.batchOutput.currentPath), self._settings(), [], began=time.monotonic())
+        out, replace = Path(self._ui.batchOutput.currentPath), bool(self._ui.batchReplace.checked)
+        run = _Run(out, self._settings(), replace, [], began=time.monotonic())
         self._run = run
         from ....worker.messages import FindCases
 
@@ -116,7 +122,7 @@ class BatchPanel:
             self._stop(run, str(error))
 
     def _start_cases(self, run: _Run, found: FoundCases) -> None:
-        from ....results.case_files import REPORT  # needs packages that are installed before the run
+        from ....results.case_files import is_complete  # needs packages that are installed before the run
 
         if run is not self._run:
             return
@@ -125,11 +131,25 @@ class BatchPanel:
             run.failed += 1
         for case in found.cases:
             row = self._row(case.name)
-            exists = (run.out / f"{case.name}{REPORT}").exists()
-            self._write(row, _("exists") if exists else _("waiting"))
-            if not exists:
-                run.waiting.append((row, case.name, case.source))
+            if not run.replace and is_complete(run.out, case.name):
+                run.there += 1
+                self._show_earlier(row, run.out, case.name)
+            else:
+                self._write(row, _("waiting"))
+                run.waiting.append((row, case))
         self._next(run)
+
+    def _show_earlier(self, row: int, out: Path, name: str) -> None:
+        """Show what the report of an earlier run says."""
+        from ....results.case_files import REPORT, read_report
+
+        try:
+            report = read_report(out / f"{name}{REPORT}")
+        except (OSError, ValueError):  # of an earlier version
+            self._write(row, _("already there"))
+            return
+        heart_ml = sum(report.volumes_ml[structure] for structure in anatomy.HEART)
+        self._write(row, _("already there"), heart_ml if report.heart_found else None, " ".join(report.warnings))
 
     def _next(self, run: _Run) -> None:
         """Begin the next case, or end the run."""
@@ -139,15 +159,17 @@ class BatchPanel:
             self._stop(run, self._so_far(run))
             return
         self._ui.batchLabel.text = self._so_far(run)
-        row, name, source = run.waiting.pop(0)
+        row, case = run.waiting.pop(0)
         self._write(row, _("starting"))
         self._ui.batchTable.scrollToItem(self._ui.batchTable.item(row, SCAN))
 
+        from ....results.case_files import is_unfinished
         from ....worker.messages import SegmentFile
 
         request = SegmentFile(
-            source=source, out=run.out, name=name, package=run.settings.package, device=run.settings.device,
-            quality=run.settings.quality,
+            source=case.source, out=run.out, name=case.name, study=case.study, quality=run.settings.quality,
+            package=run.settings.package, device=run.settings.device,
+            overwrite=run.replace or is_unfinished(run.out, case.name),
         )  # fmt: skip
         listener: JobListener[SegmentedFile] = JobListener(
             done=lambda reply: self._done(run, row, reply),
@@ -176,7 +198,7 @@ class BatchPanel:
 
     def _cancelled(self, run: _Run, row: int) -> None:
         if run is self._run:
-            for each in (row, *(waiting for waiting, _name, _source in run.waiting)):
+            for each in (row, *(waiting for waiting, _case in run.waiting)):
                 self._write(each, _("cancelled"))
             run.cancelled = True
             self._next(run)
@@ -189,6 +211,8 @@ class BatchPanel:
 
     def _so_far(self, run: _Run) -> str:
         words = [_("{n} done").format(n=run.done)]
+        if run.there:
+            words.append(_("{n} already there").format(n=run.there))
         if run.failed:
             words.append(_("{n} failed").format(n=run.failed))
         if run.cancelled:

@@ -1,0 +1,79 @@
+"""Paths for ITK and GDCM. Their Python binding ends the process at a path that is not valid Unicode.
+
+Linux allows any bytes in a name, and old archives have names in Latin-1. Such a path is replaced by a link of a plain
+name in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import VolumeError
+
+#: Endings of headers whose voxels lie in a file beside them.
+DETACHED_ENDINGS = (".nhdr", ".mhd")
+
+
+@contextlib.contextmanager
+def itk_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a name of the file ``path`` that ITK can open, for reading or writing. Raises :class:`VolumeError`."""
+    with itk_paths([path]) as (name,):
+        yield name
+
+
+@contextlib.contextmanager
+def itk_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
+    """Yield names of the files ``paths`` that ITK can open, as long as it lasts. Raises :class:`VolumeError`."""
+    names = [os.fspath(path) for path in paths]
+    if all(map(_is_unicode, names)):
+        yield names
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cardiacldm-", ignore_cleanup_errors=True))
+            links = [name if _is_unicode(name) else _link(Path(name), Path(folder)) for name in names]
+        except OSError as error:
+            raise VolumeError(
+                f"{os.path.basename(names[0])} has a name or folder that is no valid Unicode: rename it."
+            ) from error
+        yield links
+
+
+def write_image(image: Any, path: str | os.PathLike[str], *options: Any) -> None:
+    """Write a SimpleITK image with the ``options`` of ``SimpleITK.WriteImage``. Raises ``RuntimeError`` as it does."""
+    import SimpleITK as sitk
+
+    with itk_path(path) as name:
+        sitk.WriteImage(image, name, *options)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _link(path: Path, folder: Path) -> str:
+    """Link to ``path``, or to its folder if only that has a bad name, from within ``folder``; return the new path."""
+    path = Path(os.path.abspath(path))
+    if _is_unicode(path.name):
+        place = folder / hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]
+        if not place.is_symlink():
+            place.symlink_to(path.parent, target_is_directory=True)
+        return str(place / path.name)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    plain = "".join(c if _is_unicode(c) else "_" for c in path.name)[-200:]
+    if plain.lower().endswith(DETACHED_ENDINGS):
+        for other in path.parent.iterdir():
+            (place / other.name).symlink_to(other)
+        plain = f"link-{plain}"
+    (place / plain).symlink_to(path)
+    return str(place / plain)
