@@ -12,6 +12,8 @@ from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.cases import Case, read_case_with_notes
 from CardiacLDMLib.image.files import read_volume, read_with_notes, write_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.results.segmentation_file import write_segmentation
+from tests.support.cases import refusal
 
 LPS = "space: left-posterior-superior"
 AXES = "(1,0,0) (0,1,0) (0,0,2)"
@@ -59,8 +61,6 @@ SHORT = np.zeros(SIZE, "<i2")
          (LPS, f"space directions: none {AXES}", "kinds: RGB-color domain domain domain"), "colour"),
         ("field.nrrd", np.zeros((3, *SIZE), "<f4"),
          (LPS, f"space directions: none {AXES}", "kinds: vector domain domain domain"), "3 numbers"),
-        ("heart.nrrd", SHORT.astype("|u1"),
-         (LPS, f"space directions: {AXES}", "Segment0_ID:=LV", "Segment0_LabelValue:=1"), "segmentation"),
         ("spacings.nrrd", SHORT, (LPS, "spacings: 1 1 2"), "directions"),
         ("single.nrrd", SHORT[..., None],
          (LPS, f"space directions: {AXES} none", "kinds: domain domain domain time"), "fourth axis"),
@@ -70,6 +70,13 @@ def test_an_nrrd_that_is_no_scan_is_named(tmp_path: Path, name: str, array: np.n
     with pytest.raises(VolumeError, match=fact) as refused:
         read_volume(write_nrrd(tmp_path / name, array, *lines))
     assert name in str(refused.value)
+
+
+def test_a_segmentation_is_no_case(tmp_path: Path) -> None:
+    labels = Volume(np.ones((9, 8, 7), np.uint8), np.eye(4))
+    write_segmentation(labels, tmp_path / "heart.seg.nrrd")
+    assert "segmentation" in refusal(tmp_path / "heart.seg.nrrd")
+    assert (read_volume(tmp_path / "heart.seg.nrrd").array == 1).all()  # as labels for training
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_a_fourth_axis_of_one_volume_is_left_out(tmp_path: Path) -> None:
         ((LPS, f"space directions: {AXES}"), True),
         (("space: RAS", f"space directions: {AXES}"), True),
         (("Space: left-anterior-superior", f"space directions: {AXES}"), True),
-        ((), False),
+        (("spacings: 1 1 2",), False),
         (("space dimension: 3", f"space directions: {AXES}"), False),
         (("space: scanner-xyz", f"space directions: {AXES}"), False),
         (("space: 3D-right-handed", f"space directions: {AXES}"), False),
@@ -124,6 +131,18 @@ def test_an_nrrd_without_space_does_not_tell_how_the_patient_lies(tmp_path: Path
 def test_an_mha_without_directions_does_not_tell_how_the_patient_lies(tmp_path: Path, lines, told: bool) -> None:
     notes = read_with_notes(write_mha(tmp_path / "x.mha", SHORT, *lines))[1]
     assert [("left and right" in note) for note in notes] == ([] if told else [True])
+
+
+@pytest.mark.parametrize("lines", [(), ("spacings: nan nan nan",)])
+def test_a_file_without_a_voxel_size_says_so(tmp_path: Path, lines) -> None:
+    notes = read_with_notes(write_nrrd(tmp_path / "x.nrrd", SHORT, *lines))[1]
+    assert sum("1 mm" in note for note in notes) == 1
+    write_mha(tmp_path / "x.mha", SHORT, "TransformMatrix = 1 0 0 0 1 0 0 0 1")
+    data = (tmp_path / "x.mha").read_bytes()
+    assert read_with_notes(tmp_path / "x.mha")[1] == ()
+    (tmp_path / "x.mha").write_bytes(data.replace(b"ElementSpacing = 1 1 1 \n", b""))
+    (note,) = read_with_notes(tmp_path / "x.mha")[1]
+    assert "1 mm" in note
 
 
 @pytest.mark.parametrize("name", ["x.nrrd", "x.nhdr", "x.mha", "x.mhd", "X.NRRD"])

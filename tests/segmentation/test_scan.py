@@ -18,6 +18,14 @@ def ct(shape: tuple[int, ...] = (40, 40, 40), spacing: float | tuple[float, ...]
     return Volume(array, np.diag([*np.broadcast_to(spacing, 3), 1.0]))
 
 
+def tissues(seed: int = 0, shape: tuple[int, ...] = (40, 40, 40)) -> np.ndarray:
+    """Return lung, fat, muscle, blood with contrast and some bone, in HU with noise (float32)."""
+    rng = np.random.default_rng(seed)
+    hu = np.repeat([-850.0, -100.0, 50.0, 300.0], [14, 6, 16, 4])[:, None, None] + rng.normal(0.0, 15.0, shape)
+    hu[30, :6] += 1000.0
+    return hu.astype(np.float32)
+
+
 def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
     scan = ct()
     return Volume(change(scan.array), scan.affine)
@@ -32,7 +40,7 @@ def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
         (ct((40, 40, 40), 700.0), "28.0 m"),
         (with_values(lambda a: np.full_like(a, np.nan)), "no numbers"),
         (with_values(lambda a: np.full_like(a, 7.0)), "same value"),
-        (with_values(lambda a: a + 1024.0), "Hounsfield"),
+        (with_values(lambda a: a + 1024.0), "offset of 1024"),
         (with_values(lambda a: (a - a.min()) / np.ptp(a)), "Hounsfield"),
         (with_values(lambda a: a / 1000.0), "Hounsfield"),
         (with_values(lambda a: np.abs(np.random.default_rng(0).normal(300, 200, a.shape))), "Hounsfield"),
@@ -40,7 +48,12 @@ def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
         (with_values(lambda a: np.random.default_rng(0).uniform(-1000, -700, a.shape)), "Hounsfield"),
         (with_values(lambda a: a > 0), "Hounsfield"),
         (with_values(lambda a: (a > 0).astype(np.uint8)), "Hounsfield"),
-        (with_values(lambda a: (a + 1024.0).astype(np.uint16)), "Hounsfield"),
+        (with_values(lambda a: (a + 1024.0).astype(np.uint16)), "offset of 1024"),
+        (with_values(lambda a: (a + 32768.0).astype(np.uint16)), "offset of 32768"),
+        (with_values(lambda a: np.where(a < 0, -2000.0, a + 1024.0)), "Hounsfield"),
+        (with_values(lambda a: tissues(1) * 0.255 + 102), "Hounsfield"),
+        (with_values(lambda a: (np.clip(tissues(2), -160, 240) + 160) * 255 / 400), "Hounsfield"),
+        (with_values(lambda a: np.clip(tissues(3), -128, 127).astype(np.int8)), "Hounsfield"),
     ],
     ids=lambda v: v.replace(" ", "-") if isinstance(v, str) else "",
 )
@@ -67,3 +80,25 @@ def test_thick_slices_are_mentioned() -> None:
     _, warnings = check_scan(ct((40, 40, 20), (1.0, 1.0, 7.5)))
     assert len(warnings) == 1
     assert "7.5 mm" in warnings[0]
+
+
+@pytest.mark.parametrize("limits", [(-200, 300), (-160, 240), (-100, 3000), (-500, 400), (0, 3000)])
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_clipped_scans_are_used_with_lung_in_place_of_their_lowest_value(limits: tuple[int, int], kind: type) -> None:
+    array = np.clip(tissues(), *limits).astype(kind)
+    array[:, :2] = -1024  # air beyond the field of view
+    out, warnings = check_scan(Volume(array, np.diag([3.0, 3.0, 3.0, 1.0])))
+    assert len(warnings) == 1
+    assert f"{limits[0]} HU" in warnings[0]
+    assert (out.array[1:13, 3:] < -600).all()
+    assert (out.array[:, 0] == -1024).all()
+    np.testing.assert_array_equal(out.array[22:, 3:], array[22:, 3:])
+    assert array[5, 5, 5] == limits[0]
+
+
+@pytest.mark.parametrize("low", [-3024, -1024, -1000, -700])
+def test_values_that_end_below_lung_need_no_warning(low: int) -> None:
+    scan = Volume(np.maximum(tissues(), low), np.diag([3.0, 3.0, 3.0, 1.0]))
+    out, warnings = check_scan(scan)
+    assert warnings == []
+    assert out is scan

@@ -171,6 +171,15 @@ def test_a_heart_without_lungs_gets_no_labels(by_intensity: Segmenter) -> None:
     assert result.warnings[0].startswith("No heart ")
 
 
+def test_a_scan_clipped_above_lung_gets_the_labels_of_the_whole_one(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid())
+    whole = by_intensity.segment(ct)
+    clipped = by_intensity.segment(Volume(np.clip(ct.array, -200, 600), ct.affine))
+    assert clipped.heart_found
+    assert np.array_equal(clipped.labels.array, whole.labels.array)
+    assert "-200 HU" in clipped.warnings[0]
+
+
 def test_a_scan_with_part_of_a_heart_gets_a_warning(by_intensity: Segmenter) -> None:
     ct, truth = phantom(scan_grid(box=((-70.0, -70.0, -20.0), (70.0, 70.0, 70.0))))
     for name in ("LV", "MYO"):

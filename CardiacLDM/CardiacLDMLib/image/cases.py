@@ -25,6 +25,7 @@ from .dicom.stacks import Series
 from .dicom.voxels import read_series
 from .files import read_with_notes
 from .grid import Volume
+from .headers import is_segmentation
 from .tree import VOLUME_ENDINGS, Contents, Study, common_folder, search
 
 
@@ -136,6 +137,8 @@ def _check_file(path: Path) -> None:
         raise VolumeError(f"{name} is a single DICOM slice: name the folder that holds the series.")
     if status.st_size and not path.name.lower().endswith(VOLUME_ENDINGS):
         raise VolumeError(f"{name} is not a NIfTI, NRRD or MHA volume (by its ending).")
+    if is_segmentation(path):
+        raise VolumeError(f"{name} is a segmentation, not a scan.")
 
 
 def _why_absent(path: Path, name: str, error: OSError | ValueError) -> str:

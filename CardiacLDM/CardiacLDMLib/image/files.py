@@ -105,8 +105,6 @@ def _read_with_itk(path: Path) -> tuple[Volume, tuple[str, ...]]:
 
 def _why_unreadable(path: Path, error: str) -> str:
     """Return the sentence for the user about an error of ITK's readers."""
-    if "orthonormal" in error:
-        return f"The axes of {path.name} are sheared (a tilted gantry?): resample it to right angles first."
     if "nrrd spacing" in error:
         return f"The header of {path.name} names a space but no space directions: save it again as NIfTI."
     if "number of domain axes" in error:

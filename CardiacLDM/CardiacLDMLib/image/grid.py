@@ -16,6 +16,10 @@ from ..errors import VolumeError
 AIR_HU = -1024.0
 #: Cosine between two axes above which a grid counts as sheared.
 MAX_SHEAR = 1e-3
+SHEARED = (
+    "The volume's axes are sheared, as by a tilted gantry: segment the DICOM series, which is resampled as it is read, "
+    "or resample the volume first (in 3D Slicer: Resample Scalar/Vector/DWI Volume; elsewhere: nib-conform)."
+)
 #: Number of voxels above that of any CT series: with more, the header is wrong or the memory too small.
 MAX_VOXELS = 1024 * 1024 * 2048
 #: Takes the coordinates of DICOM and ITK (left, posterior, superior) to RAS, and back.
@@ -47,7 +51,7 @@ class Grid:
             raise VolumeError("The volume's voxel spacing is zero.")
         axes = affine[:3, :3] / spacing
         if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:
-            raise VolumeError("The volume's axes are sheared (a tilted gantry?): resample it to right angles first.")
+            raise VolumeError(SHEARED)
 
     @property
     def spacing(self) -> np.ndarray:

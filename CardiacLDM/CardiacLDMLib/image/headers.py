@@ -15,6 +15,8 @@ from ..text import plural
 
 #: Sentence about a file whose header does not say where the patient's left is.
 UNKNOWN_PLACE = "The file does not tell how the patient lies: left and right, or front and back, may be swapped."
+#: Sentence about a file whose header does not give the voxel size.
+UNKNOWN_SIZE = "The file does not tell how large a voxel is: 1 mm was assumed, and the volumes depend on it."
 #: Ends of sentences about voxels that are no single numbers.
 COMPLEX = "holds complex numbers, such as raw MR data: export the CT itself."
 COLOUR = "is a colour image: one number per voxel is needed."
@@ -44,6 +46,13 @@ def check_header(path: Path) -> tuple[str, ...]:
     return _check_meta(path.name, fields) if "ndims" in fields else ()
 
 
+def is_segmentation(path: Path) -> bool:
+    """Return whether a file is a segmentation of Slicer's (``.seg.nrrd``), by its content."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST)
+    return start.startswith(b"NRRD0") and any(key.endswith("_labelvalue") for key in _nrrd_fields(start))
+
+
 # --- NRRD ----------------------------------------------------------------------------------------------------------
 
 
@@ -56,8 +65,6 @@ def _nrrd_fields(start: bytes) -> dict[str, str]:
 
 
 def _check_nrrd(name: str, fields: dict[str, str]) -> tuple[str, ...]:
-    if any(key.endswith("_labelvalue") for key in fields):
-        raise VolumeError(f"{name} is a segmentation, not a scan.")
     sizes = _integers(fields.get("sizes", ""))
     kinds = [kind.lower() for kind in fields.get("kinds", "").split()]
     axes = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
@@ -68,8 +75,11 @@ def _check_nrrd(name: str, fields: dict[str, str]) -> tuple[str, ...]:
         beyond = beyond or (axis > 2 and not any(a == "none" for a in axes))
         if size > 1 and len(sizes) > 3 and beyond:
             raise VolumeError(_fourth_axis(name, kinds[axis], size, fields))
-    placed = fields.get("space", "").lower() in _SPACES and any(axis.startswith("(") for axis in axes)
-    return () if placed or not sizes else (UNKNOWN_PLACE,)
+    directed = any(axis.startswith("(") for axis in axes)
+    notes = [] if directed and fields.get("space", "").lower() in _SPACES else [UNKNOWN_PLACE]
+    if not directed and not re.search(r"\d", fields.get("spacings", "")):
+        notes.append(UNKNOWN_SIZE)
+    return tuple(notes)
 
 
 def _fourth_axis(name: str, kind: str, size: int, fields: dict[str, str]) -> str:
@@ -118,7 +128,10 @@ def _check_meta(name: str, fields: dict[str, str]) -> tuple[str, ...]:
     if math.prod(sizes[3:]) > 1:
         raise VolumeError(series_sentence(name, math.prod(sizes[3:])))
     stated = any(key in fields for key in _DIRECTIONS) or fields.get("anatomicalorientation", "").upper() == _ASSUMED
-    return () if stated else (UNKNOWN_PLACE,)
+    notes = [] if stated else [UNKNOWN_PLACE]
+    if "elementspacing" not in fields and "elementsize" not in fields:
+        notes.append(UNKNOWN_SIZE)
+    return tuple(notes)
 
 
 def _integers(text: str) -> list[int]:

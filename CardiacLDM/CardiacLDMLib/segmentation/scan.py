@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import SegmenterError
 from ..image.grid import AIR_HU, Volume
+from ..image.resample import dilate
 from ..text import plural
 
 #: The smallest scan: slices along any axis, and extent.
@@ -13,6 +14,12 @@ MIN_SLICES = 4
 MIN_EXTENT_MM = 20.0
 #: Largest scan. A longer one has its spacing in other units, and its grids would not fit in memory.
 MAX_EXTENT_MM = 2500.0
+#: Offsets with which CT numbers are stored as numbers without a sign.
+OFFSETS = (1024, 32768)
+#: HU of lung, the lowest HU of lung, and the lower limit of values that leaves lung visible.
+LUNG_HU, LOWEST_LUNG_HU, HIDDEN_LUNG_HU = -850.0, -950.0, -600.0
+#: Lower limit of values that leaves fat visible.
+HIDDEN_FAT_HU = -100.0
 #: Slices further apart than this lose small structures.
 THICK_MM = 5.0
 
@@ -35,12 +42,23 @@ def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
         )
     if grid.spacing.max() > THICK_MM:
         warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
-    check_values(volume.array)
-    return _replace_missing(volume, warnings), warnings
+    floor = check_values(volume.array)
+    volume = _replace_missing(volume, warnings)
+    if floor is not None:
+        volume = _show_lung(volume, floor)
+        alike = ", though fat looks the same" if floor > HIDDEN_FAT_HU else ""
+        warnings.append(
+            f"The scan is clipped at {floor:g} HU: lung was assumed there{alike}. Prefer the original scan."
+        )
+    return volume, warnings
 
 
-def check_values(array: np.ndarray) -> None:
-    """Refuse values that no chest CT has: no finite ones, all equal, no air, lung or fat, or no soft tissue."""
+def check_values(array: np.ndarray) -> float | None:
+    """Refuse values that no chest CT has: no finite ones, all equal, no air, lung or fat, or no soft tissue.
+
+    Returns the value in HU to which lower ones were raised, if that hides the lung; else None. Raises
+    :class:`SegmenterError`.
+    """
     step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
@@ -48,13 +66,53 @@ def check_values(array: np.ndarray) -> None:
         raise SegmenterError("The scan holds no numbers at all.")
     if sample.min() == sample.max():
         raise SegmenterError("Every voxel of the scan has the same value.")
-    low, high = np.percentile(sample, [0.5, 99.5])
+    for offset in OFFSETS:
+        if _is_ct(sample - offset):
+            raise SegmenterError(
+                f"The values look like CT stored with an offset of {offset}: subtract {offset} to get Hounsfield units."
+            )
+    floor = _floor(sample)
     light = np.mean((sample > -1100.0) & (sample < -200.0))  # any crop of a chest holds lung, air or both
     tissue = np.mean((sample > -150.0) & (sample < 1500.0))
-    if light < 0.002 or tissue < 0.01:
+    if floor is None and (light < 0.002 or tissue < 0.01):
+        low, high = np.percentile(sample, [0.5, 99.5])
         raise SegmenterError(
             f"The values (mostly {low:.5g} to {high:.5g}) are not Hounsfield units of a chest: is this a CT?"
         )
+    return floor
+
+
+def _is_ct(hu: np.ndarray) -> bool:
+    """Return whether values have the two peaks of a chest CT, soft tissue and air or lung, and little between them."""
+    soft, between, air = (np.mean((hu > low) & (hu < high)) for low, high in ((-150, 150), (-700, -250), (-1100, -700)))
+    return bool(soft > 0.05 and air > 0.02 and between < soft / 2)
+
+
+def _floor(sample: np.ndarray) -> float | None:
+    """Return the value in HU to which lower ones were raised, if it hides the lung; None for other values.
+
+    Air beyond the scan may be lower. A floor from which fat rises is that of a CT; one above fat may be that of MR or
+    of grey values too. Then a CT must show: much soft tissue, and bone with more than ten times its value.
+    """
+    inside = sample[sample > LOWEST_LUNG_HU]
+    counts = np.bincount(np.rint(inside[inside <= 0.0] - LOWEST_LUNG_HU).astype(np.int64), minlength=1)
+    floor = float(counts.argmax() + LOWEST_LUNG_HU)
+    rest = inside[inside > floor + 1.0]
+    below, there = np.count_nonzero(inside < floor - 1.0), np.count_nonzero(np.abs(inside - floor) <= 1.0)
+    if floor <= HIDDEN_LUNG_HU or there < 0.02 * inside.size or below > 0.001 * inside.size or not rest.size:
+        return None
+    middle, top = np.percentile(rest, [50.0, 99.9])
+    if floor <= HIDDEN_FAT_HU:
+        return floor if -100.0 < middle < 300.0 and top > 127.0 else None  # 127: the largest number of 8 bits
+    return floor if 20.0 < middle < 120.0 and top > 800.0 else None
+
+
+def _show_lung(volume: Volume, floor: float) -> Volume:
+    """Return a copy with lung in place of the value ``floor``, where it fills cubes of three voxels: fat is noisy."""
+    array = volume.array.astype(np.result_type(volume.array.dtype, np.int16), order="K")
+    lowest = (array > LOWEST_LUNG_HU) & (array <= floor + 1.0)
+    array[dilate(~dilate(~lowest, 1), 1)] = LUNG_HU
+    return Volume(array, volume.affine)
 
 
 def _replace_missing(volume: Volume, warnings: list[str]) -> Volume:
