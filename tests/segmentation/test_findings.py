@@ -68,6 +68,7 @@ def test_a_few_voxels_of_a_structure_are_remarked_on() -> None:
 #: One finding of each rule, and the facts that its words must hold.
 EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
     "no heart": (Finding("no heart", (), 12.0, 60.0), ("No heart",)),
+    "doubt": (Finding("doubt", where="there is no lung around it"), ("heart", "no lung around it")),
     "cut off": (Finding("cut off", ("LV", "RV"), where="inferior"), ("LV and RV", "inferior")),
     "missing": (Finding("missing", ("LA", "RA", "PA")), ("LA, RA and PA",)),
     "volume": (Finding("volume", ("LV",), 421.9, 350.0), ("LV", "422 mL", "40 to 350 mL")),
@@ -97,6 +98,7 @@ def test_a_part_of_a_heart_is_not_called_none() -> None:
     part = sentence(Finding("no heart", (), 12.0, 60.0, "inferior"))
     assert part != sentence(Finding("no heart", (), 12.0, 60.0))
     assert "No heart" not in part
+    assert "inferior" in part
 
 
 def test_flags_are_short() -> None:

@@ -161,7 +161,7 @@ def test_too_little_to_be_a_heart_gets_no_labels(by_intensity: Segmenter) -> Non
     assert not result.labels.array.any()
 
 
-def test_a_heart_without_lungs_gets_no_labels(by_intensity: Segmenter) -> None:
+def test_balls_without_lungs_around_them_get_no_labels(by_intensity: Segmenter) -> None:
     ct, _ = phantom(scan_grid())
     lung = ct.array < -200
     lung[:4] = False  # far away there is air
@@ -186,7 +186,14 @@ def test_a_scan_with_part_of_a_heart_gets_a_warning(by_intensity: Segmenter) -> 
         ct.array[truth.array == anatomy.VALUE[name]] = 0
     result = by_intensity.segment(ct)
     assert not result.heart_found
-    assert result.warnings[0].startswith("Too little ")
+    assert "inferior edge" in result.warnings[0]
+
+
+def test_a_part_of_a_heart_too_small_for_the_coarse_pass_is_mentioned(by_intensity: Segmenter) -> None:
+    ct, _ = phantom(scan_grid(box=((-70.0, -70.0, -70.0), (70.0, 70.0, -30.0))))
+    result = by_intensity.segment(Volume(ct.array[:, :, :12], ct.affine))
+    assert not result.heart_found
+    assert "superior edge" in result.warnings[0]
 
 
 def test_a_heart_that_only_the_coarse_pass_finds_gets_no_labels(networks: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from ..text import join_words, plural, volume_text
 
 #: ``value`` and ``limit`` of each rule, and what ``where`` holds:
 #:
-#: - ``no heart``: mL of heart, least mL of a heart; the sides of the scan that cut it off
+#: - ``no heart``: mL of heart, least mL of a heart; the edges of the scan at which a part of one may lie
+#: - ``doubt``: none; why it may be no heart
 #: - ``cut off``: none; the side of the scan that cuts the structures off
 #: - ``missing``: none
 #: - ``volume``: mL, and the limit that it exceeds or falls below
@@ -33,7 +34,7 @@ from ..text import join_words, plural, volume_text
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
 #: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
 Rule = Literal[
-    "no heart", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
+    "no heart", "doubt", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
     "forbidden contact", "order", "LV open", "agreement", "replica",
 ]  # fmt: skip
 
@@ -94,8 +95,9 @@ def _cut_off(f: Finding) -> str:
 
 
 def _no_heart(f: Finding) -> str:
-    amount = "Too little of a heart" if f.where else "No heart"
-    return f"{amount} was found in the scan: nothing was labelled"
+    if f.where:
+        return f"No whole heart was found; what may be a part of one at the scan's {f.where} edge was not labelled"
+    return "No heart was found in the scan: nothing was labelled"
 
 
 def _missing(f: Finding) -> str:
@@ -116,6 +118,7 @@ def _replica(f: Finding) -> str:
 
 _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "no heart": _no_heart,
+    "doubt": lambda f: f"Check whether this is a heart: {f.where}",
     "cut off": _cut_off,
     "missing": _missing,
     "volume": _volume,
@@ -178,13 +181,16 @@ def cut_off(labels: Volume) -> dict[str, list[str]]:
         depth = max(1, round(EDGE_MM / spacing[axis]))
         voxel_mm2 = float(np.prod(spacing) / spacing[axis])
         layers = np.moveaxis(labels.array, axis, 0)
-        direction = labels.affine[:3, axis]
-        world = int(np.abs(direction).argmax())
         for at_end, layer in enumerate((layers[:depth], layers[-depth:])):
-            side = _SIDES[world][at_end if direction[world] > 0 else 1 - at_end]
             areas = {name: np.count_nonzero((layer == anatomy.VALUE[name]).any(axis=0)) * voxel_mm2
                      for name in anatomy.HEART}  # fmt: skip
             names = [name for name, area in areas.items() if area >= EDGE_MM2]
             if names:
-                touching[side] = names
+                touching[side(labels.affine[:3, axis], at_end)] = names
     return touching
+
+
+def side(direction: np.ndarray, at_end: int) -> str:
+    """Return the name of the scan's edge at the start (``at_end`` 0) or end (1) of an axis with RAS ``direction``."""
+    world = int(np.abs(direction).argmax())
+    return _SIDES[world][at_end if direction[world] > 0 else 1 - at_end]

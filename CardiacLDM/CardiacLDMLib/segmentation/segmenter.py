@@ -25,8 +25,9 @@ from ..packages.weights import load_networks
 from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import resolve_device
 from .cleanup import clean
-from .findings import Finding, cut_off, findings, sentence
-from .heart import HEART_VALUES, MIN_HEART_ML, grow_box, heart_box, lung_share
+from .findings import Finding, findings, sentence
+from .gate import Signs, certainty, cut_off_at, read_signs
+from .heart import MIN_HEART_ML, grow_box, heart_box
 from .run import Run
 from .scan import check_scan, to_window
 from .windows import autocast, predict_with_flips, window_count
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
 AORTA_BELOW_MM = 200.0
 #: A heart has at least this much of left ventricle and of its wall.
 MIN_VENTRICLE_ML = 5.0
-#: Least share of lung around a heart: networks see hearts in livers and bowels. The share was 0.38 or more around 120
-#: virtual hearts (median 0.55, some with effusion), 0.34 in a patient with a large effusion, 0.29 or more around
-#: virtual and real hearts that the scan cuts off, 0.23 or less around livers mistaken for the heart in scans that end
-#: below or in it, and 0.15 or less in abdomens.
-MIN_LUNG_SHARE = 0.26
 #: Share of its side by which a window overlaps the next. At a quarter the shipped package lost much of the right atrium
 #: of a real scan (mean Dice 0.781; 0.806 at three eighths, 0.818 at a half) and saved no window on a usual heart.
 OVERLAP: dict[Quality, float] = {"fast": 0.375, "full": 0.5, "flips": 0.5}
@@ -100,58 +96,63 @@ class Segmenter:
         with run.stage("prepare"):
             volume, run.warnings = check_scan(volume)
         try:
-            labels = self._label(volume, run)
+            labels, signs = self._label(volume, run)
         except torch.cuda.OutOfMemoryError:  # from outside the networks; _predict handles it in them
             if run.device == "cpu":
                 raise
             labels = None
         if labels is None:  # outside the except block, the error no longer holds the failed attempt's tensors
             run.use_cpu()
-            labels = self._label(volume, run)
-        result = _result(Volume(labels, volume.affine), run)
+            labels, signs = self._label(volume, run)
+        result = _result(Volume(labels, volume.affine), signs, run)
         run.finish()
         return result
 
-    def _label(self, volume: Volume, run: Run) -> np.ndarray:
-        """Return labels (uint8) on the grid of the volume."""
+    def _label(self, volume: Volume, run: Run) -> tuple[np.ndarray, Signs]:
+        """Return labels (uint8) on the grid of the volume, and the signs of a heart."""
         labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order of voxels in files
         with run.stage("locate"):
-            box = self._locate(volume, run)
+            box, signs = self._locate(volume, run)
         if box is None:
-            return labels
+            return labels, signs
         with run.stage("segment"):
-            logits, grid = self._segment_box(volume, box, run)
-        if logits is None:
-            return labels
+            logits, grid, signs = self._segment_box(volume, box, run)
+        if signs.verdict() == "none":
+            return labels, signs
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         inner = volume.grid.crop(start, stop)
         if run.quality == "fast" and (inner.spacing <= grid.spacing[0]).all():
             with run.stage("resample"):
                 _label_nearest(part, logits, grid, inner, run)
-            return labels
+            return labels, signs
         with run.stage("resample"):
             _label_slices(part, logits, grid, inner, run)
             del logits
         with run.stage("clean"):
             part[...] = clean(part, volume.grid.voxel_ml)
-        return labels
+        return labels, signs
 
-    def _locate(self, volume: Volume, run: Run) -> np.ndarray | None:
-        """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart."""
+    def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
+        """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart.
+
+        The signs of a heart tell only at which edges a part of one may lie.
+        """
         spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
         grid = ras_grid(scan, spec.spacing_mm)
         image = resample(volume, grid).array
         logits = self._predict("locator", image, run)
-        box = heart_box(logits.softmax(0).cpu().numpy(), grid)
+        shares = logits.softmax(0).cpu().numpy()
+        signs = Signs(cut=cut_off_at(Volume(largest(shares), grid.affine), volume.grid))
+        box = heart_box(shares, grid)
         if box is None:
-            return None
+            return None, signs
         fine = self.package.manifest.networks["segmenter"]
-        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan)
+        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan), signs
 
-    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor | None, Grid]:
-        """Return logits (9, I, J, K) on the fine RAS grid of the box, and the grid; None without lung around a heart.
+    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
+        """Return logits (9, I, J, K) on the fine RAS grid of the box, the grid, and the signs of a heart.
 
         The grid reaches below the box. Only the aorta is labelled there, since the coarse pass misses its lower part.
         """
@@ -165,8 +166,9 @@ class Segmenter:
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
         values = largest(logits.numpy()) if logits.device.type == "cpu" else logits.argmax(0).cpu().numpy()
-        heart = np.isin(values, HEART_VALUES)
-        return (logits if lung_share(image, heart, spec.spacing_mm) >= MIN_LUNG_SHARE else None), grid
+        found = Volume(clean(values, grid.voxel_ml), grid.affine)
+        signs = read_signs(image, found, certainty(logits, found.array), volume.grid)
+        return logits, grid, signs
 
     def _predict(self, name: str, image: np.ndarray, run: Run) -> torch.Tensor:
         """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU; with less GPU memory after each shortage."""
@@ -227,15 +229,15 @@ def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: G
 # --- the result ----------------------------------------------------------------------------------------------------
 
 
-def _result(labels: Volume, run: Run) -> Segmentation:
+def _result(labels: Volume, signs: Signs, run: Run) -> Segmentation:
     """Return the result with volumes and warnings. If there is too little heart, all labels are removed."""
     volumes = volumes_ml(labels.array, labels.grid.voxel_ml)
     heart_ml = sum(volumes[name] for name in anatomy.HEART)
     heart_found = heart_ml >= MIN_HEART_ML and min(volumes["LV"], volumes["MYO"]) >= MIN_VENTRICLE_ML
     if heart_found:
-        run.warnings += [sentence(finding) for finding in findings(labels, volumes)]
+        run.warnings += [sentence(finding) for finding in [*signs.doubts(), *findings(labels, volumes)]]
     else:
-        where = ", ".join(cut_off(labels))
+        where = ", ".join(signs.cut)
         run.warnings.append(sentence(Finding("no heart", (), heart_ml, MIN_HEART_ML, where)))
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
