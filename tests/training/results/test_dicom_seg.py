@@ -111,6 +111,29 @@ def test_labels_on_another_grid_keep_their_own(tmp_path: Path) -> None:
     assert seg.FrameOfReferenceUID == pydicom.dcmread(series.files[0]).FrameOfReferenceUID
 
 
+@pytest.mark.parametrize("shift", [0.6, -0.6])
+def test_labels_of_a_tilted_gantry_keep_the_grid_at_right_angles(tmp_path: Path, shift: float) -> None:
+    write_series(tmp_path / "scan", np.zeros(SHAPE), spacing=SPACING, step=(0.0, shift, 2.5))
+    (series,), _ = find_series(find_dicom_files(tmp_path / "scan"))
+    volume = read_series(series)
+    assert volume.array.shape[1] > SHAPE[1]
+    labels = Volume((np.indices(volume.array.shape).sum(axis=0) % 7 == 0).astype(np.uint8), volume.affine)
+    check_same_place(labels, in_ras(write(series, labels, tmp_path / "case.seg.dcm")))
+
+
+@pytest.mark.parametrize("jitter", [1e-6, 1e-3])
+def test_rounded_headers_do_not_matter(tmp_path: Path, jitter: float) -> None:
+    rng = np.random.default_rng(1)
+
+    def rounded(data: FileDataset, _: int) -> None:
+        axes = [f"{float(x) + rng.uniform(-jitter, jitter):.8f}" for x in data.ImageOrientationPatient]
+        data.ImageOrientationPatient = axes
+        data.PixelSpacing = [f"{float(x) + rng.uniform(-jitter, jitter) / 10:.8f}" for x in data.PixelSpacing]
+
+    series, labels = scan(tmp_path / "scan", change=rounded)
+    check_same_place(labels, in_ras(write(series, labels, tmp_path / "case.seg.dcm")))
+
+
 def _without_names(data: FileDataset, _: int) -> None:
     for name in ("PatientName", "PatientID", "PatientBirthDate"):
         del data[name]

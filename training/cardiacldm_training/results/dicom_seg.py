@@ -44,6 +44,7 @@ def write_dicom_seg(series: Series, labels: Volume, report: CaseReport, path: Pa
         return
     try:
         headers = [_read_header(file) for file in series.files]
+        _share_axes(headers, series)
         segmentation = _segmentation(headers, series, labels, report)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(
@@ -105,7 +106,21 @@ def _segmentation(headers: list[Dataset], series: Series, labels: Volume, report
 
 
 def _same_place(labels: Volume, series: Series) -> bool:
-    return series.affine is not None and np.allclose(labels.affine, series.affine, atol=_SAME_GRID_MM)
+    """Return whether labels lie on the slices themselves, voxel by voxel."""
+    if series.affine is None or any(series.tilt):
+        return False
+    return np.allclose(labels.affine, series.affine, atol=_SAME_GRID_MM)
+
+
+def _share_axes(headers: list[Dataset], series: Series) -> None:
+    """Give headers whose directions or pixel spacings differ in the last decimals those of the series."""
+    for name in ("ImageOrientationPatient", "PixelSpacing"):
+        if all(header[name].value == headers[0][name].value for header in headers) or series.affine is None:
+            continue
+        axes = (LPS_TO_RAS @ series.affine)[:3, :2] / series.spacing[:2]
+        values = axes.T.ravel() if name == "ImageOrientationPatient" else series.spacing[1::-1]
+        for header in headers:
+            setattr(header, name, [f"{value:.9f}" for value in values])
 
 
 def _describe(structure: anatomy.Structure, number: int, report: CaseReport) -> SegmentDescription:
