@@ -87,7 +87,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(self._load("CardiacLDM", self.layout))
         self.segmentUi = slicer.util.childWidgetVariables(self._load("Segment", self.ui.segmentTab.layout()))
         self.segment = SegmentPanel(self.segmentUi, self.logic.dispatcher)
-        self.batch = BatchPanel(self.segmentUi, self.logic.dispatcher, self.segment.settings)
+        self.batch = BatchPanel(self.segmentUi, self.logic.dispatcher, self.segment.settings, self.segment.show_case)
         self.generateUi = slicer.util.childWidgetVariables(self._load("Generate", self.ui.generateTab.layout()))
         self.generate = GeneratePanel(self.generateUi, self.logic.dispatcher)
         self.models = ModelsPanel(self.ui.modelsTab, self.logic)

@@ -708,6 +708,51 @@ def test_a_batch_can_be_cancelled(user: User, tmp_path: Path) -> None:
     assert not list(out.glob("*")) if out.exists() else True
 
 
+def test_results_of_a_batch_are_opened_from_its_table(user: User, tmp_path: Path) -> None:
+    from CardiacLDMLib.slicer import segmentations, volumes
+
+    scans, out = _scans(tmp_path / "scans", 3), tmp_path / "results"
+    user.prepare("fast")
+    ui, batch = user.ui, user.widget.batch
+    ui.batchInput.currentPath, ui.batchOutput.currentPath = str(scans), str(out)
+    assert not ui.batchOpen.enabled
+    ui.batchApply.click()
+    user.wait(lambda: _column(ui.batchTable, 1).count("done") == 1)
+    rows = {name: row for row, name in enumerate(_column(ui.batchTable, 0))}
+    ui.batchTable.cellDoubleClicked.emit(rows["1-heart"], 0)  # while the next scan runs
+    user.wait(lambda: not batch.running)
+    assert _column(ui.batchTable, 1).count("done") == 3
+    (node,) = user.segmentations()
+    volume = user.settings.inputVolume
+    assert (volume.GetName(), node.GetName()) == ("1-heart", "1-heart heart")
+    assert user.settings.result is node
+    assert ui.volumes.rowCount == 8
+    assert volumes.provenance(node)["package"] == "phantom"
+    grid = Grid((60, 60, 60), volumes.volume_from_node(volume).affine)
+    labels = segmentations.labels_from_segmentation(node, volume).array
+    truth = phantom(grid)[1].array
+    assert 2 * ((labels == truth) & (truth > 0)).sum() / ((labels > 0).sum() + (truth > 0).sum()) > 0.8
+    user.wait(lambda: _has_surfaces(node))
+
+    ui.batchTable.cellDoubleClicked.emit(rows["1-heart"], 0)  # again: it is there already
+    pump(0.2)
+    assert user.segmentations() == [node]
+    ui.batchTable.selectRow(rows["0-broken"])
+    assert not ui.batchOpen.enabled
+    ui.batchTable.selectRow(rows["2-heart"])
+    (scans / "2-heart.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
+    ui.batchOpen.click()
+    user.wait(lambda: batch._opening is None)
+    assert "2-heart.nii.gz" in ui.batchLabel.text
+    assert "2-heart.nii.gz" in ui.batchTable.item(rows["2-heart"], 3).text()
+    ui.batchTable.selectRow(rows["3-heart"])
+    (out / "3-heart.labels.nii.gz").unlink()
+    ui.batchOpen.click()
+    user.wait(lambda: batch._opening is None)
+    assert "3-heart.labels.nii.gz" in ui.batchLabel.text
+    assert user.segmentations() == [node]
+
+
 def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:
     """A job that is submitted to the client directly, not through the panel."""
     from CardiacLDMLib.worker.job import JobListener

@@ -214,6 +214,27 @@ def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> N
     assert len(list(out.iterdir())) == 2 * len(ENDINGS)
 
 
+def test_a_case_is_opened_with_its_results(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "scan.nii.gz")
+    out = tmp_path / "results"
+    made = done(warm, SegmentFile(source=tmp_path / "scan.nii.gz", out=out, package=package, device="cpu"))
+    request = messages.OpenCase(source=tmp_path / "scan.nii.gz", out=out, name="scan")
+    opened = done(warm, request)
+    np.testing.assert_array_equal(opened.image.array, CT.array)
+    assert opened.labels.array.any()
+    assert opened.labels.grid.same_as(opened.image.grid)
+    assert opened.volumes_ml == pytest.approx(made.volumes_ml, abs=0.01)
+    assert (opened.package, opened.quality, opened.device) == (made.package, made.quality, made.device)
+    moved = CT.affine.copy()
+    moved[0, 3] += 3.0
+    write_volume(Volume(CT.array, moved), tmp_path / "scan.nii.gz")
+    assert "scan.nii.gz" in failure(warm, request).message
+    (out / "scan.report.json").write_text("{}")
+    assert "scan.report.json" in failure(warm, request).message
+    (out / "scan.labels.nii.gz").unlink()
+    assert "scan.labels.nii.gz" in failure(warm, request).message
+
+
 def test_a_folder_that_cannot_be_written_to(warm: Bench, package: str, tmp_path: Path) -> None:
     write_volume(CT, tmp_path / "chest.nrrd")
     (tmp_path / "out").write_text("a file")

@@ -24,6 +24,9 @@ from .device import check_device, list_devices
 from .messages import Reply, Request
 from .models import LoadedModels
 
+#: Voxel centres this close are the same: NIfTI stores single precision.
+SAME_PLACE_MM = 0.05
+
 if TYPE_CHECKING:
     from ..generation.generator import Generator, Pair
     from ..image.cases import Case
@@ -117,6 +120,38 @@ def segment_file(request: messages.SegmentFile, job: RunningJob) -> messages.Seg
         )  # fmt: skip
     facts = {**_facts(segmenter, done.segmentation, request.quality, job), "warnings": done.report.warnings}
     return messages.SegmentedFile(name=case.name, files=done.files, **facts)
+
+
+@handles(messages.OpenCase)
+def open_case(request: messages.OpenCase, job: RunningJob) -> messages.OpenedCase:
+    """Read a scan, and the labels and the report that were written for it."""
+    from ..image.cases import read_case
+    from ..image.files import read_volume
+    from ..image.grid import Volume
+    from ..image.labels import check_labels
+    from ..results.case_files import LABELS, REPORT, read_report
+
+    job.step(0, "read")
+    files = [request.out / f"{request.name}{ending}" for ending in (LABELS, REPORT)]
+    for path in files:
+        if not path.is_file():
+            raise JobError(f"{path.name} is not in {request.out.name} any more: run the batch again.")
+    try:
+        report = read_report(files[1])
+    except ValueError as error:
+        raise JobError(f"{files[1].name} cannot be read: run the batch again with another folder.") from error
+    image = read_case(single_case(request.source, request.study))
+    job.step(60, "read")
+    labels = read_volume(files[0])
+    if not labels.grid.same_as(image.grid, SAME_PLACE_MM):
+        raise JobError(f"{files[0].name} does not fit {request.source.name}: one of them was replaced.")
+    check_labels(labels.array)
+    return messages.OpenedCase(
+        image=image, labels=Volume(labels.array.astype(np.uint8), image.affine), warnings=report.warnings,
+        seconds=sum(report.seconds.values()), device=report.device, quality=report.quality,
+        heart_found=report.heart_found, volumes_ml=report.volumes_ml,
+        package=messages.PackageName(**report.package.model_dump()),
+    )  # fmt: skip
 
 
 @handles(messages.FindCases)

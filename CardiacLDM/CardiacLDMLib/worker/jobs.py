@@ -15,7 +15,7 @@ from ..progress import Cancelled, Preview, Progress
 from .models import LoadedModels
 
 #: Jobs that need no torch: they do not wait until it is imported.
-LIGHT_JOBS = ("find_cases",)
+LIGHT_JOBS = ("find_cases", "open_case")
 
 
 class Jobs:

@@ -63,22 +63,26 @@ class PackageName(Message):
     sha256: str
 
 
-class SegmentationFacts(Reply):
-    """Facts about one segmentation.
-
-    ``seconds``: from the request to the result. ``stage_seconds``: seconds by stage. ``network_seconds``: the seconds
-    of all stages that the networks took. ``volumes_ml``: mL by structure.
-    """
+class ResultFacts(Reply):
+    """Facts about labels. ``seconds``: how long they took to make. ``volumes_ml``: mL by structure."""
 
     warnings: list[str]
     seconds: float
-    stage_seconds: dict[str, float]
-    network_seconds: float
     device: str
     quality: Quality
     heart_found: bool
     volumes_ml: dict[str, float]
     package: PackageName
+
+
+class SegmentationFacts(ResultFacts):
+    """Facts about labels that were made just now, with their ``seconds`` from the request to the result.
+
+    ``stage_seconds``: seconds by stage. ``network_seconds``: the seconds of all stages that the networks took.
+    """
+
+    stage_seconds: dict[str, float]
+    network_seconds: float
 
 
 class SegmentedVolume(SegmentationFacts):
@@ -98,6 +102,19 @@ class SegmentedFile(SegmentationFacts):
 
     name: str
     files: list[FilePath]
+
+
+class OpenedCase(ResultFacts):
+    """A scan in HU and its labels (uint8, on the same grid), mapped from deleted files."""
+
+    image: Volume
+    labels: Volume
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> OpenedCase:
+        if self.image.array.shape != self.labels.array.shape:
+            raise ValueError("image and labels must have the same shape")
+        return self
 
 
 class FoundCase(Message):
@@ -256,6 +273,16 @@ class LoadSegmenter(_WithModel, Request[LoadedSegmenter]):
     job: ClassVar[str] = "load_segmenter"
 
 
+class OpenCase(Request[OpenedCase]):
+    """Read the scan ``source`` and the results that :class:`SegmentFile` wrote for it to ``out`` under ``name``."""
+
+    job: ClassVar[str] = "open_case"
+    source: FilePath
+    out: FilePath
+    name: str
+    study: str = ""
+
+
 class FindCases(Request[FoundCases]):
     """Find the volume files and DICOM series in a folder, for :class:`SegmentFile`."""
 
@@ -328,8 +355,8 @@ class ImportPackage(Request[CheckedPackage]):
 REQUESTS: dict[str, type[Request[Any]]] = {
     request.job: request
     for request in (
-        LoadSegmenter, SegmentVolume, SegmentFile, FindCases, GeneratePair, SavePair, ListDevices, CheckDevice,
-        VerifyPackage, ImportPackage,
+        LoadSegmenter, SegmentVolume, SegmentFile, OpenCase, FindCases, GeneratePair, SavePair, ListDevices,
+        CheckDevice, VerifyPackage, ImportPackage,
     )
 }  # fmt: skip
 

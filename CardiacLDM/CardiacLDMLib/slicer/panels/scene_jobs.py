@@ -1,10 +1,11 @@
-"""Segment a volume of the scene in the worker, while the window keeps responding."""
+"""Jobs of the worker whose labels come into the scene, while the window keeps responding."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from .. import segmentations, volumes
 from .process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
-    from ...worker.messages import SegmentedVolume
+    from ...worker.messages import FoundCase, OpenedCase, Request, ResultFacts, SegmentedVolume
 
 #: Slices of labels that one step searches. A step takes some milliseconds.
 SLICES_PER_STEP = 8
@@ -38,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Listener:
-    """Callbacks of a :class:`SceneJob`. ``done``, ``failed`` or ``cancelled`` is called once, at its end."""
+    """Callbacks of a job here. ``done``, ``failed`` or ``cancelled`` is called once, at its end."""
 
     progress: Callable[[Progress], None]
     done: Callable[[vtkMRMLSegmentationNode], None]
@@ -46,32 +47,18 @@ class Listener:
     cancelled: Callable[[], None]
 
 
-class SceneJob:
-    """Segments ``volume`` into ``target``, or into a new segmentation node without one.
+class _Job:
+    """A job whose reply is put into the scene. It is cancelled when the scene is closed."""
 
-    The job is cancelled when its volume or target is removed or the scene is closed. Raises :class:`VolumeError` for a
-    volume that cannot be segmented, :class:`JobError` for invalid settings, and :class:`ClientError` while another job
-    runs.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        volume: vtkMRMLScalarVolumeNode,
-        target: vtkMRMLSegmentationNode | None,
-        settings: Settings,
-        listener: Listener,
-    ) -> None:
-        self._dispatcher, self._volume, self._target = dispatcher, volume, target
-        self._settings, self._listener = settings, listener
+    def __init__(self, dispatcher: Dispatcher, scene: vtkMRMLScene, request: Request[Any], listener: Listener) -> None:
+        self._dispatcher, self._scene, self._listener = dispatcher, scene, listener
         self._import: Sliced | None = None
         self._ended = False
-        self._scene = volume.GetScene()
-        self._submit(volumes.volume_from_node(volume))
-        self._tags = [
-            self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel()),
-            self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._removal_observer()),
-        ]
+        done = JobListener[Any](
+            done=self._replied, failed=self._failed, cancelled=self._cancelled, progress=self._progress
+        )
+        self._dispatcher.submit(request, done)
+        self._tags = [self._scene.AddObserver(self._scene.StartCloseEvent, lambda *_: self.cancel())]
 
     @property
     def running(self) -> bool:
@@ -88,22 +75,22 @@ class SceneJob:
         elif not self._dispatcher.cancel():
             self._cancelled()
 
-    # --- the worker's part ---
+    def _into_scene(self, reply: Any) -> Generator[None, None, vtkMRMLSegmentationNode]:
+        """Put the reply into the scene in steps; return the segmentation."""
+        raise NotImplementedError
 
-    def _submit(self, image: Volume) -> None:
-        from ...worker.messages import SegmentVolume, explain_invalid_values
+    def _replied(self, reply: Any) -> None:
+        if not self._ended:
+            self._import = Sliced(self._steps(reply), self._imported)
 
-        with explain_invalid_values():
-            request = SegmentVolume(
-                image=image,
-                package=self._settings.package,
-                device=self._settings.device,
-                quality=self._settings.quality,
-            )
-        listener = JobListener(
-            done=self._labelled, failed=self._failed, cancelled=self._cancelled, progress=self._progress
-        )
-        self._dispatcher.submit(request, listener)
+    def _steps(self, reply: Any) -> Iterator[None]:
+        self._result = yield from self._into_scene(reply)
+
+    def _imported(self, error: Exception | None) -> None:
+        if error is not None:
+            self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
+        elif self._end():
+            self._listener.done(self._result)
 
     def _progress(self, progress: Progress) -> None:
         if not self._ended:
@@ -117,16 +104,6 @@ class SceneJob:
         if self._end():
             self._listener.cancelled()
 
-    def _removal_observer(self) -> Callable[..., None]:
-        """Return an observer that cancels the job when one of its nodes is removed."""
-
-        @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
-        def removed(_scene: Any, _event: str, node: Any) -> None:
-            if node is not None and (node is self._volume or node is self._target):
-                self.cancel()
-
-        return removed
-
     def _end(self) -> bool:
         """End the job; return false if it had ended already."""
         if self._ended:
@@ -137,14 +114,47 @@ class SceneJob:
         self._dispatcher.report_end()
         return True
 
-    # --- the scene's part ---
 
-    def _labelled(self, reply: SegmentedVolume) -> None:
-        if not self._ended:
-            self._import = Sliced(self._import_labels(reply), self._imported)
+class SceneJob(_Job):
+    """Segments ``volume`` into ``target``, or into a new segmentation node without one.
 
-    def _import_labels(self, reply: SegmentedVolume) -> Iterator[None]:
-        """Put the labels into the scene, all of them in the last step."""
+    The job is cancelled when its volume or target is removed or the scene is closed. Raises :class:`VolumeError` for a
+    volume that cannot be segmented, :class:`JobError` for invalid settings, and :class:`ClientError` while another job
+    runs.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        volume: vtkMRMLScalarVolumeNode,
+        target: vtkMRMLSegmentationNode | None,
+        settings: Settings,
+        listener: Listener,
+    ) -> None:
+        from ...worker.messages import SegmentVolume, explain_invalid_values
+
+        self._volume, self._target = volume, target
+        with explain_invalid_values():
+            request = SegmentVolume(
+                image=volumes.volume_from_node(volume),
+                package=settings.package,
+                device=settings.device,
+                quality=settings.quality,
+            )
+        super().__init__(dispatcher, volume.GetScene(), request, listener)
+        self._tags.append(self._scene.AddObserver(self._scene.NodeAboutToBeRemovedEvent, self._removal_observer()))
+
+    def _removal_observer(self) -> Callable[..., None]:
+        """Return an observer that cancels the job when one of its nodes is removed."""
+
+        @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+        def removed(_scene: Any, _event: str, node: Any) -> None:
+            if node is not None and (node is self._volume or node is self._target):
+                self.cancel()
+
+        return removed
+
+    def _into_scene(self, reply: SegmentedVolume) -> Generator[None, None, vtkMRMLSegmentationNode]:
         box, at_edge = yield from find_labels(reply.labels.array)
         part = crop_to_box(reply.labels, box)
         self._scene.SaveStateForUndo()
@@ -153,15 +163,49 @@ class SceneJob:
             self._target = segmentations.segmentation_from_labels(self._scene, part, name, self._volume)
         else:
             segmentations.replace_labels(self._target, part, self._volume)
-        volumes.set_provenance(self._target, _record(reply))
-        flags = segmentations.flags_for(reply.volumes_ml, at_edge)
-        segmentations.volumes_table(self._scene, self._target, reply.volumes_ml, flags)
+        _add_facts(self._target, reply, at_edge)
+        return self._target
 
-    def _imported(self, error: Exception | None) -> None:
-        if error is not None:
-            self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
-        elif self._end():
-            self._listener.done(self._target)
+
+class OpenJob(_Job):
+    """Loads a scan and the results of a batch into the scene: a volume node and a segmentation node.
+
+    ``out``: the folder of the results. Raises :class:`ClientError` while another job runs.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, scene: vtkMRMLScene, case: FoundCase, out: Path, listener: Listener
+    ) -> None:
+        from ...worker.messages import OpenCase
+
+        self._name = case.name
+        request = OpenCase(source=case.source, out=out, name=case.name, study=case.study)
+        super().__init__(dispatcher, scene, request, listener)
+
+    def _into_scene(self, reply: OpenedCase) -> Generator[None, None, vtkMRMLSegmentationNode]:
+        from vtkmodules.vtkCommonDataModel import vtkImageData
+
+        voxels = vtkImageData()
+        yield from volumes.set_voxels_in_steps(voxels, reply.image.array)
+        box, at_edge = yield from find_labels(reply.labels.array)
+        volume = volumes.add_volume_node(self._scene, voxels, reply.image.affine, self._name, heart_window=True)
+        try:
+            yield
+            part, name = crop_to_box(reply.labels, box), f"{volume.GetName()} heart"
+            node = segmentations.segmentation_from_labels(self._scene, part, name, volume)
+        except BaseException:
+            if self._scene.IsNodePresent(volume):
+                self._scene.RemoveNode(volume)
+            raise
+        _add_facts(node, reply, at_edge)
+        return node
+
+
+def _add_facts(node: vtkMRMLSegmentationNode, reply: ResultFacts, at_edge: set[str]) -> None:
+    """Add the record of how the labels were made, and the table of volumes."""
+    volumes.set_provenance(node, _record(reply))
+    flags = segmentations.flags_for(reply.volumes_ml, at_edge)
+    segmentations.volumes_table(node.GetScene(), node, reply.volumes_ml, flags)
 
 
 def find_labels(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
@@ -196,7 +240,7 @@ def crop_to_box(labels: Volume, box: tuple[slice, ...]) -> Volume:
     return Volume(labels.array[box], labels.grid.crop(np.array(start), np.array(stop)).affine)
 
 
-def _record(reply: SegmentedVolume) -> dict[str, str]:
+def _record(reply: ResultFacts) -> dict[str, str]:
     """Return the provenance that the segmentation node carries as attributes."""
     return {
         "program": f"CardiacLDM {__version__}",

@@ -1,4 +1,4 @@
-"""Segment a folder of scans, one after the other. A scan that fails is marked and skipped."""
+"""Segment a folder of scans, one after the other. A scan that fails is marked and skipped. Results can be opened."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import qt
 from slicer.i18n import tr as _
 
+import slicer
+
 from .... import anatomy
 from ....errors import UserError
 from ....progress import Progress
-from ....worker.job import Failure, JobListener
+from ....worker.job import Failure, JobListener, ignore
 from ..install import ensure_dependencies
 from ..parts import TROUBLE, duration
 from ..process import Dispatcher
-from ..scene_jobs import Settings
+from ..scene_jobs import Listener, OpenJob, Settings
 
 if TYPE_CHECKING:
+    from slicer import vtkMRMLSegmentationNode
+
     from ....worker.messages import FoundCase, FoundCases, Reply, Request, SegmentedFile
 
     ReplyT = TypeVar("ReplyT", bound=Reply)
@@ -46,18 +50,43 @@ class _Run:
     began: float = 0.0
 
 
-class BatchPanel:
-    """Connects the batch part of Segment.ui to the worker. ``settings`` returns package, device and quality."""
+@dataclass(frozen=True)
+class _Result:
+    """A case whose results, in the folder ``out``, can be opened."""
 
-    def __init__(self, ui: Any, dispatcher: Dispatcher, settings: Callable[[], Settings]) -> None:
-        self._ui, self._dispatcher, self._settings = ui, dispatcher, settings
+    case: FoundCase
+    out: Path
+
+
+class BatchPanel:
+    """Connects the batch part of Segment.ui to the worker.
+
+    ``settings`` returns package, device and quality. ``show`` is called with the segmentation of a case that the user
+    has opened.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        dispatcher: Dispatcher,
+        settings: Callable[[], Settings],
+        show: Callable[[vtkMRMLSegmentationNode], None],
+    ) -> None:
+        self._ui, self._dispatcher, self._settings, self._show = ui, dispatcher, settings, show
         self._run: _Run | None = None
+        self._results: dict[int, _Result] = {}  # by row
+        self._opened: dict[int, vtkMRMLSegmentationNode] = {}
+        self._opening: OpenJob | None = None
+        self._wanted: int | None = None  # the row to open when the case that runs has ended
         header = ui.batchTable.horizontalHeader()
         for column in (SCAN, STATE, HEART):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.batchTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # reasons wrap
         ui.batchTable.horizontalHeaderItem(HEART).setToolTip(_("Volume of the heart without its great vessels"))
         ui.batchApply.connect("clicked()", self._run_or_cancel)
+        ui.batchOpen.connect("clicked()", self._open_selected)
+        ui.batchTable.connect("cellDoubleClicked(int,int)", lambda row, _column: self._open(row))
+        ui.batchTable.connect("itemSelectionChanged()", self.refresh)
         for edit in (ui.batchInput, ui.batchOutput):
             edit.connect("currentPathChanged(QString)", self.refresh)
         self.refresh()
@@ -75,9 +104,14 @@ class BatchPanel:
         ui.batchApply.enabled = self.running or (ready and not self._dispatcher.busy)
         for widget in (ui.batchInput, ui.batchOutput, ui.batchReplace):
             widget.enabled = not self.running
+        free = self.running or not self._dispatcher.busy
+        ui.batchOpen.enabled = free and self._opening is None and ui.batchTable.currentRow() in self._results
 
     def cleanup(self) -> None:
         """Stop everything that could call the widgets, before they are deleted."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
         run, self._run = self._run, None
         if run is not None:
             self._dispatcher.cancel()
@@ -97,8 +131,11 @@ class BatchPanel:
             self._next(run)
 
     def _start(self) -> None:
+        self._results.clear()
+        self._opened.clear()
+        self._wanted = None
         self._ui.batchTable.rowCount = 0
-        self._ui.batchTable.visible = True
+        self._ui.batchTable.visible = self._ui.batchOpen.visible = True
         for edit in (self._ui.batchInput, self._ui.batchOutput):
             edit.addCurrentPathToHistory()
         self._ui.batchLabel.text = _("Looking for scans")
@@ -133,6 +170,7 @@ class BatchPanel:
             row = self._row(case.name)
             if not run.replace and is_complete(run.out, case.name):
                 run.there += 1
+                self._results[row] = _Result(case, run.out)
                 self._show_earlier(row, run.out, case.name)
             else:
                 self._write(row, _("waiting"))
@@ -155,7 +193,12 @@ class BatchPanel:
         """Begin the next case, or end the run."""
         if run is not self._run:
             return
+        if self._wanted is not None:
+            self._open_now(self._wanted)
+            return
         if run.cancelled or not run.waiting:
+            for row, _case in run.waiting:
+                self._write(row, _("cancelled"))
             self._stop(run, self._so_far(run))
             return
         self._ui.batchLabel.text = self._so_far(run)
@@ -172,7 +215,7 @@ class BatchPanel:
             overwrite=run.replace or is_unfinished(run.out, case.name),
         )  # fmt: skip
         listener: JobListener[SegmentedFile] = JobListener(
-            done=lambda reply: self._done(run, row, reply),
+            done=lambda reply: self._done(run, row, case, reply),
             failed=lambda failure: self._failed(run, row, failure),
             cancelled=lambda: self._cancelled(run, row),
             progress=lambda progress: self._progress(run, row, progress),
@@ -183,9 +226,10 @@ class BatchPanel:
         if run is self._run:
             self._write(row, _("{percent} %").format(percent=round(100 * progress.step / progress.total)))
 
-    def _done(self, run: _Run, row: int, reply: SegmentedFile) -> None:
+    def _done(self, run: _Run, row: int, case: FoundCase, reply: SegmentedFile) -> None:
         if run is self._run:
             run.done += 1
+            self._results[row] = _Result(case, run.out)
             heart_ml = sum(reply.volumes_ml[name] for name in anatomy.HEART)
             self._write(row, _("done"), heart_ml if reply.heart_found else None, " ".join(reply.warnings))
             self._next(run)
@@ -198,8 +242,7 @@ class BatchPanel:
 
     def _cancelled(self, run: _Run, row: int) -> None:
         if run is self._run:
-            for each in (row, *(waiting for waiting, _case in run.waiting)):
-                self._write(each, _("cancelled"))
+            self._write(row, _("cancelled"))
             run.cancelled = True
             self._next(run)
 
@@ -223,6 +266,53 @@ class BatchPanel:
                 seconds = (time.monotonic() - run.began) / (run.done + run.failed) * (len(run.waiting) + 1)
                 words.append(_("{time} left").format(time=duration(seconds)))
         return ", ".join(words) + "."
+
+    # --- opening ---
+
+    def _open_selected(self) -> None:
+        self._open(self._ui.batchTable.currentRow())
+
+    def _open(self, row: int) -> None:
+        """Load the scan of a row with its results, or show it again. A case that runs is finished before."""
+        node = self._opened.get(row)
+        if row not in self._results or self._opening is not None:
+            return
+        if node is not None and slicer.mrmlScene.IsNodePresent(node):
+            self._show(node)
+        elif self.running:
+            self._wanted = row
+            words = _("{name} opens when the scan that runs is done.").format(name=self._results[row].case.name)
+            self._ui.batchLabel.text = words
+        elif not self._dispatcher.busy:
+            self._open_now(row)
+
+    def _open_now(self, row: int) -> None:
+        result, self._wanted = self._results[row], None
+        self._ui.batchLabel.text = _("Opening {name}").format(name=result.case.name)
+
+        def done(node: vtkMRMLSegmentationNode) -> None:
+            self._opened[row] = node
+            self._opening_ended("")
+            self._show(node)
+
+        def failed(failure: Failure) -> None:
+            self._ui.batchTable.item(row, NOTES).setText(failure.message)
+            self._ui.batchTable.item(row, NOTES).setToolTip(failure.message)
+            self._opening_ended(failure.message)
+
+        listener = Listener(ignore, done, failed, lambda: self._opening_ended(""))
+        try:
+            self._opening = OpenJob(self._dispatcher, slicer.mrmlScene, result.case, result.out, listener)
+        except UserError as error:
+            failed(Failure.from_error(error))
+        self.refresh()
+
+    def _opening_ended(self, text: str) -> None:
+        self._opening = None
+        self._ui.batchLabel.text = text
+        self.refresh()
+        if self._run is not None:
+            self._next(self._run)
 
     # --- the table ---
 

@@ -101,6 +101,18 @@ class SegmentPanel:
             self._loaded = choice
             self._dispatcher.load_segmenter(choice[0] or None, choice[1])
 
+    def show_case(self, segmentation: vtkMRMLSegmentationNode) -> None:
+        """Choose the scan of a segmentation, and show both."""
+        volume = segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
+        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        if self._parameters is not None:
+            self._parameters.segment.inputVolume = volume
+            self._parameters.segment.result = segmentation
+        self._show_heart(segmentation)
+
+    def _show_heart(self, segmentation: vtkMRMLSegmentationNode) -> None:
+        self._surfaces = Sliced(show_heart_in_steps(segmentation), _check_surfaces)
+
     def cancel(self) -> None:
         """Stop the job, if one runs."""
         if self._job is not None:
@@ -268,7 +280,7 @@ class SegmentPanel:
             if self._parameters is not None:
                 self._parameters.segment.result = segmentation
             self._ended()
-            self._surfaces = Sliced(show_heart_in_steps(segmentation), _check_surfaces)  # the volumes are shown before
+            self._show_heart(segmentation)  # the volumes are shown before
 
     def _failed(self, failure: Failure) -> None:
         if self._job is not None:
