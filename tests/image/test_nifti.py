@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,10 @@ def test_a_file_with_neither_form_does_not_tell_how_the_patient_lies(tmp_path: P
     assert "left and right" in note
 
 
-def test_an_empty_sform_leaves_the_place_to_the_qform(tmp_path: Path) -> None:
+@pytest.mark.parametrize("empty", [0.0, np.nan])
+def test_an_empty_sform_leaves_the_place_to_the_qform(tmp_path: Path, empty: float) -> None:
     data = image(AFFINE).to_bytes()
-    (tmp_path / "scan.nii").write_bytes(data[:280] + bytes(48) + data[328:])
+    (tmp_path / "scan.nii").write_bytes(data[:280] + np.full(12, empty, "<f4").tobytes() + data[328:])
     np.testing.assert_allclose(read_volume(tmp_path / "scan.nii").affine, AFFINE, atol=1e-4)
 
 
@@ -211,6 +213,17 @@ def test_a_cut_or_changed_file_is_refused(tmp_path: Path, cut: int) -> None:
     (tmp_path / "scan.nii.gz").write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
     with pytest.raises(VolumeError, match="damaged"):
         read_volume(tmp_path / "scan.nii.gz")
+
+
+def test_a_header_that_promises_more_than_the_file_can_hold_takes_no_memory(tmp_path: Path) -> None:
+    data = bytearray(image(AFFINE).to_bytes())
+    data[42:48] = np.array([1024, 1024, 1900], "<i2").tobytes()
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    tracemalloc.start()
+    with pytest.raises(VolumeError, match="damaged"):
+        read_volume(tmp_path / "scan.nii.gz")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 def test_volumes_are_in_single_precision_at_most_if_that_holds_them(tmp_path: Path) -> None:

@@ -87,12 +87,13 @@ def test_thick_slices_are_mentioned() -> None:
 def test_clipped_scans_are_used_with_lung_in_place_of_their_lowest_value(limits: tuple[int, int], kind: type) -> None:
     array = np.clip(tissues(), *limits).astype(kind)
     array[:, :2] = -1024  # air beyond the field of view
+    array[:, 2, ::2] = -700  # between both, as in a resampled scan
     out, warnings = check_scan(Volume(array, np.diag([3.0, 3.0, 3.0, 1.0])))
     assert len(warnings) == 1
     assert f"{limits[0]} HU" in warnings[0]
-    assert (out.array[1:13, 3:] < -600).all()
+    assert (out.array[1:13, 4:] < -600).all()
     assert (out.array[:, 0] == -1024).all()
-    np.testing.assert_array_equal(out.array[22:, 3:], array[22:, 3:])
+    np.testing.assert_array_equal(out.array[22:, 4:], array[22:, 4:])
     assert array[5, 5, 5] == limits[0]
 
 

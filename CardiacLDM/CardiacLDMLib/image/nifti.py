@@ -25,6 +25,8 @@ from .grid import Volume, check_size
 from .headers import COLOUR, COMPLEX, UNKNOWN_PLACE, series_sentence, vector_sentence
 
 _GZIP = b"\x1f\x8b"
+#: Most bytes that a byte of a gzip file can hold.
+_DEFLATE_MOST = 1032
 
 
 def _header_type(size: int, places: dict[str, tuple[str, int]]) -> np.dtype[Any]:
@@ -208,7 +210,7 @@ def locate(header: Header) -> tuple[np.ndarray, list[str]]:
     sform = _sform(record) if int(record["sform_code"]) in _FORM_CODES else None
     qform = _qform(record) if int(record["qform_code"]) in _FORM_CODES else None
     notes = []
-    if sform is not None and not np.linalg.norm(sform[:3, :3], axis=0).all():  # a code, but only zeros
+    if sform is not None and not (np.isfinite(sform).all() and np.linalg.det(sform)):  # a code, but zeros or NaN
         sform = None
     if sform is not None:
         affine = sform
@@ -317,7 +319,8 @@ def _scale(voxels: np.ndarray, header: Header) -> np.ndarray:
 
 def _read_bytes(path: Path, start: int, count: int) -> np.ndarray:
     """Return ``count`` bytes from ``start`` of the unpacked file. Raises :class:`VolumeError` if it ends earlier."""
-    if not _is_gzip(path) and path.stat().st_size < start + count:
+    most = path.stat().st_size * (_DEFLATE_MOST if _is_gzip(path) else 1)
+    if most < start + count:
         raise _damaged(path.name)  # before the memory is taken
     out = np.empty(count, np.uint8)
     view, at = memoryview(out.data), -start

@@ -99,7 +99,7 @@ def _floor(sample: np.ndarray) -> float | None:
     floor = float(counts.argmax() + LOWEST_LUNG_HU)
     rest = inside[inside > floor + 1.0]
     below, there = np.count_nonzero(inside < floor - 1.0), np.count_nonzero(np.abs(inside - floor) <= 1.0)
-    if floor <= HIDDEN_LUNG_HU or there < 0.02 * inside.size or below > 0.001 * inside.size or not rest.size:
+    if floor <= HIDDEN_LUNG_HU or there < 0.02 * inside.size or below > 0.05 * there or not rest.size:
         return None
     middle, top = np.percentile(rest, [50.0, 99.9])
     if floor <= HIDDEN_FAT_HU:
