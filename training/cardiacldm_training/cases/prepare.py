@@ -14,14 +14,14 @@ from . import store
 def prepare_cases(
     folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Say
 ) -> store.Prepared:
-    """Prepare the cases of ``folders`` at ``spacing_mm``; report and leave out those that cannot be used.
+    """Prepare the cases of ``folders`` at ``spacing_mm``; report cases in doubt, leave out unusable ones.
 
     Raises DatasetError for a folder without cases.
     """
     files = store.gather(folders, cache)
     say(f"Preparing {plural(len(files), 'case')} at {spacing_mm:g} mm.")
     prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.report_tenths(say))
-    _report(prepared.skipped, say)
+    _report(prepared.skipped, prepared.cases, say)
     return prepared
 
 
@@ -30,7 +30,8 @@ def prepare_for_networks(
 ) -> dict[str, store.Prepared]:
     """Prepare the cases of ``folders`` at the spacing in mm of each network, and return them by network.
 
-    A case is used only if every network can use it; the others are reported and left out.
+    A case is used only if every network can use it; the others are reported and left out. Cases in doubt
+    are reported too.
     Raises DatasetError for a folder without cases.
     """
     files = store.gather(folders, cache)
@@ -41,13 +42,17 @@ def prepare_for_networks(
         prepared[name] = store.prepare(files, spacing, workers=workers, progress=store.report_tenths(say))
         skipped.update(prepared[name].skipped)
     reasons = sorted(skipped.items())
-    _report(reasons, say)
-    return {
+    usable = {
         name: store.Prepared([case for case in part.cases if case.name not in skipped], reasons)
         for name, part in prepared.items()
     }
+    _report(reasons, next(iter(usable.values())).cases, say)
+    return usable
 
 
-def _report(skipped: Sequence[tuple[str, str]], say: Say) -> None:
+def _report(skipped: Sequence[tuple[str, str]], cases: Sequence[store.PreparedCase], say: Say) -> None:
     for name, reason in skipped:
         say(f"Skipped {name}: {reason}")
+    for case in cases:
+        for note in case.notes:
+            say(f"{case.name}: {note}")

@@ -64,6 +64,11 @@ class PreparedCase:
         """(8, POINTS, 3) int16: random voxels of each structure (IJK); -1 where the case lacks the structure."""
         return np.load(self.folder / "points.npy", mmap_mode="r")
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user on a scan that can be used, but is in doubt."""
+        return list(json.loads((self.folder / RECORD).read_text())["notes"])
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -124,7 +129,7 @@ def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCa
     key = _key(files, spacing_mm)
     case = PreparedCase(files.name, cache / f"{spacing_mm:g}mm-{key[:20]}", key, spacing_mm)
     if not is_complete(case.folder):
-        _write_entry(case.folder, _arrays(files, spacing_mm, key))
+        _write_entry(case.folder, *_arrays(files, spacing_mm, key))
     return case
 
 
@@ -145,23 +150,26 @@ def _key(files: CaseFiles, spacing_mm: float) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> dict[str, np.ndarray]:
-    """Read and resample a case; return its arrays by file name.
+def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read and resample a case; return its arrays by file name, and notes for the user.
 
     Raises :class:`VolumeError`, or :class:`SegmenterError` for a scan that is no CT in Hounsfield units.
     """
-    image, labels = read_case(files)
+    image, labels, notes = read_case(files)
     if not labels.array.any():
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
         raise VolumeError("Its scan contains values that are not finite.")
-    check_values(image.array)
+    floor = check_values(image.array)
+    if floor is not None:
+        notes = (*notes, f"The scan is clipped at {floor:g} HU: lung and air are missing.")
     grid = ras_grid(image.grid.bounds_ras(), spacing_mm)
     if np.prod([float(n) for n in grid.shape]) > _MAX_VOXELS:
         raise VolumeError(f"Its scan is too large for a grid of {spacing_mm:g} mm.")
     hu = resample(image, grid).array.round().clip(*_HU_RANGE).astype(np.int16)
     small = resample_labels(Volume(labels.array.astype(np.uint8), labels.affine), grid).array
-    return {"image.npy": hu, "labels.npy": small, "points.npy": _points(small, int(key[:8], 16))}
+    arrays = {"image.npy": hu, "labels.npy": small, "points.npy": _points(small, int(key[:8], 16))}
+    return arrays, list(notes)
 
 
 def _points(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -175,11 +183,11 @@ def _points(labels: np.ndarray, seed: int) -> np.ndarray:
     return points
 
 
-def _write_entry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_entry(folder: Path, arrays: dict[str, np.ndarray], notes: list[str]) -> None:
     """Write an entry as a whole, in place of a damaged one. Raises :class:`OutputError`."""
     try:
         with replace_folder(folder, replace=True) as part:
-            record: dict[str, Any] = {"format": FORMAT, "files": {}}
+            record: dict[str, Any] = {"format": FORMAT, "files": {}, "notes": notes}
             for name, array in arrays.items():
                 np.save(part / name, array)
                 record["files"][name] = sha256(part / name)

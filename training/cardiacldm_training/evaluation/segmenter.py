@@ -32,7 +32,7 @@ JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evalu
 
 
 class CaseScore(Record):
-    """Scores of one case, the warnings of the segmenter, and the time that it took."""
+    """Scores of one case, the warnings on its scan and its labels, and the time that it took."""
 
     case: str
     structures: list[StructureScore]
@@ -83,12 +83,12 @@ class Evaluation(Record):
 
 def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseScore:
     """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
-    image, reference = read_case(files)
+    image, reference, notes = read_case(files)
     result = segmenter.segment(image, quality="flips" if flips else "full")
     return CaseScore(
         case=files.name,
         structures=score_labels(result.labels.array, reference.array, image.spacing),
-        warnings=result.warnings,
+        warnings=[*notes, *result.warnings],
         seconds=round(sum(result.seconds.values()), 2),
     )
 

@@ -54,9 +54,10 @@ def test_folders_without_cases_or_labels_are_named(tmp_path: Path) -> None:
 
 def test_scan_and_labels_of_a_case_share_a_grid(tmp_path: Path) -> None:
     write_case(tmp_path / "data" / "case")
-    image, labels = read_case(find_cases(tmp_path / "data")[0])
+    image, labels, notes = read_case(find_cases(tmp_path / "data")[0])
     assert image.grid.same_as(labels.grid)
     assert labels.array.any()
+    assert notes == ()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.case_names import case_name
-from CardiacLDMLib.image.files import read_volume
+from CardiacLDMLib.image.files import read_volume, read_with_notes
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.image.labels import check_labels
 from CardiacLDMLib.results.pairs import IMAGE, LABELS
@@ -58,16 +58,18 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     return cases
 
 
-def read_case(files: CaseFiles) -> tuple[Volume, Volume]:
+def read_case(files: CaseFiles) -> tuple[Volume, Volume, tuple[str, ...]]:
     """Read scan and labels of a case. Labels are on the scan's grid, whole numbers from 0 to 8.
 
-    Raises :class:`VolumeError` for files that cannot be read and for other labels.
+    Returns sentences too, if the scan's file leaves the place of the voxels in doubt. Raises :class:`VolumeError` for
+    files that cannot be read and for other labels.
     """
-    image, labels = read_volume(files.image), read_volume(files.labels)
+    image, notes = read_with_notes(files.image)
+    labels = read_volume(files.labels)
     if not labels.grid.same_as(image.grid, tolerance_mm=SAME_GRID_MM):
         raise VolumeError("Its labels have another grid than its scan: resample them first.")
     check_labels(labels.array)
-    return image, labels
+    return image, labels, notes
 
 
 def _named(folder: Path, name: str) -> Path | None:
