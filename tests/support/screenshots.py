@@ -39,6 +39,8 @@ CT = ROOT / "demo" / "input" / "chest_ct.nii.gz"
 #: Width of the panel beside the views, the least width it must be of use at, and the height of a picture.
 WIDE, NARROW, HEIGHT = 420, 300, 860
 VIEW = (HEIGHT // 2 * 5 // 4, HEIGHT // 2)
+#: Width of each of the views of a pair.
+PAIR_VIEW = 380
 DARK = QtGui.QColor("#1b1b1f")
 
 
@@ -227,7 +229,10 @@ class PairStudio:
     def __init__(self, package: str) -> None:
         self.host: Host = start_host()
         QtWidgets.QApplication.setStyle("Fusion")
+        self.solid = _solid_view(self.host)  # before the module is opened, as in Studio
+        self.solid.render_window().SetSize(PAIR_VIEW, HEIGHT)
         self.widget = open_module("CardiacLDM")
+        import slicer
         from CardiacLDMLib.slicer.panels.generate.views import IMAGE_VIEW, LABELS_VIEW, show_side_by_side
 
         self.host.logics.scene.Clear(0)
@@ -238,20 +243,23 @@ class PairStudio:
         self.nothing = volumes.volume_to_node(self.host.logics.scene, nothing, "nothing")
         self.views = [_pair_view(self.host, name, self.nothing) for name in (IMAGE_VIEW, LABELS_VIEW)]
         show_side_by_side()  # only now: a view made later would not get the layout's slice node
+        slicer.app.layoutManager().adopt("0", self.solid.render_window())
         self.panel._choose(package)
         self.panel._remember("package", package)
 
     def shoot(self, name: str) -> None:
-        """Write panel and both views to ``name.webp``."""
+        """Write panel and views to ``name.webp``."""
         window = self.host.modules["CardiacLDM"].widgetRepresentation()
         QtWidgets.QWidget.resize(window, WIDE, HEIGHT)
         pump(0.2)
-        canvas = QtGui.QImage(WIDE + 2 * VIEW[0] + 8, HEIGHT, QtGui.QImage.Format.Format_RGB32)
+        shown = [*self.views, *([self.solid] if self.ui.surfaces.checked else [])]
+        self.solid.set_box_visible(False)
+        canvas = QtGui.QImage(WIDE + len(shown) * (PAIR_VIEW + 4), HEIGHT, QtGui.QImage.Format.Format_RGB32)
         canvas.fill(DARK)
         painter = QtGui.QPainter(canvas)
         painter.drawImage(QtCore.QPoint(0, 0), QtWidgets.QWidget.grab(window).toImage())
-        for column, view in enumerate(self.views):
-            painter.drawImage(QtCore.QPoint(WIDE + 4 + column * (VIEW[0] + 4), 0), _image(views._pixels(view)))
+        for column, view in enumerate(shown):
+            painter.drawImage(QtCore.QPoint(WIDE + 4 + column * (PAIR_VIEW + 4), 0), _image(views._pixels(view)))
         painter.end()
         _save(canvas, name)
 
@@ -270,7 +278,7 @@ def _pair_view(host: Host, name: str, first: Any) -> Any:
     import slicer
 
     view = SliceView(host.logics.scene, host.logics.app_logic, name, NoScheduleRendering())
-    view.render_window().SetSize(VIEW[0], HEIGHT)
+    view.render_window().SetSize(PAIR_VIEW, HEIGHT)
     view.set_orientation("Axial")
     view.set_background_volume_id(first.GetID())
     view.fit_view_to_content()
@@ -279,7 +287,7 @@ def _pair_view(host: Host, name: str, first: Any) -> Any:
 
 
 def generate(package: str, check: bool) -> None:
-    """Take pictures of the states idle, running with a preview, and done with linked views."""
+    """Take pictures of the states idle, running with a preview, and done with linked views and surfaces."""
     studio = PairStudio(package)
     ui = studio.ui
     ui.count.value, ui.seed.value, ui.check.checked = 3, 42, check
@@ -295,6 +303,8 @@ def generate(package: str, check: bool) -> None:
     studio.wait(lambda: (ui.preview.visible and "Pair 2" in ui.progressLabel.text) or not studio.panel.running)
     studio.shoot("generate-running")
     studio.wait(lambda: not studio.panel.running)
+    ui.surfaces.click()
+    studio.wait(lambda: studio.panel._viewer._surfaces is None)
     studio.shoot("generate-done")
 
 
