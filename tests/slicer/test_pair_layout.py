@@ -159,6 +159,11 @@ def test_a_scene_saved_with_pairs_opens_with_views_without_the_module(
     assert sorted(views) == ["vtkMRMLSliceNode"] * 3 + ["vtkMRMLViewNode"]
     open_file(file)
     assert len(in_views()) == 4
+    panel()._viewer.fill()
+    open_module().generateUi.pairs.cellClicked.emit(0, 0)  # on request
+    assert in_views() == ["SyntheticCT", "SyntheticLabels"]
+    panel().leave()
+    assert len(in_views()) == 4
 
 
 @pytest.mark.parametrize("number", [EARLIER, UNKNOWN])
@@ -271,6 +276,19 @@ def test_further_pairs_do_not_take_the_layout(host: Host, pair: Any) -> None:
     host.modules["CardiacLDM"].leave()
     arrive(add_pair(2), first=True)  # another module is looked at
     assert manager().layout == RED
+
+
+def test_ct_and_labels_are_of_one_pair_when_the_user_chooses_while_another_arrives(host: Host, pair: Any) -> None:
+    second = add_pair(1)
+    steps = panel()._arrived(second, first=False)
+    for _step in range(3):
+        next(steps)
+    open_module().generateUi.pairs.cellClicked.emit(0, 0)
+    finish(steps)
+    for name in ("SyntheticCT", "SyntheticLabels"):
+        assert manager().sliceWidget(name).mrmlSliceCompositeNode().GetBackgroundVolumeID() == pair.volume.GetID()
+    visible = [each.segmentation.GetDisplayNode().GetVisibility() for each in (pair, second)]
+    assert visible == [1, 0]
 
 
 def test_labels_of_a_pair_are_not_drawn_over_a_patient(host: Host, pair: Any) -> None:

@@ -327,7 +327,7 @@ def main() -> None:
         _pictures_of_segmenting(options.ct)
     if options.only != "segment":
         shipped = shipped_packages_dir() / DEFAULT_GENERATOR
-        package = options.package or (str(shipped) if shipped.is_dir() else None)
+        package = options.package or (DEFAULT_GENERATOR if shipped.is_dir() else None)
         with tempfile.TemporaryDirectory() as folder:
             generate(package or stand_in(Path(folder)), check=package is not None)
 

@@ -21,6 +21,7 @@ class PairViewer:
         self._table = PairTable(ui.pairs, self._show)
         self._surfaces: Sliced | None = None
         self._left = False
+        self._shown: SyntheticPair | None = None
         ui.surfaces.connect("toggled(bool)", self._show_surfaces)
 
     @property
@@ -35,14 +36,14 @@ class PairViewer:
 
     def arrive(self, pair: SyntheticPair, first: bool) -> Iterator[None]:
         """Show a new pair in steps, with pauses for the window. The first one takes the layout."""
+        self.stop()
         self.fill()
         self._table.select_last()
-        yield
-        if first and not self._left:  # a layout that the user chooses later is kept
-            yield from views.show_side_by_side_in_steps(self._in_3d)
-        yield from views.show_pair_in_steps(pair)
-        if self._in_3d:
-            yield from views.show_in_3d_in_steps(pair)
+        self._shown = pair
+        for _step in self._steps(pair, with_layout=first and not self._left):
+            yield
+            if self._shown is not pair:  # the user has chosen another meanwhile
+                return
 
     def expect(self) -> None:
         """Let the next first pair take the layout: the user waits for it."""
@@ -63,8 +64,17 @@ class PairViewer:
     def _in_3d(self) -> bool:
         return bool(self._ui.surfaces.checked)
 
+    def _steps(self, pair: SyntheticPair, with_layout: bool) -> Iterator[None]:
+        yield
+        if with_layout:
+            yield from views.show_side_by_side_in_steps(self._in_3d)
+        yield from views.show_pair_in_steps(pair)
+        if self._in_3d:
+            yield from views.show_in_3d_in_steps(pair)
+
     def _show(self, pair: SyntheticPair) -> None:
         self.stop()
+        self._shown = pair
         views.show_side_by_side(self._in_3d)
         views.show_pair(pair)
         if self._in_3d:
