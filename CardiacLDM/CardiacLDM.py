@@ -18,6 +18,7 @@ from slicer.util import VTKObservationMixin
 import slicer
 from CardiacLDMLib.errors import UserError
 from CardiacLDMLib.slicer import dependencies
+from CardiacLDMLib.slicer.panels.corrections import start_corrections, stop_corrections
 from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
 from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
 from CardiacLDMLib.slicer.panels.generate.views import scan_chosen, start_views, stop_views
@@ -52,6 +53,7 @@ class CardiacLDM(ScriptedLoadableModule):
         parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
         slicer.app.connect("startupCompleted()", register_sample_data)
         slicer.app.connect("startupCompleted()", start_views)  # a scene may have synthetic pairs
+        slicer.app.connect("startupCompleted()", start_corrections)  # and results
 
 
 def register_sample_data():
@@ -96,6 +98,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
         self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
         start_views()
+        start_corrections()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
@@ -119,6 +122,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for panel in (self.segment, self.batch, self.generate, self.models):
             panel.cleanup()
         stop_views()
+        stop_corrections()
         self.logic.close()
 
     def enter(self):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Columns of a table of volumes.
 TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
+#: Roles of node references: of a segmentation to its scan and to its table, and of the table to its segmentation.
+SCAN_ROLE, TABLE_ROLE, OWNER_ROLE = f"{PREFIX}scan", f"{PREFIX}volumes", f"{PREFIX}segmentation"
 
 # --- labels to segments --------------------------------------------------------------------------------------------
 
@@ -121,21 +123,26 @@ def flags_for(volumes_ml: dict[str, float], touches_edge: set[str]) -> dict[str,
     return {name: flag(finding) for finding in findings for name in finding.structures}
 
 
+def table_of(node: vtkMRMLSegmentationNode) -> vtkMRMLTableNode | None:
+    """Return the segmentation's own table. A copy of a segmentation refers to that of the original: it has none."""
+    table = node.GetNodeReference(TABLE_ROLE)
+    owner = table.GetNodeReference(OWNER_ROLE) if table is not None else None
+    return table if owner is None or owner is node else None
+
+
 def volumes_table(
     scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, volumes_ml: dict[str, float], flags: dict[str, str]
 ) -> vtkMRMLTableNode:
     """Write structure, volume in mL and flag of the eight structures to the segmentation's table node; return it.
 
-    A segmentation has one table, to which it holds a reference. A new table is placed beside it in the subject
+    A segmentation has one table; each holds a reference to the other. A new table is placed beside it in the subject
     hierarchy.
     """
     import vtk
 
-    role = f"{PREFIX}volumes"
-    table = node.GetNodeReference(role)
+    table = table_of(node)
     if table is None:
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} volumes"))
-        node.SetNodeReferenceID(role, table.GetID())
     titles, volumes, words = vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkStringArray()
     for structure in anatomy.STRUCTURES:
         titles.InsertNextValue(structure.title)
@@ -149,19 +156,35 @@ def volumes_table(
         table.AddColumn(column)
     table.SetLocked(True)
     table.EndModify(was)
+    table.SetNodeReferenceID(OWNER_ROLE, node.GetID())
+    node.SetNodeReferenceID(TABLE_ROLE, table.GetID())
     place_beside(scene, table, node)
     return table
 
 
 def volumes_of(node: vtkMRMLSegmentationNode) -> list[tuple[str, float, str]]:
     """Return the rows that :func:`volumes_table` wrote: (structure name, mL, flag); empty without a table."""
-    table = node.GetNodeReference(f"{PREFIX}volumes")
+    table = table_of(node)
     if table is None:
         return []
     columns = [table.GetColumnIndex(heading) for heading in TABLE_COLUMNS]
     names = {structure.title: structure.name for structure in anatomy.STRUCTURES}
     rows = [[table.GetCellText(row, column) for column in columns] for row in range(table.GetNumberOfRows())]
     return [(names[title], float(volume), words) for title, volume, words in rows if title in names]
+
+
+def scan_of(node: vtkMRMLSegmentationNode) -> vtkMRMLScalarVolumeNode | None:
+    """Return the scan that was segmented. Users may change the reference image, which older scenes have alone."""
+    role = SCAN_ROLE if node.GetNodeReferenceID(SCAN_ROLE) else node.GetReferenceImageGeometryReferenceRole()
+    return node.GetNodeReference(role)
+
+
+def results_of(scan: vtkMRMLScalarVolumeNode) -> list[vtkMRMLSegmentationNode]:
+    """Return the segmentations in the scene that CardiacLDM made of ``scan``."""
+    scene = scan.GetScene()
+    kind = "vtkMRMLSegmentationNode"
+    nodes = [scene.GetNthNodeByClass(number, kind) for number in range(scene.GetNumberOfNodesByClass(kind))]
+    return [node for node in nodes if node.GetNodeReferenceID(TABLE_ROLE) and scan_of(node) is scan]
 
 
 # --- segments to labels --------------------------------------------------------------------------------------------
@@ -198,6 +221,7 @@ def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLSc
 def _fill(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:
     """Add the eight segments, with the geometry of ``reference``."""
     labelmap = oriented_image(crop_to_labels(labels), np.linalg.inv(node_to_world(node)))
+    node.SetNodeReferenceID(SCAN_ROLE, reference.GetID())
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
     node.SetSourceRepresentationToBinaryLabelmap()
     for structure in anatomy.STRUCTURES:

@@ -44,6 +44,14 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
     return Volume(voxels_kji(image).transpose(2, 1, 0), node_to_world(node) @ _ijk_to_ras(node))
 
 
+def state(node: vtkMRMLScalarVolumeNode) -> tuple[Any, ...]:
+    """Return a value that changes with the node's voxels, their place, and its transform."""
+    image, transform = node.GetImageData(), node.GetParentTransformNode()
+    scalars = image.GetPointData().GetScalars() if image else None
+    voxels = (scalars, scalars.GetMTime()) if scalars is not None else None
+    return voxels, _ijk_to_ras(node).tolist(), transform, transform and transform.GetMTime()
+
+
 def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
     """Add a scalar volume node with a display node; the voxels are copied."""
     from vtkmodules.vtkCommonDataModel import vtkImageData

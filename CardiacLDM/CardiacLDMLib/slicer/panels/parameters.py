@@ -9,8 +9,8 @@ from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 class SegmentSettings:
     """Choices of the Segment panel.
 
-    ``outputSegmentation``: the segmentation to replace, None for a new one. ``result``: the segmentation whose volumes
-    the panel shows. ``package``: a name, empty for the one that ships. ``quality``: fast, full or flips.
+    ``outputSegmentation``: the segmentation to replace, None for a new one. ``result``: the segmentation that was
+    made last. ``package``: a name, empty for the one that ships. ``quality``: fast, full or flips.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode  # noqa: N815 - Slicer's way of naming

@@ -79,15 +79,21 @@ def _distinct(labels: dict[str, str]) -> dict[str, str]:
 
 
 class ErrorBox:
-    """Shows a failure: its sentence, and the worker's output under "Details". ``ui``: the form's children."""
+    """Shows a failure: its sentence, and the worker's output under "Details".
 
-    def __init__(self, ui: Any) -> None:
-        self._ui = ui
+    ``ui``: the form's children. ``cause``: returns what a failure depends on, such as the settings and the scan. A
+    failure is hidden when that has changed.
+    """
+
+    def __init__(self, ui: Any, cause: Callable[[], Any]) -> None:
+        self._ui, self._cause = ui, cause
+        self._caused: Any = None
         ui.errorLabel.styleSheet = f"color: {TROUBLE}"
         ui.copyDetails.connect("clicked()", self._copy)
 
     def show(self, failure: Failure) -> None:
         """Show a failure."""
+        self._caused = self._cause()
         self._ui.errorLabel.text = failure.message
         self._ui.detailsText.setPlainText(failure.details)
         self._ui.details.collapsed = True
@@ -96,7 +102,13 @@ class ErrorBox:
 
     def hide(self) -> None:
         """Hide the box."""
+        self._caused = None
         self._ui.errorBox.visible = False
+
+    def hide_outdated(self) -> None:
+        """Hide a failure whose cause has changed."""
+        if self._caused is not None and self._caused != self._cause():
+            self.hide()
 
     def _copy(self) -> None:
         slicer.app.clipboard().setText(f"{self._ui.errorLabel.text}\n\n{self._ui.detailsText.plainText}")

@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import qt
+import vtk
 from slicer.i18n import tr as _
 
 import slicer
 
 from ... import anatomy
-from ...text import rounded_volume, volume_text
+from ...text import join_words, rounded_volume, volume_text
 from .. import segmentations, volumes
 from .parts import ATTENTION
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLSegmentationNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 STRUCTURE, ML, FLAG = range(3)
 #: Short forms of the flags for a narrow column; the tooltip has the full text.
@@ -31,12 +32,65 @@ SHORT = {
 }
 
 
+class ScanResults:
+    """Shows a result of the chosen scan, as long as it is chosen, and keeps up with corrections by hand."""
+
+    def __init__(self, ui: Any) -> None:
+        self._box = ResultBox(ui)
+        self._observers = slicer.util.VTKObservationMixin()
+        self._watched: list[Any] = []
+        self._scan: vtkMRMLScalarVolumeNode | None = None
+        self._chosen: tuple[Any, ...] = ()
+
+    def show(self, scan: vtkMRMLScalarVolumeNode | None, target: Any, latest: Any) -> None:
+        """Show the result in ``target`` if it is one of ``scan``, otherwise the newest one that is visible.
+
+        ``latest``: the result that was made last, which counts as the newest of equal times.
+        """
+        self._scan, self._chosen = scan, (target, latest)
+        self._show()
+
+    def hide(self) -> None:
+        """Show no result."""
+        self.show(None, None, None)
+
+    def _show(self, *_unused: Any) -> None:
+        scan = self._scan if self._scan is not None and slicer.mrmlScene.IsNodePresent(self._scan) else None
+        found = segmentations.results_of(scan) if scan is not None else []
+        self._watch(found)
+        target, latest = self._chosen
+        node = target if target in found else max(found, key=lambda each: _rank(each, latest), default=None)
+        self._box.show(node, [each.GetName() for each in found if not _is_visible(each)])
+
+    def _watch(self, found: list[Any]) -> None:
+        """Observe the results, their tables and whether they are visible."""
+        tables = [table for table in map(segmentations.table_of, found) if table is not None]
+        if [*found, *tables] == self._watched:
+            return
+        self._watched = [*found, *tables]
+        self._observers.removeObservers()
+        kind = slicer.vtkMRMLSegmentationNode
+        for node in self._watched:
+            for event in (vtk.vtkCommand.ModifiedEvent, kind.ReferenceModifiedEvent, kind.DisplayModifiedEvent):
+                self._observers.addObserver(node, event, self._show)
+
+
+def _rank(result: Any, latest: Any) -> tuple[bool, str, bool]:
+    return _is_visible(result), volumes.provenance(result).get("time", ""), result is latest
+
+
+def _is_visible(node: Any) -> bool:
+    display = node.GetDisplayNode()
+    return display is not None and bool(display.GetVisibility())
+
+
 class ResultBox:
     """The lower part of Segment.ui: summary, warnings and the table of volumes."""
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._node: vtkMRMLSegmentationNode | None = None
+        self._shown: tuple[Any, ...] = ()
         ui.warningsLabel.styleSheet = f"color: {ATTENTION}"
         header = ui.volumes.horizontalHeader()
         header.setSectionResizeMode(STRUCTURE, qt.QHeaderView.Stretch)
@@ -46,23 +100,21 @@ class ResultBox:
         ui.volumes.connect("cellClicked(int,int)", self._jump)
         ui.volumes.connect("cellActivated(int,int)", self._jump)
 
-    def show(self, node: vtkMRMLSegmentationNode | None) -> None:
-        """Show the results of ``node``; hide the box for None or a segmentation that CardiacLDM did not make."""
-        if node is None and self._node is None:
-            return
-        self._node = node
+    def show(self, node: vtkMRMLSegmentationNode | None, hidden: list[str]) -> None:
+        """Show the results of ``node``; hide the box for None. ``hidden``: names of the scan's invisible results."""
         record = volumes.provenance(node) if node is not None else {}
+        rows = segmentations.volumes_of(node) if node is not None else []
+        shown = (node, node.GetName() if node is not None else "", record, rows, hidden)
+        if shown == self._shown:
+            return
+        self._node, self._shown = node, shown
         self._ui.resultBox.visible = bool(record)
         if node is None or not record:
             return
-        self._ui.resultLabel.text = _summary(node.GetName(), record)
-        self._ui.warningsLabel.text = record.get("warnings", "")
+        self._ui.resultLabel.text = "\n".join(_summary(node.GetName(), record, hidden))
+        self._ui.warningsLabel.text = _warnings(record)
         self._ui.warningsLabel.visible = bool(record.get("warnings"))
-        self._fill(segmentations.volumes_of(node))
-
-    def hide(self) -> None:
-        """Hide the results."""
-        self.show(None)
+        self._fill(rows)
 
     def _fill(self, rows: list[tuple[str, float, str]]) -> None:
         table = self._ui.volumes
@@ -107,17 +159,32 @@ def _tip(structure: anatomy.Structure, volume_ml: float, flag: str) -> str:
     return "\n".join([*words, flag] if flag else words)
 
 
-def _summary(name: str, record: dict[str, str]) -> str:
-    """Return ``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.``"""
+def _summary(name: str, record: dict[str, str], hidden: list[str]) -> list[str]:
+    """Return ``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.`` and what happened since."""
     device = record.get("device", "")
-    return _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(
-        name=name,
-        time=_time(float(record.get("seconds", 0.0))),
-        device=_("the CPU") if device == "cpu" else device,
-        package=record.get("package", ""),
-        version=record.get("version", ""),
-        quality=record.get("quality", ""),
-    )
+    lines = [
+        _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(
+            name=name,
+            time=_time(float(record.get("seconds", 0.0))),
+            device=_("the CPU") if device == "cpu" else device,
+            package=record.get("package", ""),
+            version=record.get("version", ""),
+            quality=record.get("quality", ""),
+        )
+    ]
+    if record.get("corrected"):
+        lines.append(_("Corrected since: the volumes and flags are those of the corrected segments."))
+    if hidden:
+        names = join_words([f"'{each}'" for each in hidden])
+        lines.append(_("Hidden in the views: {names}. The eye in the Data module shows it.").format(names=names))
+    return lines
+
+
+def _warnings(record: dict[str, str]) -> str:
+    warnings = record.get("warnings", "")
+    if warnings and record.get("corrected"):
+        return _("Remarks on the automatic labels, before the correction:\n{warnings}").format(warnings=warnings)
+    return warnings
 
 
 def _time(seconds: float) -> str:

@@ -50,7 +50,7 @@ class GeneratePanel:
         self._pair_seconds: dict[tuple[Any, ...], float] = {}  # seconds per pair, by the settings that it depends on
         self._viewer = PairViewer(ui)
         self._observers = slicer.util.VTKObservationMixin()
-        self._errors = ErrorBox(ui)
+        self._errors = ErrorBox(ui, self.settings)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
         self.device = Choice(ui.device, lambda value: self._remember("device", value))
         self.conditions = Conditions(ui.conditions, self._conditions_changed)
@@ -203,6 +203,7 @@ class GeneratePanel:
         self.conditions.enable(not running)
         ui.saveAll.enabled = bool(self._viewer.pairs) and not running and not self._dispatcher.busy
         ui.progressBox.visible = running
+        self._errors.hide_outdated()
 
     def _hint(self) -> str:
         """Return what is missing before pairs can be generated, empty if nothing is."""

@@ -13,11 +13,11 @@ from ....errors import UserError, VolumeError
 from ....progress import Progress, Quality
 from ....worker.device import Device
 from ....worker.job import Failure
-from ... import volumes
+from ... import segmentations, volumes
 from ..install import ensure_dependencies
 from ..parts import Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher, Sliced
-from ..results import ResultBox
+from ..results import ScanResults
 from ..scene_jobs import Listener, SceneJob, Settings
 from .showing import show_heart_in_steps
 
@@ -42,7 +42,7 @@ class SegmentPanel:
         self._showing = False
         self._loaded: tuple[str, str] | None = None  # package and device that the worker was asked to load
         self._observers = slicer.util.VTKObservationMixin()
-        self._errors, self._results = ErrorBox(ui), ResultBox(ui)
+        self._errors, self._results = ErrorBox(ui, self._cause), ScanResults(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
         self.device = Choice(ui.device, lambda value: self._remember("device", value))
         self.quality = Choice(ui.quality, lambda value: self._remember("quality", value))
@@ -77,7 +77,8 @@ class SegmentPanel:
             self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             kind = slicer.vtkMRMLScene
             self._observers.addObserver(slicer.mrmlScene, kind.NodeAboutToBeRemovedEvent, self._node_goes)
-            self._observers.addObserver(slicer.mrmlScene, kind.NodeRemovedEvent, self._node_removed)
+            for event in (kind.NodeRemovedEvent, kind.NodeAddedEvent):
+                self._observers.addObserver(slicer.mrmlScene, event, self._nodes_changed)
         self._parameters_changed()
 
     def show_devices(self, devices: list[Device]) -> None:
@@ -128,6 +129,7 @@ class SegmentPanel:
         if self._surfaces is not None:
             self._surfaces.stop()
         self._observers.removeObservers()
+        self._results.hide()
 
     # --- settings ---
 
@@ -157,8 +159,6 @@ class SegmentPanel:
             self._showing = False
         self._load_choice()
         self._observe(self._node("inputVolume"))
-        if not self.running:
-            self._results.show(self._node("result"))
         self.refresh()
 
     def _show_choices(self) -> None:
@@ -183,16 +183,16 @@ class SegmentPanel:
                 if node is not None and getattr(self._parameters.segment, name) is node:
                     setattr(self._parameters.segment, name, None)
 
-    def _node_removed(self, *_unused: Any) -> None:
-        if not self.running:
-            self._results.show(self._node("result"))
-        self.refresh()
+    def _nodes_changed(self, *_unused: Any) -> None:
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.refresh()
 
     def _observe(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
         """Watch the volume's transform and image: whether it can be segmented depends on them."""
         self._observers.removeObservers(self._volume_changed)
         if volume is not None:
-            for event in (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, vtk.vtkCommand.ModifiedEvent):
+            kind = slicer.vtkMRMLScalarVolumeNode
+            for event in (kind.TransformModifiedEvent, kind.ImageDataModifiedEvent, vtk.vtkCommand.ModifiedEvent):
                 self._observers.addObserver(volume, event, self._volume_changed)
 
     def _volume_changed(self, *_unused: Any) -> None:
@@ -220,6 +220,9 @@ class SegmentPanel:
         for widget in ("inputVolume", "package", "device", "quality", "outputSegmentation"):
             getattr(self.ui, widget).enabled = not self.running
         self.ui.progressBox.visible = self.running
+        self._errors.hide_outdated()
+        if not self.running:
+            self._results.show(volume, self._node("outputSegmentation"), self._node("result"))
 
     def _hint(self, volume: Any, nonlinear: bool) -> str:
         """Return what is missing before Apply, empty if nothing is."""
@@ -272,6 +275,11 @@ class SegmentPanel:
             self._errors.show(Failure.from_error(error))
         self.refresh()
 
+    def _cause(self) -> Any:
+        """Return what a failure depends on: the settings and the scan with its voxels and place."""
+        volume, target = self._node("inputVolume"), self._node("outputSegmentation")
+        return self.settings(), self.package.is_available, target, volume, volume and volumes.state(volume)
+
     def _progress(self, progress: Progress) -> None:
         show_progress(self.ui.progressBar, self.ui.progressLabel, progress)
 
@@ -279,6 +287,7 @@ class SegmentPanel:
         if self._job is not None:
             if self._parameters is not None:
                 self._parameters.segment.result = segmentation
+            _show_alone(segmentation)
             self._ended()
             self._show_heart(segmentation)  # the volumes are shown before
 
@@ -291,7 +300,6 @@ class SegmentPanel:
         """End the job in the panel. After a cancellation the earlier result is shown again."""
         if self._job is not None:
             self._job = None
-            self._results.show(self._node("result"))
             self.refresh()
 
 
@@ -313,6 +321,13 @@ def _has_nonlinear_transform(volume: vtkMRMLScalarVolumeNode) -> bool:
 def _may_replace(target: vtkMRMLSegmentationNode) -> bool:
     text = _("Replace all segments of '{name}' by the new ones?").format(name=target.GetName())
     return bool(slicer.util.confirmOkCancelDisplay(text))
+
+
+def _show_alone(segmentation: vtkMRMLSegmentationNode) -> None:
+    """Hide the earlier results of the same scan: they would lie on top of this one."""
+    scan = segmentations.scan_of(segmentation)
+    for result in segmentations.results_of(scan) if scan is not None else ():
+        result.SetDisplayVisibility(result is segmentation)
 
 
 def _check_surfaces(error: Exception | None) -> None:
