@@ -112,6 +112,22 @@ def test_a_fragment_is_not_taken_for_a_large_series_with_a_problem(tmp_path: Pat
     assert read_case(only_case(tmp_path / "s", series="2")).array.shape == (12, 10, 2)
 
 
+def test_a_fragment_is_not_taken_for_a_multi_frame_file(tmp_path: Path) -> None:
+    def frames(data: FileDataset, _: int) -> None:
+        data.NumberOfFrames = 30
+        data.PixelData = data.PixelData * 30
+
+    write_series(tmp_path / "s", hu_values((12, 10, 1)), number=1, change=frames)
+    write_series(tmp_path / "s", hu_values((12, 10, 5)), number=2, prefix="B")
+    assert "multi-frame" in refusal(tmp_path / "s")
+
+
+def test_a_short_scan_of_the_heart_is_no_fragment_beside_a_chest_that_lacks_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", hu_values((12, 10, 70)), number=1, spacing=(1.0, 1.0, 5.0), skip=(30,))
+    write_series(tmp_path / "s", hu_values((12, 10, 90)), number=2, spacing=(1.0, 1.0, 1.25), prefix="B")
+    assert read_case(only_case(tmp_path / "s")).array.shape == (12, 10, 90)
+
+
 def test_pictures_and_scouts_within_a_series_do_not_hide_it(tmp_path: Path) -> None:
     def dose_report(data: FileDataset, _: int) -> None:
         del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing

@@ -9,6 +9,8 @@ from .stacks import Series
 
 #: A series with at least this share of the best one's slices is a likely choice too.
 RIVAL_SHARE = 0.5
+#: Length in mm below which a stack can hardly hold a heart.
+HEART_MM = 100.0
 
 #: Asks the user to choose: (case name, likely series, best first) -> the chosen one.
 Ask = Callable[[str, Sequence[Series]], Series]
@@ -47,13 +49,22 @@ def choose_series(
 
 
 def _check_fragment(best: Series, candidates: list[Series]) -> None:
-    """Raise :class:`VolumeError` if a CT that cannot be used is much longer than the best that can."""
+    """Raise :class:`VolumeError` if a CT that cannot be used is much larger than the best that can."""
     for series in candidates:
-        if series.misplaced and not series.derived and best.length_mm < RIVAL_SHARE * series.length_mm:
+        if not series.derived and _is_fragment(best, series):
             raise VolumeError(
                 f"{_beginning(series)} {series.problem}. {_beginning(best)} is only a fragment: "
                 f"choose it with --series {best.number} if it is meant."
             )
+
+
+def _is_fragment(best: Series, series: Series) -> bool:
+    """Return whether ``best`` is a fragment beside a CT that cannot be used for how it is stored or placed."""
+    few = best.shape[2] < RIVAL_SHARE * series.shape[2]
+    if series.kind == "CT" and series.headers[0].frames > 1:
+        return few
+    short = series.misplaced and best.length_mm < RIVAL_SHARE * series.length_mm
+    return short and (few or best.length_mm < HEART_MM)
 
 
 def _preference(series: Series) -> tuple[bool, bool, int, bool]:

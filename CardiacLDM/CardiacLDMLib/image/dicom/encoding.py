@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...errors import VolumeError
 from ..itk_paths import itk_paths
 
 #: Bytes that show how a file is written: the preamble and the group about the file.
@@ -103,7 +104,7 @@ def gdcm_files(paths: Sequence[Path]) -> Iterator[list[str]]:
     """Give file names that GDCM reads rightly: those of ``paths``, or of copies with the usual start.
 
     While it lasts GDCM prints nothing: for some compressed images it tries one decoder after the other, and each
-    complains.
+    complains. Raises :class:`VolumeError` if there is no room for the copies.
     """
     with contextlib.ExitStack() as stack:
         names, folder, compressed = [], None, False
@@ -114,10 +115,13 @@ def gdcm_files(paths: Sequence[Path]) -> Iterator[list[str]]:
             if start is None:
                 names.append(str(path))
                 continue
-            if folder is None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cardiacldm-"))
-            copy = Path(folder, f"{number:06d}.dcm")
-            copy.write_bytes(start[1] + path.read_bytes()[start[0] :])
+            try:
+                if folder is None:
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cardiacldm-"))
+                copy = Path(folder, f"{number:06d}.dcm")
+                copy.write_bytes(start[1] + path.read_bytes()[start[0] :])
+            except OSError as error:
+                raise VolumeError("The DICOM files cannot be copied: is the temporary folder full?") from error
             names.append(str(copy))
         names = stack.enter_context(itk_paths(names))
         if compressed:

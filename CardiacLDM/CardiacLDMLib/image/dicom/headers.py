@@ -58,7 +58,7 @@ class Header:
     precision: tuple[float, ...]  # the last decimal of each number in ``position``, mm
     spacing: tuple[float, ...] | None  # between rows, between columns, mm
     rescale: tuple[str, str]  # slope and intercept
-    marks: Mapping[str, str]  # by the names of MARKS
+    marks: Mapping[str, str] = field(hash=False)  # by the names of MARKS
 
 
 def is_dicom(path: Path) -> bool:
@@ -74,22 +74,35 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
     A file that is reached by several ways, through links, is read once. Raises :class:`VolumeError` if no image can be
     read because of the way in which they are compressed.
     """
-    places: set[tuple[int, int]] = set()
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
     headers: list[Header] = []
     unread: list[Path] = []
-    for file in files:
-        status = file.stat()
-        if status.st_ino and (status.st_dev, status.st_ino) in places:
-            continue
-        places.add((status.st_dev, status.st_ino))
-        header = read_header(file)
-        if header is None:
-            unread.append(file)
-        else:
-            headers.append(header)
+    paths = _without_links(files)
+    with gdcm_files(paths) as names:
+        for path, name in zip(paths, names, strict=True):
+            reader.SetFileName(name)
+            try:
+                reader.ReadImageInformation()
+            except RuntimeError:  # the file is damaged, or no image: a report, a presentation state
+                unread.append(path)
+            else:
+                headers.append(_header(path, reader))
     if unread and not headers:
         _check_compression(unread)
     return headers, unread
+
+
+def _without_links(files: Iterable[Path]) -> list[Path]:
+    """Return each file once, by the first of the paths that lead to it."""
+    places: dict[object, Path] = {}
+    for file in files:
+        status = file.stat()
+        places.setdefault((status.st_dev, status.st_ino) if status.st_ino else file, file)
+    return list(places.values())
 
 
 def _check_compression(files: list[Path]) -> None:
@@ -99,22 +112,6 @@ def _check_compression(files: list[Path]) -> None:
                 f"The DICOM images are compressed in a way that cannot be read here (transfer syntax "
                 f"{transfer_syntax(head)}): convert them with dcm2niix or gdcmconv --raw first."
             )
-
-
-def read_header(path: Path) -> Header | None:
-    """Read the header of a DICOM image; None if the file is damaged or no image (a report, a presentation state)."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    with gdcm_files([path]) as (name,):
-        reader.SetFileName(name)
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError:
-            return None
-        return _header(path, reader)
 
 
 def _header(path: Path, reader: Any) -> Header:
