@@ -215,6 +215,14 @@ def remove_the_last_pair(host: Host, pair: Any) -> None:
     slicer.mrmlScene.RemoveNode(pair.volume)
 
 
+def remove_all_at_once(host: Host, pair: Any) -> None:
+    import slicer
+
+    slicer.mrmlScene.StartState(slicer.mrmlScene.BatchProcessState)
+    remove_the_last_pair(host, pair)
+    slicer.mrmlScene.EndState(slicer.mrmlScene.BatchProcessState)
+
+
 def close_the_scene(host: Host, pair: Any) -> None:
     import slicer
 
@@ -230,7 +238,10 @@ def unload_the_module(host: Host, pair: Any) -> None:
     close_module()
 
 
-ENDS = [leave_the_module, open_another_tab, remove_the_last_pair, close_the_scene, load_a_scan, unload_the_module]
+ENDS = [
+    leave_the_module, open_another_tab, remove_the_last_pair, remove_all_at_once, close_the_scene, load_a_scan,
+    unload_the_module,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -276,6 +287,24 @@ def test_further_pairs_do_not_take_the_layout(host: Host, pair: Any) -> None:
     host.modules["CardiacLDM"].leave()
     arrive(add_pair(2), first=True)  # another module is looked at
     assert manager().layout == RED
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_the_layout_is_not_taken_again_while_the_first_pair_is_shown(host: Host, pair: Any, leaves: bool) -> None:
+    for stop in range(6):
+        manager().setLayout(RED)
+        panel()._viewer.expect()
+        steps = panel()._arrived(pair, first=True)
+        for _ in range(stop):
+            next(steps)
+        is_taken = manager().layout != RED
+        if leaves:
+            leave_the_module(host, pair)
+        else:
+            manager().setLayout(RED)
+        finish(steps)
+        assert manager().layout == (RED if leaves or is_taken else 1)
+    assert is_taken
 
 
 def test_ct_and_labels_are_of_one_pair_when_the_user_chooses_while_another_arrives(host: Host, pair: Any) -> None:

@@ -63,7 +63,8 @@ class PairLayout:
         scene, selection = slicer.mrmlScene, slicer.app.applicationLogic().GetSelectionNode()
         for source, event, call in (
             (scene, scene.StartCloseEvent, self._scene_closes), (scene, scene.EndImportEvent, self._scene_opened),
-            (scene, scene.NodeAddedEvent, self._node_added), (scene, scene.NodeRemovedEvent, self._node_removed),
+            (scene, scene.NodeAddedEvent, self._node_added), (scene, scene.NodeRemovedEvent, self._nodes_removed),
+            (scene, scene.EndBatchProcessEvent, self._nodes_removed),
             (selection, vtk.vtkCommand.ModifiedEvent, self._selection_changed),
         ):  # fmt: skip
             self._observers.addObserver(source, event, call)
@@ -84,12 +85,18 @@ class PairLayout:
         return node is not None and node.GetViewArrangement() == LAYOUT and self._is_ours(node)
 
     def show_in_steps(self, in_3d: bool = False) -> Iterator[None]:
-        """Show the layout, and pause after each view that has to be made: that takes longest."""
-        steps = WITH_3D if in_3d else FLAT
+        """Show the layout, and pause after each view that has to be made: that takes longest.
+
+        It ends when another layout is chosen meanwhile.
+        """
+        steps, begun = WITH_3D if in_3d else FLAT, False
         for step in steps:
             node = self._node()
-            if node is not None and (step is steps[-1] or not self._has_view(step)):
+            if node is None or (begun and not self.shown):
+                return
+            if step is steps[-1] or not self._has_view(step):
                 self._show(node, step)
+                begun = True
                 yield
 
     def give_back(self) -> None:
@@ -169,7 +176,7 @@ class PairLayout:
         if _is_volume(node) and self.shown and not slicer.mrmlScene.IsImporting():
             later(0.0, lambda: self.give_back_for(node))  # what it shows is set after this event
 
-    def _node_removed(self, *_unused: Any) -> None:
+    def _nodes_removed(self, *_unused: Any) -> None:
         if self.shown and not slicer.mrmlScene.IsBatchProcessing() and not pairs.synthetic_pairs(slicer.mrmlScene):
             self.give_back()
 

@@ -40,7 +40,7 @@ class PairViewer:
         self.fill()
         self._table.select_last()
         self._shown = pair
-        for _step in self._steps(pair, with_layout=first and not self._left):
+        for _step in self._steps(pair, first):
             yield
             if self._shown is not pair:  # the user has chosen another meanwhile
                 return
@@ -64,9 +64,9 @@ class PairViewer:
     def _in_3d(self) -> bool:
         return bool(self._ui.surfaces.checked)
 
-    def _steps(self, pair: SyntheticPair, with_layout: bool) -> Iterator[None]:
+    def _steps(self, pair: SyntheticPair, first: bool) -> Iterator[None]:
         yield
-        if with_layout:
+        if first and not self._left:  # a layout that the user chooses later is kept
             yield from views.show_side_by_side_in_steps(self._in_3d)
         yield from views.show_pair_in_steps(pair)
         if self._in_3d:

@@ -70,7 +70,7 @@ def show_pair_in_steps(pair: SyntheticPair) -> Iterator[None]:
     for name in manager.sliceViewNames() if manager is not None else ():
         if not pair.is_in(slicer.mrmlScene):
             return
-        if name in (IMAGE_VIEW, LABELS_VIEW) or not _shows_a_patient(name):
+        if _composite(name) is not None and (name in (IMAGE_VIEW, LABELS_VIEW) or not _shows_a_patient(name)):
             _show_in_slice(pair, name, centre)
             yield
 
@@ -89,9 +89,15 @@ def _show_in_slice(pair: SyntheticPair, name: str, centre: np.ndarray | None) ->
 
 def _shows_a_patient(name: str) -> bool:
     """Return whether a slice view shows a volume that was not generated."""
-    composite = slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
-    volume = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+    composite = _composite(name)
+    volume = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite is not None else None
     return volume is not None and not pairs.is_synthetic(volume)
+
+
+def _composite(name: str) -> Any:
+    """Return the node that holds the volumes of a slice view; None while the scene is closed or opened."""
+    widget = slicer.app.layoutManager().sliceWidget(name)
+    return widget.mrmlSliceCompositeNode() if widget is not None else None
 
 
 def _heart_centre(pair: SyntheticPair) -> np.ndarray | None:
@@ -160,6 +166,7 @@ class SyntheticMarks:
 
     def __init__(self) -> None:
         self._actors: dict[str, tuple[Any, Any]] = {}  # view's name -> actor, its renderer
+        self._waits = False  # whether attach() is called soon
         self._observers = slicer.util.VTKObservationMixin()
         self._manager = slicer.app.layoutManager()
         if self._manager is None:  # no windows
@@ -173,6 +180,7 @@ class SyntheticMarks:
 
     def attach(self) -> None:
         """Watch the views and the synthetic segmentations that exist now."""
+        self._waits = False
         if self._manager is None:  # the marks were stopped meanwhile
             return
         self._observers.removeObservers(self._content_changed)
@@ -184,8 +192,8 @@ class SyntheticMarks:
                 renderer.AddActor2D(actor)
                 self._actors[name] = (actor, renderer)
         for name in self._manager.sliceViewNames():
-            composite = self._manager.sliceWidget(name).mrmlSliceCompositeNode()
-            self._observers.addObserver(composite, modified, self._content_changed)
+            if _composite(name) is not None:
+                self._observers.addObserver(_composite(name), modified, self._content_changed)
         for node in _synthetic_segmentations():
             if node.GetDisplayNode() is not None:
                 self._observers.addObserver(node.GetDisplayNode(), modified, self._content_changed)
@@ -203,7 +211,8 @@ class SyntheticMarks:
 
     def _views(self) -> dict[str, Any]:
         """Return the slice views by name, and the 3D views by number."""
-        slices = {name: self._manager.sliceWidget(name).sliceView() for name in self._manager.sliceViewNames()}
+        widgets = {name: self._manager.sliceWidget(name) for name in self._manager.sliceViewNames()}
+        slices = {name: widget.sliceView() for name, widget in widgets.items() if widget is not None}
         solid = {str(n): self._manager.threeDWidget(n).threeDView() for n in range(self._manager.threeDViewCount)}
         return slices | solid
 
@@ -213,12 +222,14 @@ class SyntheticMarks:
             show_labels_beside(pair)  # there may be new views
 
     def _scene_changed(self, *_unused: Any) -> None:
-        later(0.0, self.attach)  # the views get their new nodes after this event
+        if not self._waits:
+            self._waits = True
+            later(0.0, self.attach)  # the views get their new nodes after this event
 
     @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
     def _node_added(self, _scene: Any, _event: str, node: Any) -> None:
         if node.IsA("vtkMRMLSegmentationDisplayNode"):
-            later(0.0, self.attach)
+            self._scene_changed()
 
     def _content_changed(self, *_unused: Any) -> None:
         in_3d = any(map(_shows_surfaces, _synthetic_segmentations()))
@@ -233,7 +244,9 @@ class SyntheticMarks:
 
     def _shows_synthetic(self, name: str) -> bool:
         """Return whether a slice view shows a synthetic volume."""
-        composite = self._manager.sliceWidget(name).mrmlSliceCompositeNode()
+        composite = _composite(name)
+        if composite is None:
+            return False
         layers = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID())
         return any(pairs.is_synthetic(slicer.mrmlScene.GetNodeByID(layer or "")) for layer in layers)
 
