@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.image.grid import Grid, Volume, index_bounds, ras_grid
-from tests.support.grids import grids, places
+from CardiacLDMLib.image.grid import Grid, Volume, in_ras_order, index_bounds, lattice_grid, ras_grid
+from tests.support.grids import AXIS_ORDERS, grids, oriented, places
 
 
 @settings(max_examples=60, deadline=None)
@@ -34,6 +34,35 @@ def test_ras_grid_covers_its_bounds(grid: Grid, spacing: float) -> None:
     assert (covered[1] >= bounds[1] - 1e-4).all()
     assert (covered[1] - covered[0] < bounds[1] - bounds[0] + 1.001 * spacing).all()
     np.testing.assert_allclose(covered.mean(0), bounds.mean(0), atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grids, st.floats(0.6, 9.0), st.integers(1, 5))
+def test_lattice_grids_of_all_boxes_share_their_voxels(grid: Grid, spacing: float, step: int) -> None:
+    bounds = grid.bounds_ras()
+    lattice = lattice_grid(bounds, spacing, step)
+    covered = lattice.bounds_ras()
+    assert (covered[0] <= bounds[0] + 2e-3 * spacing).all()
+    assert (covered[1] >= bounds[1] - 2e-3 * spacing).all()
+    np.testing.assert_allclose(covered, np.rint(covered / (spacing * step)) * spacing * step, atol=1e-6)
+    on_faces = lattice_grid(covered + [[-1e-5], [1e-5]], spacing, step)  # origins are rounded in files
+    assert on_faces.same_as(lattice)
+
+
+@pytest.mark.parametrize("turn", [(0.0, 0.0, 0.0), (10.0, -25.0, 40.0), (0.0, 0.0, 45.0)])
+def test_all_48_axis_orders_have_one_ras_order(turn: tuple[float, float, float]) -> None:
+    first = None
+    for order in AXIS_ORDERS:
+        permutation = list(order[0])
+        shape, spacing = np.array([8, 9, 10])[permutation], np.array([1.0, 2.0, 3.0])[permutation]
+        grid = oriented(tuple(shape), tuple(spacing), order, turn)
+        array = np.arange(720, dtype=np.int16).reshape(8, 9, 10).transpose(permutation)
+        for axis in np.flatnonzero(np.array(order[1]) < 0):
+            array = np.flip(array, axis)
+        volume = in_ras_order(Volume(array, grid.affine))
+        first = first or volume
+        assert volume.grid.same_as(first.grid)
+        np.testing.assert_array_equal(volume.array, first.array)
 
 
 def make_affine(**entries: float) -> np.ndarray:

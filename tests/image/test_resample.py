@@ -77,6 +77,20 @@ def test_a_blob_stays_within_a_tenth_of_a_millimetre_through_reduction_and_back(
     assert np.abs(centroid(Volume(back, grid.affine)) - centre).max() < 0.1
 
 
+@pytest.mark.parametrize("turn", [(0.0, 0.0, 0.0), (5.0, 20.0, -30.0)], ids=["straight", "oblique"])
+def test_a_crop_is_averaged_over_the_same_blocks(turn: tuple[float, float, float]) -> None:
+    grid = oriented((40, 36, 30), (0.7, 0.8, 1.0), AXIS_ORDERS[21], turn)
+    noise = np.random.default_rng(0).normal(0, 100, grid.shape).astype(np.int16)
+    middle = grid.bounds_ras().mean(0)
+    target = ras_grid(np.stack([middle - 5.0, middle + 5.0]), 2.5)
+    whole = resample(Volume(noise, grid.affine), target).array
+    for start, stop in (((1, 0, 0), (40, 36, 30)), ((2, 3, 1), (39, 33, 29)), ((4, 2, 3), (38, 35, 30))):
+        crop = Volume(
+            noise[tuple(slice(*ends) for ends in zip(start, stop, strict=True))], grid.crop(start, stop).affine
+        )
+        np.testing.assert_allclose(resample(crop, target).array, whole, atol=0.01)
+
+
 @settings(max_examples=60, deadline=None)
 @given(grids, grids, st.integers(1, 4))
 def test_interpolation_matches_scipy(grid: Grid, target: Grid, channels: int) -> None:

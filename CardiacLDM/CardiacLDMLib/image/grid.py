@@ -7,6 +7,7 @@ convention). Networks work on axis-aligned RAS grids (:func:`ras_grid`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 
@@ -22,6 +23,8 @@ SHEARED = (
 )
 #: Number of voxels above that of any CT series: with more, the header is wrong or the memory too small.
 MAX_VOXELS = 1024 * 1024 * 2048
+#: Share of a voxel by which bounds may miss a face of the lattice: files round origins to 1e-5 mm.
+_ROUNDING = 1e-3
 #: Takes the coordinates of DICOM and ITK (left, posterior, superior) to RAS, and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -128,6 +131,38 @@ def ras_grid(bounds: np.ndarray, spacing_mm: float) -> Grid:
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = (low + high) / 2 - spacing_mm * (shape - 1) / 2
     return Grid(tuple(shape), affine)
+
+
+def lattice_grid(bounds: np.ndarray, spacing_mm: float, step: int = 1) -> Grid:
+    """Return the axis-aligned grid of isotropic ``spacing_mm`` on the patient's lattice that covers ``bounds`` (2, 3).
+
+    Faces between voxels lie at multiples of ``spacing_mm`` in RAS mm, whatever the bounds; the grid starts and ends at
+    multiples of ``step`` voxels. So crops of a scan, and the scan stored with other axes, share their voxels.
+    """
+    low, high = np.asarray(bounds, dtype=np.float64) / (spacing_mm * step)
+    start = np.floor(low + _ROUNDING / step)
+    stop = np.maximum(np.ceil(high - _ROUNDING / step), start + 1)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = (start * step + 0.5) * spacing_mm
+    return Grid(tuple(((stop - start) * step).astype(int)), affine)
+
+
+def in_ras_order(volume: Volume) -> Volume:
+    """Return a view of ``volume`` whose axes run to the right, the front and the top, or as near to it as they can."""
+    directions = volume.affine[:3, :3] / volume.spacing
+    order = max(permutations(range(3)), key=lambda axes: _nearness(directions[:, axes]))
+    array, affine = volume.array.transpose(order), volume.affine[:, [*order, 3]]
+    for axis in np.flatnonzero(np.diag(affine) < 0).tolist():
+        array = np.flip(array, axis)
+        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, axis] *= -1.0
+    return Volume(array, affine)
+
+
+def _nearness(directions: np.ndarray) -> float:
+    """Return how near axes (3, 3) lie to RAS, without their signs; of two orders alike, one is nearer by a trifle."""
+    signed = directions * np.where(np.diag(directions) < 0, -1.0, 1.0)
+    return float(np.trace(signed) + 1e-3 * (signed[0, 1] + signed[1, 2] + signed[2, 0]))
 
 
 def index_bounds(grid: Grid, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

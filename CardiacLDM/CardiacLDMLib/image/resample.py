@@ -10,10 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from .. import anatomy
-from .grid import AIR_HU, Grid, Volume, index_bounds
+from .grid import AIR_HU, Grid, Volume, in_ras_order, index_bounds
 
 #: Number of values interpolated at once on oblique grids: large enough to be fast, small enough for little memory.
 SLAB_VALUES = 4_000_000
+#: Share of a voxel added before voxels are counted from the patient's origin. Centres often lie on whole and half
+#: voxels, where rounding of the file would decide; none lies here.
+_BLOCK_PHASE = 0.3
 
 
 def _parallel_axes(linear: np.ndarray) -> list[int] | None:
@@ -177,9 +180,8 @@ def block_mean(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return out.transpose(np.argsort(order))
 
 
-def _average_blocks(volume: Volume, spacing_mm: np.ndarray) -> Volume:
-    """Return the volume averaged over blocks as large as possible with a spacing of at most ``spacing_mm`` (3,)."""
-    factors = np.maximum(np.floor(np.asarray(spacing_mm) / volume.spacing + 1e-6), 1).astype(int)
+def _average_blocks(volume: Volume, factors: np.ndarray) -> Volume:
+    """Return the volume averaged over blocks of ``factors`` (3,) voxels."""
     factors = np.minimum(factors, volume.array.shape)
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ ((factors - 1) / 2.0)
@@ -187,18 +189,39 @@ def _average_blocks(volume: Volume, spacing_mm: np.ndarray) -> Volume:
     return Volume(block_mean(volume.array, factors), affine)
 
 
+def _block_factors(grid: Grid, target: Grid) -> np.ndarray:
+    """Return the sides (3,), in voxels of ``grid``, of the largest blocks no larger than voxels of ``target``."""
+    factors = np.maximum(np.floor(_target_spacing_along(grid, target) / grid.spacing + 1e-6), 1).astype(int)
+    return np.minimum(factors, grid.shape)
+
+
+def _block_start(grid: Grid, start: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return where the block begins that holds voxel ``start`` (3,), or the next one if the scan cuts that block off.
+
+    Blocks are counted from the patient's origin, so that a crop of a scan is averaged over the same blocks.
+    """
+    along = (grid.affine[:3, :3] / grid.spacing).T @ grid.affine[:3, 3] / grid.spacing
+    first = np.floor(along + _BLOCK_PHASE).astype(int)
+    begin = start - (start + first) % factors
+    begin = np.where(begin < 0, begin + factors, begin)
+    return np.where(begin + factors <= grid.shape, begin, 0)
+
+
 def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
     """Return ``volume`` on the grid ``target`` (float32): block means where voxels get larger, then interpolation.
 
     Voxels outside the volume get ``fill``. Only the part of the volume near the target is read.
     """
+    volume = in_ras_order(volume)
     margin = np.max(target.spacing) + np.max(volume.spacing)
     start, stop = index_bounds(volume.grid, target.bounds_ras() + np.array([[-margin], [margin]]))
     if (stop <= start).any():
         return Volume(np.full(target.shape, fill, dtype=np.float32), target.affine)
+    factors = _block_factors(volume.grid, target)
+    start = _block_start(volume.grid, start, factors)
     crop = Volume(volume.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))],
                   volume.grid.crop(start, stop).affine)  # fmt: skip
-    small = _average_blocks(crop, _target_spacing_along(volume.grid, target))
+    small = _average_blocks(crop, factors)
     out = np.empty(target.shape, dtype=np.float32, order="F")
     for k, values in interpolate(small.array[None], small.affine, target):
         out[:, :, k : k + values.shape[3]] = values[0]

@@ -17,7 +17,7 @@ from monai.inferers import sliding_window_inference
 
 from .. import anatomy
 from ..errors import SegmenterError
-from ..image.grid import Grid, Volume, index_bounds, ras_grid
+from ..image.grid import Grid, Volume, in_ras_order, index_bounds, lattice_grid
 from ..image.labels import volumes_ml
 from ..image.resample import fill_outside, interpolate, largest, nearest, resample
 from ..packages.store import require_kind
@@ -111,27 +111,31 @@ class Segmenter:
     def _label(self, volume: Volume, run: Run) -> tuple[np.ndarray, Signs]:
         """Return labels (uint8) on the grid of the volume, and the signs of a heart."""
         labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order of voxels in files
+        return labels, self._fill(in_ras_order(Volume(labels, volume.affine)).array, in_ras_order(volume), run)
+
+    def _fill(self, labels: np.ndarray, volume: Volume, run: Run) -> Signs:
+        """Fill ``labels`` (uint8, all 0) on the grid of ``volume``, in RAS order; return the signs of a heart."""
         with run.stage("locate"):
             box, signs = self._locate(volume, run)
         if box is None:
-            return labels, signs
+            return signs
         with run.stage("segment"):
             logits, grid, signs = self._segment_box(volume, box, run)
         if signs.verdict() == "none":
-            return labels, signs
+            return signs
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         inner = volume.grid.crop(start, stop)
         if run.quality == "fast" and (inner.spacing <= grid.spacing[0]).all():
             with run.stage("resample"):
                 _label_nearest(part, logits, grid, inner, run)
-            return labels, signs
+            return signs
         with run.stage("resample"):
             _label_slices(part, logits, grid, inner, run)
             del logits
         with run.stage("clean"):
             part[...] = clean(part, volume.grid.voxel_ml)
-        return labels, signs
+        return signs
 
     def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
         """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart.
@@ -140,10 +144,12 @@ class Segmenter:
         """
         spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
-        grid = ras_grid(scan, spec.spacing_mm)
+        grid = lattice_grid(scan, spec.spacing_mm, round(spec.patch[0] / 2))
         image = resample(volume, grid).array
         logits = self._predict("locator", image, run)
         shares = logits.softmax(0).cpu().numpy()
+        for value, share in enumerate(shares):  # windows reach beyond the scan
+            fill_outside(share, grid, volume.grid, float(value == anatomy.BACKGROUND))
         signs = Signs(cut=cut_off_at(Volume(largest(shares), grid.affine), volume.grid))
         box = heart_box(shares, grid)
         if box is None:
@@ -159,7 +165,7 @@ class Segmenter:
         spec = self.package.manifest.networks["segmenter"]
         bottom = volume.grid.bounds_ras()[0, 2]
         below = math.floor(min(box[0, 2] - bottom, AORTA_BELOW_MM) / spec.spacing_mm)
-        grid = ras_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
+        grid = lattice_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid).array
         logits = self._predict("segmenter", image, run)
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
