@@ -23,7 +23,8 @@ SIZE = (7, 6, 5)
 def write_nrrd(path: Path, array: np.ndarray, *lines: str) -> Path:
     kind = {"<i2": "short", "|u1": "uchar", "<f4": "float"}[array.dtype.str]
     header = ["NRRD0005", "# a comment", f"type: {kind}", f"dimension: {array.ndim}"]
-    header += [f"sizes: {' '.join(map(str, array.shape))}", "endian: little", "encoding: raw", *lines]
+    header += [f"sizes: {' '.join(map(str, array.shape))}", "endian: little", *lines]
+    header += [] if any(line.startswith("encoding") for line in lines) else ["encoding: raw"]
     path.write_bytes("\n".join([*header, "", ""]).encode() + array.tobytes(order="F"))
     return path
 
@@ -61,6 +62,7 @@ SHORT = np.zeros(SIZE, "<i2")
          (LPS, f"space directions: none {AXES}", "kinds: RGB-color domain domain domain"), "colour"),
         ("field.nrrd", np.zeros((3, *SIZE), "<f4"),
          (LPS, f"space directions: none {AXES}", "kinds: vector domain domain domain"), "3 numbers"),
+        ("bzip2.nrrd", SHORT, (LPS, f"space directions: {AXES}", "encoding: bzip2"), "bzip2"),
         ("spacings.nrrd", SHORT, (LPS, "spacings: 1 1 2"), "directions"),
         ("single.nrrd", SHORT[..., None],
          (LPS, f"space directions: {AXES} none", "kinds: domain domain domain time"), "fourth axis"),
@@ -83,7 +85,7 @@ def test_a_segmentation_is_no_case(tmp_path: Path) -> None:
     ("array", "channels", "fact"),
     [
         (np.zeros((*SIZE, 4), "<i2"), 1, "4D series of 4"),
-        (np.zeros((2, *SIZE), "<f4"), 2, "2 numbers"),
+        (np.zeros((2, *SIZE), "<f4"), 2, "2 numbers per voxel .complex"),
         (np.zeros((3, *SIZE), "|u1"), 3, "colour"),
     ],
 )

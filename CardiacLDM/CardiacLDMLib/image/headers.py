@@ -65,6 +65,8 @@ def _nrrd_fields(start: bytes) -> dict[str, str]:
 
 
 def _check_nrrd(name: str, fields: dict[str, str]) -> tuple[str, ...]:
+    if fields.get("encoding", "").lower() in ("bz2", "bzip2"):
+        raise VolumeError(f"{name} is compressed with bzip2, which cannot be read: save it with gzip or without.")
     sizes = _integers(fields.get("sizes", ""))
     kinds = [kind.lower() for kind in fields.get("kinds", "").split()]
     axes = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
@@ -104,7 +106,8 @@ def series_sentence(name: str, volumes: int, kind: str = "4D series") -> str:
 
 def vector_sentence(name: str, values: int) -> str:
     """Return the sentence about a file with several numbers per voxel that are no colours."""
-    return f"{name} holds {plural(values, 'number')} per voxel (vectors?): one is needed, as in a CT."
+    what = "complex numbers or vectors" if values == 2 else "vectors"
+    return f"{name} holds {plural(values, 'number')} per voxel ({what}?): one is needed, as in a CT."
 
 
 # --- MetaImage -----------------------------------------------------------------------------------------------------

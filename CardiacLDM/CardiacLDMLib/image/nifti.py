@@ -119,7 +119,8 @@ def read_nifti(path: Path) -> tuple[Volume, tuple[str, ...]]:
     """
     header = read_header(path)
     _check_shape(header)
-    affine, notes = locate(header)
+    with np.errstate(over="ignore", invalid="ignore"):  # a Grid refuses what is not finite
+        affine, notes = locate(header)
     voxels = _read_bytes(path, header.start, header.byte_count).view(header.kind)
     array = _scale(_native(voxels), header).reshape(header.shape, order="F")
     return Volume(array, affine), tuple(notes)
