@@ -73,8 +73,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _ending(path: Path) -> str:
     """Return the ending of a file's name, as in ".nii.gz". What lies between two dots of a long name is no ending."""
-    ending = "".join(path.suffixes[-2:])
-    return ending if len(ending) <= LONGEST_ENDING else path.suffix[:LONGEST_ENDING]
+    ending = "".join(path.suffixes[-2:]).lower()  # ITK's writers do not know endings in capitals
+    return ending if len(ending) <= LONGEST_ENDING else path.suffix[:LONGEST_ENDING].lower()
 
 
 @contextlib.contextmanager

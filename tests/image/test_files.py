@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from CardiacLDMLib.errors import OutputError, VolumeError
 from CardiacLDMLib.image.files import from_sitk, read_volume, to_sitk, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
+from tests.support.cases import only_case
 from tests.support.grids import AXIS_ORDERS, grids, oriented
 
 
@@ -63,6 +64,14 @@ def test_a_nifti_file_of_several_gzip_members_or_with_trailing_data_is_complete(
     (tmp_path / "more.nii.gz").write_bytes(gzip.compress(data + b"more"))
     for name in ("parts.nii.gz", "more.nii.gz"):
         np.testing.assert_array_equal(read_volume(tmp_path / name).array, array)
+
+
+@pytest.mark.parametrize("name", ["X.NII.GZ", "x.Nii", "X.NRRD", "x.MHA"])
+def test_endings_in_capitals_are_written_and_read(tmp_path: Path, name: str) -> None:
+    array = np.random.default_rng(6).integers(0, 9, (12, 13, 14)).astype(np.int16)
+    write_volume(Volume(array, np.eye(4)), tmp_path / name)
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array, array)
+    assert only_case(tmp_path / name).name.lower() == "x"
 
 
 def test_shared_memory_outlives_the_image() -> None:

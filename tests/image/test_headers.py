@@ -147,7 +147,7 @@ def test_a_file_without_a_voxel_size_says_so(tmp_path: Path, lines) -> None:
     assert "1 mm" in note
 
 
-@pytest.mark.parametrize("name", ["x.nrrd", "x.nhdr", "x.mha", "x.mhd", "X.NRRD"])
+@pytest.mark.parametrize("name", ["x.nrrd", "x.nhdr", "x.mha", "x.mhd", "X.NRRD", "X.NHDR", "X.MHA", "X.MHD", "x.Mha"])
 def test_files_of_itk_and_of_this_program_need_no_note(tmp_path: Path, name: str) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(SHORT.transpose(2, 1, 0)), str(tmp_path / name.lower()))
     (tmp_path / name.lower()).rename(tmp_path / name)

@@ -90,8 +90,9 @@ def _read_with_itk(path: Path) -> tuple[Volume, tuple[str, ...]]:
     """Read an NRRD or MetaImage file, and return notes on its place. Raises :class:`VolumeError`."""
     import SimpleITK as sitk
 
-    notes = check_header(path)
+    kind, notes = check_header(path)
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(kind)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         with itk_path(path) as name:

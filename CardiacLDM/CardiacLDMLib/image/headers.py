@@ -32,18 +32,18 @@ _DIRECTIONS = ("transformmatrix", "rotation", "orientation")
 _ASSUMED = "RAI"
 
 
-def check_header(path: Path) -> tuple[str, ...]:
-    """Return sentences for the user on the place of the voxels in an NRRD or MetaImage file.
+def check_header(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the name of ITK's reader for an NRRD or MetaImage file, and sentences for the user on its voxels' place.
 
-    Raises :class:`VolumeError` if it holds something else than a 3D volume with one number per voxel. A file of another
-    format, or whose header cannot be read, is left to the reader.
+    The content decides: ITK's own choice knows no endings in capitals. The name is empty for a file of another format.
+    Raises :class:`VolumeError` if the file holds something else than a 3D volume with one number per voxel.
     """
     with path.open("rb") as file:
         start = file.read(_LONGEST)
     if start.startswith(b"NRRD0"):
-        return _check_nrrd(path.name, _nrrd_fields(start))
+        return "NrrdImageIO", _check_nrrd(path.name, _nrrd_fields(start))
     fields = _meta_fields(start)
-    return _check_meta(path.name, fields) if "ndims" in fields else ()
+    return ("MetaImageIO", _check_meta(path.name, fields)) if "ndims" in fields else ("", ())
 
 
 def is_segmentation(path: Path) -> bool:
