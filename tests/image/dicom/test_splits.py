@@ -112,6 +112,8 @@ ORDERS: dict[str, tuple[str, Callable[[int, int], object]]] = {
     "by place": ("InstanceNumber", lambda n, k: 2 * k + n),
     "one after the other": ("InstanceNumber", lambda n, k: 9 * n + k),
     "up and down": ("InstanceNumber", lambda n, k: 17 - k if n else k),
+    "in slabs": ("AcquisitionNumber", lambda n, k: 1 + k // 4 + 3 * n),
+    "by acquisition": ("AcquisitionNumber", lambda n, k: 9 * n + k),
     "in time": ("ContentTime", lambda n, k: f"1015{9 * n + k:02d}.5"),
     "in time, down": ("AcquisitionTime", lambda n, k: f"10{15 + n:02d}{50 - k:02d}"),
 }

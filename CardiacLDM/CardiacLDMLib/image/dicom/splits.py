@@ -33,8 +33,8 @@ WEAK_MARKS = ("slice thickness", "patient position", "image type", "interleaf")
 MIN_SLICES = 3
 #: Most stacks of one series, and most marks that together tell them apart.
 MAX_STACKS, MAX_MARKS = 64, 3
-#: Most stacks that lie evenly between each other.
-MAX_INTERLEAVED = 3
+#: Most stacks that lie evenly between each other without a mark, and the largest slice distance in mm of those that do.
+MAX_INTERLEAVED, MAX_GAP_MM = 3, 10.0
 #: Most slices of the overlap of two parts of one stack: scanners that take a heart in steps let them overlap so.
 MAX_SEAM = 3
 #: Least share of the slices in a stack beside which far others are stray images, and how many gaps away those are.
@@ -120,13 +120,14 @@ def _quality(stacks: Sequence[Stack]) -> float:
 
 def _interleaved(name: str, stacks: list[Stack]) -> bool:
     """Return whether stacks that together are evenly spaced are stacks of their own: each spans the whole length."""
-    if name in WEAK_MARKS or len(stacks) > MAX_INTERLEAVED or any(len(stack.slices) < MIN_SLICES for stack in stacks):
+    if name in WEAK_MARKS or any(len(stack.slices) < MIN_SLICES for stack in stacks):
         return False
     places = along_normal([header for stack in stacks for header in stack.slices])
     length = float(np.ptp(places))
     for stack in stacks:
         extent = float(np.ptp(along_normal(stack.slices)))
-        if extent + 2 * extent / (len(stack.slices) - 1) < length or not is_even(stack.slices):
+        gap = extent / (len(stack.slices) - 1)
+        if gap > MAX_GAP_MM or extent + 2 * gap < length or not is_even(stack.slices):
             return False
     return True
 
@@ -138,7 +139,7 @@ class _Places:
         self.stack = stack
         self.places = along_normal(stack.slices)
         self.low, self.high = float(self.places.min()), float(self.places.max())
-        self.gap = float(np.median(np.diff(np.sort(self.places)))) if len(self.places) >= MIN_SLICES else 0.0
+        self.gap = float(np.median(np.diff(np.sort(self.places)))) if len(self.places) > 1 else 0.0
 
 
 def _tell_apart(stacks: list[Stack]) -> bool:
@@ -148,7 +149,7 @@ def _tell_apart(stacks: list[Stack]) -> bool:
     main = max(parts, key=lambda part: len(part.places))
     if any(part.low <= max(p.high for p in parts[:n]) + SAME_PLACE_MM for n, part in enumerate(parts) if n):
         return True
-    gaps = [part.gap for part in parts if part.gap]
+    gaps = [part.gap for part in parts if len(part.places) >= MIN_SLICES]
     if len(gaps) > 1 and max(gaps) > 1.1 * min(gaps):
         return max(part.high - part.low for part in parts) >= length / 2
     away = min(max(part.low - main.high, main.low - part.high) for part in parts if part is not main)
@@ -166,13 +167,15 @@ def _partitions(slices: Sequence[Header], used: tuple[str, ...]) -> Iterator[tup
         if name in used or len(set(values)) < 2:
             continue
         if 2 * len(set(values)) <= len(slices) and len(set(values)) <= MAX_STACKS:
-            yield name, _by_value(slices, values, name)
+            yield name, (stacks := _by_value(slices, values, name))
+            if 1 < len(runs := _continued(stacks, name)) < len(stacks):
+                yield name, runs
         if name in TIMES:
             yield from ((name, stacks) for stacks in _by_pause(slices, values, name))
     folders = [str(header.path.parent) for header in slices]
     if 1 < len(set(folders)) <= MAX_STACKS and "folder" not in used:
         yield "folder", _by_value(slices, folders, "folder")
-    for name in ("instance", "content time", "acquisition time"):
+    for name in ("instance", "acquisition", "content time", "acquisition time"):
         if name not in used and (stacks := _by_order(slices, name)):
             yield name, stacks
     if "interleaf" not in used:
@@ -189,6 +192,21 @@ def _by_value(slices: Sequence[Header], values: Sequence[str], name: str) -> lis
         Stack(groups[value], f"{name} {value}" if shown else f"{name} {n} of {len(ordered)}")
         for n, value in enumerate(ordered, start=1)
     ]
+
+
+def _continued(stacks: list[Stack], name: str) -> list[Stack]:
+    """Return stacks, in the order of their values, with those together that continue each other: slabs of one scan."""
+    runs: list[list[_Places]] = []
+    for part in map(_Places, stacks):
+        run = runs[-1] if runs else [part]
+        reach = 1.5 * max(part.gap, run[-1].gap)
+        above, below = part.low - max(p.high for p in run), min(p.low for p in run) - part.high
+        if 0 < above <= reach or 0 < below <= reach:
+            run.append(part)
+        else:
+            runs.append([part])
+    slices = [[header for part in run for header in part.stack.slices] for run in runs]
+    return [Stack(run, f"{name} {n} of {len(runs)}") for n, run in enumerate(slices, start=1)]
 
 
 def _value_order(value: str) -> tuple[bool, float, str]:
