@@ -18,6 +18,7 @@ from slicer.util import VTKObservationMixin
 import slicer
 from CardiacLDMLib.errors import UserError
 from CardiacLDMLib.slicer import dependencies
+from CardiacLDMLib.slicer.panels.closing import CloseGuard
 from CardiacLDMLib.slicer.panels.corrections import start_corrections, stop_corrections
 from CardiacLDMLib.slicer.panels.generate.jobs import PairListener, PairSettings, PairsJob
 from CardiacLDMLib.slicer.panels.generate.panel import MAX_SEED, GeneratePanel
@@ -97,6 +98,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentUi.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", scan_chosen)
         self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
         self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
+        self.closeGuard = CloseGuard(lambda: self.logic.dispatcher.busy)
         start_views()
         start_corrections()
         scene = slicer.mrmlScene
@@ -116,6 +118,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic is None:  # never shown
             return
         self._entered = False
+        self.closeGuard.remove()
         self.removeObservers()
         self._setParameters(None)
         self.logic.busyChanged.clear()

@@ -165,7 +165,7 @@ def test_pairs_come_as_volumes_and_segmentations_with_their_origin(user: User) -
     user.condition("spacing_mm").text = "2,5"
     seen = set()
     user.ui.apply.click()
-    assert user.ui.apply.text == "Cancel"
+    assert user.ui.apply.text == "&Cancel"
     assert not user.ui.seed.enabled
 
     def ended() -> bool:

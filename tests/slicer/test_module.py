@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -172,7 +173,7 @@ def test_a_scan_is_segmented_and_everything_is_in_the_scene(user: User) -> None:
     assert user.ui.apply.enabled
     stages = set()
     user.ui.apply.click()
-    assert user.ui.apply.text == "Cancel"
+    assert user.ui.apply.text == "&Cancel"
     assert not user.ui.inputVolume.enabled
 
     def ended() -> bool:
@@ -181,7 +182,7 @@ def test_a_scan_is_segmented_and_everything_is_in_the_scene(user: User) -> None:
 
     user.wait(ended)
     assert any("Segmenting, step" in stage and "of 100" in stage for stage in stages)
-    assert user.ui.apply.text == "Apply"
+    assert user.ui.apply.text == "&Apply"
     assert not user.ui.errorBox.visible
     (node,) = user.segmentations()
     assert node.GetName() == "CT heart"
@@ -632,6 +633,81 @@ def _observers(user: User) -> int:
     return len(widget.Observations) + len(widget.segment._observers.Observations)
 
 
+# --- keys and the end ------------------------------------------------------------------------------------------------
+
+
+def press(widget: Any, key: Any, modifier: Any) -> None:
+    """Press a key in the window of ``widget``, wherever the focus is in it."""
+    from PySide6 import QtTest
+
+    window = QtWidgets.QWidget.window(widget)
+    window.activateWindow()
+    pump(until=lambda: QtWidgets.QApplication.activeWindow() is not None, seconds=5)
+    QtTest.QTest.keyClick(window, key, modifier)
+    pump(0.3)  # a button that is pressed by its letter goes down for 0.1 s
+
+
+def test_apply_has_keys(user: User) -> None:
+    key, modifier = QtCore.Qt.Key, QtCore.Qt.KeyboardModifier
+    press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
+    assert not user.widget.segment.running  # there is no scan
+    user.prepare("flips", size=90)
+    press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
+    assert user.widget.segment.running
+    press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
+    assert user.ui.progressLabel.text != "Cancelling"  # a second press cancels nothing
+    press(user.ui.apply, key.Key_C, modifier.AltModifier)
+    user.wait(lambda: not user.widget.segment.running)
+    assert not user.segmentations()
+    user.choose(user.ui.quality, "fast")
+    press(user.ui.apply, key.Key_A, modifier.AltModifier)
+    user.wait(lambda: not user.widget.segment.running)
+    assert len(user.segmentations()) == 1
+
+
+def test_no_letter_means_two_things() -> None:
+    """In one tab, and none is that of one of Slicer's menus: File, Edit, View, Help."""
+    for form in ("Segment", "Generate", "Models"):
+        text = (Path(manifest.__file__).parents[2] / "Resources" / "UI" / f"{form}.ui").read_text()
+        letters = [match.lower() for match in re.findall(r"<string>[^<]*&amp;(\w)[^<]*</string></property>", text)]
+        assert len(letters) >= 9
+        assert len(set(letters)) == len(letters)
+        assert not set(letters) & set("fevh")
+
+
+def test_slicer_asks_before_it_is_closed_during_a_job(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qt
+
+    import slicer
+
+    window = qt.QMainWindow()
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: window)
+    close_module()
+    open_module()
+    user.prepare("flips", size=90)
+    user.settle()
+    window.show()
+    assert window.close()  # no job: no question
+    assert not user.host.messages
+    user.apply_half()
+    window.show()
+    assert not window.close()  # the answer was no
+    assert user.widget.segment.running
+    assert "working" in user.host.texts("confirm")[0]
+    user.host.answer("working", True)
+    assert window.close()
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda _app: True)
+    window.show()
+    assert window.close()
+    assert len(user.host.texts("confirm")) == 2
+    user.widget.segment.cancel()
+    user.wait(lambda: not user.widget.segment.running)
+    close_module()
+    window.show()
+    assert window.close()
+    open_module()
+
+
 # --- a folder ------------------------------------------------------------------------------------------------------
 
 
@@ -660,7 +736,7 @@ def test_a_folder_is_done_scan_by_scan_and_bad_ones_are_red(user: User, tmp_path
     ui.batchInput.currentPath, ui.batchOutput.currentPath = str(scans), str(out)
     assert ui.batchApply.enabled
     ui.batchApply.click()
-    assert ui.batchApply.text == "Cancel batch"
+    assert ui.batchApply.text == "Cancel &batch"
     assert not ui.apply.enabled
     user.wait(lambda: not user.widget.batch.running)
     table = ui.batchTable

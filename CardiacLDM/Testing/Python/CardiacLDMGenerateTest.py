@@ -42,7 +42,7 @@ class CardiacLDMGenerateTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         from CardiacLDMLib.slicer.panels.generate.views import IMAGE_VIEW, LABELS_VIEW, LAYOUT
 
         self.start(count=2)
-        self.assertEqual(self.ui.apply.text, "Cancel")
+        self.assertEqual(self.ui.apply.text, "&Cancel")
         self.waitFor(lambda: not self.panel.running)
         self.assertFalse(self.ui.errorBox.visible, self.ui.errorLabel.text)
         self.assertEqual(self.ui.pairs.rowCount, 2)

@@ -53,7 +53,7 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         volume = self.scan()
         folder, hierarchy = self.study(volume)
         self.chooseAndApply(volume)
-        self.assertEqual(self.ui.apply.text, "Cancel")
+        self.assertEqual(self.ui.apply.text, "&Cancel")
         self.waitFor(lambda: not self.widget.segment.running)
         self.assertFalse(self.ui.errorBox.visible, self.ui.errorLabel.text)
         node = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
@@ -91,7 +91,7 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.waitFor(lambda: not self.widget.segment.running)
         self.assertLess(time.monotonic() - began, 4.0)
         self.assertEqual(list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), [])
-        self.assertEqual(self.ui.apply.text, "Apply")
+        self.assertEqual(self.ui.apply.text, "&Apply")
 
     def test_closing_the_scene_ends_the_job(self):
         self.chooseAndApply(self.scan())

@@ -366,6 +366,9 @@ class Application:
     def testingEnabled(self) -> bool:
         return False
 
+    def commandOptions(self) -> Any:
+        return types.SimpleNamespace(runPythonAndExit=False)
+
     def setOverrideCursor(self, cursor: Any) -> None:
         QtGui.QGuiApplication.setOverrideCursor(cursor)
 

@@ -22,6 +22,7 @@ from ....worker.device import Device
 from ....worker.job import Failure
 from ...pairs import SyntheticPair
 from ..install import ensure_dependencies
+from ..keys import add_apply_keys
 from ..parts import ATTENTION, Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher
 from .conditions import Conditions
@@ -69,6 +70,7 @@ class GeneratePanel:
             (ui.saveAll, self._save_all),
         ):  # fmt: skip
             button.connect("clicked()", slot)
+        add_apply_keys(ui.apply, lambda: self.running)
         ui.warningsLabel.styleSheet = f"color: {ATTENTION}"
 
     # --- what the module calls ---
@@ -195,7 +197,7 @@ class GeneratePanel:
         ui.hint.visible = bool(hint) and not running
         ui.effort.text = "" if hint or not self._facts.shape else self._effort_in_words()
         ui.effort.visible = bool(ui.effort.text) and not running
-        ui.apply.text = _("Cancel") if running else _("Generate")
+        ui.apply.text = _("&Cancel") if running else _("&Generate")
         ui.apply.toolTip = _("Stop. Finished pairs stay in the scene.") if running else _("Generate the pairs")
         ui.apply.enabled = running or not hint
         for name in ("package", "packageFolder", "count", "seed", "dice", "steps", "check", "device"):

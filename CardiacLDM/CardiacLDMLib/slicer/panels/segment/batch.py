@@ -100,7 +100,7 @@ class BatchPanel:
         """Enable what is possible now."""
         ui = self._ui
         ready = Path(ui.batchInput.currentPath or "?").is_dir() and bool(ui.batchOutput.currentPath)
-        ui.batchApply.text = _("Cancel batch") if self.running else _("Run batch")
+        ui.batchApply.text = _("Cancel &batch") if self.running else _("Run &batch")
         ui.batchApply.enabled = self.running or (ready and not self._dispatcher.busy)
         for widget in (ui.batchInput, ui.batchOutput, ui.batchReplace):
             widget.enabled = not self.running

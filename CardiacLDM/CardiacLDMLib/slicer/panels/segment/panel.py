@@ -15,6 +15,7 @@ from ....worker.device import Device
 from ....worker.job import Failure
 from ... import segmentations, volumes
 from ..install import ensure_dependencies
+from ..keys import add_apply_keys
 from ..parts import Choice, ErrorBox, device_labels, show_progress
 from ..process import Dispatcher, Sliced
 from ..results import ScanResults
@@ -53,6 +54,7 @@ class SegmentPanel:
         ui.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", self._volume_chosen)
         ui.outputSegmentation.connect("currentNodeChanged(vtkMRMLNode*)", self._target_chosen)
         ui.apply.connect("clicked()", self._apply_or_cancel)
+        add_apply_keys(ui.apply, lambda: self.running)
         ui.harden.connect("clicked()", self._harden)
         ui.heartWindow.connect("clicked()", self._show_heart_window)
         self.refresh()
@@ -214,7 +216,7 @@ class SegmentPanel:
         self.ui.hint.visible = bool(hint) and not self.running
         self.ui.harden.visible = nonlinear and not self.running
         self.ui.heartWindow.enabled = volume is not None
-        self.ui.apply.text = _("Cancel") if self.running else _("Apply")
+        self.ui.apply.text = _("&Cancel") if self.running else _("&Apply")
         self.ui.apply.toolTip = _("Stop the job. The scene stays as it is.") if self.running else _("Segment the scan")
         self.ui.apply.enabled = self.running or not hint
         for widget in ("inputVolume", "package", "device", "quality", "outputSegmentation"):

@@ -1,0 +1,47 @@
+"""Ask before Slicer is closed while a job runs: its end is the end of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+import slicer
+
+
+class CloseGuard(qt.QObject):  # type: ignore[misc]  # has no types
+    """Watches Slicer's main window until :meth:`remove`; ``is_busy`` returns whether a job runs.
+
+    Only closing the window can be stopped. ``slicer.app.exit`` ends Slicer without a question, and so do tests and
+    scripts that end by themselves, where nobody can answer.
+    """
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_busy = is_busy
+        self._window = slicer.util.mainWindow()
+        if self._window:
+            self._window.installEventFilter(self)
+
+    def remove(self) -> None:
+        """Watch no longer."""
+        if self._window:  # false also where the window is deleted already
+            self._window.removeEventFilter(self)
+        self._window = None
+
+    def eventFilter(self, _window: Any, event: Any) -> bool:  # noqa: N802 - Qt's way of naming
+        """Return whether the event is stopped here."""
+        if event.type() != qt.QEvent.Close or not self._is_busy() or _is_automated():
+            return False
+        question = _("CardiacLDM is still working. If Slicer is closed now, this job ends without a result. Close it?")
+        if slicer.util.confirmOkCancelDisplay(question, windowTitle=_("CardiacLDM - Close Slicer")):
+            return False
+        event.ignore()
+        return True
+
+
+def _is_automated() -> bool:
+    """Return whether Slicer runs a test or a script that ends it."""
+    return bool(slicer.app.testingEnabled() or slicer.app.commandOptions().runPythonAndExit)
