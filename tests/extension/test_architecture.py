@@ -17,7 +17,8 @@ PACKAGES = {
 #: stands for the module or folder of that name and for all within it, unless a longer name fits.
 LAYERS = {
     "CardiacLDMLib": (
-        ("", "anatomy", "errors", "files", "progress", "text", "torch_device"), ("image",), ("networks",),
+        ("", "anatomy", "errors", "files", "plain_paths", "progress", "text", "torch_device"),
+        ("image",), ("networks",),
         ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("worker",),
         ("slicer",), ("slicer.panels",),
     ),

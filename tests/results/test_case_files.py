@@ -18,7 +18,14 @@ from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results import case_files
-from CardiacLDMLib.results.case_files import ENDINGS, existing_results, is_complete, read_report, write_case_files
+from CardiacLDMLib.results.case_files import (
+    ENDINGS,
+    existing_results,
+    is_complete,
+    is_unfinished,
+    read_report,
+    write_case_files,
+)
 from CardiacLDMLib.results.report import NOTICE, CaseReport
 from CardiacLDMLib.results.segmentation_file import write_segmentation
 from CardiacLDMLib.slicer import segmentations, volumes
@@ -198,11 +205,16 @@ def test_only_a_whole_set_of_results_is_complete(tmp_path: Path, missing: str) -
     *_, report = write_case_files(tmp_path, scan, labels, case_report(labels))
     assert is_complete(tmp_path, "case")
     assert not is_complete(tmp_path, "other")
+    assert not is_unfinished(tmp_path, "other")
+    assert not is_unfinished(tmp_path, "case")
+    (tmp_path / "mine.png").write_bytes(b"a picture of the user's")
+    assert not is_unfinished(tmp_path, "mine")
     if missing == "damaged":
         report.write_bytes(report.read_bytes()[:100])
     else:
         (tmp_path / f"case{missing}").unlink()
     assert not is_complete(tmp_path, "case")
+    assert is_unfinished(tmp_path, "case")
 
 
 @pytest.mark.parametrize("step", ["write_volume", "write_segmentation", "draw"])

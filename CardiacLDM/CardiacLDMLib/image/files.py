@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import OutputError, VolumeError
 from ..files import replace_file
+from ..plain_paths import plain_path
 from .grid import LPS_TO_RAS, Volume, check_size
 from .headers import check_header
-from .itk_paths import itk_path, write_image
 from .nifti import check_complete, is_nifti, keep_sform, read_nifti
 
 
@@ -95,7 +95,7 @@ def _read_with_itk(path: Path) -> tuple[Volume, tuple[str, ...]]:
     reader.SetImageIO(kind)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        with itk_path(path) as name:
+        with plain_path(path) as name:
             reader.SetFileName(name)
             reader.ReadImageInformation()
             _check_image(reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents())
@@ -125,6 +125,14 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
         if is_nifti(part):
             check_complete(part)  # ITK's writer does not notice a full disk
             keep_sform(part, volume.affine)
+
+
+def write_image(image: Any, path: str | os.PathLike[str], *options: Any) -> None:
+    """Write a SimpleITK image with the ``options`` of ``SimpleITK.WriteImage``. Raises ``RuntimeError`` as it does."""
+    import SimpleITK as sitk
+
+    with plain_path(path) as name:
+        sitk.WriteImage(image, name, *options)
 
 
 @contextlib.contextmanager

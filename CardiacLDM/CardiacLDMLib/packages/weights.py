@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PackageError
 from ..networks.build import build_network, fits
+from ..plain_paths import plain_path
 from ..text import printable
 from .manifest import NetworkSpec
 from .store import ModelPackage, open_package
@@ -94,7 +95,7 @@ def _load(spec: NetworkSpec, path: Path) -> torch.nn.Module:
     wanted, stored_as = _tensors(module)
     tensors = {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
             _compare_layout(file, wanted)
             for name, like in wanted.items():
                 # A copy, since the file would stay mapped into memory and may be replaced.

@@ -51,12 +51,13 @@ def is_complete(out: Path, name: str, *, dicom_seg: bool = False) -> bool:
         return False
 
 
-def is_unfinished(out: Path, name: str) -> bool:
-    """Return whether ``out`` holds a part of the results of case ``name``, which a killed process left.
+def is_unfinished(out: Path, name: str, *, dicom_seg: bool = False) -> bool:
+    """Return whether ``out`` holds a part of what :func:`is_complete` asks for, which a killed process left.
 
     A picture alone is none: it may be the user's.
     """
-    return existing_results(out, name) not in ([], [name + PICTURE]) and not is_complete(out, name)
+    picture = [name + PICTURE]
+    return existing_results(out, name) not in ([], picture) and not is_complete(out, name, dicom_seg=dicom_seg)
 
 
 def check_folder(out: Path) -> None:

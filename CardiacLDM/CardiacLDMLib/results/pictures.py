@@ -13,9 +13,8 @@ import numpy as np
 
 from .. import anatomy
 from ..files import replace_file
-from ..image.files import itk_errors
+from ..image.files import itk_errors, write_image
 from ..image.grid import AIR_HU, Volume
-from ..image.itk_paths import write_image
 from ..text import volume_text
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport

@@ -9,9 +9,8 @@ import numpy as np
 from .. import anatomy
 from ..errors import VolumeError
 from ..files import replace_file
-from ..image.files import itk_errors, to_sitk
+from ..image.files import itk_errors, to_sitk, write_image
 from ..image.grid import Volume
-from ..image.itk_paths import write_image
 from ..image.nifti import gzip_length
 
 #: Compression level of zlib. On labels, 6 takes half the time of 9 for a tenth more bytes, and a third of 3's bytes.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -78,6 +81,28 @@ def test_a_bar_shows_names_from_outside_as_they_are(capsys: pytest.CaptureFixtur
     assert "[red]chest[/red]" in capsys.readouterr().out
     make_console(stderr=False).print("[bold]name[/bold]")
     assert "[bold]name[/bold]" in capsys.readouterr().out
+
+
+SPEAK = """
+import os, sys
+from cardiacldm_training.commands.common import is_dialogue, make_console, prepare_streams, say, tell
+prepare_streams()
+console = make_console()
+assert not is_dialogue(console)
+assert os.open(sys.argv[1], os.O_CREAT) > 2
+for _ in range(2):
+    tell("a\\udcff\\nb")
+    say("c\\udcff\\nd")
+    console.print("e\\udcff")
+sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams as a Unix shell closes them")
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "2>&-", "2>&1 | :", "</dev/null >/dev/full 2>/dev/full"])
+def test_streams_that_nobody_reads_end_no_command(tmp_path: Path, streams: str) -> None:
+    command = ["bash", "-c", f'"$@" {streams}; exit ${{PIPESTATUS[0]}}', "bash", sys.executable, "-c", SPEAK]
+    assert subprocess.run([*command, str(tmp_path / "file")], check=False).returncode == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

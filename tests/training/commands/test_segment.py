@@ -328,6 +328,39 @@ def test_a_scan_that_does_not_fit_in_memory_is_named_and_the_others_are_done(
     assert len(files(tmp_path / "out")) == 4
 
 
+# --- odd paths and streams -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_odd_paths_and_closed_streams_end_no_batch(tmp_path: Path, scan: Path, package: Path) -> None:
+    odd = os.fsdecode(b"M\xfcller")
+    inputs, out = tmp_path / odd, tmp_path / f"out{odd}"
+    write_volume(read_volume(scan), inputs / f"{odd}.nrrd")
+    (inputs / "loop.nrrd").symlink_to("loop.nrrd")
+    (inputs / f"{odd}2.nii").write_bytes(b"no scan")
+    shutil.copytree(package, tmp_path / odd / "package")
+    program = [sys.executable, "-m", "cardiacldm_training.cli", "segment"]
+    arguments = [inputs, scan, "--out", out, "--package", tmp_path / odd / "package", "--fast"]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", *program, *map(str, arguments)],
+        stdin=subprocess.DEVNULL, capture_output=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert b"Traceback" not in result.stderr
+    assert files(out) == sorted(f"{name}{ending}" for name in ("M_ller", "chest") for ending in ENDINGS)
+    labels = [read_volume(out / f"{name}.labels.nii.gz").array for name in ("M_ller", "chest")]
+    assert labels[0].any()
+    assert np.array_equal(*labels)
+    CaseReport.model_validate_json((out / "M_ller.report.json").read_text(encoding="utf-8"))
+
+
+def test_empty_names_are_refused(tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scan.parent)  # which an empty path would mean
+    result = run("", "--out", tmp_path / "out", "--package", package)
+    assert (result.exit_code, files(tmp_path / "out")) == (1, [])
+    assert run(scan, "--out", "", "--package", package).exit_code == 2
+
+
 # --- being stopped -------------------------------------------------------------------------------------------------
 
 

@@ -134,9 +134,11 @@ def _sort_inputs(
     for case in find_cases([Path(name) for name in inputs if name], series, ask):
         if isinstance(case, Refused):
             found.refused.append(case)
-        elif existing == "skip" and is_complete(out, case.name, dicom_seg=dicom_seg and case.series is not None):
+            continue
+        with_seg = dicom_seg and case.series is not None
+        if existing == "skip" and is_complete(out, case.name, dicom_seg=with_seg):
             found.skipped += 1
-        elif existing != "replace" and (names := _in_the_way(out, case.name, existing)):
+        elif existing != "replace" and (names := _in_the_way(out, case.name, existing, with_seg)):
             found.refused.append(Refused(case.name, _already_there(names)))
         else:
             for note in case.notes:
@@ -145,11 +147,11 @@ def _sort_inputs(
     return found
 
 
-def _in_the_way(out: Path, name: str, existing: Existing) -> list[str]:
+def _in_the_way(out: Path, name: str, existing: Existing, dicom_seg: bool) -> list[str]:
     """Return the files that keep a case from being segmented. When cases are skipped, unfinished results do not."""
     from CardiacLDMLib.results.case_files import existing_results, is_unfinished
 
-    return [] if existing == "skip" and is_unfinished(out, name) else existing_results(out, name)
+    return [] if existing == "skip" and is_unfinished(out, name, dicom_seg=dicom_seg) else existing_results(out, name)
 
 
 def _already_there(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import VolumeError
-from ..itk_paths import itk_paths
+from ...plain_paths import plain_paths
 
 #: Bytes that show how a file is written: the preamble and the group about the file.
 HEAD_BYTES = 2048
@@ -123,7 +123,7 @@ def gdcm_files(paths: Sequence[Path]) -> Iterator[list[str]]:
             except OSError as error:
                 raise VolumeError("The DICOM files cannot be copied: is the temporary folder full?") from error
             names.append(str(copy))
-        names = stack.enter_context(itk_paths(names))
+        names = stack.enter_context(plain_paths(names))
         if compressed:
             stack.enter_context(_quiet_stderr())
         yield names

@@ -1,7 +1,7 @@
-"""Paths for ITK and GDCM. Their Python binding ends the process at a path that is not valid Unicode.
+"""Paths for libraries that cannot open one that is not valid Unicode. ITK's binding even ends the process.
 
 Linux allows any bytes in a name, and old archives have names in Latin-1. Such a path is replaced by a link of a plain
-name in a temporary folder.
+name in a temporary folder. Only the standard library.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..errors import VolumeError
+from .errors import VolumeError
 
 #: Endings of headers whose voxels lie in a file beside them.
 DETACHED_ENDINGS = (".nhdr", ".mhd")
 
 
 @contextlib.contextmanager
-def itk_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield a name of the file ``path`` that ITK can open, for reading or writing. Raises :class:`VolumeError`."""
-    with itk_paths([path]) as (name,):
+def plain_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a name of the file ``path`` that is valid Unicode, for reading or writing. Raises :class:`VolumeError`."""
+    with plain_paths([path]) as (name,):
         yield name
 
 
 @contextlib.contextmanager
-def itk_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
-    """Yield names of the files ``paths`` that ITK can open, as long as it lasts. Raises :class:`VolumeError`."""
+def plain_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
+    """Yield names of the files ``paths`` that are valid Unicode, as long as it lasts. Raises :class:`VolumeError`."""
     names = [os.fspath(path) for path in paths]
     if all(map(_is_unicode, names)):
         yield names
@@ -43,14 +42,6 @@ def itk_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
                 f"{os.path.basename(names[0])} has a name or folder that is no valid Unicode: rename it."
             ) from error
         yield links
-
-
-def write_image(image: Any, path: str | os.PathLike[str], *options: Any) -> None:
-    """Write a SimpleITK image with the ``options`` of ``SimpleITK.WriteImage``. Raises ``RuntimeError`` as it does."""
-    import SimpleITK as sitk
-
-    with itk_path(path) as name:
-        sitk.WriteImage(image, name, *options)
 
 
 def _is_unicode(name: str) -> bool:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from CardiacLDMLib.image.cases import read_case
 from CardiacLDMLib.image.files import read_volume, to_sitk, write_volume
 from CardiacLDMLib.image.grid import Volume
-from CardiacLDMLib.image.itk_paths import itk_paths
+from CardiacLDMLib.plain_paths import plain_paths
 from tests.support.cases import hu_values, only_case
 from tests.support.dicom import write_series
 
@@ -52,5 +52,5 @@ def test_dicom_folders_and_files_are_read(tmp_path: Path) -> None:
 
 
 def test_plain_paths_stay_as_they_are(tmp_path: Path) -> None:
-    with itk_paths([tmp_path / "a b", tmp_path / "ä"]) as names:
+    with plain_paths([tmp_path / "a b", tmp_path / "ä"]) as names:
         assert names == [str(tmp_path / "a b"), str(tmp_path / "ä")]
