@@ -133,23 +133,6 @@ def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
     vtkMRMLSliceNode.JumpAllSlices(scene, *(float(x) for x in ras), vtkMRMLSliceNode.CenteredJumpSlice)
 
 
-def frame_in_3d(scene: vtkMRMLScene, bounds: np.ndarray) -> None:
-    """Turn the cameras of all 3D views to a box (2, 3; world RAS mm), which then fills them. Each stays on its side."""
-    centre, radius = bounds.mean(axis=0), float(np.linalg.norm(bounds[1] - bounds[0])) / 2
-    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLCameraNode")):
-        node = scene.GetNthNodeByClass(number, "vtkMRMLCameraNode")
-        outward = np.array(node.GetPosition()) - node.GetFocalPoint()
-        length = float(np.linalg.norm(outward))
-        outward = outward / length if length else np.array([0.0, 1.0, 0.0])
-        distance = radius / np.sin(np.radians(node.GetViewAngle()) / 2)
-        was = node.StartModify()
-        node.SetFocalPoint(*(float(x) for x in centre))
-        node.SetPosition(*(float(x) for x in centre + distance * outward))
-        node.SetParallelScale(radius)
-        node.EndModify(was)
-        node.ResetClippingRange()
-
-
 # --- matrices and voxels -------------------------------------------------------------------------------------------
 
 

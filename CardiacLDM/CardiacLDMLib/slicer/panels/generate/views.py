@@ -147,7 +147,10 @@ def show_in_3d_in_steps(pair: SyntheticPair) -> Iterator[None]:
                 return
     yield
     if pair.is_in(slicer.mrmlScene):
-        frame_in_3d(pair.segmentation)
+        bounds = np.zeros(6)
+        pair.segmentation.GetRASBounds(bounds)
+        if bounds[0] <= bounds[1]:  # some structure has a voxel
+            frame_in_3d(bounds.reshape(3, 2).T)
 
 
 def hide_in_3d() -> None:

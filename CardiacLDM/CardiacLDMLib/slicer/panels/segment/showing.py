@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import slicer
 
 from ... import surfaces, volumes
+from ..camera import frame_in_3d
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode
+
+#: Room for the great vessels around the heart, times its size.
+WITH_VESSELS = 1.5
 
 
 def show_heart_in_steps(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]:
@@ -24,4 +28,4 @@ def show_heart_in_steps(segmentation: vtkMRMLSegmentationNode) -> Iterator[None]
         if not slicer.mrmlScene.IsNodePresent(segmentation):
             return
     if bounds is not None:
-        volumes.frame_in_3d(slicer.mrmlScene, bounds)
+        frame_in_3d(bounds, margin=WITH_VESSELS)
