@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from cardiacldm_training.results.pair_files import read_pair
+from CardiacLDMLib import __version__
 from CardiacLDMLib.errors import JobError, OutputError, explain
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.image.files import read_volume, write_volume
@@ -225,6 +227,8 @@ def test_a_case_is_opened_with_its_results(warm: Bench, package: str, tmp_path: 
     assert opened.labels.grid.same_as(opened.image.grid)
     assert opened.volumes_ml == pytest.approx(made.volumes_ml, abs=0.01)
     assert (opened.package, opened.quality, opened.device) == (made.package, made.quality, made.device)
+    assert opened.program_version == __version__
+    assert datetime.datetime.fromisoformat(opened.time).tzinfo is not None
     moved = CT.affine.copy()
     moved[0, 3] += 3.0
     write_volume(Volume(CT.array, moved), tmp_path / "scan.nii.gz")

@@ -126,6 +126,14 @@ def set_heart_window(node: vtkMRMLScalarVolumeNode) -> None:
     display.SetWindowLevel(anatomy.HEART_WINDOW.width, anatomy.HEART_WINDOW.level)
 
 
+def has_heart_window(node: vtkMRMLScalarVolumeNode) -> bool:
+    """Return whether the scan is shown as :func:`set_heart_window` shows it."""
+    display = node.GetDisplayNode()
+    if display is None or display.GetAutoWindowLevel():
+        return False
+    return (display.GetWindow(), display.GetLevel()) == (anatomy.HEART_WINDOW.width, anatomy.HEART_WINDOW.level)
+
+
 def jump_slices(scene: vtkMRMLScene, ras: np.ndarray) -> None:
     """Centre every slice view on a point (3,) in world RAS mm."""
     from slicer import vtkMRMLSliceNode

@@ -6,6 +6,7 @@ The client never imports this module. Each handler imports heavy libraries itsel
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -146,8 +147,10 @@ def open_case(request: messages.OpenCase, job: RunningJob) -> messages.OpenedCas
     if not labels.grid.same_as(image.grid, SAME_PLACE_MM):
         raise JobError(f"{files[0].name} does not fit {request.source.name}: one of them was replaced.")
     check_labels(labels.array)
+    made = datetime.datetime.fromtimestamp(files[1].stat().st_mtime, datetime.UTC)
     return messages.OpenedCase(
-        image=image, labels=Volume(labels.array.astype(np.uint8), image.affine), warnings=report.warnings,
+        program_version=report.software.get("cardiacldm", ""), time=made.isoformat(timespec="seconds"), image=image,
+        labels=Volume(labels.array.astype(np.uint8), image.affine), warnings=report.warnings,
         seconds=sum(report.seconds.values()), device=report.device, quality=report.quality,
         heart_found=report.heart_found, volumes_ml=report.volumes_ml,
         package=messages.PackageName(**report.package.model_dump()),

@@ -105,8 +105,13 @@ class SegmentedFile(SegmentationFacts):
 
 
 class OpenedCase(ResultFacts):
-    """A scan in HU and its labels (uint8, on the same grid), mapped from deleted files."""
+    """A scan in HU and its labels (uint8, on the same grid), mapped from deleted files.
 
+    ``program_version`` made them, at ``time`` (UTC, ISO 8601).
+    """
+
+    program_version: str
+    time: str
     image: Volume
     labels: Volume
 

@@ -163,7 +163,8 @@ class SceneJob(_Job):
             self._target = segmentations.segmentation_from_labels(self._scene, part, name, self._volume)
         else:
             segmentations.replace_labels(self._target, part, self._volume)
-        _add_facts(self._target, reply, at_edge)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        _add_facts(self._target, reply, at_edge, __version__, now)
         return self._target
 
 
@@ -197,13 +198,15 @@ class OpenJob(_Job):
             if self._scene.IsNodePresent(volume):
                 self._scene.RemoveNode(volume)
             raise
-        _add_facts(node, reply, at_edge)
+        _add_facts(node, reply, at_edge, reply.program_version, reply.time)
         return node
 
 
-def _add_facts(node: vtkMRMLSegmentationNode, reply: ResultFacts, at_edge: set[str]) -> None:
-    """Add the record of how the labels were made, and the table of volumes."""
-    volumes.set_provenance(node, _record(reply))
+def _add_facts(
+    node: vtkMRMLSegmentationNode, reply: ResultFacts, at_edge: set[str], program_version: str, time: str
+) -> None:
+    """Add the record of how and when (UTC) the labels were made, and the table of volumes."""
+    volumes.set_provenance(node, {"program": f"CardiacLDM {program_version}", "time": time, **_record(reply)})
     flags = segmentations.flags_for(reply.volumes_ml, at_edge)
     segmentations.volumes_table(node.GetScene(), node, reply.volumes_ml, flags)
 
@@ -241,15 +244,13 @@ def crop_to_box(labels: Volume, box: tuple[slice, ...]) -> Volume:
 
 
 def _record(reply: ResultFacts) -> dict[str, str]:
-    """Return the provenance that the segmentation node carries as attributes."""
+    """Return the part of the provenance that the worker knows."""
     return {
-        "program": f"CardiacLDM {__version__}",
         "package": reply.package.name,
         "version": reply.package.version,
         "sha256": reply.package.sha256,
         "device": reply.device,
         "quality": reply.quality,
         "seconds": f"{reply.seconds:.1f}",
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "warnings": "\n".join(reply.warnings),
     }

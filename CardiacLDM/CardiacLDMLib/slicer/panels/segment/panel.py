@@ -56,7 +56,8 @@ class SegmentPanel:
         ui.apply.connect("clicked()", self._apply_or_cancel)
         add_apply_keys(ui.apply, lambda: self.running)
         ui.harden.connect("clicked()", self._harden)
-        ui.heartWindow.connect("clicked()", self._show_heart_window)
+        for button in (ui.heartWindow, ui.resultWindow):
+            button.connect("clicked()", self._show_heart_window)
         self.refresh()
 
     # --- what the module calls ---
@@ -216,6 +217,7 @@ class SegmentPanel:
         self.ui.hint.visible = bool(hint) and not self.running
         self.ui.harden.visible = nonlinear and not self.running
         self.ui.heartWindow.enabled = volume is not None
+        self.ui.resultWindow.visible = volume is not None and not volumes.has_heart_window(volume)
         self.ui.apply.text = _("&Cancel") if self.running else _("&Apply")
         self.ui.apply.toolTip = _("Stop the job. The scene stays as it is.") if self.running else _("Segment the scan")
         self.ui.apply.enabled = self.running or not hint
@@ -254,6 +256,7 @@ class SegmentPanel:
         volume = self._node("inputVolume")
         if volume is not None:
             volumes.set_heart_window(volume)
+            self.refresh()
 
     # --- a job ---
 
