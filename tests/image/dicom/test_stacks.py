@@ -64,6 +64,7 @@ def test_slightly_rounded_positions_are_accepted(tmp_path: Path) -> None:
     [
         ({"skip": (4,)}, "lacks 1 slice (after slice 4 the next is 4 mm away"),
         ({"skip": (2, 5, 6)}, "lacks 3 slices"),
+        ({"step": (0.0, 5.0, 2.0)}, "obliquely"),
         ({"modality": "MR"}, "is MR, not CT"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "is a scout view"),
     ],

@@ -126,3 +126,15 @@ def test_rescaling_may_differ_from_slice_to_slice(tmp_path: Path) -> None:
 def test_slices_from_the_head_down_are_put_in_order(tmp_path: Path) -> None:
     write_series(tmp_path / "s", hu_values(), step=(0.0, 0.0, -2.0), axes=AXIAL)
     assert np.array_equal(read_case(only_case(tmp_path / "s")).array, hu_values()[:, :, ::-1])
+
+
+def test_signed_and_unsigned_slices_may_be_mixed(tmp_path: Path) -> None:
+    def coded(data: FileDataset, k: int) -> None:
+        values = data.pixel_array.astype(int) - 1024
+        data.RescaleIntercept, data.BitsStored, data.HighBit, data.PixelRepresentation = 0, 16, 15, int(k > 0)
+        data.PixelData = values.astype("<i2" if k else "<u2").tobytes()
+
+    ct = hu_values().astype(int)
+    ct[:, :, 0] = np.abs(ct[:, :, 0])
+    write_series(tmp_path / "s", ct, change=coded)
+    assert np.array_equal(read_case(only_case(tmp_path / "s")).array, ct)

@@ -40,7 +40,9 @@ def choose_series(
     notes = list(best.notes)
     others = [s for s in candidates if s is not best]
     if others:
-        notes.append(f"Of several series in the folder, {best.title} was taken, not {_titles(others)}.")
+        one = best.uid and all(s.uid == best.uid and s.mark for s in others)
+        where = "One series holds several stacks of slices:" if one else "Of several series in the folder,"
+        notes.append(f"{where} {best.title} was taken, not {_titles(others)}.")
     if rivals:
         notes.append("More than one series could be meant: choose with --series NUMBER.")
     larger = [s for s in candidates if s.problem and s.axial and s.kind != "scout" and s.shape[2] > best.shape[2]]

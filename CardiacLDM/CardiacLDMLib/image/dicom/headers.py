@@ -57,7 +57,7 @@ class Header:
     position: tuple[float, ...] | None  # centre of the first voxel, LPS mm
     precision: tuple[float, ...]  # the last decimal of each number in ``position``, mm
     spacing: tuple[float, ...] | None  # between rows, between columns, mm
-    rescale: tuple[str, str]  # slope and intercept
+    coding: tuple[str, ...]  # slope and intercept, bits stored, signed or not
     marks: Mapping[str, str] = field(hash=False)  # by the names of MARKS
 
 
@@ -139,7 +139,7 @@ def _header(path: Path, reader: Any) -> Header:
         position=_numbers(text("0020|0032"), 3),
         precision=_precision(text("0020|0032")),
         spacing=_numbers(text("0028|0030"), 2),
-        rescale=(text("0028|1053"), text("0028|1052")),
+        coding=tuple(map(text, ("0028|1053", "0028|1052", "0028|0101", "0028|0103"))),
         marks=_marks(text),
     )
 

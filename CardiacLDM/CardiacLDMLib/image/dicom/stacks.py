@@ -20,6 +20,8 @@ SAME_PLACE_MM = 0.01
 MIN_AXIAL = 0.9
 #: Largest cosine between an image axis and the way from slice to slice that counts as rounded, not as a tilted gantry.
 MAX_ROUNDED_TILT = 2e-3
+#: Largest tilt in degrees; scanners' gantries reach 30.
+MAX_TILT = 45.0
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,9 @@ def _strays(slices: Sequence[Header]) -> str | None:
     step = np.linalg.norm(positions[-1] - positions[0]) / (len(positions) - 1)
     if np.linalg.norm(strays, axis=1).max() > max(step, *(slices[0].spacing or ())):
         return "has slices that are shifted against each other: resample it first"
+    depth = np.ptp(along_normal(slices)) / (len(slices) - 1)
+    if depth < step * np.cos(np.radians(MAX_TILT)):
+        return "has slices that lie obliquely above each other, more than a tilted gantry allows: resample it first"
     return None
 
 

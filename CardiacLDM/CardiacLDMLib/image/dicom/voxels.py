@@ -25,7 +25,7 @@ def read_series(series: Series) -> Volume:
     assert series.affine is not None
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
-    if len({header.rescale for header in series.headers}) > 1:  # else the first file's type would hold all of them
+    if len({header.coding for header in series.headers}) > 1:  # else the first file's type would hold all of them
         reader.SetOutputPixelType(sitk.sitkFloat32)
     with gdcm_files(series.files) as names:
         reader.SetFileNames(names)
