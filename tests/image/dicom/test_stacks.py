@@ -191,3 +191,14 @@ def test_a_series_with_a_uid_for_each_slice_or_part_is_one_stack(tmp_path: Path)
     for name, change in (("lone", lone), ("part", part)):
         write_series(tmp_path / name, hu_values(), change=change)
         assert np.array_equal(read_case(only_case(tmp_path / name)).array, hu_values())
+
+
+def test_rounded_places_of_a_short_stack_are_no_tilted_gantry(tmp_path: Path) -> None:
+    def rounded(data: FileDataset, _: int) -> None:
+        data.ImagePositionPatient = [f"{float(x):.1f}" for x in data.ImagePositionPatient]
+
+    axes = ((0.6, 0.0, 0.8), (0.0, 1.0, 0.0))
+    write_series(tmp_path / "s", hu_values(), spacing=(0.7, 0.7, 1.25), axes=axes, change=rounded)
+    case = only_case(tmp_path / "s")
+    assert np.array_equal(read_case(case).array, hu_values())
+    assert case.notes == ()

@@ -11,7 +11,7 @@ from .encoding import gdcm_files
 from .headers import Header
 from .stacks import SAME_PLACE_MM
 
-#: So many places with several images, none of them copies, show that the images are phases or acquisitions.
+#: So many places with several images, none of them copies, show that images of different UIDs are no copies at all.
 PLACES_TRIED = 8
 
 
@@ -24,7 +24,9 @@ def drop_copies(slices: Sequence[Header]) -> tuple[list[Header], int]:
     copies: set[int] = set()
     without = 0
     for images in places.values():
-        if len(images) < 2 or not images[0].position or without >= PLACES_TRIED:
+        if len(images) < 2 or not images[0].position:
+            continue
+        if without >= PLACES_TRIED and len({header.image for header in images}) == len(images):
             continue
         found = _copies(images)
         copies |= {id(header) for header in found}

@@ -71,6 +71,8 @@ def _note(stack: Stack) -> tuple[str, ...]:
 
 def _stacks(slices: Sequence[Header], used: tuple[str, ...] = ()) -> list[Stack]:
     """Return the stacks in ``slices``: one, unless a mark in the headers gives better ones."""
+    if used and np.ptp(along_normal(slices)) and count_missing(slices) is None:
+        slices = drop_copies(slices)[0]  # those that phases of the heart beat hid before
     whole = [Stack(list(slices))]
     if len(slices) < 2 * MIN_SLICES or len(used) >= MAX_MARKS:
         return whole

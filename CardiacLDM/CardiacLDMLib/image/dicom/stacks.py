@@ -20,6 +20,8 @@ SAME_PLACE_MM = 0.01
 MIN_AXIAL = 0.9
 #: Largest cosine between an image axis and the way from slice to slice that counts as rounded, not as a tilted gantry.
 MAX_ROUNDED_TILT = 2e-3
+#: Largest shift of the last slice against the first, in pixels, that counts as rounded too.
+MAX_DRIFT = 0.5
 #: Largest tilt in degrees; scanners' gantries reach 30.
 MAX_TILT = 45.0
 
@@ -237,6 +239,7 @@ def _geometry(slices: Sequence[Header], rows: float, columns: float) -> tuple[np
     step = (last - first) / (len(slices) - 1)
     tilt = axes @ step
     lean = float(np.abs(tilt).max() / np.linalg.norm(step))
+    tilted = lean > MAX_ROUNDED_TILT and float(np.abs(tilt).max()) * (len(slices) - 1) > MAX_DRIFT * min(rows, columns)
     if lean > MAX_ROUNDED_TILT:
         step = step - axes.T @ tilt
     elif lean > MAX_SHEAR / 2:
@@ -245,4 +248,4 @@ def _geometry(slices: Sequence[Header], rows: float, columns: float) -> tuple[np
         axes = u @ vh
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = axes[0] * columns, axes[1] * rows, step, first
-    return LPS_TO_RAS @ affine, (float(tilt[0]), float(tilt[1])) if lean > MAX_ROUNDED_TILT else (0.0, 0.0)
+    return LPS_TO_RAS @ affine, (float(tilt[0]), float(tilt[1])) if tilted else (0.0, 0.0)
