@@ -551,9 +551,11 @@ def test_a_scene_knows_its_pairs_when_it_is_opened_again(user: User) -> None:
     user.generate(count=1)
     wanted = user.pairs()[0].provenance
     xml = to_xml(user)
+    assert user.ui.resultLabel.text
     user.scene.Clear(0)
     pump(0.05)
     assert user.rows() == []
+    assert not user.ui.resultLabel.text
     from_xml(user, xml)
     assert user.rows() == ["Synthetic 7-0000"]
     assert user.pairs()[0].provenance == wanted

@@ -118,7 +118,7 @@ def test_volumes_follow_a_correction(user: User) -> None:
     user.apply()
     (node,) = user.segmentations()
     voxel_ml = 0.027  # 3 mm
-    assert "Corrected" not in user.ui.resultLabel.text
+    assert "changed since" not in user.ui.resultLabel.text
     remarks = user.ui.warningsLabel.text
     assert remarks
     before = _table_ml(node)
@@ -133,9 +133,9 @@ def test_volumes_follow_a_correction(user: User) -> None:
         name: ml for name, ml in before.items() if name != "LV"
     }
     assert _shown_ml(user)["LV"] == pytest.approx(left * voxel_ml, abs=0.5)
-    assert "Corrected" in user.ui.resultLabel.text
+    assert "changed since" in user.ui.resultLabel.text
     assert user.ui.warningsLabel.text.endswith(remarks)
-    assert "before the correction" in user.ui.warningsLabel.text
+    assert "automatic labels" in user.ui.warningsLabel.text
     node.GetSegmentation().RemoveSegment("PA")
     user.wait(lambda: _table_ml(node)["PA"] == 0.0, 5)
     flags = [user.ui.volumes.item(row, 2).text() for row in range(8) if _row_name(user, row) == "PA"]
@@ -147,7 +147,7 @@ def test_volumes_follow_a_correction(user: User) -> None:
     user.ui.outputSegmentation.setCurrentNode(node)
     user.apply()
     pump(0.6)
-    assert "Corrected" not in user.ui.resultLabel.text  # these labels are automatic again
+    assert "changed since" not in user.ui.resultLabel.text  # these labels are automatic again
 
 
 def _row_name(user: User, row: int) -> str:
@@ -211,6 +211,32 @@ def test_a_table_goes_with_its_segmentation_and_comes_back_with_it(user: User) -
         user.scene.SetUndoOff()
 
 
+def test_what_is_deleted_in_one_go_is_no_longer_shown(user: User) -> None:
+    user.prepare("fast")
+    user.apply()
+    assert user.ui.resultBox.visible
+    user.scene.StartState(user.scene.BatchProcessState)
+    user.scene.RemoveNode(user.segmentations()[0])
+    user.scene.EndState(user.scene.BatchProcessState)
+    assert not user.ui.resultBox.visible
+
+
+def test_a_structure_at_the_edge_of_the_scan_is_flagged_after_a_correction(user: User) -> None:
+    scan = user.prepare("fast")
+    user.apply()
+    (node,) = user.segmentations()
+    array = _array(node, scan, "LA")
+    array[:, :, :5] = 1
+    _edit(node, scan, "LA", array)
+    user.wait(lambda: "changed since" in user.ui.resultLabel.text, 5)
+    flags = {_row_name(user, row): user.ui.volumes.item(row, 2).text() for row in range(8)}
+    assert flags["LA"] == "cut off"
+    assert flags["RA"] != "cut off"
+    array[:, :, :5] = 0
+    _edit(node, scan, "LA", array)
+    user.wait(lambda: all(user.ui.volumes.item(row, 2).text() != "cut off" for row in range(8)), 5)
+
+
 def test_a_copy_gets_a_table_of_its_own(user: User) -> None:
     import slicer
 
@@ -254,13 +280,13 @@ def test_corrections_are_noticed_in_a_scene_that_was_loaded(user: User, tmp_path
     pump(1.0)
     (node,) = user.segmentations()
     assert _table_ml(node) == before
-    assert "Corrected" not in user.ui.resultLabel.text
+    assert "changed since" not in user.ui.resultLabel.text
     scan = user.settings.inputVolume
     array = _array(node, scan, "LA")
     array[:] = 0
     _edit(node, scan, "LA", array)
     user.wait(lambda: _table_ml(node)["LA"] == 0.0, 5)
-    assert "Corrected" in user.ui.resultLabel.text
+    assert "changed since" in user.ui.resultLabel.text
     open_module()
 
 

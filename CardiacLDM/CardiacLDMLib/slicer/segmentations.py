@@ -143,6 +143,7 @@ def volumes_table(
     table = table_of(node)
     if table is None:
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} volumes"))
+        place_beside(scene, table, node)
     titles, volumes, words = vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkStringArray()
     for structure in anatomy.STRUCTURES:
         titles.InsertNextValue(structure.title)
@@ -158,7 +159,6 @@ def volumes_table(
     table.EndModify(was)
     table.SetNodeReferenceID(OWNER_ROLE, node.GetID())
     node.SetNodeReferenceID(TABLE_ROLE, table.GetID())
-    place_beside(scene, table, node)
     return table
 
 

@@ -99,6 +99,25 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
         self.waitFor(lambda: not self.widget.segment.running)
         self.assertEqual(list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), [])
 
+    def test_the_last_of_two_results_is_seen_and_follows_a_correction(self):
+        volume = self.scan()
+        for _ in range(2):
+            self.chooseAndApply(volume)
+            self.waitFor(lambda: not self.widget.segment.running)
+        older, newer = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        self.assertEqual([bool(node.GetDisplayNode().GetVisibility()) for node in (older, newer)], [False, True])
+        self.assertTrue(self.ui.resultLabel.text.startswith(newer.GetName()))
+        self.assertIn(f"'{older.GetName()}'", self.ui.resultLabel.text)
+        voxels = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+        voxels[20:30, 20:30, 20:30] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, newer, "LV", volume)
+        table, size_mm = newer.GetNodeReference("CardiacLDM.volumes"), 160.0 / 48
+        expected = 1000 * size_mm**3 / 1000.0
+        self.waitFor(lambda: abs(float(table.GetCellText(STRUCTURES.index("LV"), 1)) - expected) < 0.01, seconds=10.0)
+        self.assertIn("changed", self.ui.resultLabel.text)
+        slicer.mrmlScene.RemoveNode(newer)
+        self.waitFor(lambda: not slicer.mrmlScene.IsNodePresent(table), seconds=10.0)
+
     def test_a_script_replaces_a_segmentation(self):
         volume = self.scan()
         first = self.widget.logic.segment(volume, quality="fast")

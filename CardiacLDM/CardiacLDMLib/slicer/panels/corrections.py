@@ -9,7 +9,6 @@ import datetime
 from collections.abc import Generator
 from typing import Any
 
-import qt
 import slicer.util
 import vtk
 
@@ -33,13 +32,10 @@ class Corrections:
     def __init__(self) -> None:
         self._scene = slicer.mrmlScene
         self._changed: set[str] = set()  # IDs of the segmentations to measure
-        self._removed: list[tuple[Any, Any]] = []  # segmentation, its table
+        self._removed: list[tuple[str, Any]] = []  # ID of a segmentation, its table
         self._work: Sliced | None = None
+        self._timer: Any = None  # runs while something has changed a moment ago
         self._observers = slicer.util.VTKObservationMixin()
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(round(1000 * QUIET_SECONDS))
-        self._timer.timeout.connect(self._measure)
         for event, call in (
             (self._scene.NodeAddedEvent, self._node_added),
             (self._scene.NodeAboutToBeRemovedEvent, self._node_goes),
@@ -51,10 +47,10 @@ class Corrections:
     def stop(self) -> None:
         """Stop watching."""
         self._observers.removeObservers()
-        self._timer.stop()
+        if self._timer is not None:
+            self._timer.stop()
         if self._work is not None:
             self._work.stop()
-            self._work = None
 
     # --- what changes ---
 
@@ -87,11 +83,19 @@ class Corrections:
         """Measure the segmentation when nothing has changed for a while, if it has a table."""
         if node.GetNodeReferenceID(TABLE_ROLE) and node.GetID():
             self._changed.add(node.GetID())
-            self._timer.start()
+            self._wait()
 
     # --- measuring ---
 
+    def _wait(self) -> None:
+        """Measure later, unless something changes until then."""
+        if self._timer is None:
+            self._timer = later(QUIET_SECONDS, self._measure)
+        else:
+            self._timer.start(round(1000 * QUIET_SECONDS))
+
     def _measure(self) -> None:
+        self._timer = None
         if self._work is None:
             self._work = Sliced(self._measure_all(), self._measured)
 
@@ -124,7 +128,7 @@ class Corrections:
         if error is not None:
             raise error
         if self._changed:  # since the last look
-            self._timer.start()
+            self._wait()
 
     # --- removal ---
 
@@ -137,12 +141,12 @@ class Corrections:
         if table is not None:
             if not self._removed:
                 later(0.0, self._remove_tables)
-            self._removed.append((node, table))
+            self._removed.append((node.GetID(), table))
 
     def _remove_tables(self) -> None:
         removed, self._removed = self._removed, []
-        for node, table in removed:
-            if self._scene.IsNodePresent(table) and not self._scene.IsNodePresent(node):
+        for node_id, table in removed:
+            if self._scene.IsNodePresent(table) and self._scene.GetNodeByID(node_id) is None:
                 self._scene.RemoveNode(table)
 
 

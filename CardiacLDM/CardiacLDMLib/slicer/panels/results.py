@@ -173,17 +173,17 @@ def _summary(name: str, record: dict[str, str], hidden: list[str]) -> list[str]:
         )
     ]
     if record.get("corrected"):
-        lines.append(_("Corrected since: the volumes and flags are those of the corrected segments."))
+        lines.append(_("The segments have changed since: volumes and flags were measured again."))
     if hidden:
         names = join_words([f"'{each}'" for each in hidden])
-        lines.append(_("Hidden in the views: {names}. The eye in the Data module shows it.").format(names=names))
+        lines.append(_("Hidden in the views: {names} (see the eye in the Data module).").format(names=names))
     return lines
 
 
 def _warnings(record: dict[str, str]) -> str:
     warnings = record.get("warnings", "")
     if warnings and record.get("corrected"):
-        return _("Remarks on the automatic labels, before the correction:\n{warnings}").format(warnings=warnings)
+        return _("Remarks on the automatic labels, before they were changed:\n{warnings}").format(warnings=warnings)
     return warnings
 
 

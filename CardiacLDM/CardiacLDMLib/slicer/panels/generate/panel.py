@@ -96,6 +96,8 @@ class GeneratePanel:
             node = parameters.parameterNode  # type: ignore[attr-defined]  # made by the decorator
             self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             self._observers.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)
+        elif not self.running:
+            self._show_result("", ())  # it was about the scene that closes
         self._parameters_changed()
         self._show_pairs()
 

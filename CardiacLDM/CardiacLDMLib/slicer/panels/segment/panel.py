@@ -80,7 +80,7 @@ class SegmentPanel:
             self._observers.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             kind = slicer.vtkMRMLScene
             self._observers.addObserver(slicer.mrmlScene, kind.NodeAboutToBeRemovedEvent, self._node_goes)
-            for event in (kind.NodeRemovedEvent, kind.NodeAddedEvent):
+            for event in (kind.NodeRemovedEvent, kind.NodeAddedEvent, kind.EndBatchProcessEvent):
                 self._observers.addObserver(slicer.mrmlScene, event, self._nodes_changed)
         self._parameters_changed()
 
