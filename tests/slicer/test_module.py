@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -201,6 +202,24 @@ def test_a_scan_is_segmented_and_everything_is_in_the_scene(user: User) -> None:
 
 def _has_surfaces(node: Any) -> bool:
     return node.GetSegmentation().GetSegment("LV").GetRepresentation("Closed surface") is not None
+
+
+def test_a_scan_that_slicer_takes_for_smaller_than_its_file_says_is_named(user: User, tmp_path: Path) -> None:
+    from CardiacLDMLib.slicer import volumes
+
+    scan = volumes.volume_from_node(user.prepare("fast"))
+    image = nib.Nifti1Image(np.array(scan.array), scan.affine @ np.diag([1.0, 1.0, 1.5, 1.0]))
+    image.header["pixdim"][1:4] = 3.0
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = user.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    storage = user.scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(tmp_path / "scan.nii.gz"))
+    volume.SetAndObserveStorageNodeID(storage.GetID())
+    assert storage.ReadData(volume) == 1
+    user.ui.inputVolume.setCurrentNode(volume)
+    user.apply()
+    assert "3 x 3 x 4.5 mm" in user.ui.warningsLabel.text
+    assert "LV measures" in user.ui.warningsLabel.text
 
 
 def test_the_result_is_read_and_clicked_on(user: User) -> None:

@@ -41,7 +41,7 @@ def volume_from_node(node: vtkMRMLScalarVolumeNode) -> Volume:
         raise VolumeError(f"The volume '{node.GetName()}' holds no image.")
     if scalars.GetNumberOfComponents() != 1:
         raise VolumeError(f"The volume '{node.GetName()}' is a colour image: one number per voxel is needed.")
-    return Volume(voxels_kji(image).transpose(2, 1, 0), node_to_world(node) @ _ijk_to_ras(node))
+    return Volume(voxels_kji(image).transpose(2, 1, 0), node_to_world(node) @ ijk_to_ras(node))
 
 
 def state(node: vtkMRMLScalarVolumeNode) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ def state(node: vtkMRMLScalarVolumeNode) -> tuple[Any, ...]:
     image, transform = node.GetImageData(), node.GetParentTransformNode()
     scalars = image.GetPointData().GetScalars() if image else None
     voxels = (scalars, scalars.GetMTime()) if scalars is not None else None
-    return voxels, _ijk_to_ras(node).tolist(), transform, transform and transform.GetMTime()
+    return voxels, ijk_to_ras(node).tolist(), transform, transform and transform.GetMTime()
 
 
 def volume_to_node(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
@@ -164,7 +164,8 @@ def node_to_world(node: Any) -> np.ndarray:
     return numpy_matrix(matrix)
 
 
-def _ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
+def ijk_to_ras(node: vtkMRMLScalarVolumeNode) -> np.ndarray:
+    """Return the (4, 4) matrix from the node's voxels to its own RAS, mm."""
     import vtk
 
     matrix = vtk.vtkMatrix4x4()

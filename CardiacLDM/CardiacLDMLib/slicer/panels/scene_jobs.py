@@ -17,6 +17,7 @@ from ...image.grid import Volume
 from ...progress import Progress, Quality
 from ...worker.job import Failure, JobListener
 from .. import segmentations, volumes
+from ..placing import remarks_on_place
 from .process import Dispatcher, Sliced
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class SceneJob(_Job):
             self._target = segmentations.segmentation_from_labels(self._scene, part, name, self._volume)
         else:
             segmentations.replace_labels(self._target, part, self._volume)
+        reply = reply.model_copy(update={"warnings": [*remarks_on_place(self._volume), *reply.warnings]})
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         _add_facts(self._target, reply, at_edge, __version__, now)
         return self._target
