@@ -74,6 +74,14 @@ def test_a_series_that_is_no_volume_says_why(tmp_path: Path, options: dict, reas
     assert reason in refusal(tmp_path / "s")
 
 
+def test_directions_that_are_no_directions_are_refused(tmp_path: Path) -> None:
+    def lost(data: FileDataset, _: int) -> None:
+        data.ImageOrientationPatient = [0, 0, 0, 0, 0, 0]
+
+    write_series(tmp_path / "s", hu_values(), change=lost)
+    assert "where the slices lie" in refusal(tmp_path / "s")
+
+
 def test_uneven_and_shifted_slices_are_refused(tmp_path: Path) -> None:
     def uneven(data: FileDataset, k: int) -> None:
         data.ImagePositionPatient[2] = str(k * 2.0 + (k > 3) * 0.9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ from .encoding import gdcm_files, is_decodable, looks_like_dicom, read_head, tra
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
+#: Largest difference of the products of two direction cosines from 0 and 1: headers are rounded.
+MAX_ODDNESS = 0.05
 #: What can tell the stacks of one series apart, the surest first: the name for the user and the DICOM tag.
 MARKS = {
     "acquisition": "0020|0012",
@@ -135,7 +139,7 @@ def _header(path: Path, reader: Any) -> Header:
         size=(int(reader.GetSize()[0]), int(reader.GetSize()[1])),
         colour=reader.GetNumberOfComponents() != 1,
         frames=int(reader.GetSize()[2]) if reader.GetDimension() > 2 else 1,
-        axes=_numbers(text("0020|0037"), 6),
+        axes=_axes(text("0020|0037")),
         position=_numbers(text("0020|0032"), 3),
         precision=_precision(text("0020|0032")),
         spacing=_numbers(text("0028|0030"), 2),
@@ -165,7 +169,17 @@ def _numbers(text: str, count: int) -> tuple[float, ...] | None:
         values = tuple(float(x) for x in text.split("\\"))
     except ValueError:
         return None
-    return values if len(values) == count and np.isfinite(values).all() else None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+
+@functools.lru_cache(maxsize=64)  # the slices of a stack share it
+def _axes(text: str) -> tuple[float, ...] | None:
+    """Return the six direction cosines; None if they are missing or no unit vectors at right angles."""
+    axes = _numbers(text, 6)
+    if axes is None:
+        return None
+    vectors = np.array(axes).reshape(2, 3)
+    return axes if np.abs(vectors @ vectors.T - np.eye(2)).max() <= MAX_ODDNESS else None
 
 
 def _precision(text: str) -> tuple[float, ...]:
