@@ -17,6 +17,7 @@ from CardiacLDMLib import files
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.files import (
     lock,
+    make_folder,
     remove_folder,
     replace_file,
     replace_files,
@@ -109,6 +110,22 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.strerror(errno.ENOSPC) in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
     assert content(tmp_path) == {"result.json": "old"}
+
+
+def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for name in ("loop", "gone", "x" * 300):
+        with pytest.raises(OutputError, match=name), temporary_folder(tmp_path / name):
+            pass
+    with pytest.raises(OutputError, match="link"):
+        make_folder(tmp_path / "loop")
+
+
+def test_long_names_with_dots_are_written(tmp_path: Path) -> None:
+    path = tmp_path / f"a.{'b' * 235}.seg.nrrd"
+    write_text(path, "content")
+    assert path.read_text() == "content"
 
 
 def test_a_file_is_never_written_over_a_folder_or_below_a_file(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def make_folder(folder: Path) -> None:
     with output_errors(folder):
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"A folder is needed, but {folder.name} is a file.")
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(f"A folder is needed, but {folder.name} is a link that leads nowhere.")
         folder.mkdir(parents=True, exist_ok=True)
 
 

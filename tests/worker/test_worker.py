@@ -216,6 +216,32 @@ def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> N
     assert len(list(out.iterdir())) == 2 * len(ENDINGS)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_paths_that_are_no_unicode_do_not_end_the_worker(warm: Bench, package: str, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"M\xfcller")
+    lps, _ = phantom(Grid((44, 44, 36), np.diag([-4.0, -4.0, 5.0, 1.0]) + np.outer([90, 85, -80, 0], [0, 0, 0, 1])))
+    write_volume(CT, tmp_path / odd / f"{odd}.nrrd")
+    for study in ("1.1", "1.2"):  # in one folder
+        write_series(tmp_path / odd / f"{odd}2", lps.array, spacing=(4.0, 4.0, 5.0), study=study, prefix=study)
+    (tmp_path / odd / f"{odd}3.nii").write_bytes(b"no scan")
+    (tmp_path / odd / "loop.nrrd").symlink_to("loop.nrrd")
+    process = warm.transports[-1]
+    found = done(warm, FindCases(source=tmp_path / odd))
+    assert [case.name for case in found.cases] == ["M_ller", "M_ller2", "M_ller2-2", "M_ller3"]
+    assert [case.name for case in found.refused] == ["loop"]
+    for case in found.cases:
+        request = SegmentFile(
+            source=case.source, study=case.study, name=case.name, out=tmp_path / f"{odd}4", package=package,
+            device="cpu", quality="fast",
+        )  # fmt: skip
+        if case.name == "M_ller3":
+            assert failure(warm, request).kind == "input"
+        else:
+            assert all(file.is_file() for file in done(warm, request).files)
+    assert len(list((tmp_path / f"{odd}4").iterdir())) == 3 * len(ENDINGS)
+    assert warm.transports[-1] is process
+
+
 def test_a_case_is_opened_with_its_results(warm: Bench, package: str, tmp_path: Path) -> None:
     write_volume(CT, tmp_path / "scan.nii.gz")
     out = tmp_path / "results"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import VolumeError
+from ...errors import VolumeError, explain
 from .encoding import gdcm_files, is_decodable, looks_like_dicom, read_head, transfer_syntax
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -91,7 +91,9 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
             reader.SetFileName(name)
             try:
                 reader.ReadImageInformation()
-            except RuntimeError:  # the file is damaged, or no image: a report, a presentation state
+            except RuntimeError as error:  # the file is damaged, or no image: a report, a presentation state
+                if explain(error).kind == "memory":
+                    raise
                 unread.append(path)
             else:
                 headers.append(_header(path, reader))
