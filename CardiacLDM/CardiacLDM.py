@@ -165,7 +165,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self):
         """Show the choices stored in this scene. Without a scan, choose that of the selector or of the slices."""
-        if self._parameters is None:
+        if self._parameters is None or not slicer.mrmlScene.IsNodePresent(self._parameters.parameterNode):
             self._setParameters(self.logic.getParameterNode())
         if self._parameters.segment.inputVolume is None:
             self._parameters.segment.inputVolume = self.segmentUi.inputVolume.currentNode() or shownVolume()

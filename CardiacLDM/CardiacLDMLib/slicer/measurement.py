@@ -13,7 +13,7 @@ from .segmentations import recognised_segments, segment_labelmap
 from .volumes import node_to_world, numpy_matrix, voxels_kji
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLSegmentationNode, vtkOrientedImageData
+    from slicer import vtkMRMLSegmentationNode, vtkOrientedImageData, vtkSegment
 
 #: Voxels that one step counts. A step takes some milliseconds.
 VOXELS_PER_STEP = 1_000_000
@@ -23,32 +23,30 @@ VOXELS_PER_STEP = 1_000_000
 class Measurement:
     """``volumes_ml`` by structure name, 0 for a missing one. ``at_edge``: structures that touch an edge of the scan.
 
-    ``at_edge`` is None where the segments lie askew to the scan or the scan's grid is not known.
+    ``at_edge`` is None where it is not known: segments lie askew to the scan, are surfaces, or the scan's grid is lost.
     """
 
     volumes_ml: dict[str, float] = field(default_factory=dict)
     at_edge: set[str] | None = field(default_factory=set)
 
 
-def measure_in_steps(node: vtkMRMLSegmentationNode) -> Generator[None, None, Measurement | None]:
-    """Measure the structures as they are now. Return None for segments that are not stored as voxels.
+def measure_in_steps(node: vtkMRMLSegmentationNode) -> Generator[None, None, Measurement]:
+    """Measure the structures as they are now: their voxels, or their surfaces where they have no voxels.
 
     Volumes are those in the world. Below a transform that is not linear they are those of the segments as drawn.
     """
-    from slicer import vtkSegmentationConverter
-
-    kind = vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if node.GetSegmentation().GetSourceRepresentationName() != kind:
-        return None
     measured, scale, grid = Measurement(), _volume_scale(node), _scan_grid(node)
-    if grid is None:
-        measured.at_edge = None
     images: dict[Any, dict[str, int]] = {}  # segments may share one
     for segment_id, structure in recognised_segments(node):
-        image = segment_labelmap(node, segment_id)
+        segment, image = node.GetSegmentation().GetSegment(segment_id), segment_labelmap(node, segment_id)
         measured.volumes_ml[structure.name] = 0.0
-        if image is not None and not image.IsEmpty():
-            images.setdefault(image, {})[structure.name] = node.GetSegmentation().GetSegment(segment_id).GetLabelValue()
+        if image is None:
+            measured.volumes_ml[structure.name] = _surface_ml(segment) * scale
+            grid = None
+        elif not image.IsEmpty():
+            images.setdefault(image, {})[structure.name] = segment.GetLabelValue()
+    yield
+    at_edge: set[str] = set()
     for image, values in images.items():
         affine = _image_to_local(image)
         counts = yield from _count(voxels_kji(image), list(values.values()))
@@ -56,12 +54,27 @@ def measure_in_steps(node: vtkMRMLSegmentationNode) -> Generator[None, None, Mea
         measured.volumes_ml |= {name: int(counts[value]) * voxel_ml for name, value in values.items()}
         layers = _outermost_layers(image, affine, *grid) if grid is not None else None
         if layers is None:
-            measured.at_edge = None
+            grid = None
         for layer in layers or ():
-            if measured.at_edge is not None:
-                measured.at_edge |= {name for name, value in values.items() if (layer == value).any()}
+            at_edge |= {name for name, value in values.items() if (layer == value).any()}
             yield
+    measured.at_edge = None if grid is None else at_edge
     return measured
+
+
+def _surface_ml(segment: vtkSegment) -> float:
+    """Return the volume within a segment's surface, 0 without one."""
+    from vtkmodules.vtkFiltersCore import vtkMassProperties, vtkTriangleFilter
+
+    from slicer import vtkSegmentationConverter
+
+    surface = segment.GetRepresentation(vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName())
+    if surface is None or surface.GetNumberOfPolys() == 0:
+        return 0.0
+    triangles, mass = vtkTriangleFilter(), vtkMassProperties()
+    triangles.SetInputData(surface)
+    mass.SetInputConnection(triangles.GetOutputPort())
+    return float(mass.GetVolume()) / 1000.0
 
 
 def _count(kji: np.ndarray, values: list[int]) -> Generator[None, None, dict[int, int]]:

@@ -108,7 +108,7 @@ class Corrections:
             measured = yield from measure_in_steps(node)
             yield
             has_changed_again = node_id in self._changed
-            if measured is not None and not has_changed_again and self._scene.IsNodePresent(node):
+            if not has_changed_again and self._scene.IsNodePresent(node):
                 self._write(node, measured)
 
     def _write(self, node: Any, measured: Measurement) -> None:
