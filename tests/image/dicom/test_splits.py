@@ -67,6 +67,8 @@ def seconds(start: int) -> Change:
         ((mark("TriggerTime", "350"), mark("TriggerTime", "650")), "trigger time 350"),
         ((mark("ContentTime", "101500.5"), mark("ContentTime", "101700.5")), "content time 1 of 2"),
         ((seconds(101500), seconds(101900)), "content time 1 of 2"),
+        ((mark("SeriesTime", "101010"), mark("SeriesTime", "101510")), "series time 1 of 2"),
+        ((mark("ContrastBolusAgent", ""), mark("ContrastBolusAgent", "Iomeron")), "contrast 1 of 2"),
         ((mark("KVP", 80), mark("KVP", 140)), "tube voltage 80"),
         ((mark("ConvolutionKernel", "B30f"), mark("ConvolutionKernel", "B70f")), "kernel 1 of 2"),
     ],

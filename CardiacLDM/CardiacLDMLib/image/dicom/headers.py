@@ -31,12 +31,15 @@ MARKS = {
     "echo": "0018|0086",
     "tube voltage": "0018|0060",
     "kernel": "0018|1210",
+    "contrast": "0018|0010",
     "slice thickness": "0018|0050",
     "patient position": "0018|5100",
     "image type": "0008|0008",
     "acquisition time": "0008|0032",
     "acquisition moment": "0008|002a",
     "content time": "0008|0033",
+    "series time": "0008|0031",
+    "creation time": "0008|0013",
 }
 
 

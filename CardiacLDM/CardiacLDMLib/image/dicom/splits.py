@@ -24,7 +24,7 @@ from .stacks import (
 )
 
 #: Marks that may differ from slice to slice in one ordinary stack, and are equal or close in each of several stacks.
-TIMES = ("trigger time", "acquisition time", "acquisition moment", "content time")
+TIMES = ("trigger time", "acquisition time", "acquisition moment", "content time", "series time", "creation time")
 #: Marks whose values are not for the user.
 UNNAMED = (*TIMES[1:], "frame of reference")
 #: Marks that never tell apart slices which are evenly spaced together.
@@ -177,7 +177,7 @@ def _partitions(slices: Sequence[Header], used: tuple[str, ...]) -> Iterator[tup
     folders = [str(header.path.parent) for header in slices]
     if 1 < len(set(folders)) <= MAX_STACKS and "folder" not in used:
         yield "folder", _by_value(slices, folders, "folder")
-    for name in ("instance", "acquisition", "content time", "acquisition time"):
+    for name in ("instance", "acquisition", "content time", "acquisition time", "creation time"):
         if name not in used and (stacks := _by_order(slices, name)):
             yield name, stacks
     if "interleaf" not in used:
