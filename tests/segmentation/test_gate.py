@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
@@ -17,7 +16,6 @@ from CardiacLDMLib.segmentation.gate import (
     MIN_LUNG_SHARE,
     MIN_WALL_SHARE,
     Signs,
-    certainty,
     cut_off_at,
     faults,
     read_signs,
@@ -25,7 +23,7 @@ from CardiacLDMLib.segmentation.gate import (
 )
 from tests.support.box_heart import box_heart, box_volume, without
 
-HEART = Signs(lung=0.4, certainty=0.93, wall=0.85, faults=0, cut={})
+HEART = Signs(lung=0.4, certainty=0.93, wall=0.85, faults=0, faultless=True, cut={})
 ABSENT = {"lung": 0.0, "certainty": 0.7, "wall": 0.3, "faults": 5}
 
 
@@ -37,10 +35,11 @@ def test_sure_labels_between_lungs_are_a_heart() -> None:
     for absent in ((), ("wall",), ("faults",)):
         assert signs(*absent).verdict() == "heart"
         assert signs(*absent).doubts() == []
-    assert Signs(MIN_LUNG_SHARE, MIN_CERTAINTY, MIN_WALL_SHARE, MAX_FAULTS, {}).verdict() == "heart"
+    assert Signs(MIN_LUNG_SHARE, MIN_CERTAINTY, MIN_WALL_SHARE, MAX_FAULTS).verdict() == "heart"
+    assert signs("certainty").verdict() == "heart"
 
 
-@pytest.mark.parametrize("absent", [("lung",), ("certainty",), ("lung", "wall"), ("lung", "certainty")])
+@pytest.mark.parametrize("absent", [("lung",), ("lung", "wall"), ("lung", "certainty"), ("certainty", "wall")])
 def test_a_whole_heart_without_lung_or_with_unsure_labels_is_in_doubt(absent: tuple[str, ...]) -> None:
     (doubt,) = signs(*absent).doubts()
     assert doubt.rule == "doubt"
@@ -51,8 +50,8 @@ def test_a_whole_heart_without_lung_or_with_unsure_labels_is_in_doubt(absent: tu
 @pytest.mark.parametrize(
     "other",
     [
-        signs("lung", "certainty", cut={"superior": ["LV"]}),
-        signs("lung", "wall", faults=1),
+        signs("lung", "certainty", faultless=False),
+        signs("lung", "wall", faultless=False),
         signs("certainty", "wall", "faults"),
         signs("lung", "certainty", "wall"),
         signs(*ABSENT),
@@ -65,18 +64,29 @@ def test_other_organs_are_no_heart(other: Signs) -> None:
 
 
 def test_a_part_of_a_heart_without_lung_is_in_doubt() -> None:
-    assert signs("lung", cut={"superior": ["LV", "RV"]}).verdict() == "doubt"
+    assert signs("lung", faultless=False).verdict() == "doubt"
+    assert signs("certainty", faultless=False).verdict() == "doubt"
 
 
 def test_the_signs_of_a_plausible_heart() -> None:
     labels = box_volume(box_heart())
     image = np.where(labels.array > 0, 300.0, -850.0)
-    found = read_signs(image, labels, 0.9, labels.grid)
+    probability = np.where(labels.array > 0, 0.9, 0.99)
+    found = read_signs(image, labels, probability, labels.grid)
     assert found.lung > 0.6  # vessels lie beside it
-    assert (found.certainty, found.faults, found.cut) == (0.9, 0, {})
+    assert found.certainty == pytest.approx(0.9)
+    assert (found.faults, found.faultless, found.cut) == (0, True, {})
     assert found.wall > 0.7
     assert found.verdict() == "heart"
-    assert read_signs(np.full_like(image, 40.0), labels, 0.9, labels.grid).verdict() == "doubt"
+    assert read_signs(np.full_like(image, 40.0), labels, probability, labels.grid).verdict() == "doubt"
+
+
+def test_the_end_of_the_scan_excuses_faults_but_leaves_no_faultless_heart() -> None:
+    labels = box_volume(box_heart()[:, :, :27])  # below the pulmonary artery's trunk
+    found = read_signs(np.full(labels.array.shape, 40.0), labels, np.full(labels.array.shape, 0.9), labels.grid)
+    assert found.faults < len(faults(labels, {}))
+    assert not found.faultless
+    assert {"LA", "RV"} <= {*found.cut["superior"]}
 
 
 def test_wall_around_the_ventricle() -> None:
@@ -123,13 +133,3 @@ def test_edges_are_those_of_the_scan_whatever_its_axes(turn_deg: float) -> None:
     affine[2, 3] = 60.0 - 2.5  # the scan ends 60 mm above the lowest voxel
     cut = cut_off_at(labels, Grid((80, 80, 80), affine))
     assert cut == {"superior": ["LA", "RA", "LAA"]}
-
-
-def test_certainty_is_that_of_the_hearts_labels() -> None:
-    logits = torch.zeros(anatomy.NUM_CLASSES, 4, 4, 4)
-    labels = np.zeros((4, 4, 4), dtype=np.uint8)
-    labels[0] = anatomy.VALUE["LV"]
-    labels[1] = anatomy.VALUE["AO"]
-    logits[anatomy.VALUE["LV"], 0] = np.log(32.0)
-    assert certainty(logits, labels) == pytest.approx(32 / 40)
-    assert certainty(logits, np.zeros_like(labels)) == 0.0

@@ -37,6 +37,24 @@ def test_heart_box_joins_near_pieces_and_ignores_small_ones() -> None:
     assert heart_box(shares, grid) is None
 
 
+def test_heart_box_takes_unsure_voxels_only_where_sure_ones_are_too_few() -> None:
+    grid = Grid((30, 30, 30), np.diag([5.0, 5.0, 5.0, 1.0]))
+    shares = np.zeros((anatomy.NUM_CLASSES, 30, 30, 30), dtype=np.float32)
+    shares[anatomy.VALUE["LV"], 8:18, 8:18, 8:18] = 0.35  # 125 mL
+    shares[0] = 1.0 - shares[1:].sum(0)
+    box = heart_box(shares, grid)
+    assert box is not None
+    np.testing.assert_allclose(box, grid.crop(np.full(3, 8), np.full(3, 18)).bounds_ras())
+    shares[anatomy.VALUE["RV"], 20:28, 20:28, 20:28] = 0.9  # 64 mL
+    shares[0] = 1.0 - shares[1:].sum(0)
+    box = heart_box(shares, grid)
+    assert box is not None
+    np.testing.assert_allclose(box, grid.crop(np.full(3, 20), np.full(3, 28)).bounds_ras())
+    shares[1:] *= 0.25
+    shares[0] = 1.0 - shares[1:].sum(0)
+    assert heart_box(shares, grid) is None
+
+
 def test_grown_box_has_a_margin_and_room_for_a_window_within_the_scan() -> None:
     box, scan = np.array([[0.0] * 3, [10.0, 100.0, 10.0]]), np.array([[-5.0, -200.0, -200.0], [200.0] * 3])
     low, high = grow_box(box, np.array([60.0] * 3), scan)

@@ -15,6 +15,9 @@ from ..image.resample import dilate
 MIN_HEART_ML = 60.0
 #: Pieces of the coarse heart closer than this belong to one heart.
 JOIN_MM = 10.0
+#: Least probability of structures and of heart in the coarse pass; the second is tried where the first finds no heart.
+#: Consolidated lungs make the coarse pass unsure.
+LEAST_SHARES = (0.5, 0.3)
 #: Margin around the coarse heart: covers the error of the coarse pass and the rest of the vessels.
 MARGIN_MM = 15.0
 #: Label values of chambers, wall and appendage.
@@ -25,11 +28,20 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
     """Return the RAS box (2, 3) around the group of pieces with most heart, great vessels included.
 
     ``shares``: (9, I, J, K) class probabilities on ``grid``. Pieces up to ``JOIN_MM`` apart form a group: walls between
-    structures count as background, and coarse voxels lose thin parts. Returns None if the group holds less than
-    ``MIN_HEART_ML`` of heart.
+    structures count as background, and coarse voxels lose thin parts. If no group of sure voxels holds
+    ``MIN_HEART_ML`` of heart, less sure ones count too. Returns None if they are too few as well.
     """
-    structures = shares[0] < 0.5
-    heart = structures & (shares[HEART_VALUES].sum(axis=0) > 0.5)
+    for least in LEAST_SHARES:
+        structures = 1.0 - shares[0] > least
+        heart = structures & (shares[HEART_VALUES].sum(axis=0) > least)
+        box = _largest_group(structures, heart, grid)
+        if box is not None:
+            return box
+    return None
+
+
+def _largest_group(structures: np.ndarray, heart: np.ndarray, grid: Grid) -> np.ndarray | None:
+    """Return the RAS box (2, 3) around the group of ``structures`` (bool) with most ``heart``; None if too little."""
     reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
     groups = np.where(structures, cc3d.connected_components(dilate(structures, reach), connectivity=26), 0)
     counts = np.bincount(groups[heart], minlength=2)

@@ -26,8 +26,9 @@ from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import resolve_device
 from .cleanup import clean
 from .findings import Finding, findings, sentence
-from .gate import Signs, certainty, cut_off_at, read_signs
+from .gate import Signs, cut_off_at, read_signs
 from .heart import MIN_HEART_ML, grow_box, heart_box
+from .pieces import unsure_pieces
 from .run import Run
 from .scan import check_scan, to_window
 from .windows import autocast, predict_with_flips, window_count
@@ -116,13 +117,13 @@ class Segmenter:
     def _fill(self, labels: np.ndarray, volume: Volume, run: Run) -> Signs:
         """Fill ``labels`` (uint8, all 0) on the grid of ``volume``, in RAS order; return the signs of a heart."""
         with run.stage("locate"):
-            box, signs = self._locate(volume, run)
+            box, coarse = self._locate(volume, run)
         if box is None:
-            return signs
+            return coarse
         with run.stage("segment"):
             logits, grid, signs = self._segment_box(volume, box, run)
         if signs.verdict() == "none":
-            return signs
+            return Signs(cut=coarse.cut | signs.cut)
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         inner = volume.grid.crop(start, stop)
@@ -140,7 +141,7 @@ class Segmenter:
     def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
         """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart.
 
-        The signs of a heart tell only at which edges a part of one may lie.
+        Of the signs of a heart, only the edges at which a part of one may lie are known.
         """
         spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
@@ -150,12 +151,12 @@ class Segmenter:
         shares = logits.softmax(0).cpu().numpy()
         for value, share in enumerate(shares):  # windows reach beyond the scan
             fill_outside(share, grid, volume.grid, float(value == anatomy.BACKGROUND))
-        signs = Signs(cut=cut_off_at(Volume(largest(shares), grid.affine), volume.grid))
+        coarse = Signs(cut=cut_off_at(Volume(largest(shares), grid.affine), volume.grid))
         box = heart_box(shares, grid)
         if box is None:
-            return None, signs
+            return None, coarse
         fine = self.package.manifest.networks["segmenter"]
-        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan), signs
+        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan), coarse
 
     def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
         """Return logits (9, I, J, K) on the fine RAS grid of the box, the grid, and the signs of a heart.
@@ -171,10 +172,13 @@ class Segmenter:
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
-        values = largest(logits.numpy()) if logits.device.type == "cpu" else logits.argmax(0).cpu().numpy()
+            probability, values = (array.cpu().numpy() for array in logits.softmax(0).max(0))
+            values = values.astype(np.uint8)
+            unsure = unsure_pieces(values, probability)
+            values[unsure] = anatomy.BACKGROUND
+            logits[1:, torch.from_numpy(unsure).to(logits.device)] = logits.min()
         found = Volume(clean(values, grid.voxel_ml), grid.affine)
-        signs = read_signs(image, found, certainty(logits, found.array), volume.grid)
-        return logits, grid, signs
+        return logits, grid, read_signs(image, found, probability, volume.grid)
 
     def _predict(self, name: str, image: np.ndarray, run: Run) -> torch.Tensor:
         """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU; with less GPU memory after each shortage."""
