@@ -161,6 +161,16 @@ def test_volumes_and_studies_are_found_side_by_side(tmp_path: Path) -> None:
     assert found(tmp_path) == {"p": 6, "p-ct": 8, "q": 8, "x": 8}
 
 
+def test_results_among_the_scans_change_no_case(tmp_path: Path) -> None:
+    write_tree(tmp_path, ("p", "1.1", "a"), ("q", "1.2", "b"))
+    before = found(tmp_path)
+    (tmp_path / "results").mkdir()
+    shutil.copy(next((tmp_path / "p").iterdir()), tmp_path / "results" / "p.seg.dcm")
+    for name in ("p.seg.nrrd", "p.labels.nii.gz", "p.png", "p.report.json"):
+        (tmp_path / "results" / name).write_bytes(b"result")
+    assert found(tmp_path) == before
+
+
 def test_folders_that_links_lead_to_are_searched_once(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "root", ("p/s", "1.1", "a"), ("q", "1.2", "b"))
     write_tree(tmp_path / "elsewhere", ("r", "1.3", "c"))

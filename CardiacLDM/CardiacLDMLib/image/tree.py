@@ -20,7 +20,7 @@ from .dicom.headers import Header, is_dicom, read_headers
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 #: Endings of label files, which are left out when a folder is searched.
-LABEL_ENDINGS = (".seg.nrrd", ".labels.nii.gz", ".labels.nii")
+LABEL_ENDINGS = (".seg.nrrd", ".labels.nii.gz", ".labels.nii", ".seg.dcm")
 #: Folders that systems make beside the data.
 SYSTEM_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 #: Beginnings of the kinds of DICOM files that are no images: reports, presentation states, documents, plans, raw data.
@@ -56,7 +56,8 @@ def search(root: Path) -> Contents:
     found, slices = Contents(), []
     for folder, files in _folders(root, found.closed):
         found.volumes += [path for path in files if _is_volume(path)]
-        dicom = [path for path in files if not path.name.lower().endswith(VOLUME_ENDINGS) and _is_dicom_file(path)]
+        others = (path for path in files if not path.name.lower().endswith((*VOLUME_ENDINGS, *LABEL_ENDINGS)))
+        dicom = [path for path in others if _is_dicom_file(path)]
         if dicom:
             slices.append(_read_folder(folder, dicom))
     found.volumes.sort()

@@ -183,10 +183,10 @@ class BatchPanel:
 
         try:
             report = read_report(out / f"{name}{REPORT}")
-        except (OSError, ValueError):  # of an earlier version
+            heart_ml = sum(report.volumes_ml[structure] for structure in anatomy.HEART)
+        except (OSError, ValueError, KeyError):  # of an earlier version
             self._write(row, _("already there"))
             return
-        heart_ml = sum(report.volumes_ml[structure] for structure in anatomy.HEART)
         self._write(row, _("already there"), heart_ml if report.heart_found else None, " ".join(report.warnings))
 
     def _next(self, run: _Run) -> None:
@@ -253,7 +253,7 @@ class BatchPanel:
             self._dispatcher.report_end()
 
     def _so_far(self, run: _Run) -> str:
-        words = [_("{n} done").format(n=run.done)]
+        words = [_("{n} done").format(n=run.done)] if run.done or not run.there else []
         if run.there:
             words.append(_("{n} already there").format(n=run.there))
         if run.failed:
