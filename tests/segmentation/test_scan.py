@@ -103,3 +103,11 @@ def test_values_that_end_below_lung_need_no_warning(low: int) -> None:
     out, warnings = check_scan(scan)
     assert warnings == []
     assert out is scan
+
+
+def test_noise_about_bone_is_not_taken_for_an_offset() -> None:
+    """As an untrained generator draws it; its pairs serve as training cases."""
+    noise = np.clip(np.random.default_rng(0).normal(300.0, 700.0, (40, 40, 40)), -1000.0, 1000.0)
+    noise[::2] = np.where(noise[::2] > 300.0, 1000.0, 0.0)
+    out, _ = check_scan(Volume(noise, np.diag([3.0, 3.0, 3.0, 1.0])))
+    assert out.array is noise

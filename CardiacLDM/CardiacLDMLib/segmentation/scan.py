@@ -66,8 +66,9 @@ def check_values(array: np.ndarray) -> float | None:
         raise SegmenterError("The scan holds no numbers at all.")
     if sample.min() == sample.max():
         raise SegmenterError("Every voxel of the scan has the same value.")
+    negative = np.mean((sample > -900.0) & (sample < -100.0))  # lung of an ordinary scan; padding may be lower
     for offset in OFFSETS:
-        if _is_ct(sample - offset):
+        if negative < 0.01 and _is_ct(sample - offset):
             raise SegmenterError(
                 f"The values look like CT stored with an offset of {offset}: subtract {offset} to get Hounsfield units."
             )
