@@ -242,7 +242,7 @@ def _geometry(slices: Sequence[Header], rows: float, columns: float) -> tuple[np
     tilted = lean > MAX_ROUNDED_TILT and float(np.abs(tilt).max()) * (len(slices) - 1) > MAX_DRIFT * min(rows, columns)
     if lean > MAX_ROUNDED_TILT:
         step = step - axes.T @ tilt
-    elif lean > MAX_SHEAR / 2:
+    elif lean > 0.9 * MAX_SHEAR:
         axes = axes - np.outer(tilt, step) / (step @ step)
         u, _, vh = np.linalg.svd(axes, full_matrices=False)
         axes = u @ vh
