@@ -23,6 +23,7 @@ from CardiacLDMLib.segmentation.findings import Finding, cut_off, sentence
 from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
 from CardiacLDMLib.segmentation.windows import window_count
 from CardiacLDMLib.torch_device import resolve_device
+from tests.support.box_heart import box_pair
 from tests.support.package import write_tiny_package
 from tests.support.phantom import CENTRES, RADIUS_MM, STRUCTURE_HU, ByIntensity, phantom, phantom_package
 
@@ -181,6 +182,25 @@ def test_a_scan_clipped_above_lung_gets_the_labels_of_the_whole_one(by_intensity
     assert clipped.heart_found
     assert np.array_equal(clipped.labels.array, whole.labels.array)
     assert "-200 HU" in clipped.warnings[0]
+
+
+def test_a_whole_heart_without_lungs_is_labelled_with_a_warning(by_intensity: Segmenter) -> None:
+    scan = box_pair(spacing_mm=2.0).image
+    between_lungs = by_intensity.segment(scan)
+    assert not any("lung" in warning for warning in between_lungs.warnings)
+    scan.array[scan.array < -200] = -60
+    scan.array[:, :4] = -900  # far away there is air
+    result = by_intensity.segment(scan)
+    assert result.heart_found
+    assert "lung" in result.warnings[0]
+    np.testing.assert_array_equal(result.labels.array, between_lungs.labels.array)
+
+
+def test_a_mirrored_heart_is_labelled_with_a_warning(by_intensity: Segmenter) -> None:
+    scan = box_pair(spacing_mm=2.0).image
+    result = by_intensity.segment(Volume(scan.array[:, :, ::-1], scan.affine))
+    assert result.heart_found
+    assert "mirrored" in result.warnings[0]
 
 
 def test_a_scan_with_part_of_a_heart_gets_a_warning(by_intensity: Segmenter) -> None:

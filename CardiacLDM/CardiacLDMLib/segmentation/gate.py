@@ -31,9 +31,9 @@ MIN_CERTAINTY = 0.85
 #: Least share of the left ventricle's surface that lies against its wall. Hearts and parts: 0.61 to 0.93. No heart:
 #: 0 to 0.49.
 MIN_WALL_SHARE = 0.6
-#: Most faults of anatomy: structures absent, contacts absent, pairs in the wrong order. Hearts: at most 1. No heart: 2
-#: to 7, and any number where the scan's edge explains faults.
-MAX_FAULTS = 2
+#: Most faults of anatomy: structures absent, contacts absent, pairs in the wrong order. Hearts: at most 1; 2 or 3 in
+#: mirrored scans. No heart: 2 to 7, and any number where the scan's edge explains faults.
+MAX_FAULTS = 1
 #: Labels end up to this many of their voxels before the edge of the scan: networks are unsure there.
 EDGE_VOXELS = 2
 
@@ -61,18 +61,19 @@ class Signs:
             "there is hardly any lung around it": self.lung < MIN_LUNG_SHARE,
             "the labels are uncertain": self.certainty < MIN_CERTAINTY,
             "the left ventricle lies open": self.wall < MIN_WALL_SHARE,
-            "its parts do not lie as in a heart": self.faults > MAX_FAULTS,
+            "its parts do not lie as in a usual heart (is the scan mirrored?)": self.faults > MAX_FAULTS,
         }
         return [word for word, is_absent in words.items() if is_absent]
 
     def verdict(self) -> Verdict:
         """Return ``heart`` for labels between lungs that are sure, or faultless with a closed ventricle.
 
-        Elsewhere the anatomy must speak for a heart, which is then in doubt: one sign may be absent, or two of a
-        faultless heart.
+        A closed ventricle with faults around it is in doubt: the scan may be mirrored. Elsewhere the anatomy must speak
+        for a heart, which is then in doubt: one sign may be absent, or two of a faultless heart.
         """
-        closed = self.faultless and self.wall >= MIN_WALL_SHARE
-        if self.lung >= MIN_LUNG_SHARE and (self.certainty >= MIN_CERTAINTY or closed):
+        closed = self.wall >= MIN_WALL_SHARE
+        sure = self.certainty >= MIN_CERTAINTY or (closed and self.faultless)
+        if self.lung >= MIN_LUNG_SHARE and sure and (not closed or self.faults <= MAX_FAULTS):
             return "heart"
         return "doubt" if len(self.absent()) <= (2 if self.faultless else 1) else "none"
 
