@@ -54,6 +54,7 @@ class _Job:
     def __init__(self, dispatcher: Dispatcher, scene: vtkMRMLScene, request: Request[Any], listener: Listener) -> None:
         self._dispatcher, self._scene, self._listener = dispatcher, scene, listener
         self._import: Sliced | None = None
+        self._result: vtkMRMLSegmentationNode | None = None
         self._ended = False
         done = JobListener[Any](
             done=self._replied, failed=self._failed, cancelled=self._cancelled, progress=self._progress
@@ -67,8 +68,11 @@ class _Job:
         return not self._ended
 
     def cancel(self) -> None:
-        """Stop the job. The listener's ``cancelled`` is called, now or when the worker has stopped."""
-        if self._ended:
+        """Stop the job. The listener's ``cancelled`` is called, now or when the worker has stopped.
+
+        A job whose result is in the scene already is done at the next turn of the event loop.
+        """
+        if self._ended or self._result is not None:
             return
         if self._import is not None:
             self._import.stop()
@@ -86,10 +90,13 @@ class _Job:
 
     def _steps(self, reply: Any) -> Iterator[None]:
         self._result = yield from self._into_scene(reply)
+        yield  # what the listener does takes some time too
 
     def _imported(self, error: Exception | None) -> None:
         if error is not None:
             self._failed(Failure(_("The labels cannot be shown: {why}").format(why=error), "", "internal"))
+        elif self._result is None or not self._scene.IsNodePresent(self._result):  # the scene was closed
+            self._cancelled()
         elif self._end():
             self._listener.done(self._result)
 
@@ -158,6 +165,7 @@ class SceneJob(_Job):
     def _into_scene(self, reply: SegmentedVolume) -> Generator[None, None, vtkMRMLSegmentationNode]:
         box, at_edge = yield from find_labels(reply.labels.array)
         part = crop_to_box(reply.labels, box)
+        yield
         self._scene.SaveStateForUndo()
         if self._target is None:
             name = f"{self._volume.GetName()} heart"
