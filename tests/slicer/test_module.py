@@ -674,22 +674,24 @@ def press(widget: Any, key: Any, modifier: Any) -> None:
     pump(0.3)  # a button that is pressed by its letter goes down for 0.1 s
 
 
-def test_apply_has_keys(user: User) -> None:
+def test_apply_has_keys(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     key, modifier = QtCore.Qt.Key, QtCore.Qt.KeyboardModifier
+    panel, dispatcher, jobs = user.widget.segment, user.widget.logic.dispatcher, list[Any]()
+    monkeypatch.setattr(dispatcher, "submit", lambda _request, listener: jobs.append(listener))  # a job without an end
+    monkeypatch.setattr(dispatcher, "cancel", lambda: jobs[-1].cancelled() is None)
     press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
-    assert not user.widget.segment.running  # there is no scan
-    user.prepare("flips", size=90)
+    assert not jobs  # there is no scan
+    user.prepare()
     press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
-    assert user.widget.segment.running
+    assert len(jobs) == 1
     press(user.ui.apply, key.Key_Return, modifier.ControlModifier)
-    assert user.ui.progressLabel.text != "Cancelling"  # a second press cancels nothing
+    assert panel.running  # a second press cancels nothing
     press(user.ui.apply, key.Key_C, modifier.AltModifier)
-    user.wait(lambda: not user.widget.segment.running)
-    assert not user.segmentations()
-    user.choose(user.ui.quality, "fast")
+    assert not panel.running
     press(user.ui.apply, key.Key_A, modifier.AltModifier)
-    user.wait(lambda: not user.widget.segment.running)
-    assert len(user.segmentations()) == 1
+    assert len(jobs) == 2
+    panel.cancel()
+    assert not panel.running
 
 
 def test_no_letter_means_two_things() -> None:
