@@ -141,16 +141,18 @@ def largest(values: np.ndarray) -> np.ndarray:
     return index
 
 
-def dilate(mask: np.ndarray, voxels: int) -> np.ndarray:
-    """Return a copy of ``mask`` (bool, any dimension), dilated by a cube that reaches ``voxels`` to each side.
+def dilate(mask: np.ndarray, voxels: int | np.ndarray) -> np.ndarray:
+    """Return a copy of ``mask`` (bool, any dimension), dilated by a box that reaches ``voxels`` to each side.
+
+    ``voxels``: one number, or one for each axis.
 
     Shifts of growing length are combined, which is ten times as fast as a maximum filter.
     """
     out = mask.copy()
-    for axis, size in enumerate(mask.shape):
+    for axis, (size, most) in enumerate(zip(mask.shape, np.broadcast_to(voxels, mask.ndim).tolist(), strict=True)):
         lines, reach = np.moveaxis(out, axis, 0), 0
-        while reach < min(voxels, size - 1):
-            step = min(reach + 1, voxels - reach)  # not 2 * reach + 1: voxels shifted out of the array are lost
+        while reach < min(most, size - 1):
+            step = min(reach + 1, most - reach)  # not 2 * reach + 1: voxels shifted out of the array are lost
             before = lines.copy(order="K")
             lines[step:] |= before[:-step]
             lines[:-step] |= before[step:]

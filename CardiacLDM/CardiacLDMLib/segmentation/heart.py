@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 
 from .. import anatomy
-from ..image.grid import Grid
+from ..image.grid import Grid, lattice_grid
 from ..image.resample import dilate
 
 #: Least volume of a heart (chambers, wall and appendage; adults have over 400 mL). Less is another organ or a fragment.
@@ -18,8 +18,12 @@ JOIN_MM = 10.0
 #: Least probability of structures and of heart in the coarse pass; the second is tried where the first finds no heart.
 #: Consolidated lungs make the coarse pass unsure.
 LEAST_SHARES = (0.5, 0.3)
-#: Margin around the coarse heart: covers the error of the coarse pass and the rest of the vessels.
-MARGIN_MM = 15.0
+#: Share of the coarse heart that may lie beyond each side of its box. Its last voxels come and go with noise.
+BEYOND = 0.01
+#: Mean margin around that box: covers the error of the coarse pass and the rest of the vessels.
+MARGIN_MM = 25.0
+#: Boxes end at multiples of this many voxels of the fine grid, so that most changes of the coarse pass leave them.
+BOX_STEP = 8
 #: Label values of chambers, wall and appendage.
 HEART_VALUES = [anatomy.VALUE[name] for name in anatomy.HEART]
 
@@ -30,10 +34,14 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
     ``shares``: (9, I, J, K) class probabilities on ``grid``. Pieces up to ``JOIN_MM`` apart form a group: walls between
     structures count as background, and coarse voxels lose thin parts. If no group of sure voxels holds
     ``MIN_HEART_ML`` of heart, less sure ones count too. Returns None if they are too few as well.
+
+    The box holds all but ``BEYOND`` of the group at each side, but at the bottom only of the heart: the aorta is
+    followed down from there. Unlike the place of the last voxel, such a border hardly moves when probabilities change a
+    little.
     """
     for least in LEAST_SHARES:
-        structures = 1.0 - shares[0] > least
-        heart = structures & (shares[HEART_VALUES].sum(axis=0) > least)
+        structures = np.maximum(1.0 - shares[0] - least, 0.0)
+        heart = np.maximum(shares[HEART_VALUES].sum(axis=0) - least, 0.0)
         box = _largest_group(structures, heart, grid)
         if box is not None:
             return box
@@ -41,15 +49,28 @@ def heart_box(shares: np.ndarray, grid: Grid) -> np.ndarray | None:
 
 
 def _largest_group(structures: np.ndarray, heart: np.ndarray, grid: Grid) -> np.ndarray | None:
-    """Return the RAS box (2, 3) around the group of ``structures`` (bool) with most ``heart``; None if too little."""
+    """Return the RAS box (2, 3) around the group with most voxels of heart; None if too little.
+
+    ``structures``, ``heart``: by how much each voxel's probability exceeds the least one, or 0.
+    """
     reach = math.ceil(JOIN_MM / 2 / grid.spacing[0])
-    groups = np.where(structures, cc3d.connected_components(dilate(structures, reach), connectivity=26), 0)
-    counts = np.bincount(groups[heart], minlength=2)
+    groups = np.where(structures > 0, cc3d.connected_components(dilate(structures > 0, reach), connectivity=26), 0)
+    counts = np.bincount(groups[heart > 0], minlength=2)
     group = int(counts.argmax())
     if counts[group] * grid.voxel_ml < MIN_HEART_ML:
         return None
-    start, stop = np.array([[i.min(), i.max() + 1] for i in np.nonzero(groups == group)]).T
-    return grid.crop(start, stop).bounds_ras()
+    structures[groups != group] = 0.0
+    heart[groups != group] = 0.0
+    faces = np.array([_span(structures, axis) for axis in range(3)]).T
+    faces[0, 2] = _span(heart, 2)[0]
+    return grid.affine[:3, 3] + (faces - 0.5) * grid.spacing
+
+
+def _span(weights: np.ndarray, axis: int) -> np.ndarray:
+    """Return the places (2,) along ``axis``, in voxels from the first face, beyond which ``BEYOND`` of the sum lies."""
+    profile = weights.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)
+    below = np.concatenate([[0.0], np.cumsum(profile)]) / profile.sum()
+    return np.interp([BEYOND, 1.0 - BEYOND], below, np.arange(len(below)))
 
 
 def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float:
@@ -59,11 +80,15 @@ def lung_share(image: np.ndarray, heart: np.ndarray, spacing_mm: float) -> float
     return np.count_nonzero(around < -400.0) / max(around.size, 1)
 
 
-def grow_box(box: np.ndarray, at_least_mm: np.ndarray, scan: np.ndarray) -> np.ndarray:
-    """Return ``box`` (2, 3; RAS mm) with the margin, at least ``at_least_mm`` (3,) wide, within the box ``scan``.
+def grow_box(box: np.ndarray, patch: tuple[int, int, int], spacing_mm: float, scan: np.ndarray) -> np.ndarray:
+    """Return ``box`` (2, 3; RAS mm) with the margin, at least a window of ``patch`` voxels wide, within ``scan``.
 
-    A window full of real surroundings is labelled better than one with padding.
+    It ends at multiples of ``BOX_STEP`` voxels of ``spacing_mm``. A window full of real surroundings is labelled better
+    than one with padding.
     """
-    low, high = box[0] - MARGIN_MM, box[1] + MARGIN_MM
-    missing = np.maximum(at_least_mm - (high - low), 0.0) / 2.0
-    return np.stack([np.maximum(low - missing, scan[0]), np.minimum(high + missing, scan[1])])
+    step = BOX_STEP * spacing_mm
+    low, high = np.rint((box + np.array([[-MARGIN_MM], [MARGIN_MM]])) / step)
+    missing = np.maximum(np.ceil(np.array(patch) / BOX_STEP) - (high - low), 0.0)
+    low, high = low - missing // 2, high + (missing - missing // 2)
+    first, last = lattice_grid(scan, spacing_mm, BOX_STEP).bounds_ras() / step
+    return np.stack([np.maximum(low, first), np.minimum(high, last)]) * step

@@ -31,7 +31,8 @@ from .heart import MIN_HEART_ML, grow_box, heart_box
 from .pieces import unsure_pieces
 from .run import Run
 from .scan import check_scan, to_window
-from .windows import autocast, predict_with_flips, window_count
+from .strays import clean_scan
+from .windows import autocast, predict_with_flips, window_count, window_step
 
 if TYPE_CHECKING:
     from ..packages.store import ModelPackage
@@ -135,7 +136,7 @@ class Segmenter:
             _label_slices(part, logits, grid, inner, run)
             del logits
         with run.stage("clean"):
-            part[...] = clean(part, volume.grid.voxel_ml)
+            part[...] = clean_scan(part, inner)
         return signs
 
     def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
@@ -156,7 +157,7 @@ class Segmenter:
         if box is None:
             return None, coarse
         fine = self.package.manifest.networks["segmenter"]
-        return grow_box(box, np.array(fine.patch) * fine.spacing_mm, scan), coarse
+        return grow_box(box, fine.patch, fine.spacing_mm, scan), coarse
 
     def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
         """Return logits (9, I, J, K) on the fine RAS grid of the box, the grid, and the signs of a heart.
@@ -164,8 +165,9 @@ class Segmenter:
         The grid reaches below the box. Only the aorta is labelled there, since the coarse pass misses its lower part.
         """
         spec = self.package.manifest.networks["segmenter"]
-        bottom = volume.grid.bounds_ras()[0, 2]
-        below = math.floor(min(box[0, 2] - bottom, AORTA_BELOW_MM) / spec.spacing_mm)
+        depth = min(box[0, 2] - volume.grid.bounds_ras()[0, 2], AORTA_BELOW_MM) / spec.spacing_mm
+        step = window_step(spec.patch[2], OVERLAP[run.quality])
+        below = max(math.ceil(depth / step), 0) * step  # whole steps: windows on the heart are then where they were
         grid = lattice_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid).array
         logits = self._predict("segmenter", image, run)
@@ -229,7 +231,7 @@ def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: G
     ``target`` must not be coarser than ``grid``, so that a single piece stays single. ``grid`` has far fewer voxels to
     clean.
     """
-    values = clean(largest(logits.cpu().numpy()), grid.voxel_ml)
+    values = clean_scan(largest(logits.cpu().numpy()), grid)
     for k, slab in nearest(values, grid.affine, target):
         run.step(k / target.shape[2])
         part[:, :, k : k + slab.shape[2]] = slab

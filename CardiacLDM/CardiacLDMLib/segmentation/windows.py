@@ -11,8 +11,13 @@ import torch
 
 def window_count(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> int:
     """Return the number of windows of ``patch`` voxels that cover ``shape`` voxels, with ``overlap`` of their side."""
-    steps = (1 + math.ceil(max(n - p, 0) / max(int(p * (1 - overlap)), 1)) for n, p in zip(shape, patch, strict=True))
+    steps = (1 + math.ceil(max(n - p, 0) / window_step(p, overlap)) for n, p in zip(shape, patch, strict=True))
     return math.prod(steps)
+
+
+def window_step(side: int, overlap: float) -> int:
+    """Return the voxels from one window of ``side`` voxels to the next, as MONAI places them."""
+    return max(int(side * (1 - overlap)), 1)
 
 
 def predict_with_flips(
