@@ -26,6 +26,14 @@ def tissues(seed: int = 0, shape: tuple[int, ...] = (40, 40, 40)) -> np.ndarray:
     return hu.astype(np.float32)
 
 
+def magnetic_resonance(noise: float) -> np.ndarray:
+    """Return MR values: a background that is 0, or noise about 0; muscle, blood and bright fat."""
+    rng = np.random.default_rng(5)
+    signal = np.repeat([0.0, 130.0, 300.0, 800.0], [20, 10, 7, 3])[:, None, None] * rng.normal(1.0, 0.2, (40, 40, 40))
+    signal[38:, :3] *= 2.5
+    return np.round(np.abs(signal + rng.normal(0.0, noise, signal.shape)))
+
+
 def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
     scan = ct()
     return Volume(change(scan.array), scan.affine)
@@ -52,6 +60,8 @@ def with_values(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
         (with_values(lambda a: (a + 32768.0).astype(np.uint16)), "offset of 32768"),
         (with_values(lambda a: np.where(a < 0, -2000.0, a + 1024.0)), "Hounsfield"),
         (with_values(lambda a: tissues(1) * 0.255 + 102), "Hounsfield"),
+        (with_values(lambda a: magnetic_resonance(0.0)), "Hounsfield"),
+        (with_values(lambda a: magnetic_resonance(20.0)), "Hounsfield"),
         (with_values(lambda a: (np.clip(tissues(2), -160, 240) + 160) * 255 / 400), "Hounsfield"),
         (with_values(lambda a: np.clip(tissues(3), -128, 127).astype(np.int8)), "Hounsfield"),
     ],
@@ -82,7 +92,9 @@ def test_thick_slices_are_mentioned() -> None:
     assert "7.5 mm" in warnings[0]
 
 
-@pytest.mark.parametrize("limits", [(-200, 300), (-160, 240), (-100, 3000), (-500, 400), (0, 3000)])
+@pytest.mark.parametrize(
+    "limits", [(-200, 300), (-160, 240), (-100, 3000), (-500, 400), (-50, 350), (0, 3000), (0, 400)]
+)
 @pytest.mark.parametrize("kind", [np.int16, np.float32])
 def test_clipped_scans_are_used_with_lung_in_place_of_their_lowest_value(limits: tuple[int, int], kind: type) -> None:
     array = np.clip(tissues(), *limits).astype(kind)

@@ -92,8 +92,7 @@ def _is_ct(hu: np.ndarray) -> bool:
 def _floor(sample: np.ndarray) -> float | None:
     """Return the value in HU to which lower ones were raised, if it hides the lung; None for other values.
 
-    Air beyond the scan may be lower. A floor from which fat rises is that of a CT; one above fat may be that of MR or
-    of grey values too. Then a CT must show: much soft tissue, and bone with more than ten times its value.
+    Air beyond the scan may be lower. A floor below 0 is that of a CT: grey values and MR have none.
     """
     inside = sample[sample > LOWEST_LUNG_HU]
     counts = np.bincount(np.rint(inside[inside <= 0.0] - LOWEST_LUNG_HU).astype(np.int64), minlength=1)
@@ -102,10 +101,23 @@ def _floor(sample: np.ndarray) -> float | None:
     below, there = np.count_nonzero(inside < floor - 1.0), np.count_nonzero(np.abs(inside - floor) <= 1.0)
     if floor <= HIDDEN_LUNG_HU or there < 0.02 * inside.size or below > 0.05 * there or not rest.size:
         return None
+    if floor == 0.0:
+        return floor if there > 0.4 * inside.size and _is_ct_above_0(rest) else None
     middle, top = np.percentile(rest, [50.0, 99.9])
-    if floor <= HIDDEN_FAT_HU:
-        return floor if -100.0 < middle < 300.0 and top > 127.0 else None  # 127: the largest number of 8 bits
-    return floor if 20.0 < middle < 120.0 and top > 800.0 else None
+    return floor if -100.0 < middle < 300.0 and top > 127.0 else None  # 127: the largest number of 8 bits
+
+
+def _is_ct_above_0(rest: np.ndarray) -> bool:
+    """Return whether positive values are those of a CT whose air, lung and fat were raised to 0, and not MR.
+
+    They have a peak of muscle. They reach far up to bone, or end at the round number above 8 bits of a window. In three
+    patients 1.6 to 5.7 times as many voxels lay within the peak as above it, and bone had 16 to 39 times the median.
+    """
+    middle, top = np.percentile(rest, [50.0, 99.9])
+    muscle, above = (np.count_nonzero((rest > low) & (rest < high)) for low, high in ((30, 70), (90, 130)))
+    end = rest.max()
+    window = end > 255.0 and end % 50.0 == 0.0 and np.count_nonzero(rest == end) > 0.003 * rest.size
+    return bool(20.0 < middle < 150.0 and muscle > 1.3 * above and (window or top > max(1000.0, 10.0 * middle)))
 
 
 def _show_lung(volume: Volume, floor: float) -> Volume:
