@@ -45,11 +45,11 @@ def plain_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
 
 
 def _is_unicode(name: str) -> bool:
+    """Return whether the name is the same bytes on the disk and in UTF-8, which libraries are given."""
     try:
-        name.encode()
+        return name.encode() == os.fsencode(name)
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _link(path: Path, folder: Path) -> str:

@@ -98,6 +98,15 @@ def test_patients_under_one_study_uid_are_told_apart(tmp_path: Path) -> None:
     assert [case.name for case in find_cases([tmp_path / "no uid"])] == ["p", "q"]
 
 
+def test_slices_that_each_name_a_study_of_their_own_are_one_case(tmp_path: Path) -> None:
+    def split(data: FileDataset, number: int) -> None:
+        data.StudyInstanceUID, data.SeriesInstanceUID = f"1.1.{number}", f"1.2.{number}"
+
+    write_series(tmp_path / "p", hu_values((12, 10, 6)), change=split)
+    write_tree(tmp_path, ("q", "1.2", "b"))
+    assert found(tmp_path) == {"p": 6, "q": 6}
+
+
 def test_a_uid_of_a_series_leaves_out_the_other_studies(tmp_path: Path) -> None:
     write_tree(tmp_path, ("p", "1.1", "a"), ("q", "1.2", "a"))
     case = only_case(tmp_path / "q")

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import VolumeError
@@ -154,10 +154,16 @@ def _studies(root: Path, slices: Sequence[_Slices]) -> list[Study]:
 
 
 def _groups(slices: Sequence[_Slices]) -> dict[str, list[Header]]:
-    """Return the headers by the key of their study. Images that name no study belong together within a folder."""
+    """Return the headers by the key of their study. Images that name no study belong together within a folder.
+
+    So do images that all name different ones: some tools give every file UIDs of its own.
+    """
     by_study: dict[str, dict[str, list[Header]]] = {}
     for each in slices:
-        for header in each.headers:
+        headers = each.headers
+        if len(headers) > 2 and len({header.study for header in headers}) == len(headers):
+            headers = [replace(header, study="") for header in headers]
+        for header in headers:
             study = header.study or os.path.realpath(each.folder)
             by_study.setdefault(study, {}).setdefault(header.patient, []).append(header)
     groups = {}
