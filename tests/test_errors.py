@@ -43,6 +43,8 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("can't start new thread"), "memory", "computer"),
         (ImportError("_common.so: failed to map segment from shared object", name="numpy"), "memory", "computer"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory", "computer"),
+        (PermissionError(errno.EACCES, "Permission denied", "/home/anna/a.csv"), "input", "a.csv"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "/home/anna/b"), "input", "b cannot"),
         (RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED"), "memory", "GPU"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"), "memory", "GPU"),
         (RuntimeError("CUDA error: device-side assert\nmore"), "device", "device-side assert"),
@@ -55,6 +57,7 @@ def test_any_exception_becomes_one_sentence(error: Exception, kind: str, fact: s
     assert explanation.kind == kind
     assert fact in explanation.message
     assert "\n" not in explanation.message
+    assert "anna" not in explanation.message
     assert explanation.expected == isinstance(error, UserError)
 
 
