@@ -2,9 +2,10 @@
 
 No single sign tells hearts from other organs: a heart between consolidated lungs has no lung around it, and a liver
 below the lungs has some. So four signs are weighed, each with one limit (:class:`Signs`). The ranges at the limits are
-those of the shipped package in 170 scans: *hearts* of three patients and 20 virtual ones (as they are; lungs filled
-with consolidation or fluid, up to all lung; noisy, coarse, cropped), *parts* of them (scans that end in the heart), and
-*no heart* (livers, abdomens, phantoms of pelvis, head and legs, noise, a trunk without its heart).
+those of the shipped package in 114 scans of *hearts* (three patients and 24 virtual ones, as they are, noisy, coarse or
+cropped, and with lungs filled with consolidation or fluid), 61 of *parts* of them (scans that end in the heart), and
+107 with *no heart* (livers, abdomens, phantoms of pelvis, head and legs, noise, a trunk without its heart). One virtual
+heart with wrong labels is left out of the ranges.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from ..text import join_words
 from .findings import EDGE_MM2, Finding, side
 from .heart import HEART_VALUES, lung_share
 
-#: Least share of lung around a heart. Hearts between lungs: 0.29 or more; between filled lungs: 0 to 0.28. No heart:
-#: 0.17 or less in abdomens, up to 0.54 in livers below the lungs.
+#: Least share of lung around a heart. Hearts: 0.24 to 0.47, between filled lungs from 0. No heart: 0 to 0.17 in
+#: abdomens, up to 0.54 in livers below the lungs.
 MIN_LUNG_SHARE = 0.26
 #: Least mean probability of the labels of chambers, wall and appendage. Hearts: 0.85 to 0.94, without contrast medium
-#: between filled lungs 0.80 to 0.84. Parts: 0.80 to 0.93. No heart: 0.58 to 0.79, 0.84 in vessels above the heart.
+#: between filled lungs from 0.70. No heart: 0.58 to 0.79, once 0.83 (fat in place of the heart) and 0.84 (vessels).
 MIN_CERTAINTY = 0.85
-#: Least share of the left ventricle's surface that lies against its wall. Hearts and parts: 0.61 to 0.93. No heart:
-#: 0 to 0.49.
+#: Least share of the left ventricle's surface that lies against its wall. Hearts: 0.62 to 0.93, without contrast medium
+#: between filled lungs from 0. No heart: 0 to 0.49.
 MIN_WALL_SHARE = 0.6
 #: Most faults of anatomy: structures absent, contacts absent, pairs in the wrong order. Hearts: at most 1; 2 or 3 in
-#: mirrored scans. No heart: 2 to 7, and any number where the scan's edge explains faults.
+#: mirrored scans. No heart: 2 to 7, or fewer where the scan's edge explains the others.
 MAX_FAULTS = 1
 #: Labels end up to this many of their voxels before the edge of the scan: networks are unsure there.
 EDGE_VOXELS = 2
