@@ -216,6 +216,18 @@ def test_node_combo_is_as_late_as_slicers(host: Host, ui: Any, tmp_path: Path) -
     assert (1, True) in counts
 
 
+def test_closing_the_scene_with_its_singletons_is_survived(host: Host) -> None:
+    """The real layout logic keeps a dangling pointer to its node meanwhile, in whose memory others come to lie."""
+    import slicer
+    from tests.support.host import open_module
+
+    open_module()
+    for _ in range(10):
+        volume()
+        slicer.mrmlScene.Clear(1)
+        assert slicer.app.layoutManager().layout > 0
+
+
 def test_choosing_the_open_module_again_does_not_enter_it(host: Host) -> None:
     from tests.support.host import open_module
 

@@ -405,6 +405,7 @@ class Layout:
         self._views: dict[str, Any] = {}
         self._windows: dict[str, Any] = {}
         self._logic: Any = None
+        self._node: Any = None
         self._slots: list[Callable[[int], Any]] = []
 
     def connect(self, signature: str, slot: Callable[[int], Any]) -> bool:
@@ -424,9 +425,16 @@ class Layout:
             scene = slicer.mrmlScene
             self._logic = slicer.vtkMRMLLayoutLogic()
             self._logic.SetMRMLScene(scene)
-            self._logic.GetLayoutNode().AddObserver(vtk.vtkCommand.ModifiedEvent, self._update)
+            self._observe_node()
             scene.AddObserver(scene.EndBatchProcessEvent, self._update)
         return self._logic
+
+    def _observe_node(self) -> None:
+        """Hold the layout node: the logic does not, and ends the process when closing a scene removes it."""
+        node = self._logic.GetLayoutNode()
+        if node is not None and node is not self._node:
+            self._node = node
+            node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._update)
 
     @property
     def layout(self) -> int:
@@ -444,6 +452,7 @@ class Layout:
         import slicer
 
         if not slicer.mrmlScene.IsBatchProcessing():
+            self._observe_node()
             self._slices()
             for slot in list(self._slots):
                 slot(self.layout)

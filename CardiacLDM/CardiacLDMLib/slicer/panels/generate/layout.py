@@ -122,7 +122,9 @@ class PairLayout:
     # --- the layout node ---
 
     def _node(self) -> Any:
-        return self._manager.layoutLogic().GetLayoutNode() if self._manager is not None else None
+        """Return the scene's layout node. The layout logic's pointer is dangling while the scene closes."""
+        kind = "vtkMRMLLayoutNode"
+        return slicer.mrmlScene.GetSingletonNode(kind, kind) if self._manager is not None else None
 
     def _show(self, node: Any, description: str) -> None:
         if not self.shown:
