@@ -606,6 +606,7 @@ def test_the_window_is_never_held_by_a_large_pair(user: User, record_property: A
 
     def run() -> None:
         slicer.app.layoutManager().setLayout(3)
+        user.panel._viewer.expect()
         known, worker = len(user.pairs()), Worker(pair)
         job = worker.job = PairsJob(worker, PairSettings("tiny"), listener)
         user.wait(lambda: not job.running)

@@ -277,6 +277,7 @@ def test_the_layout_comes_back_when_a_scan_is_chosen(host: Host, pair: Any) -> N
         slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(pair.volume.GetID())
         assert in_views() == ["SyntheticCT", "SyntheticLabels"]  # a pair is no scan
         choose()
+        pump(0.05)
         assert manager().layout == FOUR_UP
 
 
@@ -287,6 +288,37 @@ def test_further_pairs_do_not_take_the_layout(host: Host, pair: Any) -> None:
     host.modules["CardiacLDM"].leave()
     arrive(add_pair(2), first=True)  # another module is looked at
     assert manager().layout == RED
+    open_module()
+    panel()._viewer.expect()  # Generate is pressed
+    manager().setLayout(FOUR_UP)  # while it runs
+    arrive(add_pair(3), first=True)
+    assert manager().layout == FOUR_UP
+
+
+def test_many_pairs_do_not_hold_the_window(host: Host, pair: Any) -> None:
+    import slicer
+    from CardiacLDMLib.slicer.panels.generate import views
+
+    marks, calls = views._started[0].marks, list[Any]()
+
+    def count(self: Any) -> None:
+        calls.append(self)
+
+    for number in range(20):
+        add_pair(number + 1)
+    pump(0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "show_labels_beside", calls.append)
+        arrive(add_pair(50), first=False)
+        manager().setLayout(RED)
+    assert len(calls) == 2  # its own, when it is shown and when the views change
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(marks), "attach", count)
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            node.SetDisplayVisibility(True)
+        pump(0.1)
+        assert len(calls) == 3
+        marks._waits = False
 
 
 @pytest.mark.parametrize("leaves", [True, False])
@@ -382,6 +414,7 @@ def test_surfaces_are_shown_on_request_and_framed(host: Host, pair: Any) -> None
     assert display.GetVisibility3D()
     open_module()
     button.click()
+    pump(0.05)
     assert manager().layout == FOUR_UP
     assert not display.GetVisibility3D()
     assert not mark.GetVisibility()

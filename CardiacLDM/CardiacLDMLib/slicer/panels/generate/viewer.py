@@ -20,7 +20,7 @@ class PairViewer:
         self._ui = ui
         self._table = PairTable(ui.pairs, self._show)
         self._surfaces: Sliced | None = None
-        self._left = False
+        self._left, self._layout = False, views.layout_number()
         self._shown: SyntheticPair | None = None
         ui.surfaces.connect("toggled(bool)", self._show_surfaces)
 
@@ -46,8 +46,8 @@ class PairViewer:
                 return
 
     def expect(self) -> None:
-        """Let the next first pair take the layout: the user waits for it."""
-        self._left = False
+        """Let the next first pair take the layout: the user waits for it. A layout chosen until then stays."""
+        self._left, self._layout = False, views.layout_number()
 
     def leave(self) -> None:
         """Give the user's layout back: another panel or module is looked at. A pair that arrives does not take it."""
@@ -66,7 +66,7 @@ class PairViewer:
 
     def _steps(self, pair: SyntheticPair, first: bool) -> Iterator[None]:
         yield
-        if first and not self._left:  # a layout that the user chooses later is kept
+        if first and not self._left and self._layout == views.layout_number():
             yield from views.show_side_by_side_in_steps(self._in_3d)
         yield from views.show_pair_in_steps(pair)
         if self._in_3d:

@@ -48,8 +48,14 @@ def give_layout_back() -> None:
 
 def scan_chosen(node: Any) -> None:
     """Give the layout back when the user chooses a patient's scan."""
-    for started in _started:
-        started.layout.give_back_for(node)
+    for started in _started:  # later, since a selector may choose a new pair before it is known as one
+        later(0.0, lambda layout=started.layout: layout.give_back_for(node))  # type: ignore[misc]
+
+
+def layout_number() -> int | None:
+    """Return the number of the layout that is shown; None without a main window."""
+    manager = slicer.app.layoutManager()
+    return manager.layout if manager is not None else None
 
 
 def show_pair(pair: SyntheticPair) -> None:
@@ -177,7 +183,7 @@ class SyntheticMarks:
         self._manager.connect("layoutChanged(int)", self._views_changed)
         scene = slicer.mrmlScene
         for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.NodeRemovedEvent):
-            self._observers.addObserver(scene, event, self._scene_changed)
+            self._observers.addObserver(scene, event, self._attach_soon)
         self._observers.addObserver(scene, scene.NodeAddedEvent, self._node_added)
         self.attach()
 
@@ -186,7 +192,8 @@ class SyntheticMarks:
         self._waits = False
         if self._manager is None:  # the marks were stopped meanwhile
             return
-        self._observers.removeObservers(self._content_changed)
+        self._observers.removeObservers(self._volume_changed)
+        self._observers.removeObservers(self._surfaces_changed)
         modified = vtk.vtkCommand.ModifiedEvent
         for name, view in self._views().items():
             renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
@@ -196,11 +203,14 @@ class SyntheticMarks:
                 self._actors[name] = (actor, renderer)
         for name in self._manager.sliceViewNames():
             if _composite(name) is not None:
-                self._observers.addObserver(_composite(name), modified, self._content_changed)
+                self._observers.addObserver(_composite(name), modified, self._volume_changed)
         for node in _synthetic_segmentations():
             if node.GetDisplayNode() is not None:
-                self._observers.addObserver(node.GetDisplayNode(), modified, self._content_changed)
-        self._content_changed()
+                self._observers.addObserver(node.GetDisplayNode(), modified, self._surfaces_changed)
+        in_3d = any(map(_shows_surfaces, _synthetic_segmentations()))
+        for number in range(self._manager.threeDViewCount):
+            self._mark(str(number), self._manager.threeDWidget(number).threeDView(), in_3d)
+        self._volume_changed()
 
     def stop(self) -> None:
         """Remove the marks and stop watching."""
@@ -222,28 +232,34 @@ class SyntheticMarks:
     def _views_changed(self, *_unused: Any) -> None:
         self.attach()
         for pair in pairs.synthetic_pairs(slicer.mrmlScene):
-            show_labels_beside(pair)  # there may be new views
+            if pair.segmentation.GetDisplayVisibility():  # the others get theirs when they are shown
+                show_labels_beside(pair)  # there may be new views
 
-    def _scene_changed(self, *_unused: Any) -> None:
+    def _attach_soon(self, *_unused: Any) -> None:
+        """Attach once after many events; the views get their new nodes after them, too."""
         if not self._waits:
             self._waits = True
-            later(0.0, self.attach)  # the views get their new nodes after this event
+            later(0.0, self.attach)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
     def _node_added(self, _scene: Any, _event: str, node: Any) -> None:
         if node.IsA("vtkMRMLSegmentationDisplayNode"):
-            self._scene_changed()
+            self._attach_soon()
 
-    def _content_changed(self, *_unused: Any) -> None:
-        in_3d = any(map(_shows_surfaces, _synthetic_segmentations()))
-        slices = self._manager.sliceViewNames()
-        for name, view in self._views().items():
-            if name in self._actors:
-                actor, _renderer = self._actors[name]
-                visible = self._shows_synthetic(name) if name in slices else in_3d
-                if bool(actor.GetVisibility()) != visible:
-                    actor.SetVisibility(visible)
-                    view.scheduleRender()
+    def _surfaces_changed(self, *_unused: Any) -> None:
+        self._attach_soon()
+
+    def _volume_changed(self, *_unused: Any) -> None:
+        for name in self._manager.sliceViewNames():
+            widget = self._manager.sliceWidget(name)
+            if widget is not None:
+                self._mark(name, widget.sliceView(), self._shows_synthetic(name))
+
+    def _mark(self, name: str, view: Any, visible: bool) -> None:
+        actor, _renderer = self._actors.get(name, (None, None))
+        if actor is not None and bool(actor.GetVisibility()) != visible:
+            actor.SetVisibility(visible)
+            view.scheduleRender()
 
     def _shows_synthetic(self, name: str) -> bool:
         """Return whether a slice view shows a synthetic volume."""
