@@ -225,7 +225,8 @@ def test_closing_the_scene_with_its_singletons_is_survived(host: Host) -> None:
     for _ in range(10):
         volume()
         slicer.mrmlScene.Clear(1)
-        assert slicer.app.layoutManager().layout > 0
+        node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+        assert slicer.mrmlScene.IsNodePresent(node)
 
 
 def test_choosing_the_open_module_again_does_not_enter_it(host: Host) -> None:
