@@ -91,6 +91,13 @@ def test_a_crop_is_averaged_over_the_same_blocks(turn: tuple[float, float, float
         np.testing.assert_allclose(resample(crop, target).array, whole, atol=0.01)
 
 
+def test_a_scan_continues_at_its_border_without_fill() -> None:
+    scan = Volume(np.full((8, 8, 8), 40, dtype=np.int16), np.eye(4))
+    target = ras_grid(np.array([[-9.0] * 3, [17.0] * 3]), 2.0)
+    assert (resample(scan, target, fill=None).array == 40.0).all()
+    assert (resample(scan, target).array == AIR_HU).any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(grids, grids, st.integers(1, 4))
 def test_interpolation_matches_scipy(grid: Grid, target: Grid, channels: int) -> None:

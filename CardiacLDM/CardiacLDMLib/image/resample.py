@@ -209,10 +209,11 @@ def _block_start(grid: Grid, start: np.ndarray, factors: np.ndarray) -> np.ndarr
     return np.where(begin + factors <= grid.shape, begin, 0)
 
 
-def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
+def resample(volume: Volume, target: Grid, fill: float | None = AIR_HU) -> Volume:
     """Return ``volume`` on the grid ``target`` (float32): block means where voxels get larger, then interpolation.
 
-    Voxels outside the volume get ``fill``. Only the part of the volume near the target is read.
+    Voxels outside the volume get ``fill``, or with None the value at its border. Only the part of the volume near the
+    target is read.
     """
     volume = in_ras_order(volume)
     margin = np.max(target.spacing) + np.max(volume.spacing)
@@ -227,7 +228,8 @@ def resample(volume: Volume, target: Grid, fill: float = AIR_HU) -> Volume:
     out = np.empty(target.shape, dtype=np.float32, order="F")
     for k, values in interpolate(small.array[None], small.affine, target):
         out[:, :, k : k + values.shape[3]] = values[0]
-    fill_outside(out, target, volume.grid, fill)
+    if fill is not None:
+        fill_outside(out, target, volume.grid, fill)
     return Volume(out, target.affine)
 
 

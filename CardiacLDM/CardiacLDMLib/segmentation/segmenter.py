@@ -17,7 +17,7 @@ from monai.inferers import sliding_window_inference
 
 from .. import anatomy
 from ..errors import SegmenterError
-from ..image.grid import Grid, Volume, in_ras_order, index_bounds, lattice_grid
+from ..image.grid import AIR_HU, Grid, Volume, in_ras_order, index_bounds, lattice_grid
 from ..image.labels import volumes_ml
 from ..image.resample import fill_outside, interpolate, largest, nearest, resample
 from ..packages.store import require_kind
@@ -169,8 +169,9 @@ class Segmenter:
         step = window_step(spec.patch[2], OVERLAP[run.quality])
         below = max(math.ceil(depth / step), 0) * step  # whole steps: windows on the heart are then where they were
         grid = lattice_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
-        image = resample(volume, grid).array
+        image = resample(volume, grid, fill=None).array  # air below a scan would look like lung
         logits = self._predict("segmenter", image, run)
+        fill_outside(image, grid, volume.grid, AIR_HU)
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()

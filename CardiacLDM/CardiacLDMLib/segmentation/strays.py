@@ -30,10 +30,13 @@ FLAP_MM = 5.0
 THREAD_MM = 4.0
 MAX_DROP_ML = 5.0
 MAX_DROP_SHARE = 0.05
+#: A drop whose core is smaller than this is a spur on the surface.
+MIN_CORE_ML = 0.02
 #: Most area through which a drop hangs on its structure.
 MAX_NECK_MM2 = 25.0
 
 _AORTA = anatomy.VALUE["AO"]
+_IS_HEART = np.isin(np.arange(anatomy.NUM_CLASSES), HEART_VALUES)
 _MOST_POINTS = 20_000
 
 
@@ -60,7 +63,7 @@ def _remove_false_aorta(region: np.ndarray, grid: Grid) -> None:
     others = [n for n in np.flatnonzero(counts * grid.voxel_ml >= MIN_SECOND_PIECE_ML).tolist() if n != main]
     if not others:
         return
-    heart = np.isin(region, HEART_VALUES)
+    heart = _IS_HEART[region]
     heart_ml = np.count_nonzero(heart) * grid.voxel_ml
     if heart_ml < MIN_HEART_ML:
         return  # nothing to tell the place by
@@ -116,7 +119,7 @@ def _remove_drops(region: np.ndarray, grid: Grid) -> None:
     for value in anatomy.BY_VALUE:
         mine = values == value
         large = mine & (counts > MAX_DROP_SHARE * counts[mine].sum())
-        if np.count_nonzero(mine) > np.count_nonzero(large):
+        if (mine & ~large & (counts * grid.voxel_ml > MIN_CORE_ML)).any():
             box = _box_around([statistics["bounding_boxes"][n] for n in np.flatnonzero(mine)], reach + 2, region.shape)
             _remove_drops_of(region[box], value, parts[box], large, grid, reach)
 
