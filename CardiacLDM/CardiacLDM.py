@@ -98,7 +98,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentUi.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", scan_chosen)
         self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
         self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
-        self.closeGuard = CloseGuard(lambda: self.logic.dispatcher.busy)
+        self.closeGuard = CloseGuard(lambda: self.logic.dispatcher.busy, self.generate.leave)
         start_views()
         start_corrections()
         scene = slicer.mrmlScene

@@ -260,6 +260,25 @@ def test_a_layout_that_the_user_chose_meanwhile_stays(host: Host, pair: Any, end
     assert sorted(in_views()) == ["1", "Green", "Red", "Yellow"]  # Slicer's own again
 
 
+def test_slicer_does_not_start_with_the_layout_of_pairs(host: Host, pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qt
+
+    import slicer
+
+    window = qt.QMainWindow()
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: window)
+    close_module()
+    open_module().ui.tabs.currentIndex = 1
+    manager().setLayout(RED)
+    panel()._viewer.expect()
+    arrive(pair)
+    assert manager().layout == 1
+    window.show()
+    assert window.close()  # here Slicer writes the number into its settings
+    assert manager().layout == RED
+    close_module()
+
+
 def test_the_layout_comes_back_when_a_scan_is_chosen(host: Host, pair: Any) -> None:
     import slicer
 
@@ -398,6 +417,7 @@ def test_surfaces_are_shown_on_request_and_framed(host: Host, pair: Any) -> None
     assert not surfaces.has_surfaces(pair.segmentation)
     button.click()
     assert pump(20.0, until=lambda: panel()._viewer._surfaces is None)
+    pump(0.05)
     assert in_views() == ["SyntheticCT", "SyntheticLabels", "1"]
     assert display.GetVisibility3D()
     segments = [pair.segmentation.GetSegmentation().GetNthSegment(number) for number in range(8)]

@@ -12,15 +12,18 @@ import slicer
 
 
 class CloseGuard(qt.QObject):  # type: ignore[misc]  # has no types
-    """Watches Slicer's main window until :meth:`remove`; ``is_busy`` returns whether a job runs.
+    """Watches Slicer's main window until :meth:`remove`.
+
+    ``is_busy`` returns whether a job runs. ``closes`` is called before the window closes and its layout is remembered
+    for the next start.
 
     Only closing the window can be stopped. ``slicer.app.exit`` ends Slicer without a question, and so do tests and
     scripts that end by themselves, where nobody can answer.
     """
 
-    def __init__(self, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, is_busy: Callable[[], bool], closes: Callable[[], None]) -> None:
         super().__init__()
-        self._is_busy = is_busy
+        self._is_busy, self._closes = is_busy, closes
         self._window = slicer.util.mainWindow()
         if self._window:
             self._window.installEventFilter(self)
@@ -33,13 +36,17 @@ class CloseGuard(qt.QObject):  # type: ignore[misc]  # has no types
 
     def eventFilter(self, _window: Any, event: Any) -> bool:  # noqa: N802 - Qt's way of naming
         """Return whether the event is stopped here."""
-        if event.type() != qt.QEvent.Close or not self._is_busy() or _is_automated():
+        if event.type() != qt.QEvent.Close:
             return False
-        question = _("CardiacLDM is still working. If Slicer is closed now, this job ends without a result. Close it?")
-        if slicer.util.confirmOkCancelDisplay(question, windowTitle=_("CardiacLDM - Close Slicer")):
+        if not self._is_busy() or _is_automated() or self._confirms():
+            self._closes()
             return False
         event.ignore()
         return True
+
+    def _confirms(self) -> bool:
+        question = _("CardiacLDM is still working. If Slicer is closed now, this job ends without a result. Close it?")
+        return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle=_("CardiacLDM - Close Slicer")))
 
 
 def _is_automated() -> bool:

@@ -54,11 +54,9 @@ class PairLayout:
         self._before: int | None = None  # the user's layout, while that of the pairs is shown
         self._active_volume = ""
         self._observers = slicer.util.VTKObservationMixin()
-        node = self._node()
-        if node is None:
+        if self._manager is None:  # no windows
             return
-        with _Silence(node):
-            node.AddLayoutDescription(EARLIER_LAYOUT, FLAT[-1])
+        self._manager.layoutLogic()  # makes the layout node, at the latest now
         self._manager.connect("layoutChanged(int)", self._layout_changed)
         scene, selection = slicer.mrmlScene, slicer.app.applicationLogic().GetSelectionNode()
         for source, event, call in (
@@ -159,13 +157,13 @@ class PairLayout:
         self.give_back()
 
     def _scene_opened(self, *_unused: Any) -> None:
-        self._replace_earlier()
-        later(0.0, self._replace_missing)  # other modules may add theirs when a scene is opened
-
-    def _replace_earlier(self) -> None:
         node = self._node()
-        if node is not None and node.GetViewArrangement() == EARLIER_LAYOUT:
-            node.SetViewArrangement(node.SlicerLayoutFourUpView)
+        if node is not None:
+            with _Silence(node):
+                node.AddLayoutDescription(EARLIER_LAYOUT, FLAT[-1])
+            if node.GetViewArrangement() == EARLIER_LAYOUT:
+                node.SetViewArrangement(node.SlicerLayoutFourUpView)
+        later(0.0, self._replace_missing)  # other modules may add theirs when a scene is opened
 
     def _replace_missing(self) -> None:
         """Show a layout that exists if the scene's does not."""
