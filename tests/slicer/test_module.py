@@ -397,16 +397,28 @@ def test_the_chosen_package_is_loaded_before_apply(user: User, requests: list[An
     assert not user.host.messages
 
 
+def test_the_package_is_loaded_again_for_another_scan_if_the_worker_has_ended(user: User, requests: list[Any]) -> None:
+    user.prepare("fast")
+    user.settle()
+    os.kill(user.worker, signal.SIGTERM)
+    user.wait(lambda: not user.widget.logic.dispatcher.has_worker)
+    requests.clear()
+    user.ui.inputVolume.setCurrentNode(user.load(name="other"))
+    user.settle()
+    assert [request.job for request in requests] == ["load_segmenter"]
+    assert user.widget.logic.dispatcher.has_worker
+    assert not user.host.messages
+
+
 def test_a_job_waits_for_what_is_loaded_in_the_background(user: User, requests: list[Any]) -> None:
     user.prepare("fast")
     user.settle()
     requests.clear()
-    user.choose(user.ui.package, store.DEFAULT_PACKAGE)
-    user.wait(lambda: user.widget.logic.client.busy)
-    user.choose(user.ui.package, "phantom")
+    user.widget.logic.dispatcher.load_segmenter(store.DEFAULT_PACKAGE, "auto")
+    user.wait(lambda: requests)
     user.apply()
     assert len(user.segmentations()) == 1
-    assert [request.job for request in requests][:2] == ["load_segmenter", "segment_volume"]
+    assert [request.job for request in requests] == ["load_segmenter", "segment_volume"]
 
 
 def test_a_package_that_cannot_be_loaded_is_reported_at_apply(user: User) -> None:

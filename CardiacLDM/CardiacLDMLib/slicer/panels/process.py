@@ -197,7 +197,7 @@ class Dispatcher:
         self._transport: QtTransport | None = None
         self._waiting: tuple[Request[Any], JobListener[Any]] | None = None
         self._background: dict[str, tuple[Request[Any], Callable[[Any], None]]] = {}  # by the job's name
-        self._preparing = False  # the client has a request of the background
+        self._sent_background = False  # the client got a request of the background, which has not ended
 
     @property
     def client(self) -> WorkerClient:
@@ -214,9 +214,19 @@ class Dispatcher:
         return self._transport
 
     @property
+    def _preparing(self) -> bool:
+        """Whether the client carries out a request of the background."""
+        return self._sent_background and self._client is not None and self._client.busy
+
+    @property
     def busy(self) -> bool:
         """Whether a job runs or waits."""
         return self._waiting is not None or (self._client is not None and self._client.busy and not self._preparing)
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker runs. It ends after some idle minutes."""
+        return self._transport is not None and self._transport.running
 
     def submit(self, request: Request[ReplyT], listener: JobListener[ReplyT]) -> None:
         """Begin a job soon. ``listener.failed`` is called if the client cannot begin it.
@@ -268,7 +278,7 @@ class Dispatcher:
         request, done = self._background.pop(next(iter(self._background)))
 
         def end() -> None:
-            self._preparing = False
+            self._sent_background = False
             self._submit_waiting()
 
         def succeed(reply: Any) -> None:
@@ -279,11 +289,11 @@ class Dispatcher:
             self._background.clear()
             end()
 
-        self._preparing = True
+        self._sent_background = True
         try:
             self.client.submit(request, JobListener(done=succeed, failed=fail, cancelled=end))
         except ClientError:
-            self._preparing = False
+            self._sent_background = False
 
     def _client_changed(self) -> None:
         later(0.0, self._submit_background)  # a panel that has just ended a job may begin the next one before

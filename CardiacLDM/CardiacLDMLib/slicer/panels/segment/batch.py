@@ -283,7 +283,7 @@ class BatchPanel:
             self._wanted = row
             words = _("{name} opens when the scan that runs is done.").format(name=self._results[row].case.name)
             self._ui.batchLabel.text = words
-        elif not self._dispatcher.busy:
+        else:
             self._open_now(row)
 
     def _open_now(self, row: int) -> None:

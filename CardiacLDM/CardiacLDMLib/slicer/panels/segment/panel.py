@@ -148,6 +148,8 @@ class SegmentPanel:
 
     def _volume_chosen(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
         self._remember("inputVolume", volume)
+        if self._loaded is not None and not self._dispatcher.has_worker:  # it has ended after idle minutes
+            self.load_package()
 
     def _target_chosen(self, target: vtkMRMLSegmentationNode | None) -> None:
         self._remember("outputSegmentation", target)
