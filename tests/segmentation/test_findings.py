@@ -98,7 +98,8 @@ def test_a_part_of_a_heart_is_not_called_none() -> None:
     part = sentence(Finding("no heart", (), 12.0, 60.0, "inferior"))
     assert part != sentence(Finding("no heart", (), 12.0, 60.0))
     assert "No heart" not in part
-    assert "inferior" in part
+    assert "inferior edge " in part
+    assert "inferior and left edges" in sentence(Finding("no heart", (), 12.0, 60.0, "inferior, left"))
 
 
 def test_flags_are_short() -> None:

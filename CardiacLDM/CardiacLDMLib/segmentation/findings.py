@@ -96,7 +96,9 @@ def _cut_off(f: Finding) -> str:
 
 def _no_heart(f: Finding) -> str:
     if f.where:
-        return f"No whole heart was found; what may be a part of one at the scan's {f.where} edge was not labelled"
+        sides = f.where.split(", ")
+        edges = f"{join_words(sides)} edge{'s' if len(sides) > 1 else ''}"
+        return f"No whole heart was found; what may be a part of one at the scan's {edges} was not labelled"
     return "No heart was found in the scan: nothing was labelled"
 
 
