@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import FileDataset
 
 from CardiacLDMLib.image.cases import find_cases, read_case
 from CardiacLDMLib.image.files import write_volume
@@ -74,3 +75,19 @@ def test_integers_beyond_16_bits_are_not_wrapped(tmp_path: Path) -> None:
     array = hu_values().astype(np.int32) + 40_000
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.mha"))
     assert read_case(only_case(tmp_path / "a.mha")).array.max() == array.max()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7])
+def test_an_image_with_too_few_voxels_is_left_out_and_named(tmp_path: Path, share: float) -> None:
+    """Its elements are whole, and GDCM would fill up the voxels that lack."""
+
+    def cut(data: FileDataset, k: int) -> None:
+        if k == slices // 2:
+            data.PixelData = data.PixelData[: int(share * len(data.PixelData)) // 2 * 2]
+
+    scan = hu_values((64, 64, 7))
+    slices = scan.shape[2]
+    write_series(tmp_path / "s", scan, change=cut)
+    reason = refusal(tmp_path / "s")
+    assert "lacks 1 slice" in reason
+    assert "1 DICOM file" in reason

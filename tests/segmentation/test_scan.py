@@ -92,6 +92,10 @@ def test_thick_slices_are_mentioned() -> None:
     assert "7.5 mm" in warnings[0]
 
 
+def test_slices_that_rounding_makes_a_little_thicker_are_not_mentioned() -> None:
+    assert check_scan(ct((40, 40, 20), (1.0, 1.0, 5.0006)))[1] == check_scan(ct((40, 40, 20), (1.0, 1.0, 5.0)))[1]
+
+
 @pytest.mark.parametrize(
     "limits", [(-200, 300), (-160, 240), (-100, 3000), (-500, 400), (-50, 350), (0, 3000), (0, 400)]
 )

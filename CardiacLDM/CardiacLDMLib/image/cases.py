@@ -114,9 +114,15 @@ def _case(name: str, found: _Found, series: str | None, ask: Ask | None) -> Case
     if found.study is None:
         _check_file(found.path)
         return Case(name, found.path)
-    chosen, notes = choose_series(name, found.candidates, series, ask)
+    left_out = f"{plural(found.study.unread, 'DICOM file')} without a readable image left out."
+    try:
+        chosen, notes = choose_series(name, found.candidates, series, ask)
+    except VolumeError as error:
+        if not found.study.unread:
+            raise
+        raise VolumeError(f"{error} {left_out}") from error  # damaged files are why slices are missing
     if found.study.unread:
-        notes = [*notes, f"{plural(found.study.unread, 'DICOM file')} without a readable image left out."]
+        notes = [*notes, left_out]
     return Case(name, found.path, chosen, tuple(notes), found.study.key)
 
 

@@ -131,6 +131,7 @@ def write_image(image: Any, path: str | os.PathLike[str], *options: Any) -> None
     """Write a SimpleITK image with the ``options`` of ``SimpleITK.WriteImage``. Raises ``RuntimeError`` as it does."""
     import SimpleITK as sitk
 
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of sheared axes, which `keep_sform` mends
     with plain_path(path) as name:
         sitk.WriteImage(image, name, *options)
 

@@ -40,7 +40,7 @@ def check_scan(volume: Volume) -> tuple[Volume, list[str]]:
         raise SegmenterError(
             f"The scan would be {grid.size_mm.max() / 1000:.1f} m long: its voxel spacing cannot be in millimetres."
         )
-    if grid.spacing.max() > THICK_MM:
+    if round(grid.spacing.max(), 1) > THICK_MM:  # headers are rounded
         warnings.append(f"The slices are {grid.spacing.max():.1f} mm apart: small structures may be wrong.")
     floor = check_values(volume.array)
     volume = _replace_missing(volume, warnings)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import VolumeError, explain
-from .encoding import gdcm_files, is_decodable, looks_like_dicom, read_head, transfer_syntax
+from .encoding import gdcm_files, is_compressed, is_decodable, looks_like_dicom, read_head, transfer_syntax
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
@@ -98,11 +98,22 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
                 if explain(error).kind == "memory":
                     raise
                 unread.append(path)
+                continue
+            if _is_cut(path, reader):  # GDCM would fill up the image with zeros
+                unread.append(path)
             else:
                 headers.append(_header(path, reader))
     if unread and not headers:
         _check_compression(unread)
     return headers, unread
+
+
+def _is_cut(path: Path, reader: Any) -> bool:
+    """Return whether a file is shorter than the voxels that its header states."""
+    bits = reader.GetMetaData("0028|0100") if reader.HasMetaDataKey("0028|0100") else ""
+    values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    needed = values * (int(bits) if bits.strip().isdecimal() else 0) // 8
+    return path.stat().st_size < needed and not is_compressed(read_head(path))
 
 
 def _without_links(files: Iterable[Path]) -> list[Path]:
