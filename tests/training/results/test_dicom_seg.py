@@ -147,6 +147,27 @@ def test_headers_without_names_are_enough(tmp_path: Path) -> None:
     assert not seg.PatientID
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_malformed_dates_are_left_out(tmp_path: Path) -> None:
+    """Tools that remove names write anything in their place."""
+
+    def removed(data: FileDataset, _: int) -> None:
+        data.StudyDate, data.PatientBirthDate, data.StudyTime = "2020-01-01", "ANON", "noon"
+
+    series, labels = scan(tmp_path / "scan", change=removed)
+    seg = write(series, labels, tmp_path / "case.seg.dcm")
+    check_same_place(labels, in_ras(seg))
+    assert not seg.StudyDate
+    assert seg.PatientID == PATIENT_ID
+
+
+def test_headers_without_a_study_are_refused_by_name(tmp_path: Path) -> None:
+    series, labels = scan(tmp_path / "scan", change=lambda data, _: data.__delattr__("StudyInstanceUID"))
+    with pytest.raises(OutputError, match="StudyInstanceUID") as refused:
+        write(series, labels, tmp_path / "case.seg.dcm")
+    assert "object" not in str(refused.value)
+
+
 def test_headers_without_a_frame_of_reference_are_refused(tmp_path: Path) -> None:
     series, labels = scan(tmp_path / "scan", change=lambda data, _: data.__delattr__("FrameOfReferenceUID"))
     with pytest.raises(OutputError, match="Frame Of Reference"):

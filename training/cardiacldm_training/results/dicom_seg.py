@@ -47,8 +47,9 @@ def write_dicom_seg(series: Series, labels: Volume, report: CaseReport, path: Pa
         _share_axes(headers, series)
         segmentation = _segmentation(headers, series, labels, report)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"they lack {error.name}" if isinstance(error, AttributeError) and error.name else str(error)
         raise OutputError(
-            f"{path.name} could not be made, since the scan's DICOM headers are incomplete ({error}): "
+            f"{path.name} could not be made, since the scan's DICOM headers are incomplete ({reason}): "
             "repeat without --dicom-seg."
         ) from error
     with replace_file(path) as part:
@@ -63,11 +64,21 @@ def _read_header(file: Path) -> Dataset:
         warnings.simplefilter("ignore")  # pydicom's remarks on values that break the standard
         header = dcmread(file, stop_before_pixels=True, force=True)
         for name in _PERHAPS_EMPTY:
-            if name not in header:
+            if name not in header or not _is_valid(header[name].VR, header[name].value):
                 setattr(header, name, None)
         if header.PatientSex not in ("M", "F", "O"):
             header.PatientSex = None
     return header
+
+
+def _is_valid(kind: str, value: Any) -> bool:
+    """Return whether a value is what its type (DICOM's VR) allows: highdicom takes no malformed dates and times."""
+    from pydicom.valuerep import DA, TM
+
+    try:
+        return {"DA": DA, "TM": TM}.get(kind, str)(value) is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def _segmentation(headers: list[Dataset], series: Series, labels: Volume, report: CaseReport) -> Segmentation:
