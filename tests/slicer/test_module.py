@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -202,6 +203,38 @@ def test_a_scan_is_segmented_and_everything_is_in_the_scene(user: User) -> None:
 
 def _has_surfaces(node: Any) -> bool:
     return node.GetSegmentation().GetSegment("LV").GetRepresentation("Closed surface") is not None
+
+
+def test_a_scan_and_its_result_leave_the_memory_with_the_scene(user: User) -> None:
+    scan = user.prepare("fast")
+    user.apply()
+    user.settle()
+    results = user.segmentations()
+    user.wait(lambda: _has_surfaces(results[0]), 20)
+    pump(0.5)  # corrections are looked for
+    kept = {"scan": _weak(scan.GetImageData()), "result": _weak(results[0].GetSegmentation())}
+    user.scene.RemoveNode(scan)
+    del scan
+    pump(0.1)
+    gc.collect()
+    assert _present(kept) == ["result"]
+    results.clear()
+    user.scene.Clear(0)
+    pump(0.1)
+    gc.collect()
+    assert _present(kept) == []
+
+
+def _weak(thing: Any) -> Any:
+    import vtk
+
+    reference = vtk.vtkWeakReference()
+    reference.Set(thing)
+    return reference
+
+
+def _present(references: dict[str, Any]) -> list[str]:
+    return [name for name, reference in references.items() if reference.Get() is not None]
 
 
 def test_a_scan_that_slicer_takes_for_smaller_than_its_file_says_is_named(user: User, tmp_path: Path) -> None:

@@ -35,10 +35,12 @@ class Corrections:
         self._removed: list[tuple[str, Any]] = []  # ID of a segmentation, its table
         self._work: Sliced | None = None
         self._timer: Any = None  # runs while something has changed a moment ago
+        self._watched: dict[Any, Any] = {}  # segmentation -> what observes it
         self._observers = slicer.util.VTKObservationMixin()
         for event, call in (
             (self._scene.NodeAddedEvent, self._node_added),
             (self._scene.NodeAboutToBeRemovedEvent, self._node_goes),
+            (self._scene.NodeRemovedEvent, self._node_removed),
             (self._scene.EndImportEvent, self._scene_imported),
         ):
             self._observers.addObserver(self._scene, event, call)
@@ -47,6 +49,9 @@ class Corrections:
     def stop(self) -> None:
         """Stop watching."""
         self._observers.removeObservers()
+        for observer in self._watched.values():
+            observer.removeObservers()
+        self._watched.clear()
         if self._timer is not None:
             self._timer.stop()
         if self._work is not None:
@@ -68,13 +73,15 @@ class Corrections:
                 self._mark(node)
 
     def _watch(self, node: Any) -> None:
+        if node in self._watched:
+            return
+        observer = self._watched[node] = slicer.util.VTKObservationMixin()
         kind = slicer.vtkSegmentation
         for event in (
             kind.SourceRepresentationModified, kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified,
             slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
         ):  # fmt: skip
-            if not self._observers.hasObserver(node, event, self._segments_changed):
-                self._observers.addObserver(node, event, self._segments_changed)
+            observer.addObserver(node, event, self._segments_changed)
 
     def _segments_changed(self, node: Any, _event: str) -> None:
         self._mark(node)
@@ -142,6 +149,13 @@ class Corrections:
             if not self._removed:
                 later(0.0, self._remove_tables)
             self._removed.append((node.GetID(), table))
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)  # type: ignore[untyped-decorator]
+    def _node_removed(self, _scene: Any, _event: str, node: Any) -> None:
+        """Watch it no longer: an observed node would stay in memory, with its labels and surfaces."""
+        observer = self._watched.pop(node, None)
+        if observer is not None:
+            observer.removeObservers()
 
     def _remove_tables(self) -> None:
         removed, self._removed = self._removed, []

@@ -38,12 +38,13 @@ _timers: set[Any] = set()  # a QTimer without a Python reference never fires
 
 
 def later(seconds: float, call: Callable[[], None]) -> Any:
-    """Call once after some seconds. Return the timer, which can be stopped before."""
+    """Call once after some seconds. Return the timer, which can be stopped or started again before."""
     timer = qt.QTimer()
     timer.setSingleShot(True)
 
     def fire() -> None:
         _timers.discard(timer)
+        timer.deleteLater()  # its connection would keep alive what the call holds
         call()
 
     timer.timeout.connect(fire)
@@ -60,6 +61,7 @@ class Sliced:
 
     def __init__(self, work: Iterator[None], on_end: Callable[[Exception | None], None]) -> None:
         self._work, self._on_end = work, on_end
+        self._stopped = False
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         self._timer.timeout.connect(self._slice)
@@ -67,7 +69,10 @@ class Sliced:
 
     def stop(self) -> None:
         """Do no further step."""
-        self._timer.stop()
+        if not self._stopped:
+            self._stopped = True
+            self._timer.stop()
+            self._timer.deleteLater()  # its connection would keep this object alive, and what the caller holds
         self._work = iter(())  # releases what it holds
 
     def _slice(self) -> None:
@@ -86,8 +91,9 @@ class Sliced:
             self._end(error)
 
     def _end(self, error: Exception | None) -> None:
-        self.stop()
-        self._on_end(error)
+        if not self._stopped:  # a step may have stopped this
+            self.stop()
+            self._on_end(error)
 
 
 class QtTransport:

@@ -43,6 +43,7 @@ class SegmentPanel:
         self._showing = False
         self._loaded: tuple[str, str] | None = None  # package and device that the worker was asked to load
         self._observers = slicer.util.VTKObservationMixin()
+        self._scan_observers = slicer.util.VTKObservationMixin()
         self._errors, self._results = ErrorBox(ui, self._cause), ScanResults(ui)
         self.package = Choice(ui.package, lambda value: self._remember("package", value))
         self.device = Choice(ui.device, lambda value: self._remember("device", value))
@@ -132,6 +133,7 @@ class SegmentPanel:
         if self._surfaces is not None:
             self._surfaces.stop()
         self._observers.removeObservers()
+        self._scan_observers.removeObservers()
         self._results.hide()
 
     # --- settings ---
@@ -194,11 +196,11 @@ class SegmentPanel:
 
     def _observe(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
         """Watch the volume's transform and image: whether it can be segmented depends on them."""
-        self._observers.removeObservers(self._volume_changed)
+        self._scan_observers.removeObservers()  # all: those of one slot leave the scan in memory
         if volume is not None:
             kind = slicer.vtkMRMLScalarVolumeNode
             for event in (kind.TransformModifiedEvent, kind.ImageDataModifiedEvent, vtk.vtkCommand.ModifiedEvent):
-                self._observers.addObserver(volume, event, self._volume_changed)
+                self._scan_observers.addObserver(volume, event, self._volume_changed)
 
     def _volume_changed(self, *_unused: Any) -> None:
         self.refresh()
