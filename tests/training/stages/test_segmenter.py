@@ -117,6 +117,20 @@ def test_a_finished_run_goes_on_with_more_steps(data: Path, tmp_path: Path) -> N
         train(data, run, steps=5, resume=True)
 
 
+def test_a_resumed_run_keeps_its_steps_unless_others_are_given(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[config.RunConfig] = []
+    monkeypatch.setattr(segmenter, "train_segmenter", lambda run, settings, *_, **__: configs.append(settings) or {})
+    command = ["train", "segmenter", "--data", str(data), "--out", str(tmp_path / "run"), "--workers", "0"]
+    for options in (["--steps", "8"], ["--resume"], ["--resume", "--steps", "12"]):
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 0, result.output
+        run_folder.write_config(configs[-1], tmp_path / "run")
+    assert configs[1] == configs[0]
+    assert [run_config.segmenter.segmenter.steps for run_config in configs] == [8, 8, 12]
+
+
 def test_other_data_make_another_run(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     fewer = prepare(data)
     fewer = store.Prepared(fewer.cases[:-1], [])

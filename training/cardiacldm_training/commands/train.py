@@ -22,7 +22,9 @@ app = typer.Typer(no_args_is_help=True, help="Train networks, and turn a run int
 _Data = Annotated[list[Path], typer.Option(help="Folder of cases; may be given several times.")]
 _Run = Annotated[Path, typer.Option(help="Folder of the run.")]
 _Preset = Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")]
-_Steps = Annotated[int | None, typer.Option(min=1, help="Steps; the preset's if not given.")]
+_Steps = Annotated[
+    int | None, typer.Option(min=1, help="Steps; the preset's if not given, or those of the run to resume.")
+]
 _Seed = Annotated[int, typer.Option(min=0)]
 _LearningRate = Annotated[
     float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
@@ -77,10 +79,10 @@ def segmenter(
     prepared = prepare_for_networks(data, cache, presets.spacings(preset), max(workers, 1), say)
     cases, skipped = prepared["segmenter"].cases, prepared["segmenter"].skipped
     run_config = presets.segmenter_config(
-        preset, DataFacts(cases=len(cases), digest=prepared["segmenter"].digest), seed=seed, steps=steps,
-        batch=batch, precision=presets.parse_precision(precision), devices=devices, nodes=nodes,
-        learning_rate=learning_rate, augmentation=augmentation,
-        start=_origin(package),
+        preset, DataFacts(cases=len(cases), digest=prepared["segmenter"].digest), seed=seed,
+        steps=steps or _steps_to_resume(out, "segmenter", resume), batch=batch,
+        precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+        augmentation=augmentation, start=_origin(package),
     )  # fmt: skip
     ends = segmenter.train_segmenter(
         out, run_config, prepared, names, resume=resume, workers=workers, start=package, say=say
@@ -124,13 +126,24 @@ def autoencoder(
     _, spacing_mm = presets.grid_of(preset)
     prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say)
     run_config = presets.generator_config(
-        preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), seed=seed, steps=steps, batch=batch,
+        preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), seed=seed,
+        steps=steps or _steps_to_resume(out, "autoencoder", resume), batch=batch,
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
         start=_origin(package),
     )  # fmt: skip
     end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=say)
     say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     _report_skipped(prepared.skipped)
+
+
+def _steps_to_resume(run: Path, network: str, resume: bool) -> int | None:
+    """Return the steps that a run to resume keeps unless others are asked for; None for a new run."""
+    from ..stages.run_folder import CONFIG_FILE, read_config
+
+    if not resume or not (run / CONFIG_FILE).exists():
+        return None
+    training = getattr(read_config(run).model, network, None)
+    return training.steps if training else None
 
 
 def _report_skipped(skipped: Sequence[tuple[str, str]]) -> None:
@@ -178,8 +191,9 @@ def diffusion(
 
     stored = read_config(out)
     settings = presets.diffusion_config(
-        preset or stored.preset, steps=steps, batch=batch, schedule=schedule, devices=devices, nodes=nodes
-    )
+        preset or stored.preset, steps=steps or _steps_to_resume(out, "diffusion", resume), batch=batch,
+        schedule=schedule, devices=devices, nodes=nodes,
+    )  # fmt: skip
     conditions = read_conditions(data)
     prepared = prepare_cases(data, cache, stored.generator.spacing_mm, max(workers, 1), say)
     end = train_diffusion(out, settings, prepared, conditions, resume=resume, workers=workers, preset=preset, say=say)

@@ -54,6 +54,8 @@ def _check_preset(preset: str) -> None:
 
 def scale_steps(training: AnyTraining, ratio: float) -> AnyTraining:
     """Return the training with steps and validation interval times ``ratio``; the warm-up shrinks to fit."""
+    if ratio == 1.0:
+        return training
 
     def scale(value: int) -> int:
         return max(round(value * ratio), 1)
