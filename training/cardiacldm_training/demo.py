@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,10 +189,8 @@ def _print_volumes(volumes_ml: dict[str, float], labels: Volume, scan: Scan) -> 
     if scan.reference is not None:
         if not labels.grid.same_as(scan.reference.grid, tolerance_mm=SAME_GRID_MM):
             raise DemoError("The reference is not on the scan's voxels.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecations
-            for score in score_labels(labels.array, scan.reference.array, labels.spacing):
-                scores[score.structure] = score
+        for score in score_labels(labels.array, scan.reference.array, labels.spacing):
+            scores[score.structure] = score
     typer.echo(f"\n{'Structure':28}    volume" + ("    Dice     HD95" if scores else ""))
     for structure in anatomy.STRUCTURES:
         line = f"{structure.title:28} {volumes_ml[structure.name]:6.0f} mL"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,13 @@ def block(start: tuple[int, int, int], size: tuple[int, int, int], shape: int = 
 def test_equal_masks_are_perfect() -> None:
     mask = block((5, 6, 7), (10, 12, 9))
     assert surface_scores(mask, mask, np.array([0.7, 0.7, 2.5])) == (0.0, 1.0)
+
+
+def test_warnings_of_monai_about_itself_are_not_shown(recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("always")
+    mask = block((5, 6, 7), (10, 12, 9))
+    surface_scores(mask, mask, np.array([1.0, 1.0, 1.0]))
+    assert not recwarn.list
 
 
 def test_a_cube_moved_by_two_slices() -> None:

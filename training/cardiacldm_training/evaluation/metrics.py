@@ -13,6 +13,7 @@ MONAI measures HD95 and NSD. On its own it gives NaN for a structure that only o
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -72,6 +73,8 @@ def surface_scores(
     box = tuple(slice(places.min(), places.max() + 1) for places in either)
     pair = [torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (first, second)]
     spacing = [float(s) for s in spacing_mm]
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
-    nsd = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own deprecations
+        hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+        nsd = compute_surface_dice(*pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
     return float(hd95), float(nsd)
