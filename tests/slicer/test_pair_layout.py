@@ -441,6 +441,22 @@ def test_surfaces_are_shown_on_request_and_framed(host: Host, pair: Any) -> None
     assert not button.checked
 
 
+def test_a_pair_without_a_display_node_is_shown_all_the_same(host: Host, pair: Any) -> None:
+    import slicer
+
+    surfaces = open_module().generateUi.surfaces
+    surfaces.checked = True
+    assert pump(20, until=lambda: pair.segmentation.GetDisplayNode().GetVisibility3D())
+    slicer.mrmlScene.RemoveNode(pair.segmentation.GetDisplayNode())
+    surfaces.checked = False
+    host.check()
+    surfaces.checked = True
+    assert pump(20, until=lambda: pair.segmentation.GetDisplayNode() is not None)
+    pump(0.1)
+    host.check()
+    assert pair.segmentation.GetDisplayNode().GetVisibility3D()
+
+
 def test_each_pair_has_its_surfaces_while_they_are_asked_for(host: Host, pair: Any) -> None:
     second = add_pair(1)
     open_module().generateUi.surfaces.click()

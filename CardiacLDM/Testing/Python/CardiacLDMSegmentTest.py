@@ -149,6 +149,8 @@ class CardiacLDMSegmentTest(ScriptedLoadableModule.ScriptedLoadableModuleTest):
 
     def chooseAndApply(self, volume):
         self.ui.inputVolume.setCurrentNode(volume)
+        slicer.app.processEvents()  # whatever the scene has still to report comes now, and changes no choice
+        self.assertIs(self.ui.inputVolume.currentNode(), volume)
         self.widget.segment.quality.set("fast")
         self.assertTrue(self.ui.apply.enabled, self.ui.hint.text)
         self.ui.apply.click()

@@ -126,6 +126,8 @@ def show_labels_beside(pair: SyntheticPair) -> None:
     All other views are listed: MRML cannot exclude one.
     """
     manager, display = slicer.app.layoutManager(), pair.segmentation.GetDisplayNode()
+    if display is None:  # the user has removed it
+        return
     names = manager.sliceViewNames() if manager is not None else ()
     hidden = {IMAGE_VIEW, *(name for name in names if _shows_a_patient(name))}
     was = display.StartModify()
@@ -144,6 +146,9 @@ def show_in_3d_in_steps(pair: SyntheticPair) -> Iterator[None]:
 
     The surfaces of the other pairs are hidden with their labels.
     """
+    if not pair.is_in(slicer.mrmlScene):
+        return
+    pair.segmentation.CreateDefaultDisplayNodes()  # unless it has one
     if surfaces.has_surfaces(pair.segmentation):
         pair.segmentation.GetDisplayNode().SetVisibility3D(True)
     else:
@@ -162,7 +167,8 @@ def show_in_3d_in_steps(pair: SyntheticPair) -> Iterator[None]:
 def hide_in_3d() -> None:
     """Hide the surfaces of all pairs, and the 3D view beside them."""
     for pair in pairs.synthetic_pairs(slicer.mrmlScene):
-        pair.segmentation.GetDisplayNode().SetVisibility3D(False)
+        if pair.segmentation.GetDisplayNode() is not None:
+            pair.segmentation.GetDisplayNode().SetVisibility3D(False)
     if any(started.layout.shown for started in _started):
         show_side_by_side()
 
