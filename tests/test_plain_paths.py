@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.cases import read_case
 from CardiacLDMLib.image.files import read_volume, to_sitk, write_volume
 from CardiacLDMLib.image.grid import Volume
@@ -49,6 +50,16 @@ def test_dicom_folders_and_files_are_read(tmp_path: Path) -> None:
         path.rename(path.with_name(f"{path.name}{ODD}"))
     case = only_case(tmp_path / ODD)
     assert np.array_equal(read_case(case).array, hu_values())
+
+
+def test_a_temporary_folder_of_a_bad_name_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ODD).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ODD))
+    with plain_paths([tmp_path / ODD / "scan.nrrd"]) as (name,):
+        name.encode()
+    monkeypatch.setattr("CardiacLDMLib.plain_paths.PLAIN_PLACES", ())
+    with pytest.raises(VolumeError, match="Unicode"), plain_paths([tmp_path / ODD / "scan.nrrd"]):
+        pass
 
 
 def test_plain_paths_stay_as_they_are(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from cardiacldm_training.cases import store
 from cardiacldm_training.errors import ConfigError, TrainingError
 from cardiacldm_training.stages import run_folder
 from cardiacldm_training.stages.config import FORMAT
+from tests.support.training import tiny_run
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -33,3 +37,10 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     (tmp_path / run_folder.CONFIG_FILE).write_text(f'{{"format": {FORMAT}, "preset": "demo"}}')
     with pytest.raises(ConfigError, match="'data'"):
         run_folder.read_config(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_run_in_a_folder_that_tensorboard_cannot_open_is_refused(tmp_path: Path) -> None:
+    prepared = store.Prepared([], [])
+    with pytest.raises(TrainingError, match="Unicode"):
+        run_folder.check_run(tmp_path / os.fsdecode(b"run\xff"), tiny_run(prepared), ["segmenter"], resume=False)

@@ -16,6 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from CardiacLDMLib.files import write_text
+from CardiacLDMLib.plain_paths import is_unicode
 
 from ..errors import ConfigError, TrainingError
 from .config import FORMAT, RunConfig, check_resumable
@@ -53,8 +54,10 @@ def read_config(run: Path) -> RunConfig:
 def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: bool) -> None:
     """Refuse to replace a network in training, and to resume a run with another configuration or fewer steps.
 
-    Raises TrainingError, ConfigError.
+    A folder whose name is no valid Unicode is refused too. Raises TrainingError, ConfigError.
     """
+    if not is_unicode(str(run)):  # TensorBoard cannot write there
+        raise TrainingError(f"{run} has a name that is no valid Unicode: choose another folder.")
     if not (run / CONFIG_FILE).exists():
         return
     existing = [name for name in networks if has_begun(run, name)]
