@@ -68,6 +68,14 @@ def test_full_memory_is_named_also_where_a_reader_saw_a_damaged_file() -> None:
     assert "a.nii" not in explain(error).message
 
 
+@pytest.mark.parametrize(("hidden", "kind"), [(False, "memory"), (True, "internal")])
+def test_full_memory_is_named_also_where_a_library_failed_over_it(hidden: bool, kind: Kind) -> None:
+    """As MONAI does while it is imported."""
+    error = AttributeError("'str' object has no attribute '_exception'")
+    error.__context__, error.__suppress_context__ = MemoryError(), hidden
+    assert explain(error).kind == kind
+
+
 def test_names_that_cannot_be_shown_do_not_break_a_message() -> None:
     for error in (errors.VolumeError("a\udcff\nb is empty."), OSError(2, "No such file", "a\udcff\nb")):
         explain(error).message.encode()

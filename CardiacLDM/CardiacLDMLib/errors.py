@@ -171,7 +171,7 @@ def _memory_shortage(error: BaseException | None) -> str | None:
         full = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         if full or (isinstance(error, RuntimeError | ImportError) and any(word in text for word in _MEMORY_WORDS)):
             return "The computer's memory is full: close other programs, or crop a large scan to the chest."
-        error = error.__cause__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
