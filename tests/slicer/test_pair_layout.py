@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -439,6 +440,31 @@ def test_surfaces_are_shown_on_request_and_framed(host: Host, pair: Any) -> None
     assert not display.GetVisibility3D()
     assert not mark.GetVisibility()
     assert not button.checked
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_pair_leaves_the_memory_when_it_is_removed(host: Host, pair: Any, closes: bool) -> None:
+    import vtk
+
+    import slicer
+
+    widget = open_module()
+    widget.generateUi.surfaces.checked = True
+    second = add_pair(1)
+    arrive(second, first=False)
+    pump(0.1)
+    volume, labels = vtk.vtkWeakReference(), vtk.vtkWeakReference()
+    volume.Set(second.volume)
+    labels.Set(second.segmentation.GetSegmentation())
+    for node in () if closes else (second.volume, second.segmentation):
+        slicer.mrmlScene.RemoveNode(node)
+    node = second = None
+    if closes:
+        slicer.mrmlScene.Clear(0)
+    pump(0.1)
+    gc.collect()
+    assert volume.Get() is None
+    assert labels.Get() is None
 
 
 def test_a_pair_without_a_display_node_is_shown_all_the_same(host: Host, pair: Any) -> None:

@@ -32,6 +32,8 @@ class PairViewer:
     def fill(self, with_pairs: bool = True) -> None:
         """Show the synthetic pairs of the scene in the table, or none."""
         self._table.fill(synthetic_pairs(slicer.mrmlScene) if with_pairs else [])
+        if self._shown not in self._table.pairs:
+            self._shown = None  # a removed pair leaves the memory
         self._ui.pairsBox.visible = bool(self._table.pairs)
 
     def arrive(self, pair: SyntheticPair, first: bool) -> Iterator[None]:
