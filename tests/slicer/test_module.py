@@ -883,7 +883,7 @@ def test_results_of_a_batch_are_opened_from_its_table(user: User, tmp_path: Path
     labels = segmentations.labels_from_segmentation(node, volume).array
     truth = phantom(grid)[1].array
     assert 2 * ((labels == truth) & (truth > 0)).sum() / ((labels > 0).sum() + (truth > 0).sum()) > 0.8
-    user.wait(lambda: _has_surfaces(node))
+    user.wait(lambda: _has_surfaces(user.segmentations()[0]))
 
     ui.batchTable.cellDoubleClicked.emit(rows["1-heart"], 0)  # again: it is there already
     pump(0.2)
@@ -902,6 +902,16 @@ def test_results_of_a_batch_are_opened_from_its_table(user: User, tmp_path: Path
     user.wait(lambda: batch._opening is None)
     assert "3-heart.labels.nii.gz" in ui.batchLabel.text
     assert user.segmentations() == [node]
+
+    kept = {"closed": _weak(node)}
+    del node
+    user.scene.Clear(0)
+    ui.batchTable.cellDoubleClicked.emit(rows["1-heart"], 0)
+    user.wait(lambda: batch._opening is None)
+    pump(0.2)
+    gc.collect()
+    assert len(user.segmentations()) == 1
+    assert _present(kept) == []
 
 
 def test_other_jobs_of_the_worker_are_waited_for(user: User) -> None:

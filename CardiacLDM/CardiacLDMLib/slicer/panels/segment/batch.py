@@ -288,6 +288,8 @@ class BatchPanel:
 
     def _open_now(self, row: int) -> None:
         result, self._wanted = self._results[row], None
+        # Those that are closed leave the memory.
+        self._opened = {each: node for each, node in self._opened.items() if slicer.mrmlScene.IsNodePresent(node)}
         self._ui.batchLabel.text = _("Opening {name}").format(name=result.case.name)
 
         def done(node: vtkMRMLSegmentationNode) -> None:
