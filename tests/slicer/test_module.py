@@ -906,7 +906,8 @@ def test_results_of_a_batch_are_opened_from_its_table(user: User, tmp_path: Path
     kept = {"closed": _weak(node)}
     del node
     user.scene.Clear(0)
-    ui.batchTable.cellDoubleClicked.emit(rows["1-heart"], 0)
+    (tmp_path / "elsewhere.nii.gz").rename(scans / "2-heart.nii.gz")
+    ui.batchTable.cellDoubleClicked.emit(rows["2-heart"], 0)
     user.wait(lambda: batch._opening is None)
     pump(0.2)
     gc.collect()
