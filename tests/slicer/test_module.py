@@ -351,6 +351,7 @@ def test_after_apply_the_views_show_the_heart(user: User) -> None:
     window = slicer.app.layoutManager().threeDWidget(0).threeDView().renderWindow()
     camera = window.GetRenderers().GetFirstRenderer().GetActiveCamera()
     camera.SetFocalPoint(500.0, 500.0, 500.0)  # an earlier test may have left it on the same heart
+    camera.SetFocalPoint(500.0, 0.0, 0.0)  # another test may have left it at the heart
     before = camera.GetFocalPoint()
     user.prepare("fast")
     user.apply()
