@@ -23,6 +23,8 @@ Width = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=1, le=256)]
 Stride = Annotated[int, Field(ge=1, le=2)]
 Norm = Literal["instance", "batch"]
+Blocks = Annotated[int, Field(ge=1, le=8)]
+Heads = Annotated[int, Field(ge=1, le=64)]
 
 
 class _Arguments(BaseModel):
@@ -64,6 +66,40 @@ class DynUNetArguments(_Arguments):
             raise ValueError("strides must be as many as filters")
         if self.strides[0] != 1:
             raise ValueError("the first stride must be 1, since the output has the resolution of the first level")
+        return self
+
+
+class SegResNetArguments(_Arguments):
+    """MONAI ``SegResNet``: ``init_filters`` at full resolution, doubled at each level; residual blocks per level."""
+
+    init_filters: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 16
+    blocks_down: Annotated[tuple[Blocks, ...], Field(min_length=2, max_length=6)]
+    blocks_up: Annotated[tuple[Blocks, ...], Field(min_length=1, max_length=5)]
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> SegResNetArguments:
+        if len(self.blocks_up) != len(self.blocks_down) - 1:
+            raise ValueError("blocks_up must be one fewer than blocks_down")
+        return self
+
+
+class SwinUNETRArguments(_Arguments):
+    """MONAI ``SwinUNETR``: a shifted-window transformer with four stages and a convolutional decoder.
+
+    ``feature_size``: channels of the first stage, doubled at each stage. ``window``: side of the attention's window in
+    tokens. The sides of a patch must be multiples of 32 voxels.
+    """
+
+    feature_size: Annotated[int, Field(ge=12, le=48, multiple_of=12)] = 24
+    depths: tuple[Blocks, Blocks, Blocks, Blocks] = (2, 2, 2, 2)
+    num_heads: tuple[Heads, Heads, Heads, Heads] = (3, 6, 12, 24)
+    window: Annotated[int, Field(ge=2, le=16)] = 7
+    checkpointed: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> SwinUNETRArguments:
+        if any(self.feature_size * 2**level % heads for level, heads in enumerate(self.num_heads)):
+            raise ValueError("the width of every stage must be a multiple of its heads")
         return self
 
 
@@ -149,6 +185,8 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(UNetArguments),
     "dynunet": Architecture(DynUNetArguments),
+    "segresnet": Architecture(SegResNetArguments),
+    "swinunetr": Architecture(SwinUNETRArguments),
     "joint_autoencoder": Architecture(JointAutoencoderArguments, "autoencoder"),
     "diffusion_unet": Architecture(DenoiserArguments, "denoising"),
 }

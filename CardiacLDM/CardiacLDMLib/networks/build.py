@@ -16,7 +16,9 @@ from .architectures import (
     DynUNetArguments,
     JointAutoencoderArguments,
     Norm,
+    SegResNetArguments,
     Shape,
+    SwinUNETRArguments,
     UNetArguments,
     check_arguments,
 )
@@ -30,31 +32,54 @@ def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
     return norm, {"affine": True}
 
 
-def _unet(arguments: UNetArguments) -> torch.nn.Module:
+def _unet(arguments: UNetArguments, out_channels: int) -> torch.nn.Module:
     from monai.networks.blocks import Convolution
     from monai.networks.nets import UNet
 
     network = UNet(
-        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, channels=arguments.channels,
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=out_channels, channels=arguments.channels,
         strides=arguments.strides, num_res_units=arguments.num_res_units, norm=_norm(arguments.norm),
     )  # fmt: skip
     if arguments.light_top:
         width, below = arguments.channels[:2]
         joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level has its own width
         network.model[-1] = Convolution(
-            3, joined, OUT_CHANNELS, strides=arguments.strides[0], is_transposed=True, conv_only=True
+            3, joined, out_channels, strides=arguments.strides[0], is_transposed=True, conv_only=True
         )
     return network
 
 
-def _dynunet(arguments: DynUNetArguments) -> torch.nn.Module:
+def _dynunet(arguments: DynUNetArguments, out_channels: int) -> torch.nn.Module:
     from monai.networks.nets import DynUNet
 
     return DynUNet(
-        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=OUT_CHANNELS, kernel_size=[3] * len(arguments.strides),
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=out_channels, kernel_size=[3] * len(arguments.strides),
         strides=arguments.strides, upsample_kernel_size=arguments.strides[1:], filters=arguments.filters,
         norm_name=_norm(arguments.norm), res_block=arguments.res_block,
     )  # fmt: skip
+
+
+def _segresnet(arguments: SegResNetArguments, out_channels: int) -> torch.nn.Module:
+    from monai.networks.nets import SegResNet
+
+    return SegResNet(
+        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=out_channels, init_filters=arguments.init_filters,
+        blocks_down=arguments.blocks_down, blocks_up=arguments.blocks_up,
+    )  # fmt: skip
+
+
+def _swinunetr(arguments: SwinUNETRArguments, out_channels: int) -> torch.nn.Module:
+    import torch
+    from monai.networks.nets import SwinUNETR
+
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # MONAI reads numbers from tensors, which the meta device cannot
+        network = SwinUNETR(
+            in_channels=IN_CHANNELS, out_channels=out_channels, feature_size=arguments.feature_size,
+            depths=arguments.depths, num_heads=arguments.num_heads, window_size=arguments.window, use_v2=True,
+            use_checkpoint=arguments.checkpointed,
+        )  # fmt: skip
+    return network.to(device)
 
 
 def _joint_autoencoder(arguments: JointAutoencoderArguments) -> torch.nn.Module:
@@ -101,9 +126,13 @@ def _denoises(module: Any, patch: Shape) -> bool:
     return module(latent, torch.empty(1), choices, torch.empty(1, len(module.numbers))).shape == latent.shape
 
 
-_BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
+_SEGMENTERS: dict[str, Callable[[Any, int], torch.nn.Module]] = {
     "unet": _unet,
     "dynunet": _dynunet,
+    "segresnet": _segresnet,
+    "swinunetr": _swinunetr,
+}
+_BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "joint_autoencoder": _joint_autoencoder,
     "diffusion_unet": _denoiser,
 }
@@ -121,7 +150,18 @@ def build_network(architecture: str, arguments: Mapping[str, JsonValue]) -> torc
     unknown architecture or arguments out of bounds.
     """
     checked = check_arguments(architecture, arguments)
+    if architecture in _SEGMENTERS:
+        return _SEGMENTERS[architecture](checked, OUT_CHANNELS)
     return _BUILDERS[architecture](checked)
+
+
+def build_reconstructor(architecture: str, arguments: Mapping[str, JsonValue]) -> torch.nn.Module:
+    """Return a segmentation network with a single channel out: an image (N, 1, I, J, K) in 0..1 in place of logits.
+
+    It is pre-trained by masked image modelling. Raises :class:`PackageError` as :func:`build_network` does.
+    """
+    checked = check_arguments(architecture, arguments)
+    return _SEGMENTERS[architecture](checked, 1)
 
 
 def fits(architecture: str, module: torch.nn.Module, patch: Shape) -> bool:
