@@ -30,7 +30,9 @@ LAYERS = {
 }  # fmt: skip
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 #: Functions that are longer because they are lists of options with their help texts.
-OPTION_LISTS = {"commands.fidelity.fidelity", "commands.generate.generate", "commands.segment.segment"}
+OPTION_LISTS = {
+    "commands.fidelity.fidelity", "commands.generate.generate", "commands.segment.segment", "commands.train.segmenter",
+}  # fmt: skip
 
 
 @cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import Manifest
@@ -63,7 +64,7 @@ def from_manifest(manifest: Manifest, figures: str) -> str:
 {plural(training.cases, "case")}, seed {training.seed}, {training.date}, code version {training.code_version}.
 
 {networks}
-{_generation(manifest.generator) if manifest.generator else ""}
+{_ingredients(training.configuration)}{_generation(manifest.generator) if manifest.generator else ""}
 ## Figures
 
 {figures}
@@ -74,6 +75,25 @@ def from_manifest(manifest: Manifest, figures: str) -> str:
 
 {attribution}
 """
+
+
+def _ingredients(configuration: Mapping[str, Any]) -> str:
+    """Return what the card says about real cases, generated pairs and pre-training, with their hashes.
+
+    ``configuration``: that of the run. Empty for runs with neither pairs nor pre-training.
+    """
+    data, lines = configuration.get("data") or {}, []
+    mix, encoder = data.get("mix"), configuration.get("encoder")
+    if encoder:
+        mask, _, digest = encoder.partition(" ")
+        lines.append(f"- **encoder**: from masked pre-training ({mask}), weights {digest[:16]}")
+    if mix:
+        pairs = f"{plural(mix['cases'], 'generated pair')} (SHA-256 {mix['digest'][:16]})"
+        package = mix["package"] or "a package that they do not name"
+        lines.append(f"- **generated pairs**: {mix['share']:g} for each real case, of {pairs} by {package}")
+    if lines:
+        lines.insert(0, f"- **real cases**: {data['cases']} (SHA-256 {data['digest'][:16]})")
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def _generation(spec: GeneratorSpec) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -25,11 +25,12 @@ from CardiacLDMLib.postprocess.tone import Tone
 from CardiacLDMLib.text import first_problem
 
 from . import cards
+from .errors import ConfigError
 from .evaluation.fidelity.report import JSON_FILE, Report, comparisons
 from .evaluation.metrics import METRICS
 from .evaluation.segmenter import Evaluation, read_evaluation
 from .stages import autoencoder, diffusion, segmenter
-from .stages.config import SEGMENTER_NETWORKS, RunConfig, SegmenterModel
+from .stages.config import SEGMENTER_NETWORKS, PretrainingModel, RunConfig, SegmenterModel
 from .stages.package_part import PackagePart
 from .stages.run_folder import read_config
 
@@ -99,7 +100,7 @@ def export_run(
     Raises ConfigError, EvaluationError, TrainingError or PackageError.
     """
     config = read_config(run)
-    kind = config.model.kind
+    kind = _kind_of_package(config)
     texts = read_about(about, kind) if about else _ABOUT[kind]()
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
@@ -120,6 +121,12 @@ def export_run(
         cards.from_manifest(manifest, results.markdown) if card is None else cards.with_figures(card, results.markdown)
     )
     return write_package(folder, manifest, weights, text, replace=replace)
+
+
+def _kind_of_package(config: RunConfig) -> Literal["segmenter", "generator"]:
+    if isinstance(config.model, PretrainingModel):
+        raise ConfigError("A pre-training is no package: train a segmenter from its encoder, and export that.")
+    return config.model.kind
 
 
 def _parts(run: Path, config: RunConfig) -> dict[str, PackagePart]:
@@ -144,7 +151,7 @@ def _generator_spec(config: RunConfig, parts: Mapping[str, PackagePart], texture
         return None
     entries = {name: value for part in parts.values() for name, value in part.generator.items()}
     if texture:
-        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config.model.spacing_mm))
+        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config.generator.spacing_mm))
     return GeneratorSpec.model_validate(entries)
 
 
@@ -170,7 +177,7 @@ def _results(config: RunConfig, folders: Sequence[Path]) -> _Results:
         evaluations = [read_evaluation(folder) for folder in folders]
         figures = [figure for evaluation in evaluations for figure in _figures_of_evaluation(evaluation)]
         return _Results(figures, cards.evaluation_tables(evaluations))
-    reports = [read_report(folder / JSON_FILE, config.model.spacing_mm) for folder in folders]
+    reports = [read_report(folder / JSON_FILE, config.generator.spacing_mm) for folder in folders]
     return _Results([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
 
 

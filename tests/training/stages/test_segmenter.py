@@ -164,7 +164,8 @@ def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
     ("arguments", "fact"),
     [
         (["--preset", "huge"], "'huge'"),
-        (["--network", "third"], "'third'"),
+        (["--only", "third"], "'third'"),
+        (["--network", "vnet"], "'vnet'"),
         (["--precision", "8-bit"], "'8-bit'"),
         (["--data", "nowhere"], "nowhere"),
     ],

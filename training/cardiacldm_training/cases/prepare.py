@@ -12,14 +12,15 @@ from . import store
 
 
 def prepare_cases(
-    folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Say
-) -> store.Prepared:
+    folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Say, *,
+    images_alone: bool = False,
+) -> store.Prepared:  # fmt: skip
     """Prepare the cases of ``folders`` at ``spacing_mm``; report cases in doubt, leave out unusable ones.
 
-    Raises DatasetError for a folder without cases.
+    ``images_alone``: images without labels are cases too. Raises DatasetError for a folder without cases.
     """
-    files = store.gather(folders, cache)
-    say(f"Preparing {plural(len(files), 'case')} at {spacing_mm:g} mm.")
+    files = store.gather(folders, cache, images_alone=images_alone)
+    say(f"Preparing {plural(len(files), 'image' if images_alone else 'case')} at {spacing_mm:g} mm.")
     prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.report_tenths(say))
     _report(prepared.skipped, prepared.cases, say)
     return prepared

@@ -26,7 +26,7 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.scan import check_values
 from CardiacLDMLib.text import folder_name
 
-from .readers.folders import CaseFiles, find_cases, read_case
+from .readers.folders import ImageFiles, find_cases, find_images, read_case
 from .workers import run_unordered
 
 #: Increase when the content of an entry changes: entries of other versions are made again.
@@ -84,7 +84,7 @@ class Prepared:
 
 
 def prepare(
-    cases: Sequence[tuple[CaseFiles, Path]], spacing_mm: float, *, workers: int = 1,
+    cases: Sequence[tuple[ImageFiles, Path]], spacing_mm: float, *, workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:  # fmt: skip
     """Prepare ``cases`` (each with its cache folder) at ``spacing_mm`` in ``workers`` processes.
@@ -108,7 +108,7 @@ def prepare(
     return Prepared(usable, skipped)
 
 
-def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> PreparedCase | str:
+def _prepare_safely(files: ImageFiles, cache: Path, *, spacing_mm: float) -> PreparedCase | str:
     """Prepare a case; return the reason if it cannot be used."""
     try:
         return prepare_case(files, cache, spacing_mm)
@@ -121,7 +121,7 @@ def _prepare_safely(files: CaseFiles, cache: Path, *, spacing_mm: float) -> Prep
         return explanation.message
 
 
-def prepare_case(files: CaseFiles, cache: Path, spacing_mm: float) -> PreparedCase:
+def prepare_case(files: ImageFiles, cache: Path, spacing_mm: float) -> PreparedCase:
     """Return the entry of one case; make it if it is missing or damaged.
 
     Raises :class:`VolumeError`, :class:`SegmenterError` or :class:`OutputError`.
@@ -144,19 +144,20 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def _key(files: CaseFiles, spacing_mm: float) -> str:
+def _key(files: ImageFiles, spacing_mm: float) -> str:
     """Return the hash of format, spacing and source files."""
-    parts = [str(FORMAT), f"{spacing_mm:g}", sha256(files.image), sha256(files.labels)]
+    parts = [str(FORMAT), f"{spacing_mm:g}", sha256(files.image)]
+    parts.append(sha256(files.labels) if files.labels else "no labels")
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _arrays(files: CaseFiles, spacing_mm: float, key: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def _arrays(files: ImageFiles, spacing_mm: float, key: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read and resample a case; return its arrays by file name, and notes for the user.
 
     Raises :class:`VolumeError`, or :class:`SegmenterError` for a scan that is no CT in Hounsfield units.
     """
     image, labels, notes = read_case(files)
-    if not labels.array.any():
+    if files.labels and not labels.array.any():
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
         raise VolumeError("Its scan contains values that are not finite.")
@@ -197,16 +198,17 @@ def _write_entry(folder: Path, arrays: dict[str, np.ndarray], notes: list[str]) 
             raise
 
 
-def gather(folders: Sequence[Path], cache: Path | None) -> list[tuple[CaseFiles, Path]]:
+def gather(folders: Sequence[Path], cache: Path | None, *, images_alone: bool = False) -> list[tuple[ImageFiles, Path]]:
     """Return the cases of all folders, each with the folder of its entry; names include the name of their folder.
 
-    Entries are in ``cache``, or in ``.prepared`` of each folder without it. Raises DatasetError.
+    ``images_alone``: images without labels are cases too. Entries are in ``cache``, or in ``.prepared`` of each folder
+    without it. Raises DatasetError.
     """
-    cases: list[tuple[CaseFiles, Path]] = []
+    cases: list[tuple[ImageFiles, Path]] = []
     for folder in folders:
         cases += [
-            (CaseFiles(f"{folder_name(folder)}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
-            for case in find_cases(folder)
+            (ImageFiles(f"{folder_name(folder)}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
+            for case in (find_images(folder) if images_alone else find_cases(folder))
         ]
     return cases
 

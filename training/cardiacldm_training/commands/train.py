@@ -16,6 +16,9 @@ from .common import let_threads_sleep, report_errors, say
 if TYPE_CHECKING:
     from CardiacLDMLib.packages.store import ModelPackage
 
+    from ..cases.store import Prepared
+    from ..stages.config import MixFacts
+
 app = typer.Typer(no_args_is_help=True, help="Train networks, and turn a run into a model package.")
 
 
@@ -24,6 +27,9 @@ _Run = Annotated[Path, typer.Option(help="Folder of the run.")]
 _Preset = Annotated[str, typer.Option(help="demo (2 CPU cores), gpu, or paper.")]
 _Steps = Annotated[
     int | None, typer.Option(min=1, help="Steps; the preset's if not given, or those of the run to resume.")
+]
+_Network = Annotated[
+    str | None, typer.Option(help="unet, dynunet, segresnet or swinunetr, in the preset's size; its own if not given.")
 ]
 _Seed = Annotated[int, typer.Option(min=0)]
 _LearningRate = Annotated[
@@ -46,7 +52,10 @@ def segmenter(
     data: _Data,
     out: _Run,
     preset: _Preset = "demo",
-    network: Annotated[str, typer.Option(help="locator, segmenter or both: two machines may share a run.")] = "both",
+    network: _Network = None,
+    only: Annotated[
+        str | None, typer.Option(help="Train the locator or the segmenter alone: two machines may share a run.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Segmenter's steps; the locator's follow.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
     seed: _Seed = 0,
@@ -57,6 +66,13 @@ def segmenter(
     augmentation: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Factor on the preset's chance of each augmentation.")
     ] = 1.0,
+    encoder: Annotated[Path | None, typer.Option(help="Run of a pre-training whose encoder to keep.")] = None,
+    encoder_rate: Annotated[float, typer.Option(min=1e-3, max=1.0, help="Factor on its learning rate.")] = 1.0,
+    frozen_steps: Annotated[int, typer.Option(min=0, help="First steps in which it stays as it is.")] = 0,
+    mix: Annotated[
+        list[Path] | None, typer.Option(help="Folder of generated pairs to mix with the cases; may be repeated.")
+    ] = None,
+    mix_share: Annotated[float, typer.Option(min=0.01, max=100.0, help="Generated pairs for each case.")] = 3.0,
     precision: _Precision = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
@@ -68,28 +84,87 @@ def segmenter(
     let_threads_sleep()
     from CardiacLDMLib.packages.store import find_package
 
-    from ..cases.prepare import prepare_for_networks
+    from ..cases.prepare import prepare_cases, prepare_for_networks
     from ..stages import presets, segmenter
     from ..stages.config import SEGMENTER_NETWORKS, DataFacts
+    from ..stages.pretrain import read_encoder
 
-    names = SEGMENTER_NETWORKS if network == "both" else (network,)
+    names = (only,) if only else SEGMENTER_NETWORKS
     if not set(names) <= set(SEGMENTER_NETWORKS):
-        raise ConfigError(f"There is no network {network!r}: choose locator, segmenter or both.")
+        raise ConfigError(f"There is no part {only!r}: choose locator or segmenter.")
     package = find_package(start) if start else None
+    trained = read_encoder(encoder) if encoder else None
     prepared = prepare_for_networks(data, cache, presets.spacings(preset), max(workers, 1), say)
+    pairs = prepare_cases(mix, cache, presets.spacings(preset)["segmenter"], max(workers, 1), say) if mix else None
     cases, skipped = prepared["segmenter"].cases, prepared["segmenter"].skipped
+    facts = DataFacts(
+        cases=len(cases), digest=prepared["segmenter"].digest,
+        mix=_mix_facts(mix, pairs, mix_share) if mix and pairs else None,
+    )  # fmt: skip
     run_config = presets.segmenter_config(
-        preset, DataFacts(cases=len(cases), digest=prepared["segmenter"].digest), seed=seed,
-        steps=steps or _steps_to_resume(out, "segmenter", resume), batch=batch,
+        preset, facts, seed=seed, steps=steps or _steps_to_resume(out, "segmenter", resume), batch=batch,
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
-        augmentation=augmentation, start=_origin(package),
+        augmentation=augmentation, start=_origin(package), architecture=network,
+        encoder=trained.record if trained else None, encoder_rate=encoder_rate, frozen_steps=frozen_steps,
     )  # fmt: skip
     ends = segmenter.train_segmenter(
-        out, run_config, prepared, names, resume=resume, workers=workers, start=package, say=say
-    )
+        out, run_config, prepared, names, resume=resume, workers=workers, start=package, encoder=trained, pairs=pairs,
+        say=say,
+    )  # fmt: skip
     for name, end in ends.items():
         say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     _report_skipped(skipped)
+
+
+def _mix_facts(folders: Sequence[Path], pairs: Prepared, share: float) -> MixFacts:
+    """Return what a run's configuration records of the generated pairs in ``folders``."""
+    from ..results.pair_files import package_of
+    from ..stages.config import MixFacts
+
+    packages = sorted({package_of(folder) for folder in folders} - {""})
+    return MixFacts(package=", ".join(packages), cases=len(pairs.cases), digest=pairs.digest, share=share)
+
+
+@app.command("pretrain")
+@report_errors()
+def pretrain(
+    *,
+    data: Annotated[list[Path], typer.Option(help="Folder of images or cases; may be given several times.")],
+    out: _Run,
+    preset: _Preset = "demo",
+    mask: Annotated[str, typer.Option(help="paper (few boxes hidden) or mae (three quarters hidden).")] = "paper",
+    columns: Annotated[bool, typer.Option("--columns", help="Let the paper's boxes run through all slices.")] = False,
+    network: _Network = None,
+    steps: _Steps = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
+    seed: _Seed = 0,
+    learning_rate: _LearningRate = None,
+    precision: _Precision = None,
+    devices: _Devices = 1,
+    nodes: _Nodes = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make training patches.")] = 1,
+    cache: _Cache = None,
+    resume: _Resume = False,
+) -> None:
+    """Pre-train a segmenter's network on images alone: it learns to fill in hidden parts. Labels are not needed."""
+    let_threads_sleep()
+    from ..cases.prepare import prepare_cases
+    from ..stages import presets
+    from ..stages.config import DataFacts
+    from ..stages.masking import parse_mask
+    from ..stages.pretrain import train_pretraining
+
+    spacing_mm = presets.spacings(preset)["segmenter"]
+    chosen = parse_mask(mask, columns=columns)
+    prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say, images_alone=True)
+    run_config = presets.pretraining_config(
+        preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), chosen, architecture=network, seed=seed,
+        steps=steps or _steps_to_resume(out, "network", resume), batch=batch,
+        precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+    )  # fmt: skip
+    end = train_pretraining(out, run_config, prepared, resume=resume, workers=workers, say=say)
+    say(f"pretrain: least error {-end.best:.5f} at step {end.best_step} of {end.step}.")
+    _report_skipped(prepared.skipped)
 
 
 @app.command("autoencoder")

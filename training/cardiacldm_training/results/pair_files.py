@@ -57,6 +57,14 @@ def shared_settings(package: ModelPackage, seed: int, settings: Settings, judge:
     return {"package": _package_text(package), "seed": seed, **asdict(settings), "check": check}
 
 
+def package_of(out: Path) -> str:
+    """Return the name, version and hash of the package that generated the pairs of a folder; "" if it does not say."""
+    try:
+        return str(json.loads((out / SETTINGS).read_text(encoding="utf-8"))["package"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _package_text(package: ModelPackage) -> str:
     return f"{package.manifest.name} {package.manifest.version} (SHA-256 {package.sha256})"
 

@@ -37,6 +37,12 @@ def panel(
     return np.concatenate([above, below], axis=0).clip(0, 255).astype(np.uint8)
 
 
+def row_of_slices(image: np.ndarray) -> np.ndarray:
+    """Return (S, 3 S, 3) uint8: the middle slices of an image (I, J, K; 0 to 1) in three planes."""
+    middle = np.array(image.shape) // 2
+    return _row(image, np.zeros(image.shape, np.uint8), middle).clip(0, 255).astype(np.uint8)
+
+
 def _row(image: np.ndarray, labels: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """Return (S, 3 S, 3) float, S the longest side: slices ``middle`` of an image with labels, a voxel per pixel."""
     side = max(image.shape)

@@ -21,12 +21,13 @@ from CardiacLDMLib.postprocess.steps import Step
 from ..cases.conditions import Vocabulary
 from ..cases.settings import AugmentConfig, PairAugmentConfig, Positive, Probability, SamplingConfig
 from ..errors import ConfigError
+from .masking import Mask
 
 #: Increase it when stored configurations change their shape: runs of another format are refused.
 FORMAT: Final = 2
 #: The networks of a segmenter, and all networks, in the order in which they are trained.
 SEGMENTER_NETWORKS = ("locator", "segmenter")
-NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion")
+NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain")
 
 Precision = Literal["32-true", "bf16-mixed"]
 Devices = Annotated[int, Field(ge=1)]
@@ -57,7 +58,11 @@ class TrainingConfig(Record):
 
 
 class NetworkConfig(TrainingConfig):
-    """A network that labels: architecture, patches and training. ``patch`` in voxels (R, A, S) of ``spacing_mm``."""
+    """A network that labels: architecture, patches and training. ``patch`` in voxels (R, A, S) of ``spacing_mm``.
+
+    With a pre-trained encoder, its learning rate is ``encoder_rate`` times that of the decoder, and 0 for the first
+    ``frozen_steps``, in which the new decoder adapts to it.
+    """
 
     architecture: str
     arguments: dict[str, Any]
@@ -66,6 +71,8 @@ class NetworkConfig(TrainingConfig):
     window_hu: tuple[float, float] = (-300.0, 700.0)
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
+    encoder_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    frozen_steps: Annotated[int, Field(ge=0)] = 0
 
 
 class AutoencoderConfig(TrainingConfig):
@@ -101,6 +108,29 @@ class DiffusionConfig(TrainingConfig):
     nodes: Devices = 1
 
 
+class PretrainConfig(TrainingConfig):
+    """A network that fills in hidden voxels. ``patch`` in voxels (R, A, S) of ``spacing_mm``.
+
+    Of ``augment`` only the geometry is used. ``sampling`` holds for images with labels; others give patches anywhere.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    spacing_mm: Positive
+    patch: tuple[int, int, int]
+    window_hu: tuple[float, float] = (-300.0, 700.0)
+    mask: Mask
+    sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+
+class PretrainingModel(Record):
+    """The network of a pre-training, whose encoder a segmenter can keep."""
+
+    kind: Literal["pretraining"] = "pretraining"
+    network: PretrainConfig
+
+
 class SegmenterModel(Record):
     """The two networks of a segmenter."""
 
@@ -133,6 +163,9 @@ class GeneratorModel(Record):
         return self.autoencoder.arguments.get("latent_channels", 4), i, j, k
 
 
+Model = SegmenterModel | GeneratorModel | PretrainingModel
+
+
 # --- facts about the data ------------------------------------------------------------------------------------------
 
 
@@ -144,11 +177,21 @@ class DiffusionData(Record):
     autoencoder: str  # SHA-256 of its weights
 
 
+class MixFacts(Record):
+    """Generated pairs that are mixed with the real cases. ``share``: how many of them are drawn for each real case."""
+
+    package: str  # generator package of the pairs, with its hash; empty if they do not tell
+    cases: int
+    digest: str  # SHA-256 over names and content of all prepared pairs
+    share: Positive
+
+
 class DataFacts(Record):
     """The data of a run; other data make another run."""
 
     cases: int
     digest: str  # SHA-256 over names and content of all prepared cases
+    mix: MixFacts | None = None
     diffusion: DiffusionData | None = None
 
 
@@ -158,7 +201,8 @@ class DataFacts(Record):
 class RunConfig(Record):
     """A whole run: the model with the settings of its networks, facts about the data, and all else that shapes weights.
 
-    ``start`` names the package, with its hash, whose weights training starts from; None: random weights.
+    ``start`` names the package, with its hash, whose weights training starts from; None: random weights. ``encoder``
+    likewise names the pre-training whose encoder the segmenter keeps.
     """
 
     format: Literal[2] = FORMAT
@@ -169,8 +213,9 @@ class RunConfig(Record):
     nodes: Devices = 1
     validation_part: Probability = 0.1
     start: str | None = None
+    encoder: str | None = None
     data: DataFacts
-    model: Annotated[SegmenterModel | GeneratorModel, Field(discriminator="kind")]
+    model: Annotated[Model, Field(discriminator="kind")]
 
     @property
     def segmenter(self) -> SegmenterModel:
@@ -184,6 +229,13 @@ class RunConfig(Record):
         """The model of a generator's run. Raises :class:`ConfigError` for another run."""
         if not isinstance(self.model, GeneratorModel):
             raise ConfigError(f"This is the run of a {self.model.kind}, not of a generator.")
+        return self.model
+
+    @property
+    def pretraining(self) -> PretrainingModel:
+        """The model of a pre-training's run. Raises :class:`ConfigError` for another run."""
+        if not isinstance(self.model, PretrainingModel):
+            raise ConfigError(f"This is the run of a {self.model.kind}, not of a pre-training.")
         return self.model
 
     def with_diffusion(self, settings: DiffusionConfig | None, data: DiffusionData | None) -> RunConfig:
@@ -206,7 +258,7 @@ def check_same(stored: Record, config: Record) -> None:
 def check_resumable(stored: RunConfig, config: RunConfig) -> None:
     """Raise :class:`ConfigError` unless ``config`` is that of the run to resume, perhaps with more steps."""
     old, new = json.loads(stored.model_dump_json()), json.loads(config.model_dump_json())
-    for name in NETWORKS:
+    for name in (*NETWORKS, "network"):
         before, after = old["model"].get(name), new["model"].get(name)
         if before and after and after["steps"] > before["steps"]:
             before.update({field: after[field] for field in _OF_LENGTH})

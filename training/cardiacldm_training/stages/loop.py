@@ -73,14 +73,37 @@ class State:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Slow:
+    """Parameters, by name, that learn at ``rate`` times the learning rate, and not at all for ``frozen_steps``."""
+
+    names: frozenset[str]
+    rate: float = 1.0
+    frozen_steps: int = 0
+
+    def factor(self, step: int) -> float:
+        """Return the factor on the learning rate at a step."""
+        return 0.0 if step < self.frozen_steps else self.rate
+
+
+def _groups(network: torch.nn.Module, slow: Slow | None) -> list[dict[str, list[torch.nn.Parameter]]]:
+    """Return the parameters in groups for the optimiser: usual ones, and slow ones if there are any."""
+    parameters = dict(network.named_parameters())
+    names = slow.names if slow else frozenset[str]()
+    groups = [{"params": [p for name, p in parameters.items() if name not in names]}]
+    return groups if slow is None else [*groups, {"params": [parameters[name] for name in sorted(names)]}]
+
+
 class _Run:
     """A network in training: the content of its checkpoints, one step, one validation."""
 
-    def __init__(self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage) -> None:
+    def __init__(
+        self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, slow: Slow | None = None
+    ) -> None:
         self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
-        self.network = fabric.to_device(network)
+        self.network, self.slow = fabric.to_device(network), slow
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            _groups(self.network, slow), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.average = AveragedModel(self.network)
         self.average.multi_avg_fn = lambda averages, values, _: torch._foreach_lerp_(
@@ -94,8 +117,9 @@ class _Run:
     def step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Take one optimiser step and return the loss."""
         self.network.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.state.step, self.config)
+        rate = learning_rate(self.state.step, self.config)
+        for number, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = rate if number == 0 or self.slow is None else rate * self.slow.factor(self.state.step)
         loss = self.stage.loss(self.module, batch)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.module, self.wrapped, max_norm=self.config.clip_norm, error_if_nonfinite=False)
@@ -222,7 +246,7 @@ def _loader(stage: Stage, indices: Sequence[list[int]], workers: int, pin: bool)
 
 def train_network(
     fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
-    resume: bool = False, workers: int = 0, say: Callable[[str], None] = print,
+    resume: bool = False, workers: int = 0, slow: Slow | None = None, say: Callable[[str], None] = print,
 ) -> State:  # fmt: skip
     """Train ``network`` for its steps, or until the score stops improving; return where training ended.
 
@@ -234,7 +258,7 @@ def train_network(
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, older_than=0)  # no other process writes checkpoints here
     fabric.barrier()
-    run = _Run(fabric, config, network, stage)
+    run = _Run(fabric, config, network, stage, slow)
     if resume and (folder / LAST).is_file():
         run.load(folder / LAST)
     if run.state.finished:

@@ -17,12 +17,16 @@ from .config import (
     DataFacts,
     DiffusionConfig,
     GeneratorModel,
+    Model,
     NetworkConfig,
     Precision,
+    PretrainConfig,
+    PretrainingModel,
     RunConfig,
     SegmenterModel,
     TrainingConfig,
 )
+from .masking import BlockMask, BoxMask
 
 PRESETS = ("demo", "gpu", "paper")
 
@@ -39,9 +43,7 @@ def parse_precision(text: str | None) -> Precision | None:
     raise ConfigError(f"There is no precision {text!r}: choose {' or '.join(get_args(Precision))}.")
 
 
-def _run_config(
-    preset: str, data: DataFacts, model: SegmenterModel | GeneratorModel, precision: Precision | None, **fields: Any
-) -> RunConfig:
+def _run_config(preset: str, data: DataFacts, model: Model, precision: Precision | None, **fields: Any) -> RunConfig:
     """Return a configuration with the fields that every run has."""
     usual: Precision = "32-true" if preset == "demo" else "bf16-mixed"
     return RunConfig(preset=preset, data=data, model=model, precision=precision or usual, **fields)
@@ -70,6 +72,9 @@ def scale_steps(training: AnyTraining, ratio: float) -> AnyTraining:
 
 _LOCATOR_SAMPLING = SamplingConfig(anywhere=0.3, jitter=0.3)
 _LOCATOR_AUGMENT = AugmentConfig(warp_mm=6.0, warp_spacing_mm=80.0, view=0.35, view_smallest=0.25)
+_DYNUNET: dict[str, Any] = {
+    "filters": (32, 64, 128, 256, 320, 320), "strides": (1, 2, 2, 2, 2, 2), "res_block": True,
+}  # fmt: skip
 _UNET: dict[str, Any] = {"channels": (32, 64, 128, 256), "strides": (2, 2, 2), "norm": "instance"}
 
 
@@ -91,9 +96,8 @@ def _demo_segmenter(train_cases: int, batch: int | None) -> SegmenterModel:
 
 
 def _gpu_segmenter(train_cases: int, batch: int | None) -> SegmenterModel:
-    arguments = {"filters": (32, 64, 128, 256, 320, 320), "strides": (1, 2, 2, 2, 2, 2), "res_block": True}
     segmenter = NetworkConfig(
-        architecture="dynunet", arguments=arguments, spacing_mm=1.5, patch=(128, 128, 128), batch=batch or 2,
+        architecture="dynunet", arguments=_DYNUNET, spacing_mm=1.5, patch=(128, 128, 128), batch=batch or 2,
         steps=60_000, validate_every=1000, patience=20, validation_cases=40, warmup_steps=1000, ema_decay=0.999,
         learning_rate=5e-4,
     )  # fmt: skip
@@ -134,11 +138,14 @@ def spacings(preset: str) -> dict[str, float]:
 def segmenter_config(
     preset: str, data: DataFacts, *, seed: int = 0, steps: int | None = None, batch: int | None = None,
     precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
-    learning_rate: float | None = None, augmentation: float = 1.0,
+    learning_rate: float | None = None, augmentation: float = 1.0, architecture: str | None = None,
+    encoder: str | None = None, encoder_rate: float = 1.0, frozen_steps: int = 0,
 ) -> RunConfig:  # fmt: skip
     """Return the configuration of a segmenter's run.
 
     ``steps`` sets the steps of the segmenter; the locator's, the validations and the warm-up change in proportion.
+    ``architecture`` replaces that of the segmenter. ``encoder`` names a pre-training, for whose encoder
+    ``encoder_rate`` and ``frozen_steps`` hold.
     ``augmentation`` (0 to 1) multiplies the probability of every augmentation.
     Raises :class:`ConfigError` for an unknown preset.
     """
@@ -151,10 +158,74 @@ def segmenter_config(
             network = network.model_copy(update={"learning_rate": learning_rate})
         return network.model_copy(update={"augment": network.augment.with_probability(augmentation)})
 
+    segmenter = with_architecture(change(model.segmenter), preset, architecture)
+    segmenter = segmenter.model_copy(update={"encoder_rate": encoder_rate, "frozen_steps": frozen_steps})
     return _run_config(
-        preset, data, SegmenterModel(locator=change(model.locator), segmenter=change(model.segmenter)), precision,
-        seed=seed, devices=devices, nodes=nodes, start=start,
+        preset, data, SegmenterModel(locator=change(model.locator), segmenter=segmenter), precision, seed=seed,
+        devices=devices, nodes=nodes, start=start, encoder=encoder,
     )  # fmt: skip
+
+
+# --- pre-training --------------------------------------------------------------------------------------------------
+
+#: Sizes of the networks beside each preset's own, by preset and architecture.
+_OTHER_NETWORKS: dict[str, dict[str, dict[str, Any]]] = {
+    "demo": {
+        "dynunet": {"filters": (8, 16, 32, 64, 128), "strides": (1, 2, 2, 2, 2)},
+        "segresnet": {"init_filters": 8, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1)},
+        "swinunetr": {"feature_size": 12},
+    },
+    "gpu": {
+        "unet": {"channels": (32, 64, 128, 256, 320), "strides": (2, 2, 2, 2), "num_res_units": 2},
+        "segresnet": {"init_filters": 32, "blocks_down": (1, 2, 2, 4, 4), "blocks_up": (1, 1, 1, 1)},
+        "swinunetr": {"feature_size": 48, "checkpointed": True},
+    },
+}
+_OTHER_NETWORKS["paper"] = {**_OTHER_NETWORKS["gpu"], "dynunet": _DYNUNET}
+
+
+def with_architecture(network: NetworkConfig, preset: str, architecture: str | None) -> NetworkConfig:
+    """Return the settings with another architecture of the preset's size; None: its own.
+
+    Raises :class:`ConfigError` for an architecture that does not segment.
+    """
+    if architecture is None or architecture == network.architecture:
+        return network
+    others = _OTHER_NETWORKS[preset]
+    if architecture not in others:
+        names = ", ".join(sorted({network.architecture, *others}))
+        raise ConfigError(f"There is no network {architecture!r}: choose {names}.")
+    return network.model_copy(update={"architecture": architecture, "arguments": others[architecture]})
+
+
+def pretraining_config(
+    preset: str, data: DataFacts, mask: BoxMask | BlockMask, *, architecture: str | None = None, seed: int = 0,
+    steps: int | None = None, batch: int | None = None, precision: Precision | None = None, devices: int = 1,
+    nodes: int = 1, learning_rate: float | None = None,
+) -> RunConfig:  # fmt: skip
+    """Return the configuration of a pre-training, for the segmenter of ``preset``: its grid, patch and window.
+
+    Hu et al. 2024: AdamW, 1e-3, 10 % for validation, patience of 50 epochs. Raises :class:`ConfigError`.
+    """
+    segmenter = with_architecture(_segmenter(preset, max(round(data.cases * 0.9), 1), batch).segmenter, preset,
+                                  architecture)  # fmt: skip
+    epoch = max(ceil(data.cases * 0.9 / segmenter.batch), 1)
+    network = PretrainConfig(
+        architecture=segmenter.architecture, arguments=segmenter.arguments, spacing_mm=segmenter.spacing_mm,
+        patch=segmenter.patch, window_hu=segmenter.window_hu, mask=mask, augment=segmenter.augment,
+        sampling=SamplingConfig(anywhere=0.5), batch=segmenter.batch, steps=300 * epoch, validate_every=epoch,
+        patience=50, validation_cases=segmenter.validation_cases, learning_rate=1e-3,
+        warmup_steps=segmenter.warmup_steps, ema_decay=segmenter.ema_decay,
+    )  # fmt: skip
+    if preset == "demo":  # 300 epochs of pairs would take two cores days
+        network = network.model_copy(update={"steps": 3000, "validate_every": 150})
+    if steps is not None:
+        network = scale_steps(network, steps / network.steps)
+    if learning_rate is not None:
+        network = network.model_copy(update={"learning_rate": learning_rate})
+    return _run_config(
+        preset, data, PretrainingModel(network=network), precision, seed=seed, devices=devices, nodes=nodes
+    )
 
 
 # --- generator -----------------------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.scan import to_window
 
 from ..cases import augment, store
+from ..cases.mixture import Group, Mixture
 from ..cases.split import Cases, split
 from ..errors import ConfigError
 from ..results.pictures import panel
-from . import loop, run_folder
+from . import loop, run_folder, transfer
 from .config import NetworkConfig, RunConfig, stream
 from .package_part import PackagePart, network_part
+from .pretrain import Encoder
 
 #: Margin in mm around the labelled box that the segmenter is validated on: as the runtime pads the heart's box.
 _MARGIN_MM = 20.0
@@ -34,11 +36,14 @@ class SegmentationStage:
 
     measure = "Dice"
 
-    def __init__(self, name: str, network: NetworkConfig, *, seed: int, train: Cases, held_out: Cases) -> None:
+    def __init__(
+        self, name: str, network: NetworkConfig, *, seed: int, train: Cases | Mixture, held_out: Cases
+    ) -> None:
         from monai.losses import DiceCELoss
 
         self.name, self.config, self.seed = name, network, seed
-        self.train, self.held_out = train, held_out[: network.validation_cases]
+        self.train = train if isinstance(train, Mixture) else Mixture([Group("cases", train)])
+        self.held_out = held_out[: network.validation_cases]
         # Dice over the whole batch: otherwise each patch without a heart would add eight constant terms.
         self._loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
@@ -47,7 +52,7 @@ class SegmentationStage:
     def example(self, n: int) -> dict[str, np.ndarray]:
         """Return ``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(self.name), n]))
-        case = self.train[int(rng.integers(len(self.train)))]
+        case = self.train.draw(rng, self.seed, stream(self.name), n)
         settings, spacing, patch = self.config.augment, self.config.spacing_mm, self.config.patch
         image, labels = case.image, case.labels
         centre = self._centre(case, rng)
@@ -128,29 +133,62 @@ def package_part(run: Path, run_config: RunConfig, name: str) -> PackagePart:
 
 def train_segmenter(
     run: Path, run_config: RunConfig, prepared: Mapping[str, store.Prepared], networks: Sequence[str], *,
-    resume: bool, workers: int, start: ModelPackage | None = None, say: Say = print,
+    resume: bool, workers: int, start: ModelPackage | None = None, encoder: Encoder | None = None,
+    pairs: store.Prepared | None = None, say: Say = print,
 ) -> dict[str, loop.State]:  # fmt: skip
     """Train the ``networks`` into ``run``, from random weights or those of ``start``; return where each ended.
 
-    ``prepared``: the cases at the spacing of each network. Raises TrainingError, ConfigError, PackageError.
+    ``prepared``: the cases at the spacing of each network. Two ingredients are for the segmenter alone: it keeps the
+    ``encoder`` of a pre-training, and generated ``pairs`` are mixed with its training cases, not with those that it is
+    validated on. (Pairs show the heart without the rest of a scan, which the locator must know.) Raises TrainingError,
+    ConfigError, PackageError.
     """
     run_folder.check_run(run, run_config, networks, resume=resume)
     fabric = loop.launch(run_config.devices, run_config.nodes, run_config.precision)
     modules = {name: _new_network(run_config, name, start) for name in networks}
+    slow = _keep_encoder(modules, run_config, encoder) if encoder and "segmenter" in modules else None
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
     fabric.barrier()
     ends = {}
     for name in networks:
         settings = run_config.segmenter.network(name)
-        train, held_out = split(prepared[name].cases, run_config.validation_part)
+        real, held_out = split(prepared[name].cases, run_config.validation_part)
+        train = _mix(real, pairs if name == "segmenter" else None, run_config)
         stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
         if fabric.is_global_zero:
             say(loop.describe(name, modules[name], settings, len(train), len(stage.held_out), "patches"))
         ends[name] = loop.train_network(
-            fabric, settings, modules[name], stage, run / name, title=name, resume=resume, workers=workers, say=say
-        )
+            fabric, settings, modules[name], stage, run / name, title=name, resume=resume, workers=workers,
+            slow=slow if name == "segmenter" else None, say=say,
+        )  # fmt: skip
     return ends
+
+
+def _mix(real: Cases, pairs: store.Prepared | None, run_config: RunConfig) -> Mixture:
+    """Return the training cases: real ones, and generated pairs in the share of the configuration."""
+    groups = [Group("real cases", real)]
+    if pairs is not None and run_config.data.mix is not None:
+        groups.append(Group("generated pairs", pairs.cases, run_config.data.mix.share))
+    return Mixture(groups)
+
+
+def _keep_encoder(modules: Mapping[str, torch.nn.Module], run_config: RunConfig, encoder: Encoder) -> loop.Slow | None:
+    """Give the segmenter a pre-trained encoder; return how its parameters learn if not like the others.
+
+    Raises :class:`ConfigError` for the encoder of another network, spacing or window.
+    """
+    settings, trained = run_config.segmenter.segmenter, encoder.config
+    for field in ("architecture", "spacing_mm", "window_hu"):
+        ours, theirs = getattr(settings, field), getattr(trained, field)
+        if ours != theirs:
+            raise ConfigError(f"The encoder was pre-trained with {field} {theirs!r}, this segmenter has {ours!r}.")
+    network = modules["segmenter"]
+    kept = set(transfer.take_encoder(settings.architecture, network, encoder.weights))
+    names = frozenset(name for name, _ in network.named_parameters() if name in kept)
+    if settings.encoder_rate == 1 and settings.frozen_steps == 0:
+        return None
+    return loop.Slow(names, settings.encoder_rate, settings.frozen_steps)
 
 
 def _new_network(run_config: RunConfig, name: str, start: ModelPackage | None) -> torch.nn.Module:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.case_names import case_name
 from CardiacLDMLib.image.files import read_volume, read_with_notes
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.image.labels import check_labels
+from CardiacLDMLib.image.tree import LABEL_ENDINGS
 from CardiacLDMLib.results.pairs import IMAGE, LABELS
 from CardiacLDMLib.text import unique_name
 
@@ -21,11 +24,18 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """The files of one case. ``name`` is unique within its folder and does not identify a patient."""
+class ImageFiles:
+    """The files of an image, with labels or without. ``name`` is unique within its folder and identifies no patient."""
 
     name: str
     image: Path
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class CaseFiles(ImageFiles):
+    """The files of a case: an image and its labels."""
+
     labels: Path
 
 
@@ -58,13 +68,41 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     return cases
 
 
-def read_case(files: CaseFiles) -> tuple[Volume, Volume, tuple[str, ...]]:
-    """Read scan and labels of a case. Labels are on the scan's grid, whole numbers from 0 to 8.
+def find_images(folder: Path) -> list[ImageFiles]:
+    """Return the images of ``folder``, with their labels where these exist, ordered by name.
+
+    The layouts are those of :func:`find_cases`, with or without labels, and image files side by side. Raises
+    :class:`DatasetError` if there are no images.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}.")
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    cases = [
+        (case.name, image, _named(case, LABELS)) for case in _sub_folders(images) if (image := _named(case, IMAGE))
+    ]
+    labels = {_stem(path): path for path in (folder / "labels").iterdir()} if (folder / "labels").is_dir() else {}
+    for path in sorted(images.iterdir()):
+        if _stem(path) and not path.name.lower().endswith(LABEL_ENDINGS):
+            cases.append((_stem(path), path, labels.get(_stem(path))))
+    if not cases:
+        raise DatasetError(f"{folder} holds no images: it needs NAME/ct.nii.gz, or .nii.gz, .nii, .nrrd or .mha files.")
+    taken: set[str] = set()
+    return [ImageFiles(unique_name(case_name(name), taken), image, found) for name, image, found in cases]
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def read_case(files: ImageFiles) -> tuple[Volume, Volume, tuple[str, ...]]:
+    """Read scan and labels of a case. Labels are on the scan's grid, whole numbers from 0 to 8; all 0 without a file.
 
     Returns sentences too, if the scan's file leaves the place of the voxels in doubt. Raises :class:`VolumeError` for
     files that cannot be read and for other labels.
     """
     image, notes = read_with_notes(files.image)
+    if files.labels is None:
+        return image, Volume(np.zeros(image.array.shape, dtype=np.uint8), image.affine), notes
     labels = read_volume(files.labels)
     if not labels.grid.same_as(image.grid, tolerance_mm=SAME_GRID_MM):
         raise VolumeError("Its labels have another grid than its scan: resample them first.")
