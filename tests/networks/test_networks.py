@@ -23,13 +23,17 @@ from tests.support.package import tiny_manifest, write_tiny_package
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 1, "norm": "batch"},
     "dynunet": {"filters": [4, 8, 8], "strides": [1, 2, 2], "res_block": True},
+    "segresnet": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
+    "swinunetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "window": 4},
 }
+#: Sides of patches where they must be multiples of 32, and at least twice that for the norm of the deepest features.
+SIDES = {"swinunetr": (64, 64, 64)}
 
 
 def spec_of(architecture: str) -> NetworkSpec:
     return NetworkSpec(
         architecture=architecture, arguments=SMALL[architecture], weights="segmenter.safetensors", spacing_mm=2.0,
-        patch=(16, 24, 32), window_hu=(-300.0, 700.0),
+        patch=SIDES.get(architecture, (16, 24, 32)), window_hu=(-300.0, 700.0),
     )  # fmt: skip
 
 
@@ -43,7 +47,7 @@ def trained(architecture: str) -> torch.nn.Module:
     """A network whose running statistics and weights are not those it starts with."""
     torch.manual_seed(1)
     module = build_network(architecture, SMALL[architecture])
-    module(torch.randn(1, 1, 16, 16, 16))
+    module(torch.randn(1, 1, *SIDES.get(architecture, (16, 16, 16))))
     return module.eval()
 
 
@@ -158,6 +162,17 @@ def test_light_top_has_one_convolution_less(channels: list[int]) -> None:
 def valid_arguments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """Any arguments within the bounds of any architecture for segmentation."""
     architecture = draw(st.sampled_from(sorted(SMALL)))
+    if architecture == "segresnet":
+        blocks = draw(st.lists(st.integers(1, 2), min_size=2, max_size=6))
+        filters = 8 * draw(st.integers(1, 32))
+        return architecture, {"init_filters": filters, "blocks_down": blocks, "blocks_up": blocks[1:]}
+    if architecture == "swinunetr":
+        depths, heads = draw(st.lists(st.integers(1, 2), min_size=4, max_size=4)), draw(st.sampled_from([1, 3, 6]))
+        swin = {"window": draw(st.integers(2, 16)), "checkpointed": draw(st.booleans())}
+        return architecture, {
+            "feature_size": 12 * draw(st.integers(1, 4)), "depths": depths,
+            "num_heads": [heads * 2**level for level in range(4)], **swin,
+        }  # fmt: skip
     levels = draw(st.integers(2 if architecture == "unet" else 3, 6))
     strides = draw(st.lists(st.integers(1, 2), min_size=levels - 1, max_size=levels - 1))
     widths = draw(st.lists(st.integers(1, 1024), min_size=levels, max_size=levels))
