@@ -55,6 +55,27 @@ def test_any_measure_may_decide(tmp_path: Path) -> None:
     assert all(fact in lines[-1] for fact in ("guess", "6 steps", f"Closeness {end.best:.3f}"))
 
 
+def test_a_stopped_training_goes_on_with_its_curve_and_time(tmp_path: Path) -> None:
+    settings = config.TrainingConfig(steps=6, validate_every=2, patience=9, learning_rate=0.1, save_every=50)
+    ends = {}
+    for name in ("whole", "parts"):
+        torch.manual_seed(0)
+        network, asked = torch.nn.Linear(1, 1), itertools.count(1)
+        ends[name] = loop.train_network(
+            Fabric(accelerator="cpu"), settings, network, _Guess(), tmp_path / name, title="guess",
+            stop=lambda asked=asked, name=name: name == "parts" and next(asked) == 3,  # type: ignore[misc]
+        )  # fmt: skip
+    stopped = ends["parts"]
+    assert (stopped.step, stopped.finished, len(stopped.curve)) == (3, False, 1)
+    end = loop.train_network(
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path / "parts", title="guess",
+        resume=True,
+    )  # fmt: skip
+    assert end == ends["whole"]
+    assert [step for step, _ in end.curve] == [2, 4, 6]
+    assert end.core_seconds > stopped.core_seconds > 0
+
+
 def test_learning_rate_warms_up_then_falls_to_a_hundredth() -> None:
     settings = tiny_network(steps=100, warmup_steps=10)
     rates = [loop.learning_rate(step, settings) for step in range(101)]

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,10 @@ class State:
     best_step: int = 0
     bad_validations: int = 0
     finished: bool = False
+    #: (step, score) of every validation.
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    #: CPU time of this process up to the last checkpoint, without that of processes that load data.
+    core_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class _Run:
         self, fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, slow: Slow | None = None
     ) -> None:
         self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
+        self.clock = time.process_time()
         self.network, self.slow = fabric.to_device(network), slow
         self.optimizer = torch.optim.AdamW(
             _groups(self.network, slow), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -139,6 +144,7 @@ class _Run:
             score = self.stage.score(self.fabric, self.average)
             panel = self.stage.panel(self.fabric, self.average) if self.fabric.is_global_zero else None
         state = self.state
+        state.curve.append((state.step, score.value))
         if score.value > state.best:
             state.best, state.best_step, state.bad_validations = score.value, state.step, 0
             self.save(folder / BEST)
@@ -148,6 +154,8 @@ class _Run:
         return score, panel
 
     def save(self, path: Path) -> None:
+        now = time.process_time()
+        self.state.core_seconds, self.clock = self.state.core_seconds + now - self.clock, now
         if self.fabric.is_global_zero:
             content = {
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
@@ -247,12 +255,14 @@ def _loader(stage: Stage, indices: Sequence[list[int]], workers: int, pin: bool)
 def train_network(
     fabric: Fabric, config: TrainingConfig, network: torch.nn.Module, stage: Stage, folder: Path, *, title: str,
     resume: bool = False, workers: int = 0, slow: Slow | None = None, say: Callable[[str], None] = print,
+    stop: Callable[[], bool] = lambda: False,
 ) -> State:  # fmt: skip
     """Train ``network`` for its steps, or until the score stops improving; return where training ended.
 
     Write ``best.ckpt``, ``last.ckpt`` and TensorBoard events to ``folder``. With ``resume`` continue from ``last.ckpt``
-    if it exists; a finished run goes on if ``config`` has more steps, and its learning rate rises again. Raises
-    :class:`TrainingError` when the loss is not a finite number.
+    if it exists; a finished run goes on if ``config`` has more steps, and its learning rate rises again. When ``stop``
+    returns True after a step, training ends there with a checkpoint, to be resumed (on one device only: ranks would not
+    agree). Raises :class:`TrainingError` when the loss is not a finite number.
     """
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
@@ -276,12 +286,12 @@ def train_network(
         for batch in batches:
             monitor.count_wait()
             monitor.record_step(run.step(batch), run.state)
-            validation = _due(run.state.step, config.validate_every, config.steps)
+            validation, stopped = _due(run.state.step, config.validate_every, config.steps), stop()
             if validation:
                 monitor.record_validation(*run.validate(folder), run.state)
-            if validation or _due(run.state.step, config.save_every, config.steps):
+            if validation or stopped or _due(run.state.step, config.save_every, config.steps):
                 run.save(folder / LAST)
-            if run.state.finished:
+            if run.state.finished or stopped:
                 break
     return run.state
 
