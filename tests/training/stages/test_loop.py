@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 
 from cardiacldm_training.stages import config, loop
+from cardiacldm_training.stages.state import Score
 from tests.support.training import tiny_network
 
 
@@ -32,8 +33,8 @@ class _Guess:
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return (network(torch.ones(1)) - batch["target"]).square().mean()
 
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
-        return loop.Score(-float(self.loss(network, {"target": torch.tensor([5.0])})), {})
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
+        return Score(-float(self.loss(network, {"target": torch.tensor([5.0])})), {})
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
         return np.zeros((2, 2, 3), dtype=np.uint8)

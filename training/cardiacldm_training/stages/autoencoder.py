@@ -22,9 +22,10 @@ from CardiacLDMLib.text import plural
 from ..cases import pairs, split, store
 from ..errors import TrainingError
 from ..results import pictures
-from . import calibration, loop, run_folder, segmenter
+from . import calibration, devices, loop, run_folder, segmenter
 from .config import AutoencoderConfig, GeneratorModel, RunConfig, stream
 from .package_part import PackagePart, network_part
+from .state import Score, State
 
 NAME = "autoencoder"
 ARCHITECTURE = "joint_autoencoder"
@@ -75,17 +76,17 @@ class AutoencoderStage:
 
     # --- validation
 
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
         """Return the means over held-out cases: Dice per structure, PSNR (dB), SSIM, third-class voxels (%)."""
         table = np.full((len(self.held_out), len(_SCORES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             image, labels = self._pair(fabric, self.held_out[index])
             table[index] = scores_of_pair(image, labels, *reconstruct(fabric, autoencoder_of(network), image, labels))
-        table = loop.merge_ranks(fabric, table)
+        table = devices.merge_ranks(fabric, table)
         present = ~np.isnan(table)
         means = np.where(present, table, 0).sum(0) / np.maximum(present.sum(0), 1)
         parts = {name: float(means[i]) for i, name in enumerate(_SCORES) if present[:, i].any()}
-        return loop.Score(float(np.mean([parts[name] for name in anatomy.NAMES if name in parts])), parts)
+        return Score(float(np.mean([parts[name] for name in anatomy.NAMES if name in parts])), parts)
 
     def _pair(self, fabric: Fabric, case: store.PreparedCase) -> tuple[torch.Tensor, torch.Tensor]:
         image, labels = pairs.pair(case, self.model.grid, self.model.window_hu)
@@ -192,7 +193,7 @@ def package_part(run: Path, run_config: RunConfig) -> PackagePart:
 def train_autoencoder(
     run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int,
     start: ModelPackage | None = None, say: Say = print,
-) -> loop.State:  # fmt: skip
+) -> State:  # fmt: skip
     """Train the joint autoencoder into ``run`` and measure its latent statistics; return where training ended.
 
     It starts from principal components, or from the weights of the package ``start``.
@@ -205,7 +206,7 @@ def train_autoencoder(
         run_config = run_config.with_diffusion(stored.generator.diffusion, stored.data.diffusion)
     run_folder.check_run(run, run_config, [NAME], resume=resume)
     train, held_out = split.split(prepared.cases, run_config.validation_part)
-    fabric = loop.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.arguments)
     if start is None:

@@ -26,11 +26,12 @@ from CardiacLDMLib.text import plural
 from ..cases import conditions, split, store
 from ..errors import TrainingError
 from ..results import pictures
-from . import autoencoder, calibration, latent_files, loop, prior, run_folder
+from . import autoencoder, calibration, devices, latent_files, loop, prior, run_folder
 from .calibration import LatentStatistics
 from .config import DiffusionConfig, DiffusionData, RunConfig, check_same, stream
 from .latent_files import Latents
 from .package_part import PackagePart, network_part
+from .state import Score, State
 
 NAME = "diffusion"
 ARCHITECTURE = "diffusion_unet"
@@ -129,7 +130,7 @@ class DiffusionStage:
 
     # --- validation
 
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
         """Return the negative mean squared error with all known conditions; its parts are the errors at each time."""
         table = np.full((len(self.held_out), len(VALIDATION_TIMES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
@@ -137,9 +138,9 @@ class DiffusionStage:
                 batch = {name: fabric.to_device(torch.from_numpy(v)[None]) for name, v in example.items()}
                 with fabric.autocast():
                     table[index, column] = float(self._errors(network, batch))
-        table = loop.merge_ranks(fabric, table)
+        table = devices.merge_ranks(fabric, table)
         parts = {f"error_at_{t:.2f}": float(e) for t, e in zip(VALIDATION_TIMES, table.mean(0), strict=True)}
-        return loop.Score(-float(table.mean()), parts)
+        return Score(-float(table.mean()), parts)
 
     def _validation_examples(self, index: int) -> Iterator[dict[str, np.ndarray]]:
         """Yield a held-out case at all times; every validation sees the same noise."""
@@ -236,7 +237,7 @@ def restart_times(sampling: Sampling) -> tuple[float, ...]:
 def train_diffusion(
     run: Path, settings: DiffusionConfig, prepared: store.Prepared, case_conditions: conditions.CaseConditions, *,
     resume: bool, workers: int, preset: str | None = None, say: Say = print,
-) -> loop.State:  # fmt: skip
+) -> State:  # fmt: skip
     """Train the denoiser into ``run``, which holds a trained autoencoder; return where training ended.
 
     ``case_conditions``: the known conditions of each case by its name. ``preset``: refuse a run of another one.
@@ -247,7 +248,7 @@ def train_diffusion(
     run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions))
     if run_folder.has_begun(run, NAME):  # before that, settings may change
         run_folder.check_run(run, run_config, [NAME], resume=resume)
-    fabric = loop.launch(settings.devices, settings.nodes, run_config.precision)
+    fabric = devices.launch(settings.devices, settings.nodes, run_config.precision)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
     fabric.barrier()

@@ -8,10 +8,9 @@ worker processes.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,22 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from CardiacLDMLib.files import replace_file, sweep
 from CardiacLDMLib.text import plural
 
-from ..errors import TrainingError
-from .config import Precision, TrainingConfig
+from .config import TrainingConfig
+from .monitor import Monitor
 from .run_folder import BEST, LAST, load_checkpoint
-
-#: Steps between two TensorBoard points; reading the loss more often would stall a GPU.
-_LOG_EVERY = 10
-#: Seconds between two lines of progress without a terminal.
-_LINE_EVERY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Score:
-    """The result of a validation: early stopping uses ``value`` (larger is better), ``parts`` are logged."""
-
-    value: float
-    parts: dict[str, float]
+from .state import Score, State
 
 
 class Stage(Protocol):
@@ -60,21 +47,6 @@ class Stage(Protocol):
 
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
         """Return a picture (H, W, 3) uint8 of what the network does."""
-
-
-@dataclass
-class State:
-    """The state of a training beside its tensors."""
-
-    step: int = 0  # optimiser steps taken
-    best: float = -math.inf
-    best_step: int = 0
-    bad_validations: int = 0
-    finished: bool = False
-    #: (step, score) of every validation.
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    #: CPU time of this process up to the last checkpoint, without that of processes that load data.
-    core_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -182,23 +154,6 @@ class _Run:
         return self.state.bad_validations >= self.config.patience
 
 
-def launch(devices: int, nodes: int, precision: Precision) -> Fabric:
-    """Return Fabric on the accelerator that is there, or the CPU; with several devices, start their processes."""
-    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=precision)
-    fabric.launch()
-    return fabric
-
-
-def merge_ranks(fabric: Fabric, table: np.ndarray) -> np.ndarray:
-    """Merge the tables of scores of all ranks; a row is NaN on every rank but the one that scored its case."""
-    if fabric.world_size == 1:
-        return table
-    gathered: Any = fabric.all_gather(torch.from_numpy(np.nan_to_num(table, nan=-np.inf, posinf=np.inf)))
-    merged = gathered.amax(0).cpu().numpy()
-    merged[np.isneginf(merged)] = np.nan
-    return merged
-
-
 def describe(name: str, network: torch.nn.Module, config: TrainingConfig, train: int, held_out: int, items: str) -> str:
     """Return the line that announces a training: the network's size, numbers of cases and steps, content of a batch."""
     millions = sum(p.numel() for p in network.parameters()) / 1e6
@@ -279,13 +234,14 @@ def train_network(
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
     loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
-    with _Monitor(
+    with Monitor(
         fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say
     ) as monitor:
         batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
             monitor.count_wait()
-            monitor.record_step(run.step(batch), run.state)
+            loss = run.step(batch)
+            monitor.record_step(loss, run.state, learning_rate(run.state.step - 1, config))
             validation, stopped = _due(run.state.step, config.validate_every, config.steps), stop()
             if validation:
                 monitor.record_validation(*run.validate(folder), run.state)
@@ -298,96 +254,3 @@ def train_network(
 
 def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
-
-
-class _Monitor:
-    """Show and record the progress of a training, on rank 0: a progress bar or lines, and TensorBoard."""
-
-    def __init__(
-        self, active: bool, folder: Path, config: TrainingConfig, state: State, *, title: str, measure: str,
-        say: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.active = active
-        self.config, self.title, self.measure, self.say, self.folder = config, title, measure, say, folder
-        self.first_step = self.last_step = state.step
-        self.loss = self.score = math.nan
-        self.wait_s = 0.0
-        self.bar: Any = None
-
-    def __enter__(self) -> _Monitor:
-        self.started = self.mark = self.line_at = time.monotonic()
-        if self.active:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.first_step + 1)
-            if sys.stderr.isatty():
-                self._show_bar()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            self.writer.close()
-        if self.bar is not None:
-            self.bar.stop()
-
-    def _show_bar(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn(f"loss {{task.fields[loss]:.3f}}  {self.measure} {{task.fields[score]:.3f}}"),
-            console=Console(stderr=True),
-        )  # fmt: skip
-        self.task = self.bar.add_task(
-            self.title, total=self.config.steps, completed=self.first_step, loss=math.nan, score=math.nan
-        )
-        self.bar.start()
-
-    def count_wait(self) -> None:
-        """Count the time since the last step as waiting for data."""
-        self.wait_s += time.monotonic() - self.mark
-
-    def record_step(self, loss: torch.Tensor, state: State) -> None:
-        """Record the loss of a step. Raises :class:`TrainingError` when it is not a finite number."""
-        self.last_step = state.step
-        if state.step % _LOG_EVERY == 0 or state.step == 1:
-            self.loss = float(loss)
-            if not math.isfinite(self.loss):
-                raise TrainingError(f"The loss is not a number at step {state.step}: try a lower learning rate.")
-            if self.active:
-                self.writer.add_scalar("train/loss", self.loss, state.step)
-                self.writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, self.config), state.step)
-        if self.bar is not None:
-            self.bar.update(self.task, completed=state.step, loss=self.loss, score=self.score)
-        elif self.active and time.monotonic() - self.line_at > _LINE_EVERY_S:
-            self.line_at = time.monotonic()
-            self.say(self._progress_line())
-        self.mark = time.monotonic()
-
-    def _progress_line(self) -> str:
-        steps, seconds = max(self.last_step - self.first_step, 1), time.monotonic() - self.started
-        left = seconds / steps * (self.config.steps - self.last_step)
-        score = "" if math.isnan(self.score) else f", {self.measure} {self.score:.3f}"
-        return (
-            f"{self.title}: step {self.last_step}/{self.config.steps}, loss {self.loss:.3f}{score}, "
-            f"{seconds / steps:.2f} s/step ({self.wait_s / steps:.2f} s waiting for data), {left / 60:.0f} min left"
-        )
-
-    def record_validation(self, score: Score, panel: np.ndarray | None, state: State) -> None:
-        """Record the result of a validation, with its picture."""
-        seconds = time.monotonic() - self.mark
-        self.score = score.value
-        if self.active:
-            self.writer.add_scalar(f"validation/{self.measure.lower()}", score.value, state.step)
-            for name, value in score.parts.items():
-                self.writer.add_scalar(f"validation/{name}", value, state.step)
-            if panel is not None:
-                self.writer.add_image("validation/panel", panel, state.step, dataformats="HWC")
-            self.writer.flush()
-            parts = " ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
-            self.say(
-                f"{self.title}: step {state.step}: validation {self.measure} {score.value:.3f} (best "
-                f"{state.best:.3f} at step {state.best_step}); {parts}; {seconds:.0f} s"
-            )
-        self.mark = time.monotonic()

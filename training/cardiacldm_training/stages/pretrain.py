@@ -20,9 +20,10 @@ from CardiacLDMLib.segmentation.scan import to_window
 from ..cases import augment, store
 from ..cases.split import Cases, split
 from ..results.pictures import row_of_slices
-from . import loop, run_folder
+from . import devices, loop, run_folder
 from .config import PretrainConfig, RunConfig, stream
 from .masking import hidden_share
+from .state import Score, State
 
 NAME = "pretrain"
 #: Value of hidden voxels in the window's range 0..1: air, as outside the scan.
@@ -85,14 +86,14 @@ class PretrainStage:
 
     # --- validation
 
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
         """Return the negative mean squared error over held-out images, and that of hidden voxels alone."""
         table = np.full((len(self.held_out), 2), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             errors = [self._errors(fabric, network, index, view) for view in range(_VIEWS)]
             table[index] = np.mean(errors, axis=0)
-        error, hidden = loop.merge_ranks(fabric, table).mean(axis=0)
-        return loop.Score(-float(error), {"error": float(error), "hidden": float(hidden)})
+        error, hidden = devices.merge_ranks(fabric, table).mean(axis=0)
+        return Score(-float(error), {"error": float(error), "hidden": float(hidden)})
 
     def _errors(self, fabric: Fabric, network: torch.nn.Module, index: int, view: int) -> tuple[float, float]:
         example = {name: fabric.to_device(torch.from_numpy(a)[None]) for name, a in self.view(index, view).items()}
@@ -154,14 +155,14 @@ def read_encoder(run: Path) -> Encoder:
 
 def train_pretraining(
     run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int, say: Say = print
-) -> loop.State:
+) -> State:
     """Pre-train a network on the images of ``prepared`` into ``run``; return where training ended.
 
     Raises TrainingError, ConfigError.
     """
     settings = run_config.pretraining.network
     run_folder.check_run(run, run_config, [NAME], resume=resume)
-    fabric = loop.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
     train, held_out = split(prepared.cases, run_config.validation_part)
     torch.manual_seed(run_config.seed)
     network = build_reconstructor(settings.architecture, settings.arguments)

@@ -22,10 +22,11 @@ from ..cases.mixture import Group, Mixture
 from ..cases.split import Cases, split
 from ..errors import ConfigError
 from ..results.pictures import panel
-from . import loop, run_folder, transfer
+from . import devices, loop, run_folder, transfer
 from .config import NetworkConfig, RunConfig, stream
 from .package_part import PackagePart, network_part
 from .pretrain import Encoder
+from .state import Score, State
 
 #: Margin in mm around the labelled box that the segmenter is validated on: as the runtime pads the heart's box.
 _MARGIN_MM = 20.0
@@ -79,17 +80,17 @@ class SegmentationStage:
 
     # --- validation
 
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> loop.Score:
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
         """Return the mean Dice of each structure over the held-out cases where ground truth or prediction has it."""
         table = np.full((len(self.held_out), len(anatomy.STRUCTURES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
             image, labels = self._held_out_arrays(self.held_out[index])
             table[index] = dice_per_structure(self._predict(fabric, network, image), labels)
-        table = loop.merge_ranks(fabric, table)
+        table = devices.merge_ranks(fabric, table)
         scored = ~np.isnan(table)
         means = np.where(scored, table, 0).sum(0) / np.maximum(scored.sum(0), 1)
         parts = {s.name: float(means[i]) for i, s in enumerate(anatomy.STRUCTURES) if scored[:, i].any()}
-        return loop.Score(float(np.mean(list(parts.values()))), parts)
+        return Score(float(np.mean(list(parts.values()))), parts)
 
     def _held_out_arrays(self, case: store.PreparedCase) -> tuple[np.ndarray, np.ndarray]:
         """Return windowed image and labels: the whole scan for the locator, the heart's box for the segmenter."""
@@ -135,7 +136,7 @@ def train_segmenter(
     run: Path, run_config: RunConfig, prepared: Mapping[str, store.Prepared], networks: Sequence[str], *,
     resume: bool, workers: int, start: ModelPackage | None = None, encoder: Encoder | None = None,
     pairs: store.Prepared | None = None, say: Say = print,
-) -> dict[str, loop.State]:  # fmt: skip
+) -> dict[str, State]:  # fmt: skip
     """Train the ``networks`` into ``run``, from random weights or those of ``start``; return where each ended.
 
     ``prepared``: the cases at the spacing of each network. Two ingredients are for the segmenter alone: it keeps the
@@ -144,7 +145,7 @@ def train_segmenter(
     ConfigError, PackageError.
     """
     run_folder.check_run(run, run_config, networks, resume=resume)
-    fabric = loop.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
     modules = {name: _new_network(run_config, name, start) for name in networks}
     slow = _keep_encoder(modules, run_config, encoder) if encoder and "segmenter" in modules else None
     if fabric.is_global_zero:
