@@ -6,7 +6,7 @@ import typer
 
 from CardiacLDMLib import __version__
 
-from .commands import ablation, cohort, evaluate, fidelity, generate, package, segment, soundness, train
+from .commands import ablation, cohort, evaluate, experiment, fidelity, generate, package, segment, soundness, train
 from .commands.common import prepare_streams
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("soundness")(soundness.soundness)
 app.command("contact-sheet")(soundness.contact_sheet)
 app.command("evaluate")(evaluate.evaluate)
 app.command("ablation")(ablation.ablation)
+app.command("experiment")(experiment.experiment)
 app.command("fidelity")(fidelity.fidelity)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")

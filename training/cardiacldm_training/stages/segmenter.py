@@ -84,13 +84,19 @@ class SegmentationStage:
         """Return the mean Dice of each structure over the held-out cases where ground truth or prediction has it."""
         table = np.full((len(self.held_out), len(anatomy.STRUCTURES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
-            image, labels = self._held_out_arrays(self.held_out[index])
-            table[index] = dice_per_structure(self._predict(fabric, network, image), labels)
+            table[index] = dice_per_structure(*self.predict_case(fabric, network, self.held_out[index]))
         table = devices.merge_ranks(fabric, table)
         scored = ~np.isnan(table)
         means = np.where(scored, table, 0).sum(0) / np.maximum(scored.sum(0), 1)
         parts = {s.name: float(means[i]) for i, s in enumerate(anatomy.STRUCTURES) if scored[:, i].any()}
         return Score(float(np.mean(list(parts.values()))), parts)
+
+    def predict_case(
+        self, fabric: Fabric, network: torch.nn.Module, case: store.PreparedCase
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the network's labels and those of the case, (I, J, K) uint8: see :meth:`_held_out_arrays`."""
+        image, labels = self._held_out_arrays(case)
+        return self._predict(fabric, network, image), labels
 
     def _held_out_arrays(self, case: store.PreparedCase) -> tuple[np.ndarray, np.ndarray]:
         """Return windowed image and labels: the whole scan for the locator, the heart's box for the segmenter."""
@@ -184,12 +190,7 @@ def _keep_encoder(modules: Mapping[str, torch.nn.Module], run_config: RunConfig,
         ours, theirs = getattr(settings, field), getattr(trained, field)
         if ours != theirs:
             raise ConfigError(f"The encoder was pre-trained with {field} {theirs!r}, this segmenter has {ours!r}.")
-    network = modules["segmenter"]
-    kept = set(transfer.take_encoder(settings.architecture, network, encoder.weights))
-    names = frozenset(name for name, _ in network.named_parameters() if name in kept)
-    if settings.encoder_rate == 1 and settings.frozen_steps == 0:
-        return None
-    return loop.Slow(names, settings.encoder_rate, settings.frozen_steps)
+    return transfer.keep_encoder(modules["segmenter"], settings, encoder.weights)
 
 
 def _new_network(run_config: RunConfig, name: str, start: ModelPackage | None) -> torch.nn.Module:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from .config import NetworkConfig
+from .loop import Slow
 
 
 def _unet(network: Any) -> Iterator[torch.nn.Module]:
@@ -80,3 +82,15 @@ def take_encoder(architecture: str, network: torch.nn.Module, weights: dict[str,
             )
     network.load_state_dict({**state, **{name: weights[name] for name in names}})
     return names
+
+
+def keep_encoder(network: torch.nn.Module, settings: NetworkConfig, weights: dict[str, torch.Tensor]) -> Slow | None:
+    """Give ``network`` the encoder of ``weights``; return how its parameters learn if not like the others.
+
+    Raises :class:`ConfigError` for the encoder of another network.
+    """
+    kept = set(take_encoder(settings.architecture, network, weights))
+    if settings.encoder_rate == 1 and settings.frozen_steps == 0:
+        return None
+    names = frozenset(name for name, _ in network.named_parameters() if name in kept)
+    return Slow(names, settings.encoder_rate, settings.frozen_steps)
