@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +14,6 @@ from cardiacldm_training.errors import EvaluationError
 from cardiacldm_training.evaluation.metrics import StructureScore
 from cardiacldm_training.evaluation.segmenter import (
     CaseScore,
-    bootstrap,
     read_evaluation,
     summarise,
 )
@@ -44,16 +42,6 @@ def test_summary_against_hand_counts() -> None:
     assert rows["mean"].missed == 1
     assert rows["LA"].hd95_mm.mean == pytest.approx(10 - 16 / 3)
     assert summarise([]) == []
-
-
-def test_bootstrap_intervals_are_reproducible_and_about_right() -> None:
-    values = np.random.default_rng(0).normal(0.8, 0.1, 100)
-    interval = bootstrap(values)
-    assert interval == bootstrap(values)
-    error = values.std() / np.sqrt(len(values))
-    assert interval.mean == pytest.approx(values.mean())
-    assert interval.low == pytest.approx(values.mean() - 1.96 * error, abs=0.004)
-    assert interval.high == pytest.approx(values.mean() + 1.96 * error, abs=0.004)
 
 
 def test_the_command_from_package_to_tables(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Evaluation of a segmenter package on labelled cases: scores per structure with bootstrap intervals.
 
 Labels are compared on the case's own grid, so that the scores cover the whole pipeline: locator, resampling, clean-up.
-:mod:`.metrics` defines the scores. Intervals are 95 % percentile bootstraps over cases.
+:mod:`.metrics` defines the scores, :mod:`.statistics` their 95 % intervals over cases.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from CardiacLDMLib.text import plural
 from ..cases.readers.folders import CaseFiles, read_case
 from ..errors import EvaluationError
 from .metrics import METRICS, TOLERANCE_MM, StructureScore, score_labels
+from .statistics import RESAMPLES, Interval, bootstrap
 
-#: Bootstrap resamples of an interval.
-RESAMPLES = 2000
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evaluation.md"
 
 
@@ -38,14 +37,6 @@ class CaseScore(Record):
     structures: list[StructureScore]
     warnings: list[str]
     seconds: float
-
-
-class Interval(Record):
-    """A mean over cases and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Summary(Record):
@@ -154,16 +145,8 @@ def _summary(structure: str, outcomes: np.ndarray, values: dict[str, np.ndarray]
         cases=int(np.isfinite(values["dice"]).sum()),
         missed=int((outcomes == "missed").sum()),
         extra=int((outcomes == "extra").sum()),
-        **{metric: bootstrap(values[metric][np.isfinite(values[metric])]) for metric in METRICS},
+        **{metric: bootstrap(values[metric][None, np.isfinite(values[metric])]) for metric in METRICS},
     )
-
-
-def bootstrap(values: np.ndarray) -> Interval:
-    """Return the mean of ``values`` (n,) with its percentile bootstrap interval. Equal values give equal intervals."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
