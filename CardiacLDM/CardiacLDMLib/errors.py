@@ -109,8 +109,12 @@ class ClientError(UserError):
 
 #: Parts of torch's messages about a failed GPU. torch has had a class for them only since 2.8.
 _GPU_WORDS = ("CUDA error", "cuDNN", "CUBLAS", "CUDA driver")
-#: Parts of messages about a full GPU that have no class of their own.
-_GPU_MEMORY_WORDS = ("out of memory", "STATUS_ALLOC_FAILED")
+#: Parts of messages about a full GPU that have no class of their own: of torch, cuDNN and cuBLAS, which also report a
+#: handle or an algorithm that they have no memory for, and of torch's allocator when it fails to describe the shortage.
+_GPU_MEMORY_WORDS = (
+    "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "NVML_SUCCESS",
+    "CUDNN_STATUS_NOT_INITIALIZED", "find a valid cuDNN algorithm",
+)  # fmt: skip
 #: Parts of messages about full memory, of torch, ITK, the C++ library, Windows and the loader of libraries.
 _MEMORY_WORDS = (
     "DefaultCPUAllocator", "allocate memory", "bad_alloc", "bad allocation", "not enough memory", "start new thread",
@@ -155,7 +159,7 @@ def _explain_fault(error: BaseException) -> Explanation:
     if isinstance(error, OSError) and error.errno in _FILE_PROBLEMS and isinstance(error.filename, str):
         return Explanation("input", f"{printable(os.path.basename(error.filename))} cannot be used: {error.strerror}.")
     line = printable_line(first_line(error))
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS):
+    if isinstance(error, RuntimeError) and _says(error, _GPU_WORDS):
         return Explanation("device", f"The GPU failed ({line}): try again, or choose the device CPU.")
     return Explanation("internal", f"An unforeseen error, please report it: {type(error).__name__}: {line}")
 
@@ -163,16 +167,27 @@ def _explain_fault(error: BaseException) -> Explanation:
 def _memory_shortage(error: BaseException | None) -> str | None:
     """Return a sentence if full memory raised or caused ``error``, else None."""
     while error is not None:
-        text = str(error)
-        if type(error).__name__ == "OutOfMemoryError" or (
-            isinstance(error, RuntimeError) and any(word in text for word in _GPU_MEMORY_WORDS)
-        ):
+        if is_gpu_memory_error(error):
             return "The GPU's memory is full: close other programs, or choose the device CPU."
         full = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        if full or (isinstance(error, RuntimeError | ImportError) and any(word in text for word in _MEMORY_WORDS)):
+        if full or (isinstance(error, RuntimeError | ImportError) and _says(error, _MEMORY_WORDS)):
             return "The computer's memory is full: close other programs, or crop a large scan to the chest."
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def is_gpu_memory_error(error: BaseException) -> bool:
+    """Return whether a GPU's memory was too small, whichever library says so. torch's class for it is one of several.
+
+    A name of the class is enough: Slicer's process has no torch.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _says(error, _GPU_MEMORY_WORDS)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(word in str(error) for word in words)
 
 
 def first_line(error: BaseException) -> str:

@@ -247,19 +247,24 @@ def test_it_stops_between_two_steps(generator: Generator) -> None:
 class Small:
     """An autoencoder on a GPU whose memory holds only half a side of the latents."""
 
-    def __init__(self, real: Any, side: int) -> None:
-        self.real, self.side = real, side
+    def __init__(self, real: Any, side: int, error: Exception) -> None:
+        self.real, self.side, self.error = real, side, error
 
     def decode(self, z: torch.Tensor) -> Any:
         if max(z.shape[2:]) > self.side:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.real.decode(z)
 
 
-def test_a_full_gpu_decodes_in_tiles(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_gpu_decodes_in_tiles(generator: Generator, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr("CardiacLDMLib.generation.generator.TILE", 2)
     whole = generator.generate(2, 0)
-    generator._autoencoder = Small(generator._autoencoder, 2)
+    generator._autoencoder = Small(generator._autoencoder, 2, error)
     tiles = generator.generate(2, 0)
     assert (whole.provenance["decoded"], tiles.provenance["decoded"]) == ("whole", "tiles")
     assert tiles.image.array.shape == GRID

@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import DeviceError, SegmenterError
+from CardiacLDMLib.errors import SegmenterError
 from CardiacLDMLib.image.grid import Grid, Volume, in_ras_order, ras_grid
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.progress import Cancelled, Progress
@@ -22,8 +22,8 @@ from CardiacLDMLib.segmentation import run, segmenter
 from CardiacLDMLib.segmentation.findings import Finding, cut_off, sentence
 from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
 from CardiacLDMLib.segmentation.windows import window_count
-from CardiacLDMLib.torch_device import resolve_device
 from tests.support.box_heart import box_pair
+from tests.support.gpus import Card, pretend_gpus
 from tests.support.package import write_tiny_package
 from tests.support.phantom import CENTRES, RADIUS_MM, STRUCTURE_HU, ByIntensity, phantom, phantom_package
 
@@ -254,20 +254,6 @@ def test_a_slightly_padded_heart_is_whole(by_intensity: Segmenter) -> None:
     assert cut_off(result.labels) == {}
 
 
-@pytest.mark.parametrize(
-    ("device", "fact"), [("gpu", "cuda:N"), ("cuda:x", "cuda:N"), ("cuda:99", "GPU"), ("", "cuda:N")]
-)
-def test_unknown_devices_are_refused(device: str, fact: str) -> None:
-    with pytest.raises(DeviceError, match=fact) as refused:
-        resolve_device(device)
-    assert refused.value.kind == "device"
-
-
-def test_auto_takes_a_gpu_if_there_is_one() -> None:
-    assert resolve_device("cpu") == "cpu"
-    assert resolve_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
 # --- progress, cancellation, memory --------------------------------------------------------------------------------
 
 
@@ -320,16 +306,31 @@ class _Greedy(ByIntensity):
 
     fits = 2
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         if len(windows) > self.fits:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(windows)
 
 
-def test_full_gpu_memory_takes_fewer_windows(monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any]) -> None:
+#: How a full GPU shows: torch's own class, and cuDNN's and cuBLAS's words.
+FULL = (
+    torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
+def test_full_gpu_memory_takes_fewer_windows(
+    monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any], error: Exception
+) -> None:
     ct, _ = phantom(scan_grid())
     expected = Segmenter(phantom_package(), "cpu").segment(ct)
-    networks["segmenter"] = _Greedy()
+    networks["segmenter"] = _Greedy(error)
     monkeypatch.setitem(run.WINDOWS_PER_BATCH, "cpu", 8)
     result = Segmenter(phantom_package(), "cpu").segment(ct)
     np.testing.assert_array_equal(result.labels.array, expected.labels.array)
@@ -343,7 +344,7 @@ def test_full_gpu_memory_at_one_window_takes_the_cpu(monkeypatch: pytest.MonkeyP
     def windows(self: Segmenter, name: str, source: Any, patch: Any, job: Any) -> torch.Tensor:
         batches.append((job.device, job.batch))
         if job.device != "cpu":
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise FULL[3]
         return real(self, name, source, patch, job)
 
     ct, truth = phantom(scan_grid())
@@ -364,6 +365,15 @@ def test_other_errors_of_the_gpu_are_raised(by_intensity: Segmenter) -> None:
     by_intensity._networks["segmenter"] = Broken()
     with pytest.raises(RuntimeError, match="illegal memory access"):
         by_intensity.segment(phantom(scan_grid())[0])
+
+
+def test_a_gpu_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any]) -> None:
+    pretend_gpus(monkeypatch, Card("Tesla M40", computes=False))
+    result = Segmenter(phantom_package(), "auto").segment(phantom(scan_grid())[0])
+    assert result.device == "cpu"
+    assert result.heart_found
+    assert "Tesla M40" in result.warnings[0]
+    assert "CPU" in result.warnings[0]
 
 
 # --- qualities -----------------------------------------------------------------------------------------------------
@@ -408,7 +418,7 @@ def test_full_gpu_memory_outside_the_networks_takes_the_cpu(
     def label(self: Segmenter, volume: Volume, job: Any) -> Any:
         devices.append(job.device)
         if job.device != "cpu":
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise FULL[2]
         return real(self, volume, job)
 
     ct, truth = phantom(scan_grid())

@@ -398,6 +398,16 @@ def test_rejected_pairs_are_listed_and_the_others_continue(user: User, monkeypat
     assert [user.rows(column)[0] for column in (0, 2, 3)] == ["Synthetic 7-0001", "0.88", "2x"]
 
 
+def test_the_workers_warnings_are_shown_once(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned = [reply(index).model_copy(update={"warnings": ["The GPU (X) cannot compute."]}) for index in range(2)]
+    monkeypatch.setattr(user.panel, "_dispatcher", Worker(*warned))
+    user.prepare(count=2)
+    user.ui.apply.click()
+    user.wait(lambda: not user.panel.running)
+    assert user.ui.warningsLabel.text == "The GPU (X) cannot compute."
+    assert user.ui.warningsLabel.visible
+
+
 def test_a_full_disk_is_reported_and_finished_pairs_stay(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Failure("The disk that holds temporary files is full: free some space and try again.", "", "input")
     worker = Worker(reply(0), reply(1), full)

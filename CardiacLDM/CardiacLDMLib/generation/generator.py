@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..errors import GeneratorError, MemoryShortage, explain
+from ..errors import GeneratorError, MemoryShortage, explain, is_gpu_memory_error
 from ..image.grid import Volume
 from ..image.labels import volumes_ml
 from ..image.resample import largest
@@ -29,7 +29,7 @@ from ..packages.weights import load_networks
 from ..postprocess.kinds import HuStep, ImageStep, LatentStep
 from ..progress import Cancelled, Progress
 from ..segmentation.cleanup import clean
-from ..torch_device import resolve_device, same_bits
+from ..torch_device import choose_device, same_bits
 from . import sampler
 from .settings import MAX_SEED, Conditions, Settings, check_settings, scale_number
 
@@ -63,12 +63,13 @@ class Generator:
     """The two networks of a generator package, loaded once for any number of pairs.
 
     Raises ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used,
-    :class:`MemoryShortage` if its networks do not fit in memory.
+    :class:`MemoryShortage` if its networks do not fit in memory. ``remark``: a sentence if a GPU cannot be used.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         require_kind(package, "generator")
-        self.device = resolve_device(device)
+        chosen = choose_device(device)
+        self.device, self.remark = chosen.name, chosen.remark
         self.package = package
         self.spec = cast(GeneratorSpec, package.manifest.generator)
         with _memory_errors():
@@ -181,8 +182,11 @@ class Generator:
     def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, str]:
         """Return the image (I, J, K) in 0..1, label scores (9, I, J, K), both float32, and "whole" or "tiles"."""
         decoded, decoding = None, "whole"
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        try:
             decoded = self._decode_whole(z)
+        except RuntimeError as error:
+            if not is_gpu_memory_error(error):
+                raise
         if decoded is None:  # outside the block, the error no longer holds the failed attempt's tensors
             decoded, decoding = self._decode_tiles(z), "tiles"
         decoded = decoded.float()
@@ -262,9 +266,9 @@ def _memory_errors() -> Iterator[None]:
     """Turn an error of full memory, of the GPU or of the computer, into a :class:`MemoryShortage`."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryShortage("The GPU's memory is too small for this package: choose the device cpu.") from error
     except (MemoryError, RuntimeError) as error:
+        if is_gpu_memory_error(error):
+            raise MemoryShortage("The GPU's memory is too small for this package: choose the device cpu.") from error
         if explain(error).kind == "memory":
             raise MemoryShortage(
                 "There is not enough memory for a pair of this package: close other programs."

@@ -16,14 +16,14 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from .. import anatomy
-from ..errors import SegmenterError
+from ..errors import SegmenterError, is_gpu_memory_error
 from ..image.grid import AIR_HU, Grid, Volume, in_ras_order, index_bounds, lattice_grid
 from ..image.labels import volumes_ml
 from ..image.resample import fill_outside, interpolate, largest, nearest, resample
 from ..packages.store import require_kind
 from ..packages.weights import load_networks
 from ..progress import QUALITIES, Progress, Quality
-from ..torch_device import resolve_device
+from ..torch_device import choose_device
 from .cleanup import clean
 from .findings import Finding, findings, sentence
 from .gate import Signs, cut_off_at, read_signs
@@ -73,7 +73,8 @@ class Segmenter:
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         require_kind(package, "segmenter")
         self.package = package
-        self.device = resolve_device(device)
+        chosen = choose_device(device)
+        self.device, self._remarks = chosen.name, [chosen.remark] if chosen.remark else []
         self._networks = load_networks(package)  # moved at first use, where a full GPU is handled
 
     def segment(
@@ -96,11 +97,12 @@ class Segmenter:
             raise SegmenterError(f"The quality must be fast, full or flips, not {quality!r}.")
         run = Run(self.device, quality, progress, cancelled)
         with run.stage("prepare"):
-            volume, run.warnings = check_scan(volume)
+            volume, warnings = check_scan(volume)
+            run.warnings = self._remarks + warnings
         try:
             labels, signs = self._label(volume, run)
-        except torch.cuda.OutOfMemoryError:  # from outside the networks; _predict handles it in them
-            if run.device == "cpu":
+        except RuntimeError as error:  # from outside the networks; _predict handles it in them
+            if run.device == "cpu" or not is_gpu_memory_error(error):
                 raise
             labels = None
         if labels is None:  # outside the except block, the error no longer holds the failed attempt's tensors
@@ -206,8 +208,8 @@ class Segmenter:
         while True:
             try:
                 return self._windows(name, source, spec.patch, run)
-            except torch.cuda.OutOfMemoryError:
-                if not run.can_use_less_memory:
+            except RuntimeError as error:
+                if not (is_gpu_memory_error(error) and run.can_use_less_memory):
                     raise
             run.use_less_memory()  # outside the except block, the error no longer holds the failed attempt's tensors
 

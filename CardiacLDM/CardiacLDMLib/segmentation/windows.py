@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..torch_device import half_precision
+
 
 def window_count(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> int:
     """Return the number of windows of ``patch`` voxels that cover ``shape`` voxels, with ``overlap`` of their side."""
@@ -40,4 +42,4 @@ def autocast(device: str) -> contextlib.AbstractContextManager[object]:
     """Return a context that computes in half precision on a GPU; not on a CPU, where that takes twice the time."""
     if device == "cpu":
         return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    return torch.autocast("cuda", dtype=half_precision(device))

@@ -78,20 +78,24 @@ def check_device(device: str = "auto") -> DeviceCheck:
     If a library is missing, none is imported: Slicer then calls this in its own process.
     """
     versions = {"CardiacLDM": __version__, "Python": platform.python_version()} | {n: _version(n) for n in LIBRARIES}
-    seconds, devices = None, list[Device]()
+    seconds, devices, remark = None, list[Device](), ""
     problem = _missing_library() or _broken_library()
     if problem is None:
         import torch
 
+        from ..torch_device import choose_device
+
         versions["CUDA of torch"] = torch.version.cuda or "none: this torch has no CUDA"
         try:
             devices = list_devices()
-            device, seconds = _convolve(device)
+            chosen = choose_device(device)
+            device, remark = chosen.name, chosen.remark
+            seconds = _convolve(device)
         except Exception as error:  # any error is what the user wants to know
             problem = _sentence(error)
     result = f"failed. {problem}" if problem else f"passed, one 3D convolution in {(seconds or 0.0) * 1000:.1f} ms"
-    text = "\n".join([*_system_lines(versions, devices), f"Check on {device}: {result}"])
-    return DeviceCheck(problem is None, problem, device, seconds, versions, devices, text)
+    lines = [*_system_lines(versions, devices), f"Check on {device}: {result}", *([remark] if remark else [])]
+    return DeviceCheck(problem is None, problem, device, seconds, versions, devices, "\n".join(lines))
 
 
 def _version(library: str) -> str:
@@ -134,13 +138,10 @@ def _broken_library() -> str | None:
     return None
 
 
-def _convolve(device: str) -> tuple[str, float]:
-    """Run a convolution on ``device`` and check its result. Return the resolved device and the seconds it took."""
+def _convolve(device: str) -> float:
+    """Run a convolution on ``device``, check its result, and return the seconds it took."""
     import torch
 
-    from ..torch_device import resolve_device
-
-    device = resolve_device(device)
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(0)
         values = torch.randn(1, _CHANNELS, _SIDE, _SIDE, _SIDE, generator=generator)
@@ -156,7 +157,7 @@ def _convolve(device: str) -> tuple[str, float]:
         difference = float((result[..., :4, :4, :4].float().cpu() - expected).abs().max())
     if not difference < _TOLERANCE * float(expected.abs().max()):
         raise RuntimeError("the result of a convolution is wrong")
-    return device, seconds
+    return seconds
 
 
 def _finish(device: str) -> None:

@@ -244,6 +244,7 @@ def generate_pair(request: messages.GeneratePair, job: RunningJob) -> messages.G
         image=pair.image,
         labels=pair.labels,
         provenance=pair.provenance,
+        warnings=[generator.remark] if generator.remark else [],
         device=generator.device,
         seconds=job.seconds,
     )

@@ -147,12 +147,14 @@ class FoundCases(Reply):
 class GeneratedPair(Reply):
     """A synthetic pair: ``image`` (int16 HU) and ``labels`` (uint8), mapped from deleted files.
 
-    ``provenance``: the generator's record of the pair. ``seconds``: from the request to the result.
+    ``provenance``: the generator's record of the pair. ``warnings``: sentences for the user. ``seconds``: from the
+    request to the result.
     """
 
     image: Volume
     labels: Volume
     provenance: dict[str, Any]
+    warnings: list[str] = []
     device: str
     seconds: float
 

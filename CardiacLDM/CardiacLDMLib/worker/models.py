@@ -31,9 +31,8 @@ class LoadedModels:
         """Return the segmenter of ``package``: a name or folder, None for the one that ships."""
         from ..packages.store import locate_package
         from ..segmentation.segmenter import Segmenter
-        from ..torch_device import resolve_device
 
-        return self._model(locate_package(package), Segmenter, resolve_device(device))
+        return self._model(locate_package(package), Segmenter, device)
 
     def shipped_segmenter(self, device: str) -> Segmenter | None:
         """Return the segmenter that ships, None if it does not."""
@@ -45,18 +44,18 @@ class LoadedModels:
         """Return the generator of ``package``: a name or folder, None for the one that ships."""
         from ..generation.generator import Generator
         from ..packages.store import DEFAULT_GENERATOR, installed_packages, locate_package
-        from ..torch_device import resolve_device
 
         if package is None and DEFAULT_GENERATOR not in installed_packages("generator"):
             raise JobError("No generator package comes with this version: import one under Models & device.")
-        return self._model(locate_package(package or DEFAULT_GENERATOR), Generator, resolve_device(device))
+        return self._model(locate_package(package or DEFAULT_GENERATOR), Generator, device)
 
     def _model(self, folder: Path, make: Callable[[ModelPackage, str], Model], device: str) -> Model:
         """Return the package's networks, still loaded if none of its files has changed."""
         from ..packages.store import open_package
+        from ..torch_device import choose_device
 
         files = tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(folder)))
-        key = (make, str(folder), files, device)
+        key = (make, str(folder), files, choose_device(device))
         model = self._models.pop(key, None) or make(open_package(folder), device)
         while len(self._models) >= MAX_LOADED:
             self._models.popitem(last=False)

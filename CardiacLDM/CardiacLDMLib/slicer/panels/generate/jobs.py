@@ -57,7 +57,7 @@ class PairListener:
 
     ``pair`` may return steps that show the pair, with pauses for the window. ``done``, ``failed`` or ``cancelled`` is
     called once, when all pairs that arrived are in the scene. ``done`` gets a sentence for each pair that never passed
-    the checks.
+    the checks, and the worker's warnings.
     """
 
     progress: Callable[[int, Progress], None]
@@ -84,7 +84,7 @@ class PairsJob:
         self._folder = pairs.unused_folder(self._scene, _("Synthetic pairs, seed {n}").format(n=settings.seed))
         self._run = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._index, self._reached, self._began = 0, 0.0, time.monotonic()
-        self._rejected: list[str] = []
+        self._warnings: list[str] = []
         self._arrived: deque[GeneratedPair] = deque()
         self._import: Sliced | None = None
         self._outcome: Callable[[], None] | None = None  # called when all pairs that arrived are in the scene
@@ -135,12 +135,13 @@ class PairsJob:
     def _generated(self, reply: GeneratedPair) -> None:
         if not self._ended:
             self._arrived.append(reply)
+            self._warnings += [warning for warning in reply.warnings if warning not in self._warnings]
             self._next()
             self._import_next()
 
     def _failed(self, failure: Failure) -> None:
         if failure.kind == "rejected":
-            self._rejected.append(failure.message)
+            self._warnings.append(failure.message)
             self._next()
         else:
             self._stop(lambda: self._listener.failed(failure))
@@ -148,7 +149,7 @@ class PairsJob:
     def _next(self) -> None:
         self._index += 1
         if self._index == self._settings.count:
-            self._stop(lambda: self._listener.done(self._rejected))
+            self._stop(lambda: self._listener.done(self._warnings))
             return
         try:
             self._submit()

@@ -253,8 +253,8 @@ class GeneratePanel:
             self._pair_seconds[_pace_key(settings)] = (time.monotonic() - began) / len(finished)
             return self._arrived(pair, first=len(finished) == 1)
 
-        def ended(ending: str = "", rejected: tuple[str, ...] | list[str] = ()) -> None:
-            self._show_result(_summary(settings, finished, time.monotonic() - began, ending), rejected)
+        def ended(ending: str = "", warnings: tuple[str, ...] | list[str] = ()) -> None:
+            self._show_result(_summary(settings, finished, time.monotonic() - began, ending), warnings)
             self._ended()
 
         def failed(failure: Failure) -> None:
@@ -267,7 +267,7 @@ class GeneratePanel:
             progress=lambda index, progress: self._progress(index, settings.count, progress),
             preview=self._preview,
             pair=self._while_running(arrived),
-            done=self._while_running(lambda rejected: ended(rejected=rejected)),
+            done=self._while_running(lambda warnings: ended(warnings=warnings)),
             failed=self._while_running(failed),
             cancelled=self._while_running(lambda: ended(_("cancelled"))),
         )
