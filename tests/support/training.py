@@ -18,11 +18,12 @@ TINY = {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": "instanc
 
 
 def equal(one: object, other: object) -> bool:
-    """Return whether two checkpoints hold the same bits."""
+    """Return whether two checkpoints hold the same bits, apart from the time that they took."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+        same_keys = isinstance(other, dict) and one.keys() == other.keys()
+        return same_keys and all(equal(one[k], other[k]) for k in one if k != "core_seconds")
     if isinstance(one, list):
         return isinstance(other, list) and len(one) == len(other) and all(map(equal, one, other))
     return one == other

@@ -11,17 +11,22 @@ from typer.testing import CliRunner
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import EvaluationError
 from cardiacldm_training.evaluation import ablation
-from cardiacldm_training.evaluation.ablation import Arm, Plan
+from cardiacldm_training.evaluation.ablation import Plan
+from cardiacldm_training.evaluation.experiment import sets
+from cardiacldm_training.evaluation.experiment.plan import Virtual
 from cardiacldm_training.virtual.cohort import CohortSettings
+from CardiacLDMLib import anatomy
 from tests.support.training import write_case, write_cases
 
-TINY = {"cases": 3, "held_out": 1, "spacing_mm": 4.0, "patch": 16, "channels": [4, 8], "steps": 4, "seeds": [0]}
+TINY = {"cases": 3, "held_out": 1, "spacing_mm": 4.0, "patch": 16, "channels": [4, 8], "steps": 4, "seeds": [0, 1]}
 ARMS = [{"name": "everything"}, {"name": "realistic only", "appearance": "realistic"}]
 
 
 def plan(tmp_path: Path, **changes: object) -> Path:
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"anatomies": str(tmp_path), **TINY, "arms": ARMS, **changes}))
+    (tmp_path / "hearts").mkdir(exist_ok=True)
+    (tmp_path / "hearts" / "heart.nii.gz").touch()  # only its hash is asked for
+    path.write_text(json.dumps({"anatomies": str(tmp_path / "hearts"), **TINY, "arms": ARMS, **changes}))
     return path
 
 
@@ -30,75 +35,73 @@ def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CohortSettings, int]
     """Cohorts are made of phantoms; the list tells which were asked for."""
     asked: list[tuple[CohortSettings, int]] = []
 
-    def write_cohort(settings: CohortSettings, cases: int, out: Path) -> list[str]:
+    def write_cohort(settings: CohortSettings, cases: int, out: Path, workers: int) -> list[str]:
         asked.append((settings, cases))
         for index in range(cases):
             if not (out / f"case_{index:04d}").exists():
                 write_case(out / f"case_{index:04d}", settings.seed % 1000 + index)
         return []
 
-    monkeypatch.setattr(ablation, "write_cohort", write_cohort)
+    monkeypatch.setattr(sets, "write_cohort", write_cohort)
     return asked
 
 
-def test_a_stopped_ablation_goes_on(
-    tmp_path: Path, phantoms: list[tuple[CohortSettings, int]], monkeypatch: pytest.MonkeyPatch
+def test_cohorts_are_compared_and_a_second_call_makes_nothing(
+    tmp_path: Path, phantoms: list[tuple[CohortSettings, int]]
 ) -> None:
     write_cases(tmp_path / "real", 1)
     plan_ = ablation.read_plan(plan(tmp_path, real=str(tmp_path / "real")))
-    whole, trained = ablation.train_arm, []
-
-    def stops(plan: Plan, arm: Arm, seed: int, out: Path) -> ablation.Run:
-        if len(trained) == 1:
-            trained.append("stopped")
-            raise KeyboardInterrupt
-        trained.append(arm.name)
-        return whole(plan, arm, seed, out)
-
-    monkeypatch.setattr(ablation, "train_arm", stops)
-    with pytest.raises(KeyboardInterrupt):
-        ablation.run_ablation(plan_, tmp_path / "out", say=lambda line: None)
-    results = ablation.run_ablation(plan_, tmp_path / "out", say=lambda line: None)
-    assert trained == ["everything", "stopped", "realistic only"]
-    assert [run.cases for run in results.runs] == [3, 3]
-    assert all(run.real and set(run.virtual.structures) == set(run.real.structures) for run in results.runs)
-    stored = (tmp_path / "out" / ablation.RESULTS_FILE).read_text()
-    assert ablation.Results.model_validate_json(stored) == results
-    assert (tmp_path / "out" / ablation.MARKDOWN_FILE).read_text().count("| everything |") == 1
+    outcome = ablation.run_ablation(plan_, tmp_path / "out", say=lambda line: None)
+    assert [(row.arm, row.seed, row.cases) for row in outcome.rows] == [
+        (arm["name"], seed, 3) for arm in ARMS for seed in (0, 1)
+    ]
+    for row in outcome.rows:
+        virtual, real = (ablation.structure_means(row, test) for test in ("held out", "real"))
+        assert set(virtual) == set(real) == set(anatomy.NAMES)
+    text = (tmp_path / "out" / ablation.MARKDOWN_FILE).read_text()
+    assert text.count("| everything | 2 |") == text.count("| realistic only | 2 |") == 1
     asked = len(phantoms)
-    assert ablation.run_ablation(plan_, tmp_path / "out") == results
-    assert len(phantoms) == asked  # nothing is made again
+    assert ablation.run_ablation(plan_, tmp_path / "out").rows == outcome.rows
+    assert len(phantoms) == asked
 
 
 def test_arms_share_cohorts_and_none_meets_the_held_out_one(tmp_path: Path) -> None:
     plan_ = Plan(anatomies=tmp_path, cases=5)
-    cohorts = {arm.name: ablation.plan_cohorts(plan_, arm) for arm in ablation.ARMS}
+    cohorts = {arm.name: plan_.cohorts(arm) for arm in ablation.ARMS}
     both, one = cohorts["everything"], cohorts["realistic only"]
-    assert [count for _, count in both.values()] == [3, 2]
-    assert set(one) < set(both)
-    assert all(sum(count for _, count in parts.values()) == plan_.cases for parts in cohorts.values())
-    settings = [s for parts in cohorts.values() for s, _ in parts.values()]
-    assert {s.template_share for s in settings} == {0.0, 0.5, 1.0}
-    assert {s.deformation for s in settings} == {0.0, 0.5, 1.0, 1.5}
-    assert {s.appearance for s in settings} == {"realistic", "randomised"}
-    wanted = ablation._list_cohorts(plan_, ablation.ARMS, tmp_path)
-    assert len({folder for _, _, folder in wanted}) == len(wanted) == 15
-    held_out = next(s for s, _, folder in wanted if folder.name == "held-out")
-    assert held_out.seed not in {s.seed for s in settings}
+    assert [cohort.cases for cohort in both.values()] == [3, 2]
+    assert [cohort.cases for cohort in one.values()] == [5]
+    assert all(sum(cohort.cases for cohort in parts.values()) == plan_.cases for parts in cohorts.values())
+    parts = [cohort for group in cohorts.values() for cohort in group.values()]
+    assert {cohort.template_share for cohort in parts} == {0.0, 0.5, 1.0}
+    assert {cohort.deformation for cohort in parts} == {0.0, 0.5, 1.0, 1.5}
+    assert {cohort.appearance for cohort in parts} == {"realistic", "randomised"}
+    found = plan_.to_experiment()
+    held_out = found.sets["held out"]
+    assert isinstance(held_out, Virtual)
+    assert held_out.seed not in {cohort.seed for cohort in parts}
+    assert found.sets_of(found.arms["everything"]) == {*both, "held out"}
+
+
+def test_equal_cohorts_are_made_once(tmp_path: Path, phantoms: list[tuple[CohortSettings, int]]) -> None:
+    found = ablation.read_plan(plan(tmp_path)).to_experiment()
+    prepared = sets.prepare_sets(found, list(found.sets), tmp_path / "out", 1, lambda line: None)
+    assert len(list((tmp_path / "out" / sets.COHORTS).iterdir())) == 3
+    realistic = [prepared.cases[name] for name in found.sets if ", realistic" in name]
+    assert [len(cases) for cases in realistic] == [2, 3]
+    assert realistic[0] == realistic[1][:2]
 
 
 def test_results_of_another_plan_are_left_alone(tmp_path: Path, phantoms: list[tuple[CohortSettings, int]]) -> None:
     out = tmp_path / "out"
-    ablation.run_ablation(ablation.read_plan(plan(tmp_path, arms=ARMS[:1])), out, say=lambda line: None)
-    more = ablation.run_ablation(ablation.read_plan(plan(tmp_path)), out, say=lambda line: None)
-    assert len(more.runs) == 2  # an arm that is new
+    ablation.run_ablation(ablation.read_plan(plan(tmp_path)), out, say=lambda line: None)
     for changes in ({"steps": 5}, {"arms": [{"name": "everything", "deformation": 2}]}):
         with pytest.raises(EvaluationError, match=str(out)):
             ablation.run_ablation(ablation.read_plan(plan(tmp_path, **changes)), out)
 
 
 def test_a_cohort_with_a_failed_case_is_no_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "write_cohort", lambda settings, cases, out: ["case_0000: failed"])
+    monkeypatch.setattr(sets, "write_cohort", lambda *_: ["case_0000: failed"])
     done = CliRunner().invoke(app, ["ablation", str(plan(tmp_path)), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "case_0000: failed" in done.output
@@ -111,6 +114,7 @@ def test_a_cohort_with_a_failed_case_is_no_cohort(tmp_path: Path, monkeypatch: p
         ("[", "plan.json"),
         ('{"anatomies": ".", "arms": [{"name": "a"}, {"name": "a"}]}', "arms"),
         ('{"anatomies": ".", "deformation": 1}', "deformation"),
+        ('{"anatomies": ".", "seeds": [0]}', "seeds"),
         (None, "plan.json"),
     ],
 )

@@ -112,7 +112,7 @@ def reports(sets: Path, package: Path, tmp_path_factory: pytest.TempPathFactory)
     held, train = (open_case_set([sets / name], VIEW, None) for name in ("held", "train"))
     return {
         name: measures.measure_fidelity(
-            open_case_set([sets / name], VIEW, None), held, source, examiner, plan=None, out=out
+            open_case_set([sets / name], VIEW, None), held, source, examiner, budget=None, out=out
         )[0]
         for name, source in (("other", train), ("smooth", None), ("copies", train), ("shuffled", None))
     }
@@ -343,9 +343,9 @@ def test_a_threshold_lies_below_what_unseen_cases_reach() -> None:
 def test_a_network_is_trained_on_pairs_and_on_cases(sets: Path, tmp_path: Path) -> None:
     other, held = (open_case_set([sets / name], VIEW, None) for name in ("other", "held"))
     train = open_case_set([sets / "train", sets / "held"], VIEW, None)  # names have their folder in them then
-    plan = ablation.Plan(anatomies=Path(), steps=2, patch=16, channels=(4, 8))
+    budget = ablation.Budget(steps=2, patch=16, channels=(4, 8))
     found = utility.compare_training(
-        other, train, CaseSet("held", held.cases[:2], {}, VIEW), plan, tmp_path, lambda s: None
+        other, train, CaseSet("held", held.cases[:2], {}, VIEW), budget, tmp_path, lambda s: None
     )
     assert found.dice.cases == 6
     assert found.held_out == 2

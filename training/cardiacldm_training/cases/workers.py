@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -33,6 +33,29 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+class _ThisProcess(Executor):
+    """Does each job at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def executor(workers: int) -> Iterator[Executor]:
+    """Yield an executor of ``workers`` processes of one thread each; for one worker, of this process."""
+    if workers > 1:
+        with pool(workers) as processes:
+            yield processes
+    else:
+        with _one_thread():
+            yield _ThisProcess()
 
 
 def spread(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import report_errors, say
+from .common import report_errors, report_failures, say
 
 
 @report_errors()
@@ -23,4 +23,6 @@ def ablation(
     """
     from ..evaluation.ablation import read_plan, run_ablation, table
 
-    typer.echo(table(run_ablation(read_plan(plan), out, workers, say)))
+    outcome = run_ablation(read_plan(plan), out, workers, say)
+    typer.echo(table(outcome.rows))
+    report_failures(outcome.failed)

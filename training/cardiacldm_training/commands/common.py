@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -51,6 +51,14 @@ def fail(sentence: str, cause: BaseException | None = None) -> NoReturn:
     """Write "Error: SENTENCE" to stderr and end with :data:`UNUSABLE`."""
     say(f"Error: {sentence}")
     raise typer.Exit(UNUSABLE) from cause
+
+
+def report_failures(failed: Mapping[str, str]) -> None:
+    """Name what failed and why, and end with :data:`FAILED` if anything did."""
+    for name, reason in failed.items():
+        say(f"Failed: {name}: {reason}")
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def say(line: str) -> None:

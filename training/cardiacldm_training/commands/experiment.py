@@ -9,7 +9,7 @@ import typer
 
 from CardiacLDMLib.text import plural
 
-from .common import FAILED, report_errors, say
+from .common import report_errors, report_failures, say
 
 
 @report_errors()
@@ -34,8 +34,5 @@ def experiment(
 
     end = deadline(until)
     outcome = run_experiment(read_plan(plan), out, workers, until=end, arms=arm, say=say)
-    for name, reason in outcome.failed.items():
-        say(f"Failed: {name}: {reason}")
     say(f"{plural(len(outcome.rows), 'row')}, {outcome.missing} missing.")
-    if outcome.failed:
-        raise typer.Exit(FAILED)
+    report_failures(outcome.failed)

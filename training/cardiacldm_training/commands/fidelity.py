@@ -59,7 +59,7 @@ def fidelity(
 
     from ..cases.readers.folders import find_cases
     from ..errors import EvaluationError
-    from ..evaluation.ablation import Plan
+    from ..evaluation.ablation import Budget
     from ..evaluation.fidelity import solvers
     from ..evaluation.fidelity.cases import has_texture, open_case_set
     from ..evaluation.fidelity.measures import Examiner, measure_fidelity, package_label
@@ -84,7 +84,7 @@ def fidelity(
     pairs, references = (open_case_set([folder], view, cache, say) for folder in (generated, data))
     report, reference_measures = measure_fidelity(
         pairs, references, open_case_set(train, view, cache, say) if train else None, examiner,
-        plan=Plan(anatomies=Path(), steps=train_steps) if train_steps else None, out=out,
+        budget=Budget(steps=train_steps) if train_steps else None, out=out,
         generator=package_label(generator.package) if generator else None, textured=has_texture(generated), say=say,
     )  # fmt: skip
     points = solvers.measure_curve(generator, curve, seed, examiner, reference_measures, say) if generator else []

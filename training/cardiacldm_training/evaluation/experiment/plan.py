@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.packages.fields import PLAIN, Record, Text
@@ -24,6 +24,7 @@ from ..metrics import METRICS
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=PLAIN)]
 Count = Annotated[int, Field(ge=1)]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 # --- sets of cases -------------------------------------------------------------------------------------------------
@@ -87,13 +88,17 @@ class Pretraining(Record):
     validations: Count = 10
 
 
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Arm(Record):
-    """One way to train: on the set ``train``, or mixed with ``share`` pairs of ``mix`` for each case of it.
+    """One way to train: on the sets ``train``, or mixed with ``share`` pairs of ``mix`` for each of their cases.
 
     ``pretraining``: the encoder to start from; without it all weights are random.
     """
 
-    train: Name = "train"
+    train: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("train",)
     pretraining: Name | None = None
     mix: Name | None = None
     share: Positive = 3.0
@@ -170,7 +175,7 @@ class Plan(Record):
         sets, endpoints = list(self.sets), (self.primary, *self.secondary)
         yield "set", [self.validation, *self.tests], sets
         for arm in self.arms.values():
-            yield "set", [arm.train, arm.mix], sets
+            yield "set", [*arm.train, arm.mix], sets
             yield "pre-training", [arm.pretraining], list(self.pretrainings)
         yield "set", [pretraining.images for pretraining in self.pretrainings.values()], sets
         yield "arm", [name for protocol in self.protocols.values() for name in protocol.arms], list(self.arms)
@@ -181,7 +186,7 @@ class Plan(Record):
 
     def sets_of(self, arm: Arm) -> set[str]:
         """Return the names of the sets that an arm is trained, pre-trained, validated and tested on."""
-        names = {arm.train, arm.mix, self.validation, *self.tests}
+        names = {*arm.train, arm.mix, self.validation, *self.tests}
         if arm.pretraining is not None:
             names.add(self.pretrainings[arm.pretraining].images)
         return {name for name in names if name is not None}
@@ -189,21 +194,24 @@ class Plan(Record):
 
 def read_plan(path: Path) -> Plan:
     """Read a plan from JSON; its paths are relative to its folder. Raises :class:`EvaluationError`."""
+    plan = read_record(path, Plan)
+    return plan.model_copy(update={"sets": {name: _absolute(s, path.parent) for name, s in plan.sets.items()}})
+
+
+def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """Read a plan of a ``kind`` from JSON. Raises :class:`EvaluationError` that names what is wrong."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
-        plan = Plan.model_validate_json(json.dumps(content))
+        return kind.model_validate_json(json.dumps(content))
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise EvaluationError(
-            f"{path.name} is no plan: {f'its {where} is wrong: ' if where else ''}{reason}."
-        ) from error
+        reason = (f"its {where} is wrong: " if where else "") + str(first["msg"]).removeprefix("Value error, ")
+        raise EvaluationError(f"{path.name} is no plan: {reason}.") from error
     except ValueError as error:  # no JSON, no text, or a name twice
         raise EvaluationError(f"{path.name} is no plan: it is not JSON ({error}).") from error
-    return plan.model_copy(update={"sets": {name: _absolute(s, path.parent) for name, s in plan.sets.items()}})
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from CardiacLDMLib.errors import MemoryShortage, explain
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
 
-from ...cases.workers import pool
+from ...cases.workers import executor
 from ...errors import EvaluationError
 from . import runs
 from .plan import Plan
@@ -102,7 +102,7 @@ def _missing_jobs(plan: Plan, arms: Sequence[str], out: Path) -> list[_Job]:
 def _work(experiment: Experiment, jobs: list[_Job], workers: int, say: Say) -> dict[str, str]:
     """Do the jobs in ``workers`` processes; return the reasons of those that failed, by name."""
     progress, waiting = _Progress(), list(jobs)
-    with pool(workers) as processes:
+    with executor(workers) as processes:
         running: dict[Future[str | Row | None], _Job] = {}
         try:
             while waiting or running:

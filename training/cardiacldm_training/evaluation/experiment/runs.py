@@ -89,7 +89,7 @@ def train_and_test(experiment: Experiment, protocol_name: str, arm_name: str, se
     cases = sets.first(arm.train, protocol.labels)
     groups = [Group("cases", cases)]
     if arm.mix is not None:
-        pairs = sets.first(arm.mix, math.ceil(arm.share * len(cases)))
+        pairs = sets.first([arm.mix], math.ceil(arm.share * len(cases)))
         groups.append(Group("pairs", pairs, arm.share))
     settings = network_config(plan, protocol, sum(len(group.cases) for group in groups))
     stage = SegmentationStage(

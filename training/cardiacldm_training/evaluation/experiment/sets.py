@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,12 @@ class Sets:
 
     cases: Mapping[str, list[store.PreparedCase]]
 
-    def first(self, name: str, count: int | None) -> list[store.PreparedCase]:
-        """Return the first ``count`` cases of a set; None: all. Raises :class:`EvaluationError` if it has fewer."""
-        cases = self.cases[name]
+    def first(self, names: Sequence[str], count: int | None) -> list[store.PreparedCase]:
+        """Return the first ``count`` cases of sets together; None: all. Raises EvaluationError if they have fewer."""
+        cases = [case for name in names for case in self.cases[name]]
         if count is not None and len(cases) < count:
-            raise EvaluationError(f"The set {name!r} has {plural(len(cases), 'case')}, but {count} are needed.")
+            text = " and ".join(map(repr, names))
+            raise EvaluationError(f"The set {text} has {plural(len(cases), 'case')}, but {count} are needed.")
         return cases[:count]
 
 
@@ -52,9 +53,9 @@ def prepare_sets(plan: Plan, names: Collection[str], out: Path, workers: int, sa
 
 
 def _make_cohort(name: str, source: Virtual, out: Path, workers: int, say: Say) -> tuple[Path, ...]:
-    """Write a virtual cohort, or what it lacks."""
-    folder, started = out / COHORTS / file_name(name), time.monotonic()
-    settings = CohortSettings(**source.model_dump(exclude={"kind", "cases"}))
+    """Write a virtual cohort, or what it lacks. Sets of the same settings share their cases."""
+    settings, started = CohortSettings(**source.model_dump(exclude={"kind", "cases"})), time.monotonic()
+    folder = out / COHORTS / file_name(source.appearance, source.seed, json.dumps(settings.record(), sort_keys=True))
     failed = write_cohort(settings, source.cases, folder, workers)
     if failed:
         raise EvaluationError(f"The cohort {name!r} lacks {plural(len(failed), 'case')}: {failed[0]}")

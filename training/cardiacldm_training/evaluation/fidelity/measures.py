@@ -21,7 +21,7 @@ from CardiacLDMLib.segmentation.segmenter import Segmenter
 from CardiacLDMLib.text import plural
 
 from ...errors import EvaluationError
-from .. import ablation
+from ..ablation import Budget
 from . import compare, diversity, features, labels, memorisation
 from . import texture as noise
 from . import tone as brightness
@@ -101,12 +101,12 @@ class Examiner:
 
 
 def measure_fidelity(
-    generated: CaseSet, reference: CaseSet, train: CaseSet | None, examiner: Examiner, *, plan: ablation.Plan | None,
+    generated: CaseSet, reference: CaseSet, train: CaseSet | None, examiner: Examiner, *, budget: Budget | None,
     out: Path, generator: str | None = None, textured: bool = False, say: Say = lambda line: None,
 ) -> tuple[Report, list[CaseMeasures]]:  # fmt: skip
     """Return the report without its quality curve, and the measures of the references.
 
-    ``plan`` is the budget of the networks trained on generated pairs and on training cases; None leaves them out. Their
+    ``budget`` is that of the networks trained on generated pairs and on training cases; None leaves them out. Their
     scratch files are in ``out``. ``textured``: tone or texture of the pairs was corrected when they were generated.
     Raises :class:`EvaluationError` for too few cases.
     """
@@ -120,8 +120,8 @@ def measure_fidelity(
     pairs = examiner.examine_all(generated, len(generated), "generated pairs", say)
     references = examiner.examine_all(reference, len(generated), "held-out cases", say)
     utility: Utility | None = None
-    if train and plan:
-        utility = compare_training(generated, train, reference, plan, out, say)
+    if train and budget:
+        utility = compare_training(generated, train, reference, budget, out, say)
     report = _report(generated, reference, train, pairs, references, memorised, utility, examiner, generator, textured)
     return report, references
 
