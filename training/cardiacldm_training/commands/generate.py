@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
 
 Result = TypeVar("Result")
+#: Value of ``--segmenter`` with which no segmenter looks at the pairs.
+NO_SEGMENTER = "none"
 
 
 @report_errors()
@@ -74,7 +76,10 @@ def generate(
         bool, typer.Option("--check/--no-check", help="Check each pair and generate rejected ones again, or keep all.")
     ] = True,
     segmenter: Annotated[
-        str | None, typer.Option(help="Segmenter package that checks the pairs. Without it, the one shipped.")
+        str | None,
+        typer.Option(
+            help="Segmenter package that checks the pairs, the one shipped if not given; none: check the labels alone."
+        ),
     ] = None,
     train: Annotated[
         list[Path] | None,
@@ -106,13 +111,13 @@ def generate(
     settings = check_settings(model.manifest.generator, _parse_conditions(condition or ()), steps, guidance, solver)
     if not check and (segmenter or train):
         raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
-    checker = find_package(segmenter) if check else None
+    checker = find_package(segmenter) if check and segmenter != NO_SEGMENTER else None
     if checker:
         require_kind(checker, "segmenter")
     fabric = _launch(device, devices, nodes)
     with stop_on_signal(console) as cancelled:
         generator = _generator(model, fabric)
-        judge = _make_judge(checker, generator, train, cache, fabric, console) if checker else None
+        judge = _make_judge(checker, generator, train, cache, fabric, console) if check else None
         stop = _stop_with_parent(fabric, cancelled)
         code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).generate_all(yes)
     if code:
@@ -162,7 +167,7 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
 
 
 def _make_judge(
-    checker: ModelPackage, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
+    checker: ModelPackage | None, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
     console: Console,
 ) -> Judge:  # fmt: skip
     """Return the judge of pairs. Raises EvaluationError or DatasetError for unusable training cases."""
@@ -173,7 +178,7 @@ def _make_judge(
     from ..evaluation.fidelity.memorisation import MemorisationCheck, TrainingCases
     from ..evaluation.fidelity.solvers import generator_view
 
-    segmenter = Segmenter(checker, str(fabric.device))
+    segmenter = Segmenter(checker, str(fabric.device)) if checker else None
     if not train:
         return Judge(segmenter)
     note: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
