@@ -114,7 +114,7 @@ def generate(
     checker = find_package(segmenter) if check and segmenter != NO_SEGMENTER else None
     if checker:
         require_kind(checker, "segmenter")
-    fabric = _launch(device, devices, nodes)
+    fabric = _launch(device, devices, nodes, console)
     with stop_on_signal(console) as cancelled:
         generator = _generator(model, fabric)
         judge = _make_judge(checker, generator, train, cache, fabric, console) if check else None
@@ -139,24 +139,20 @@ def _parse_conditions(texts: Iterable[str]) -> dict[str, str | float]:
     return conditions
 
 
-def _launch(device: str, devices: int, nodes: int) -> Fabric:
-    """Start one process per device. Raises ``DeviceError`` or ``GeneratorError`` for devices that cannot be used."""
+def _launch(device: str, devices: int, nodes: int, console: Console) -> Fabric:
+    """Start one process per device. Raises ``DeviceError`` for devices that cannot be used."""
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    from CardiacLDMLib.errors import GeneratorError
-    from CardiacLDMLib.torch_device import resolve_device
+    from ..stages.devices import select
 
-    kind, _, number = resolve_device(device).partition(":")
-    if kind == "cuda" and devices > 1:
-        resolve_device(f"cuda:{devices - 1}")
-    if ":" in device and devices > 1:
-        raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
+    chosen = select(device, devices)
     # The processes wait for each other only at the beginning and the end, which may be days apart.
     strategy = DDPStrategy(timeout=timedelta(days=365)) if devices * nodes > 1 else "auto"
-    selection = [int(number)] if kind == "cuda" and devices == 1 else devices
-    fabric = Fabric(accelerator=kind, devices=selection, num_nodes=nodes, strategy=strategy)
+    fabric = Fabric(accelerator=chosen.accelerator, devices=chosen.devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
+    if chosen.remark and fabric.is_global_zero:
+        console.print(chosen.remark)
     return fabric
 
 
