@@ -30,9 +30,14 @@ def experiment(
     with tables, forest plot and learning curves, from all rows there are.
     """
     from ..evaluation.experiment.plan import read_plan
+    from ..evaluation.experiment.report import MARKDOWN_FILE, describe_endpoint, describe_finding, write_report
     from ..evaluation.experiment.runner import deadline, run_experiment
 
-    end = deadline(until)
-    outcome = run_experiment(read_plan(plan), out, workers, until=end, arms=arm, say=say)
-    say(f"{plural(len(outcome.rows), 'row')}, {outcome.missing} missing.")
+    end, contents = deadline(until), read_plan(plan)
+    outcome = run_experiment(contents, out, workers, until=end, arms=arm, say=say)
+    report = write_report(contents, outcome.rows, out)
+    say(f"{plural(len(outcome.rows), 'row')}, {outcome.missing} missing; {out / MARKDOWN_FILE}")
+    typer.echo(f"{describe_endpoint(contents.primary)}:")
+    for finding in report.primary:
+        typer.echo(describe_finding(finding))
     report_failures(outcome.failed)

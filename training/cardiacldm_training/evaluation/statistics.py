@@ -43,17 +43,17 @@ def bootstrap(values: np.ndarray) -> Interval:
     """
     finite = np.isfinite(values)
     seeds, cases = _draws(*values.shape)
-    numbers = np.einsum("rc,rc->r", seeds @ finite, cases)
-    sums = np.einsum("rc,rc->r", seeds @ np.where(finite, values, 0.0), cases)
+    sums = np.einsum("sr,sr->r", np.where(finite, values, 0.0) @ cases, seeds)
+    numbers = np.full(RESAMPLES, values.size) if finite.all() else np.einsum("sr,sr->r", finite @ cases, seeds)
     low, high = np.percentile(sums[numbers > 0] / numbers[numbers > 0], [2.5, 97.5])
     return Interval(mean=float(values[finite].mean()), low=float(low), high=float(high))
 
 
 @lru_cache(maxsize=8)
 def _draws(seeds: int, cases: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each resample draws each seed (RESAMPLES, seeds) and each case (RESAMPLES, cases)."""
+    """Return how often each resample draws each seed (seeds, RESAMPLES) and each case (cases, RESAMPLES)."""
     rng = np.random.default_rng(0)
-    first, second = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float) for n in (seeds, cases))
+    first, second = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).T.astype(float, "C") for n in (seeds, cases))
     return first, second
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.pictures import PLANES, Field, Plane, sample_plane, tint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: How strongly labels colour the image.
 PANEL_TINT = 0.5
@@ -21,6 +29,23 @@ def rgb(structure: anatomy.Structure) -> tuple[float, float, float]:
     """Return the colour of a structure from 0 to 1, as matplotlib takes it."""
     red, green, blue = structure.colour
     return red / 255, green / 255, blue / 255
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure of some inches that needs no display and arranges what is drawn on it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figures(figures: Mapping[str, Figure], out: Path) -> None:
+    """Write figures as PNG by file name, each whole or not at all. Raises :class:`OutputError`."""
+    for name, figure in figures.items():
+        with replace_file(out / name) as part:
+            figure.savefig(part, dpi=110)
 
 
 def panel(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES
-from CardiacLDMLib.files import replace_file, write_text
+from CardiacLDMLib.files import write_text
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.postprocess.texture import BINS
 
+from ...results.pictures import new_figure, write_figures
 from .compare import SPLITS, Comparison, Spread
 from .labels import VolumeRow
 from .memorisation import NEIGHBOURS, Memorisation
@@ -117,9 +118,7 @@ def write_report(report: Report, out: Path) -> None:
     pictures = {VOLUMES_FILE: _volumes_figure(report), SPECTRA_FILE: _spectra_figure(report)}
     if report.curve:
         pictures[QUALITY_FILE] = _quality_figure(report.curve)
-    for name, figure in pictures.items():
-        with replace_file(out / name) as part:
-            figure.savefig(part, dpi=110)
+    write_figures(pictures, out)
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------
@@ -290,18 +289,9 @@ def _list_part(title: str, lines: Sequence[str]) -> list[str]:
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _volumes_figure(report: Report) -> Figure:
     """Plot volumes, a panel for each structure: filled dots for whole structures, hollow ones for cut ones."""
-    figure = _figure(14, 6)
+    figure = new_figure(14, 6)
     for axis, name in zip(figure.subplots(2, 4).ravel(), NAMES, strict=True):
         for place, (cases, colour) in enumerate(zip((report.pairs, report.references), COLOURS, strict=True)):
             for cut in (False, True):
@@ -317,7 +307,7 @@ def _volumes_figure(report: Report) -> Figure:
 
 def _spectra_figure(report: Report) -> Figure:
     """Plot noise power against spatial frequency, a panel for each tissue."""
-    figure = _figure(4 * max(len(report.spectra), 1), 3.6)
+    figure = new_figure(4 * max(len(report.spectra), 1), 3.6)
     corner = np.sqrt(3.0) / (2.0 * report.spacing_mm)
     frequencies = (np.arange(BINS) + 0.5) / BINS * corner
     for axis, row in zip(
@@ -337,7 +327,7 @@ def _spectra_figure(report: Report) -> Figure:
 
 
 def _quality_figure(curve: Sequence[CurvePoint]) -> Figure:
-    figure = _figure(12, 3.8)
+    figure = new_figure(12, 3.8)
     left, middle, right = figure.subplots(1, 3)
     for n, solver in enumerate(dict.fromkeys(point.solver for point in curve)):
         points, colour = [p for p in curve if p.solver == solver], f"C{n}"

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES, Measure
-from CardiacLDMLib.files import replace_file, write_text
+from CardiacLDMLib.files import write_text
 from CardiacLDMLib.text import plural
 
+from ...results.pictures import new_figure, write_figures
 from .plausibility import (
     ALIKE,
     AORTA,
@@ -45,9 +46,7 @@ def write_report(report: Report, dice: np.ndarray, out: Path) -> None:
     for name, text in texts.items():
         write_text(out / name, text)
     figures = {VOLUMES_FILE: _volumes_figure(report.cases), DIVERSITY_FILE: _diversity_figure(report, dice)}
-    for name, figure in figures.items():
-        with replace_file(out / name) as part:
-            figure.savefig(part, dpi=110)
+    write_figures(figures, out)
 
 
 def _markdown(report: Report) -> str:
@@ -126,18 +125,9 @@ _COLOURS: dict[State, str] = {
 }
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _volumes_figure(cases: Sequence[CaseReport]) -> Figure:
     """Draw a panel per structure: every case a dot by sex, the published mean with one and two SD as bands."""
-    figure = _figure(16, 7)
+    figure = new_figure(16, 7)
     sexes = [sex for sex in SEXES if any(case.sex == sex for case in cases)]
     states = [state for state in STATES if any(case.state == state for case in cases)]
     axes = figure.subplots(2, 4).ravel()
@@ -173,7 +163,7 @@ def _band(axis: Axes, measure: Measure | None, place: int) -> None:
 
 
 def _diversity_figure(report: Report, dice: np.ndarray) -> Figure:
-    figure = _figure(12, 4.5)
+    figure = new_figure(12, 4.5)
     left, right = figure.subplots(1, 2)
     left.set(title="pairs of cases", xlabel="mean Dice over the structures", ylabel="pairs", xlim=(0, 1))
     right.set(title="per structure", ylabel="Dice between two cases", ylim=(0, 1))
