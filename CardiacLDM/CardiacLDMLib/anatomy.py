@@ -158,6 +158,21 @@ PUBLISHED: dict[tuple[str, Sex], Measure] = {
     ("pulmonary artery width", "female"): Measure(24.5, 3.0, "mm", _PULMONARY, "diastole"),
 }
 
+
+def volume_limits_ml(name: str, sex: Sex | None = None) -> tuple[float, float] | None:
+    """Return the volumes outside which a structure of an adult is flagged; None for one without limits.
+
+    The limits in the table hold for adults of either sex: the lower one for small women, the upper one for large men.
+    If ``sex`` is known, the other limit moves by the ratio of the two published means, where there are some.
+    """
+    limits = BY_VALUE[VALUE[name]].volume_limits_ml
+    female, male = PUBLISHED.get((name, "female")), PUBLISHED.get((name, "male"))
+    if limits is None or sex is None or female is None or male is None:
+        return limits
+    low, high = limits
+    return (low, high * female.mean / male.mean) if sex == "female" else (low * male.mean / female.mean, high)
+
+
 # --- windows of grey levels ----------------------------------------------------------------------------------------
 
 

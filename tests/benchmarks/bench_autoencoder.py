@@ -47,10 +47,9 @@ def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int
 def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, float]:
     """Train one autoencoder and return its scores on held-out cases, peak memory, size and time per step."""
     import torch
-    from lightning.fabric import Fabric
 
     from cardiacldm_training.cases import prepare, split
-    from cardiacldm_training.stages import autoencoder, presets
+    from cardiacldm_training.stages import autoencoder, devices, presets
 
     spacing = options.spacing if options.grid else presets.grid_of(options.preset)[1]
     prepared = prepare.prepare_cases(options.data, options.cache, spacing, 1, lambda line: None)
@@ -61,7 +60,7 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     end = autoencoder.train_autoencoder(run, settings, prepared, resume=True, workers=options.workers, say=say)
     seconds = time.perf_counter() - start
     train, held_out = split.split(prepared.cases, settings.validation_part)
-    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    fabric = devices.launch(1, 1, settings.precision)
     network: Any = fabric.to_device(autoencoder.load_autoencoder(run, settings.generator.autoencoder))
     with torch.inference_mode():
         score = autoencoder.AutoencoderStage(settings, train=train, held_out=held_out).score(fabric, network)

@@ -19,7 +19,7 @@ LAYERS = {
     "CardiacLDMLib": (
         ("", "anatomy", "errors", "files", "plain_paths", "progress", "text", "torch_device"),
         ("image",), ("networks",),
-        ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("worker",),
+        ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("review",), ("worker",),
         ("slicer",), ("slicer.panels",),
     ),
     "cardiacldm_training": (

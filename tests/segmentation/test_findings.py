@@ -83,6 +83,19 @@ EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
     "LV open": (Finding("LV open", ("LV",), 0.123, 0.1), ("LV", "12.3%", "10%")),
     "agreement": (Finding("agreement", value=0.1, limit=0.75), ("0.10", "0.75")),
     "replica": (Finding("replica", value=0.1234, limit=0.5), ("0.123", "0.500")),
+    "own labels": (Finding("own labels", ("RA",), 0.512, 0.8), ("RA", "0.51")),
+    "difference": (Finding("difference", ("LAA",), 4.23, 2.0, "LA"), ("LAA", "4.2 mL", "LA in")),
+    "mirrored": (Finding("mirrored", ("PA",), 0.7, 0.9), ("PA", "0.70")),
+    "blood": (Finding("blood", ("LV",), -12.0, 30.0), ("LV", "-12 HU", "30 HU")),
+    "pools": (Finding("pools", ("LV", "AO"), 212.4, 100.0), ("LV and AO", "212 HU", "100 HU")),
+    "tissue": (Finding("tissue", ("LA",), 3.4, 1.0, "lung"), ("LA", "3.4 mL", "lung")),
+    "border": (Finding("border", ("MYO",), 0.42, 0.3), ("MYO", "42%")),
+    "jump": (Finding("jump", ("RV",), 0.4, 0.2), ("RV", "40%")),
+    "shift": (Finding("shift", ("RV",), 7.1, 4.0), ("RV", "7.1 mm")),
+    "end": (Finding("end", ("LV",), 0.8, 0.5, "lower"), ("LV", "lower end")),
+    "wall": (Finding("wall", ("MYO",), 3.21, 4.0), ("MYO", "thin", "3.2 mm")),
+    "appendage": (Finding("appendage", ("LAA",), 14.0, 9.0, "behind"), ("LAA", "14 mm", "behind")),
+    "ragged": (Finding("ragged", ("AO",), 0.123, 0.05), ("AO", "12.3%")),
 }
 
 

@@ -7,7 +7,7 @@ Every remark on labels is a :class:`Finding`, whichever module makes it. :func:`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..text import join_words, plural, volume_text
 #: - ``doubt``: none; why it may be no heart
 #: - ``cut off``: none; the side of the scan that cuts the structures off
 #: - ``missing``: none
-#: - ``volume``: mL, and the limit that it exceeds or falls below
+#: - ``volume``: mL, and the limit that it exceeds or falls below; the sex whose limits hold, if it is known
 #: - ``trace``: mL, least mL of a structure that can be seen and measured
 #: - ``too small``: mL, smallest usable volume
 #: - ``pieces``: number of pieces, most pieces allowed
@@ -32,29 +32,54 @@ from ..text import join_words, plural, volume_text
 #: - ``order``: none; on which side of the second structure the first one should lie
 #: - ``LV open``: share of the left ventricle's surface that faces background, largest share allowed
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
+#: - ``own labels``: Dice of a structure with the package's own labels, least Dice allowed
+#: - ``difference``: mL of the largest part that the package labels otherwise, most mL allowed; what it says instead
+#: - ``mirrored``: Dice of a structure between mirrored passes, least Dice allowed
+#: - ``blood``: HU of a blood pool above the muscle's, least HU allowed
+#: - ``pools``: HU between two pools that hold the same blood, most HU allowed
+#: - ``tissue``: mL of a structure with the HU of another tissue, most mL allowed; the tissue
+#: - ``border``: share of a structure's surface at which the CT shows no edge, largest share allowed
+#: - ``jump``: share of the largest area by which the area jumps in a slice, largest share allowed
+#: - ``shift``: mm by which the centre jumps in a slice, most mm allowed
+#: - ``end``: share of the largest area that the last slice has, largest share allowed; which end
+#: - ``wall``: mean thickness of the wall in mm, and the limit that it exceeds or falls below
+#: - ``appendage``: mm by which the appendage lies off its usual place, most mm allowed; the direction
+#: - ``ragged``: share of a structure's surface voxels that hang loose, largest share allowed
 #: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
 Rule = Literal[
     "no heart", "doubt", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
-    "forbidden contact", "order", "LV open", "agreement", "replica",
+    "forbidden contact", "order", "LV open", "agreement", "replica", "own labels", "difference", "mirrored", "blood",
+    "pools", "tissue", "border", "jump", "shift", "end", "wall", "appendage", "ragged",
 ]  # fmt: skip
+
+#: A point in RAS mm.
+Place = tuple[float, float, float]
 
 #: Heart voxels within this distance of the scan's edge, over this area, mean that the scan cuts the heart off.
 EDGE_MM = 1.5
 EDGE_MM2 = 50.0
 #: Less of a structure is only a trace of it, mL: the smallest, the appendage, usually has more.
 TRACE_ML = 1.0
-_SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
+#: The edges of a scan along the RAS axes, by the names that findings give them.
+SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark on a label map: the ``rule`` that the ``structures`` break. :data:`Rule` explains the other fields."""
+    """One remark on a label map: the ``rule`` that the ``structures`` break.
+
+    :data:`Rule` explains ``value``, ``limit`` and ``where``. ``place``: where to look, None where there is no point.
+    ``severity``: the share (0 to 1) of the smallest of the structures that is in doubt, so that findings of different
+    rules can be sorted; 0 for a remark that puts no label in doubt. Two findings that differ in these two are equal.
+    """
 
     rule: Rule
     structures: tuple[str, ...] = ()
     value: float | None = None
     limit: float | None = None
     where: str = ""
+    place: Place | None = field(default=None, compare=False)
+    severity: float = field(default=0.0, compare=False)
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -109,8 +134,13 @@ def _missing(f: Finding) -> str:
 
 
 def _volume(f: Finding) -> str:
-    low, high = anatomy.BY_VALUE[anatomy.VALUE[f.structures[0]]].volume_limits_ml or (0.0, float("inf"))
+    sex: anatomy.Sex | None = "male" if f.where == "male" else "female" if f.where == "female" else None
+    low, high = anatomy.volume_limits_ml(f.structures[0], sex) or (0.0, float("inf"))
     return f"{_names(f)} measures {volume_text(_value(f))}, outside the usual {low:.0f} to {high:.0f} mL: check it"
+
+
+def _wall(f: Finding) -> str:
+    return f"{_names(f)} is unusually {'thin' if _value(f) < _limit(f) else 'thick'} ({_value(f):.1f} mm on average)"
 
 
 def _replica(f: Finding) -> str:
@@ -135,43 +165,62 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "LV open": lambda f: f"{_value(f):.1%} of the LV's surface faces background, more than {_limit(f):.0%}",
     "agreement": lambda f: f"The labels do not match the image (Dice {_value(f):.2f}, below {_limit(f):.2f})",
     "replica": _replica,
+    "own labels": lambda f: f"{_names(f)} differs from the package's own labels (Dice {_value(f):.2f})",
+    "difference": lambda f: f"{volume_text(_value(f))} of {_names(f)} is {f.where} in the package's own labels",
+    "mirrored": lambda f: f"{_names(f)} differs between mirrored passes (Dice {_value(f):.2f})",
+    "blood": lambda f: f"{_names(f)} is {_value(f):.0f} HU brighter than muscle, less than {_limit(f):.0f} HU",
+    "pools": lambda f: f"{_names(f)} differ by {_value(f):.0f} HU, more than {_limit(f):.0f} HU",
+    "tissue": lambda f: f"{volume_text(_value(f))} of {_names(f)} has the HU of {f.where}",
+    "border": lambda f: f"The CT shows no edge at {_value(f):.0%} of the surface of {_names(f)}",
+    "jump": lambda f: f"The area of {_names(f)} jumps from slice to slice (by {_value(f):.0%} of the largest one)",
+    "shift": lambda f: f"The centre of {_names(f)} jumps by {_value(f):.1f} mm from slice to slice",
+    "end": lambda f: f"{_names(f)} ends abruptly at its {f.where} end",
+    "wall": _wall,
+    "appendage": lambda f: f"{_names(f)} lies {_value(f):.0f} mm too far {f.where}: it may be a vein",
+    "ragged": lambda f: f"The border of {_names(f)} is ragged ({_value(f):.1%} of its voxels hang loose)",
 }
 
 
 # --- a segmented scan ----------------------------------------------------------------------------------------------
 
 
-def findings(labels: Volume, volumes_ml: dict[str, float]) -> list[Finding]:
+def findings(labels: Volume, volumes_ml: dict[str, float], sex: anatomy.Sex | None = None) -> list[Finding]:
     """Return remarks on a segmented scan: a heart that the scan cuts off, missing structures, unusual volumes.
 
-    If the scan cuts the heart off, its volumes are incomplete and not compared with the usual limits.
+    If the scan cuts the heart off, its volumes are incomplete and not compared with the usual limits. These are those
+    of ``sex`` if it is given.
     """
     cut = cut_off(labels)
     remarks = [Finding("cut off", tuple(names), where=side) for side, names in cut.items()]
     incomplete = {name for names in cut.values() for name in names}
-    others = volume_findings(volumes_ml, unjudged=anatomy.NAMES if cut else ())
+    others = volume_findings(volumes_ml, anatomy.NAMES if cut else (), sex)
     return remarks + [f for f in others if f.rule != "trace" or f.structures[0] not in incomplete]
 
 
-def volume_findings(volumes_ml: dict[str, float], unjudged: Collection[str] = ()) -> list[Finding]:
+def volume_findings(
+    volumes_ml: dict[str, float], unjudged: Collection[str] = (), sex: anatomy.Sex | None = None
+) -> list[Finding]:
     """Return one finding for all missing structures, and one for each unusual volume of the others.
 
-    Volumes of ``unjudged`` structures are not compared with the usual limits, and great vessels have no limits: of
-    these only traces are remarked on.
+    Volumes of ``unjudged`` structures are not compared with the usual limits, which are those of ``sex`` if it is
+    given, and great vessels have no limits: of these only traces are remarked on.
     """
     missing = tuple(name for name in anatomy.NAMES if volumes_ml.get(name, 0.0) <= 0.0)
-    remarks = [Finding("missing", missing)] if missing else []
+    remarks = [Finding("missing", missing, severity=1.0)] if missing else []
     for structure in anatomy.STRUCTURES:
         if structure.name in missing:
             continue
         volume = volumes_ml[structure.name]
-        if structure.volume_limits_ml is None or structure.name in unjudged:
+        limits = anatomy.volume_limits_ml(structure.name, sex)
+        if limits is None or structure.name in unjudged:
             if volume < TRACE_ML:
-                remarks.append(Finding("trace", (structure.name,), volume, TRACE_ML))
+                remarks.append(Finding("trace", (structure.name,), volume, TRACE_ML, severity=1.0 - volume / TRACE_ML))
             continue
-        low, high = structure.volume_limits_ml
+        low, high = limits
         if not low <= volume <= high:
-            remarks.append(Finding("volume", (structure.name,), volume, low if volume < low else high))
+            limit = low if volume < low else high
+            doubt = 1.0 - min(volume, limit) / max(volume, limit)
+            remarks.append(Finding("volume", (structure.name,), volume, limit, sex or "", severity=doubt))
     return remarks
 
 
@@ -195,4 +244,4 @@ def cut_off(labels: Volume) -> dict[str, list[str]]:
 def side(direction: np.ndarray, at_end: int) -> str:
     """Return the name of the scan's edge at the start (``at_end`` 0) or end (1) of an axis with RAS ``direction``."""
     world = int(np.abs(direction).argmax())
-    return _SIDES[world][at_end if direction[world] > 0 else 1 - at_end]
+    return SIDES[world][at_end if direction[world] > 0 else 1 - at_end]

@@ -59,6 +59,15 @@ def checked(package: Path, count: int, out: Path, *options: object) -> Any:
     return result
 
 
+def test_without_a_segmenter_the_labels_alone_are_checked(package: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pairs"
+    assert checked(package, 1, out, *SEED, "--segmenter", "none").exit_code == 1
+    reasons = (out / "pair_0000.rejected.json").read_text()
+    assert "LV open" in reasons
+    assert "agreement" not in reasons
+    assert checked(package, 1, out, *SEED, "--no-check").exit_code == 2  # another check is another folder
+
+
 def started(package: Path, count: int, out: Path, *options: object) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
     options = ("--device", "cpu", "--no-check", *options)

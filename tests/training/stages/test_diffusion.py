@@ -276,6 +276,43 @@ def test_latents_are_kept_and_made_again_when_damaged(trained: Path, prepared: s
     assert all(path.stat().st_mtime_ns == before[path] for path in files[1:])
 
 
+class _OnGPU(Fabric):
+    """Fabric on the CPU that takes the batches of a GPU."""
+
+    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+
+    def to_device(self, tensor: Any) -> Any:
+        return tensor
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_latents_are_the_same_in_batches(
+    trained: Path, prepared: store.Prepared, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Six pairs in batches of four; a batch of more than three does not fit, so it is halved."""
+    run_config = run_folder.read_config(trained)
+    network = autoencoder.load_autoencoder(trained, run_config.generator.autoencoder)
+    cases = [(case, 2) for case in prepared.cases]
+    one_by_one = latent_files.encode_all(Fabric(accelerator="cpu"), trained, run_config, network, cases, print)
+    before = {path: np.load(path) for paths in one_by_one for path in paths}
+    for path in before:
+        path.unlink()
+    sizes, encode = [], type(network).encode
+
+    def encode_if_it_fits(self: Any, image: torch.Tensor, labels: torch.Tensor) -> Any:
+        sizes.append(len(image))
+        if len(image) > 3:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return encode(self, image, labels)
+
+    monkeypatch.setattr(type(network), "encode", encode_if_it_fits)
+    latent_files.encode_all(_OnGPU(accelerator="cpu"), trained, run_config, network, cases, print, workers)
+    assert sizes == [4, 2, 2, 2]
+    assert len(before) == 6
+    for path, latent in before.items():
+        np.testing.assert_allclose(np.load(path), latent, atol=1e-4)
+
+
 def test_the_first_latent_of_a_case_is_without_augmentation(undisturbed: Path, prepared: store.Prepared) -> None:
     stored = run_folder.read_config(undisturbed).generator
     network = autoencoder.load_autoencoder(undisturbed, stored.autoencoder)

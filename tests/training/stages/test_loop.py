@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
 
 from cardiacldm_training.stages import config, loop
-from cardiacldm_training.stages.state import Score
+from tests.support.guess import Guess
 from tests.support.training import tiny_network
 
 
@@ -22,35 +21,17 @@ def test_the_devices_of_a_step_take_different_examples_and_resume_takes_the_same
     assert list(loop.batch_indices(3, 5, 3, 1, 2)) == ranks[1][3:]
 
 
-class _Guess:
-    """A stage of one number, scored by minus its error: scores below 0, as of a loss."""
-
-    measure = "Closeness"
-
-    def example(self, n: int) -> dict[str, np.ndarray]:
-        return {"target": np.full(1, 5.0, dtype=np.float32)}
-
-    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (network(torch.ones(1)) - batch["target"]).square().mean()
-
-    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
-        return Score(-float(self.loss(network, {"target": torch.tensor([5.0])})), {})
-
-    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
-        return np.zeros((2, 2, 3), dtype=np.uint8)
-
-
 def test_any_measure_may_decide(tmp_path: Path) -> None:
     lines: list[str] = []
     settings = config.TrainingConfig(steps=6, validate_every=2, patience=3, learning_rate=0.1, ema_decay=0.1)
     end = loop.train_network(
-        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", say=lines.append
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), Guess(), tmp_path, title="guess", say=lines.append
     )
     assert end.best_step == 6
     assert -50 < end.best < 0
     assert "guess: step 6: validation Closeness" in lines[-1]
     loop.train_network(
-        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path, title="guess", resume=True,
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), Guess(), tmp_path, title="guess", resume=True,
         say=lines.append,
     )  # fmt: skip
     assert all(fact in lines[-1] for fact in ("guess", "6 steps", f"Closeness {end.best:.3f}"))
@@ -63,13 +44,13 @@ def test_a_stopped_training_goes_on_with_its_curve_and_time(tmp_path: Path) -> N
         torch.manual_seed(0)
         network, asked = torch.nn.Linear(1, 1), itertools.count(1)
         ends[name] = loop.train_network(
-            Fabric(accelerator="cpu"), settings, network, _Guess(), tmp_path / name, title="guess",
+            Fabric(accelerator="cpu"), settings, network, Guess(), tmp_path / name, title="guess",
             stop=lambda asked=asked, name=name: name == "parts" and next(asked) == 3,  # type: ignore[misc]
         )  # fmt: skip
     stopped = ends["parts"]
     assert (stopped.step, stopped.finished, len(stopped.curve)) == (3, False, 1)
     end = loop.train_network(
-        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), _Guess(), tmp_path / "parts", title="guess",
+        Fabric(accelerator="cpu"), settings, torch.nn.Linear(1, 1), Guess(), tmp_path / "parts", title="guess",
         resume=True,
     )  # fmt: skip
     assert end == ends["whole"]

@@ -16,6 +16,19 @@ Result = TypeVar("Result")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+#: More processes than this hardly help one GPU, and each takes memory.
+_MOST_WORKERS = 8
+
+
+def usual_workers(devices: int = 1) -> int:
+    """Return how many processes make examples for each of ``devices``: all cores of this process but one, shared."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Windows and macOS
+        cores = os.cpu_count() or 1
+    return min(max((cores - 1) // devices, 1), _MOST_WORKERS)
+
+
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Start ``workers`` processes of one thread each.

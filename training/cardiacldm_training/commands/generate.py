@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 LONG_SECONDS, LARGE_BYTES = 3600.0, 10e9
 
 Result = TypeVar("Result")
+#: Value of ``--segmenter`` with which no segmenter looks at the pairs.
+NO_SEGMENTER = "none"
 
 
 @report_errors()
@@ -74,7 +76,10 @@ def generate(
         bool, typer.Option("--check/--no-check", help="Check each pair and generate rejected ones again, or keep all.")
     ] = True,
     segmenter: Annotated[
-        str | None, typer.Option(help="Segmenter package that checks the pairs. Without it, the one shipped.")
+        str | None,
+        typer.Option(
+            help="Segmenter package that checks the pairs, the one shipped if not given; none: check the labels alone."
+        ),
     ] = None,
     train: Annotated[
         list[Path] | None,
@@ -106,13 +111,13 @@ def generate(
     settings = check_settings(model.manifest.generator, _parse_conditions(condition or ()), steps, guidance, solver)
     if not check and (segmenter or train):
         raise GeneratorError("With --no-check there is nothing for --segmenter or --train to do.")
-    checker = find_package(segmenter) if check else None
+    checker = find_package(segmenter) if check and segmenter != NO_SEGMENTER else None
     if checker:
         require_kind(checker, "segmenter")
-    fabric = _launch(device, devices, nodes)
+    fabric = _launch(device, devices, nodes, console)
     with stop_on_signal(console) as cancelled:
         generator = _generator(model, fabric)
-        judge = _make_judge(checker, generator, train, cache, fabric, console) if checker else None
+        judge = _make_judge(checker, generator, train, cache, fabric, console) if check else None
         stop = _stop_with_parent(fabric, cancelled)
         code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).generate_all(yes)
     if code:
@@ -134,24 +139,20 @@ def _parse_conditions(texts: Iterable[str]) -> dict[str, str | float]:
     return conditions
 
 
-def _launch(device: str, devices: int, nodes: int) -> Fabric:
-    """Start one process per device. Raises ``DeviceError`` or ``GeneratorError`` for devices that cannot be used."""
+def _launch(device: str, devices: int, nodes: int, console: Console) -> Fabric:
+    """Start one process per device. Raises ``DeviceError`` for devices that cannot be used."""
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    from CardiacLDMLib.errors import GeneratorError
-    from CardiacLDMLib.torch_device import resolve_device
+    from ..stages.devices import select
 
-    kind, _, number = resolve_device(device).partition(":")
-    if kind == "cuda" and devices > 1:
-        resolve_device(f"cuda:{devices - 1}")
-    if ":" in device and devices > 1:
-        raise GeneratorError(f"With several devices, name none of them: cuda instead of {device}.")
+    chosen = select(device, devices)
     # The processes wait for each other only at the beginning and the end, which may be days apart.
     strategy = DDPStrategy(timeout=timedelta(days=365)) if devices * nodes > 1 else "auto"
-    selection = [int(number)] if kind == "cuda" and devices == 1 else devices
-    fabric = Fabric(accelerator=kind, devices=selection, num_nodes=nodes, strategy=strategy)
+    fabric = Fabric(accelerator=chosen.accelerator, devices=chosen.devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
+    if chosen.remark and fabric.is_global_zero:
+        console.print(chosen.remark)
     return fabric
 
 
@@ -162,7 +163,7 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
 
 
 def _make_judge(
-    checker: ModelPackage, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
+    checker: ModelPackage | None, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
     console: Console,
 ) -> Judge:  # fmt: skip
     """Return the judge of pairs. Raises EvaluationError or DatasetError for unusable training cases."""
@@ -173,7 +174,7 @@ def _make_judge(
     from ..evaluation.fidelity.memorisation import MemorisationCheck, TrainingCases
     from ..evaluation.fidelity.solvers import generator_view
 
-    segmenter = Segmenter(checker, str(fabric.device))
+    segmenter = Segmenter(checker, str(fabric.device)) if checker else None
     if not train:
         return Judge(segmenter)
     note: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None

@@ -11,7 +11,7 @@ import typer
 from CardiacLDMLib.text import plural, size_text
 
 from ..errors import ConfigError
-from .common import let_threads_sleep, report_errors, say
+from .common import DeviceOption, let_threads_sleep, report_errors, say
 
 if TYPE_CHECKING:
     from CardiacLDMLib.packages.store import ModelPackage
@@ -35,9 +35,15 @@ _Seed = Annotated[int, typer.Option(min=0)]
 _LearningRate = Annotated[
     float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
 ]
-_Precision = Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")]
+_Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
 _Devices = Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) per machine.")]
 _Nodes = Annotated[int, typer.Option(min=1, help="Machines.")]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Processes that prepare cases and make examples, for each device; if not given, as cores allow."
+    ),
+]
 _Cache = Annotated[Path | None, typer.Option(help="Where prepared cases go; DATA/.prepared if not given.")]
 _Resume = Annotated[
     bool,
@@ -76,12 +82,13 @@ def segmenter(
     precision: _Precision = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make training patches.")] = 1,
+    device: DeviceOption = "auto",
+    workers: _Workers = None,
     cache: _Cache = None,
     resume: _Resume = False,
 ) -> None:
     """Train the two networks of a segmenter package on labelled cases."""
-    let_threads_sleep()
+    workers = _prepare(device, devices, workers)
     from CardiacLDMLib.packages.store import find_package
 
     from ..cases.prepare import prepare_cases, prepare_for_networks
@@ -108,12 +115,22 @@ def segmenter(
         encoder=trained.record if trained else None, encoder_rate=encoder_rate, frozen_steps=frozen_steps,
     )  # fmt: skip
     ends = segmenter.train_segmenter(
-        out, run_config, prepared, names, resume=resume, workers=workers, start=package, encoder=trained, pairs=pairs,
-        say=say,
+        out, run_config, prepared, names, resume=resume, workers=workers, device=device, start=package,
+        encoder=trained, pairs=pairs, say=say,
     )  # fmt: skip
     for name, end in ends.items():
         say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     _report_skipped(skipped)
+
+
+def _prepare(device: str, devices: int, workers: int | None) -> int:
+    """Check the devices, before cases are prepared at length; return the number of worker processes."""
+    let_threads_sleep()
+    from ..cases.workers import usual_workers
+    from ..stages.devices import select
+
+    select(device, devices)
+    return usual_workers(devices) if workers is None else workers
 
 
 def _mix_facts(folders: Sequence[Path], pairs: Prepared, share: float) -> MixFacts:
@@ -142,12 +159,13 @@ def pretrain(
     precision: _Precision = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make training patches.")] = 1,
+    device: DeviceOption = "auto",
+    workers: _Workers = None,
     cache: _Cache = None,
     resume: _Resume = False,
 ) -> None:
     """Pre-train a segmenter's network on images alone: it learns to fill in hidden parts. Labels are not needed."""
-    let_threads_sleep()
+    workers = _prepare(device, devices, workers)
     from ..cases.prepare import prepare_cases
     from ..stages import presets
     from ..stages.config import DataFacts
@@ -162,7 +180,7 @@ def pretrain(
         steps=steps or _steps_to_resume(out, "network", resume), batch=batch,
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
     )  # fmt: skip
-    end = train_pretraining(out, run_config, prepared, resume=resume, workers=workers, say=say)
+    end = train_pretraining(out, run_config, prepared, resume=resume, workers=workers, device=device, say=say)
     say(f"pretrain: least error {-end.best:.5f} at step {end.best_step} of {end.step}.")
     _report_skipped(prepared.skipped)
 
@@ -184,12 +202,13 @@ def autoencoder(
     precision: _Precision = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make training pairs.")] = 1,
+    device: DeviceOption = "auto",
+    workers: _Workers = None,
     cache: _Cache = None,
     resume: _Resume = False,
 ) -> None:
     """Train the joint autoencoder of a generator package: the first of two stages."""
-    let_threads_sleep()
+    workers = _prepare(device, devices, workers)
     from CardiacLDMLib.packages.store import find_package
 
     from ..cases.prepare import prepare_cases
@@ -206,7 +225,9 @@ def autoencoder(
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
         start=_origin(package),
     )  # fmt: skip
-    end = train_autoencoder(out, run_config, prepared, resume=resume, workers=workers, start=package, say=say)
+    end = train_autoencoder(
+        out, run_config, prepared, resume=resume, workers=workers, device=device, start=package, say=say
+    )
     say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     _report_skipped(prepared.skipped)
 
@@ -244,7 +265,8 @@ def diffusion(
     batch: Annotated[int | None, typer.Option(min=1, help="Latents per step and device.")] = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare cases, read latents and add noise.")] = 1,
+    device: DeviceOption = "auto",
+    workers: _Workers = None,
     cache: Annotated[Path | None, typer.Option(help="Where prepared cases are; DATA/.prepared if not given.")] = None,
     resume: Annotated[
         bool,
@@ -257,7 +279,7 @@ def diffusion(
 
     Seed and precision are the autoencoder's. Conditions come from each case's case.json, or from DATA/conditions.csv.
     """
-    let_threads_sleep()
+    workers = _prepare(device, devices, workers)
     from ..cases.conditions import read_conditions
     from ..cases.prepare import prepare_cases
     from ..stages import presets
@@ -271,7 +293,9 @@ def diffusion(
     )  # fmt: skip
     conditions = read_conditions(data)
     prepared = prepare_cases(data, cache, stored.generator.spacing_mm, max(workers, 1), say)
-    end = train_diffusion(out, settings, prepared, conditions, resume=resume, workers=workers, preset=preset, say=say)
+    end = train_diffusion(
+        out, settings, prepared, conditions, resume=resume, workers=workers, device=device, preset=preset, say=say
+    )
     say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
 
 

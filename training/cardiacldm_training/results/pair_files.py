@@ -51,8 +51,10 @@ def shared_settings(package: ModelPackage, seed: int, settings: Settings, judge:
     The number of pairs and the device are not part of it, so that a run can be extended and moved.
     """
     check = None
-    if judge is not None and judge.segmenter is not None:
-        check = f"{_package_text(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
+    if judge is not None:
+        check = "labels"
+        if judge.segmenter is not None:
+            check = f"{_package_text(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
         check += "".join(f", {name} {value}" for part in judge.further for name, value in part.record().items())
     return {"package": _package_text(package), "seed": seed, **asdict(settings), "check": check}
 

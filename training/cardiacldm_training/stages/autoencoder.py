@@ -191,7 +191,7 @@ def package_part(run: Path, run_config: RunConfig) -> PackagePart:
 
 
 def train_autoencoder(
-    run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int,
+    run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int, device: str = "auto",
     start: ModelPackage | None = None, say: Say = print,
 ) -> State:  # fmt: skip
     """Train the joint autoencoder into ``run`` and measure its latent statistics; return where training ended.
@@ -206,7 +206,7 @@ def train_autoencoder(
         run_config = run_config.with_diffusion(stored.generator.diffusion, stored.data.diffusion)
     run_folder.check_run(run, run_config, [NAME], resume=resume)
     train, held_out = split.split(prepared.cases, run_config.validation_part)
-    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.arguments)
     if start is None:

@@ -29,7 +29,7 @@ FORMAT: Final = 2
 SEGMENTER_NETWORKS = ("locator", "segmenter")
 NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain")
 
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Devices = Annotated[int, Field(ge=1)]
 
 
@@ -255,13 +255,18 @@ def check_same(stored: Record, config: Record) -> None:
     _refuse_difference(json.loads(stored.model_dump_json()), json.loads(config.model_dump_json()))
 
 
-def check_resumable(stored: RunConfig, config: RunConfig) -> None:
-    """Raise :class:`ConfigError` unless ``config`` is that of the run to resume, perhaps with more steps."""
+def check_resumable(stored: RunConfig, config: RunConfig, *, begun: bool = True) -> None:
+    """Raise :class:`ConfigError` unless ``config`` is that of the run to resume, perhaps with more steps.
+
+    A run that has not ``begun`` may change its batch, for which memory may have been too small.
+    """
     old, new = json.loads(stored.model_dump_json()), json.loads(config.model_dump_json())
     for name in (*NETWORKS, "network"):
         before, after = old["model"].get(name), new["model"].get(name)
         if before and after and after["steps"] > before["steps"]:
             before.update({field: after[field] for field in _OF_LENGTH})
+        if before and after and not begun:
+            before["batch"] = after["batch"]
     _refuse_difference(old, new)
 
 

@@ -236,7 +236,7 @@ def restart_times(sampling: Sampling) -> tuple[float, ...]:
 
 def train_diffusion(
     run: Path, settings: DiffusionConfig, prepared: store.Prepared, case_conditions: conditions.CaseConditions, *,
-    resume: bool, workers: int, preset: str | None = None, say: Say = print,
+    resume: bool, workers: int, device: str = "auto", preset: str | None = None, say: Say = print,
 ) -> State:  # fmt: skip
     """Train the denoiser into ``run``, which holds a trained autoencoder; return where training ended.
 
@@ -248,11 +248,11 @@ def train_diffusion(
     run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions))
     if run_folder.has_begun(run, NAME):  # before that, settings may change
         run_folder.check_run(run, run_config, [NAME], resume=resume)
-    fabric = devices.launch(settings.devices, settings.nodes, run_config.precision)
+    fabric = devices.launch(settings.devices, settings.nodes, run_config.precision, device, say)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
     fabric.barrier()
-    stage = _stage(fabric, run, run_config, case_conditions, train, held_out, say)
+    stage = _stage(fabric, run, run_config, case_conditions, train, held_out, say, workers)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
     if network.prior is not None:
@@ -292,14 +292,14 @@ def _data(
 
 def _stage(
     fabric: Fabric, run: Path, run_config: RunConfig, case_conditions: conditions.CaseConditions, train: split.Cases,
-    held_out: split.Cases, say: Say,
+    held_out: split.Cases, say: Say, workers: int,
 ) -> DiffusionStage:  # fmt: skip
     """Encode all cases and return the stage on their latents."""
     settings, data = diffusion_of(run_config)
     network: Any = fabric.to_device(autoencoder.load_autoencoder(run, run_config.generator.autoencoder))
     counts = [(case, settings.variants) for case in train]
     counts += [(case, 1) for case in held_out[: settings.validation_cases]]
-    files = latent_files.encode_all(fabric, run, run_config, network, counts, say)
+    files = latent_files.encode_all(fabric, run, run_config, network, counts, say, workers)
     latents = [
         Latents(paths, *data.conditions.encode(case_conditions.get(case.name, {})))
         for (case, _), paths in zip(counts, files, strict=True)

@@ -7,6 +7,7 @@ worker processes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,15 @@ from lightning.fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from CardiacLDMLib.errors import MemoryShortage, explain, is_gpu_memory_error
 from CardiacLDMLib.files import replace_file, sweep
 from CardiacLDMLib.text import plural
 
+from ..errors import TrainingError
 from .config import TrainingConfig
-from .monitor import Monitor
-from .run_folder import BEST, LAST, load_checkpoint
+from .devices import is_finite_everywhere
+from .monitor import Monitor, is_shown
+from .run_folder import BEST, LAST, is_fixed, load_checkpoint
 from .state import Score, State
 
 
@@ -79,9 +83,14 @@ class _Run:
         self.fabric, self.config, self.stage, self.state = fabric, config, stage, State()
         self.clock = time.process_time()
         self.network, self.slow = fabric.to_device(network), slow
+        self.precision = fabric.strategy.precision
+        self.scales_gradients = bool(self.precision.state_dict())  # in float16, whose range is small
+        # One kernel for all parameters of a GPU. It would scale gradients itself, when it is too late to clip them.
+        self.fused = True if fabric.device.type == "cuda" and not self.scales_gradients else None
         self.optimizer = torch.optim.AdamW(
-            _groups(self.network, slow), lr=config.learning_rate, weight_decay=config.weight_decay
+            _groups(self.network, slow), lr=config.learning_rate, weight_decay=config.weight_decay, fused=self.fused
         )
+        self.doubt = torch.zeros((), device=fabric.device)  # finite as long as all losses and gradients were
         self.average = AveragedModel(self.network)
         self.average.multi_avg_fn = lambda averages, values, _: torch._foreach_lerp_(
             averages, values, 1.0 - average_decay(self.state.step, config)
@@ -99,12 +108,26 @@ class _Run:
             group["lr"] = rate if number == 0 or self.slow is None else rate * self.slow.factor(self.state.step)
         loss = self.stage.loss(self.module, batch)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.module, self.wrapped, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.module, self.wrapped, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
+        self.doubt += loss.detach()
+        if norm is not None and not self.scales_gradients:  # scaled gradients may overflow: that step is left out
+            self.doubt += norm
         self.wrapped.step()
         self.wrapped.zero_grad()
         self.state.step += 1
         self.average.update_parameters(self.network)
         return loss.detach()
+
+    def check_finite(self) -> None:
+        """Raise :class:`TrainingError` on all ranks if one of them computed numbers that are not finite.
+
+        Not after every step, because a GPU would stand still; but always before a checkpoint replaces a sound one.
+        """
+        if not is_finite_everywhere(self.fabric, self.doubt):
+            raise TrainingError(f"The loss is not a number at step {self.state.step}: try a lower learning rate.")
+        self.doubt.zero_()
 
     def validate(self, folder: Path) -> tuple[Score, np.ndarray | None]:
         """Score the averaged weights, save them if they are the best, and decide whether training is finished.
@@ -131,7 +154,8 @@ class _Run:
         if self.fabric.is_global_zero:
             content = {
                 "network": self.network.state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "state": asdict(self.state),
+                "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict(),
+                "state": asdict(self.state),
             }  # fmt: skip
             with replace_file(path) as part:
                 torch.save(content, part)
@@ -141,7 +165,11 @@ class _Run:
         content = load_checkpoint(path)
         self.network.load_state_dict(content["network"])
         self.average.load_state_dict(content["average"])
+        for group in content["optimizer"]["param_groups"]:
+            group["fused"] = self.fused  # it may have been another device's
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.scales_gradients and content.get("precision"):  # not if other devices computed in other 16 bits
+            self.precision.load_state_dict(content["precision"])
         self.state = State(**content["state"])
         self.state.finished = self._is_finished()  # by today's number of steps, which may have grown
 
@@ -217,7 +245,7 @@ def train_network(
     Write ``best.ckpt``, ``last.ckpt`` and TensorBoard events to ``folder``. With ``resume`` continue from ``last.ckpt``
     if it exists; a finished run goes on if ``config`` has more steps, and its learning rate rises again. When ``stop``
     returns True after a step, training ends there with a checkpoint, to be resumed (on one device only: ranks would not
-    agree). Raises :class:`TrainingError` when the loss is not a finite number.
+    agree). Raises :class:`TrainingError` when the loss is not a finite number, and ``MemoryShortage``.
     """
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,22 +262,47 @@ def train_network(
     run.wrap()
     indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
     loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
-    with Monitor(
-        fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say
-    ) as monitor:
+    monitor = Monitor(fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say)
+    with monitor, _explain_shortage(config.batch, folder):
         batches: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         for batch in batches:
             monitor.count_wait()
             loss = run.step(batch)
-            monitor.record_step(loss, run.state, learning_rate(run.state.step - 1, config))
             validation, stopped = _due(run.state.step, config.validate_every, config.steps), stop()
+            save = validation or stopped or _due(run.state.step, config.save_every, config.steps)
+            if save or is_shown(run.state.step):
+                run.check_finite()
+            monitor.record_step(loss, run.state, learning_rate(run.state.step - 1, config))
             if validation:
                 monitor.record_validation(*run.validate(folder), run.state)
-            if validation or stopped or _due(run.state.step, config.save_every, config.steps):
+            if save:
                 run.save(folder / LAST)
             if run.state.finished or stopped:
                 break
     return run.state
+
+
+@contextlib.contextmanager
+def _explain_shortage(batch: int, folder: Path) -> Iterator[None]:
+    """Turn an error of full memory into a ``MemoryShortage`` that says what to try instead."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if str(error).startswith("DataLoader worker"):  # torch's words when one of them was killed
+            raise TrainingError(
+                "The system ended a process that makes examples, mostly for lack of memory: try fewer --workers."
+            ) from error
+        if explain(error).kind != "memory":
+            raise
+        on_gpu = is_gpu_memory_error(error)
+        whose = "GPU's" if on_gpu else "computer's"
+        if batch == 1:
+            other = ", or --device cpu" if on_gpu else ""
+            advice = f"even a batch of 1: try a smaller preset in another folder{other}"
+        else:
+            where = " and another folder" if is_fixed(folder.parent, folder.name) else ""
+            advice = f"a batch of {batch}: try --batch {batch // 2}{where}"
+        raise MemoryShortage(f"The {whose} memory is too small for {advice}.") from error
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import TrainingError
 from .config import TrainingConfig
 from .state import Score, State
 
 #: Steps between two TensorBoard points; reading the loss more often would stall a GPU.
-_LOG_EVERY = 10
+_SHOW_EVERY = 10
 #: Seconds between two lines of progress without a terminal.
 _LINE_EVERY_S = 30.0
+
+
+def is_shown(step: int) -> bool:
+    """Return whether the loss of this step becomes a TensorBoard point."""
+    return step == 1 or step % _SHOW_EVERY == 0
 
 
 class Monitor:
@@ -71,12 +75,10 @@ class Monitor:
         self.wait_s += time.monotonic() - self.mark
 
     def record_step(self, loss: torch.Tensor, state: State, rate: float) -> None:
-        """Record loss and learning rate of a step. Raises :class:`TrainingError` when it is not a finite number."""
+        """Record loss and learning rate of a step."""
         self.last_step = state.step
-        if state.step % _LOG_EVERY == 0 or state.step == 1:
+        if is_shown(state.step):
             self.loss = float(loss)
-            if not math.isfinite(self.loss):
-                raise TrainingError(f"The loss is not a number at step {state.step}: try a lower learning rate.")
             if self.active:
                 self.writer.add_scalar("train/loss", self.loss, state.step)
                 self.writer.add_scalar("train/learning_rate", rate, state.step)

@@ -154,15 +154,16 @@ def read_encoder(run: Path) -> Encoder:
 
 
 def train_pretraining(
-    run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int, say: Say = print
-) -> State:
+    run: Path, run_config: RunConfig, prepared: store.Prepared, *, resume: bool, workers: int, device: str = "auto",
+    say: Say = print,
+) -> State:  # fmt: skip
     """Pre-train a network on the images of ``prepared`` into ``run``; return where training ended.
 
     Raises TrainingError, ConfigError.
     """
     settings = run_config.pretraining.network
     run_folder.check_run(run, run_config, [NAME], resume=resume)
-    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     train, held_out = split(prepared.cases, run_config.validation_part)
     torch.manual_seed(run_config.seed)
     network = build_reconstructor(settings.architecture, settings.arguments)

@@ -19,7 +19,7 @@ from CardiacLDMLib.files import write_text
 from CardiacLDMLib.plain_paths import is_unicode
 
 from ..errors import ConfigError, TrainingError
-from .config import FORMAT, RunConfig, check_resumable
+from .config import FORMAT, NETWORKS, SEGMENTER_NETWORKS, RunConfig, check_resumable
 
 CONFIG_FILE = "config.json"
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -63,7 +63,13 @@ def check_run(run: Path, config: RunConfig, networks: Sequence[str], *, resume: 
     existing = [name for name in networks if has_begun(run, name)]
     if existing and not resume:
         raise TrainingError(f"{run} already holds the {existing[0]} of a run: add --resume, or choose another folder.")
-    check_resumable(read_config(run), config)
+    check_resumable(read_config(run), config, begun=any(has_begun(run, name) for name in NETWORKS))
+
+
+def is_fixed(run: Path, network: str) -> bool:
+    """Return whether the settings of a network can no longer change: it, or the other of a segmenter, has begun."""
+    names = SEGMENTER_NETWORKS if network in SEGMENTER_NETWORKS else (network,)
+    return any(has_begun(run, name) for name in names)
 
 
 def has_begun(run: Path, network: str) -> bool:

@@ -140,7 +140,7 @@ def package_part(run: Path, run_config: RunConfig, name: str) -> PackagePart:
 
 def train_segmenter(
     run: Path, run_config: RunConfig, prepared: Mapping[str, store.Prepared], networks: Sequence[str], *,
-    resume: bool, workers: int, start: ModelPackage | None = None, encoder: Encoder | None = None,
+    resume: bool, workers: int, device: str = "auto", start: ModelPackage | None = None, encoder: Encoder | None = None,
     pairs: store.Prepared | None = None, say: Say = print,
 ) -> dict[str, State]:  # fmt: skip
     """Train the ``networks`` into ``run``, from random weights or those of ``start``; return where each ended.
@@ -151,7 +151,7 @@ def train_segmenter(
     ConfigError, PackageError.
     """
     run_folder.check_run(run, run_config, networks, resume=resume)
-    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     modules = {name: _new_network(run_config, name, start) for name in networks}
     slow = _keep_encoder(modules, run_config, encoder) if encoder and "segmenter" in modules else None
     if fabric.is_global_zero:
