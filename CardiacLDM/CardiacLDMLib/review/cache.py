@@ -1,0 +1,156 @@
+"""What was computed of the files of a review: their hashes and the findings of their labels, kept beside the journals.
+
+One JSON file, which may be deleted at any time. A hash is looked up by path, size and time of change, the findings by
+the hash of the labels; those of another version or another scan are made again. Two programs may write it: what one of
+them loses is computed again. Only the standard library; findings are made in :mod:`.checks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutputError
+from ..files import sha256, write_text
+
+if TYPE_CHECKING:
+    from ..image.grid import Volume
+    from ..segmentation.findings import Finding
+
+#: The file of the cache, and the version of its content.
+FILE, FORMAT = "computed.json", 1
+#: Code that decides what is found in labels, within the package.
+_CHECKS = ("anatomy.py", "segmentation/findings.py", "generation/plausibility.py", "review/*.py")
+
+
+@lru_cache(maxsize=1)
+def version() -> str:
+    """Return the version of the content and of the code that makes the findings."""
+    root = Path(__file__).parents[1]
+    code = b"".join(path.read_bytes() for pattern in _CHECKS for path in sorted(root.glob(pattern)))
+    return f"{FORMAT} {hashlib.sha256(code).hexdigest()[:16]}"
+
+
+class Cache:
+    """Hashes of files and findings of label maps in the review folder ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._root = folder.parent
+        self._hashes: dict[str, list[Any]] = {}
+        self._findings: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        self._load()
+
+    def _load(self) -> None:
+        """Take over what is on the disk; nothing from a damaged file or one of another version."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["version"] == version():
+                self._hashes = {**content["hashes"], **self._hashes}
+                self._findings = {**content["findings"], **self._findings}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return
+
+    def save(self) -> None:
+        """Write what is new, together with what other programs have written. A folder that is read-only stays so."""
+        if not self._changed:
+            return
+        self._load()
+        content = {"version": version(), "hashes": self._hashes, "findings": self._findings}
+        with contextlib.suppress(OutputError):
+            write_text(self.path, json.dumps(content))
+            self._changed = False
+
+    # --- hashes ---
+
+    def known_hash(self, path: Path) -> str | None:
+        """Return the SHA-256 of a file, or of the files of a folder, if it is known; nothing but its date is read."""
+        entry = self._hashes.get(self._key(path))
+        return str(entry[-1]) if isinstance(entry, list) and entry and entry[:-1] == _mark(path) else None
+
+    def hash_of(self, path: Path | None) -> str:
+        """Return the SHA-256 of a file, or of the files of a folder. Empty without a file and for an unreadable one."""
+        if path is None:
+            return ""
+        known = self.known_hash(path)
+        if known is not None:
+            return known
+        try:
+            mark = _mark(path)
+            digest = _folder_hash(path) if path.is_dir() else sha256(path)
+        except OSError:
+            return ""
+        self._hashes[self._key(path)] = [*mark, digest]
+        self._changed = True
+        return digest
+
+    def _key(self, path: Path) -> str:
+        """Return a path that is right on another computer too, if the file lies with the review."""
+        return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
+
+    # --- findings ---
+
+    def known_findings(self, labels_sha256: str, image: Path | None) -> list[Finding] | None:
+        """Return the findings of labels, worst first; None if they are not known for this scan."""
+        from ..segmentation.findings import Finding
+
+        entry = self._findings.get(labels_sha256)
+        try:
+            if entry is None or entry["image"] != _image_mark(image):
+                return None
+            return [Finding(**{name: _frozen(value) for name, value in each.items()}) for each in entry["list"]]
+        except (KeyError, TypeError, AttributeError):
+            return None
+
+    def keep_findings(self, labels_sha256: str, image: Path | None, findings: list[Finding]) -> None:
+        """Remember the findings of labels, worst first."""
+        listed = [{f.name: _plain(asdict(each)[f.name]) for f in fields(each)} for each in findings]
+        self._findings[labels_sha256] = {"image": _image_mark(image), "list": listed}
+        self._changed = True
+
+
+def _mark(path: Path) -> list[int]:
+    """Return what changes when a file is written; [] if it cannot be opened."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _image_mark(image: Path | None) -> int:
+    """Return what tells whether findings were made with this scan."""
+    return (_mark(image) or [0])[0] if image is not None else -1
+
+
+def _folder_hash(folder: Path) -> str:
+    """Return the SHA-256 over the hashes of the files of a folder, in the order of their names."""
+    digests = [f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir()) if path.is_file()]
+    return hashlib.sha256("\n".join(digests).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a finding as JSON knows it: numbers of numpy become Python's."""
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def content_hash(volume: Volume) -> str:
+    """Return a SHA-256 of voxels and grid, for labels of a scene that have no file."""
+    import numpy as np
+
+    digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype} {volume.affine.round(6).tolist()}".encode())
+    digest.update(np.ascontiguousarray(volume.array).data)
+    return digest.hexdigest()
