@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ def new_figure(width: float, height: float) -> Figure:
 def write_figures(figures: Mapping[str, Figure], out: Path) -> None:
     """Write figures as PNG by file name, each whole or not at all. Raises :class:`OutputError`."""
     for name, figure in figures.items():
-        with replace_file(out / name) as part:
+        with replace_file(out / name) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a name in a script that the font lacks
             figure.savefig(part, dpi=110)
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS: dict[Verdict, str] = {"better": "#1b6ca8", "worse": "#d1495b", "no difference found": "#555555"}
+#: Width of a character of an arm's name, in inches.
+_CHARACTER = 0.085
 #: Half the width of a panel of the forest plot in which all differences are zero.
 _LEAST_WIDTH = 0.002
 #: Colours of arms in learning curves; a baseline is black.
@@ -37,7 +39,8 @@ def draw_forest(report: Report) -> Figure:
         return _empty_figure("No arm can be compared with its baseline yet.")
     heights = [max(len(_compared(protocol, test)) for test in protocol.tests) + 2.0 for protocol in protocols]
     columns = max(len(protocol.tests) for protocol in protocols)
-    figure = new_figure(2.6 + 4.8 * columns, 0.34 * sum(heights) + 0.6)
+    longest = max(len(arm.arm) for protocol in protocols for test in protocol.tests for arm in test.arms)
+    figure = new_figure(longest * _CHARACTER + 4.8 * columns, 0.34 * sum(heights) + 0.6)
     grid = figure.subplots(len(protocols), columns, squeeze=False, sharex="row", height_ratios=heights)
     for axes, protocol in zip(grid, protocols, strict=True):
         for axis, test in zip(axes, protocol.tests, strict=True):
@@ -97,7 +100,8 @@ def draw_curves(plan: Plan, rows: Sequence[Row]) -> Figure:
     colours = _arm_colours(plan, rows)
     columns = min(len(protocols), 2)
     panels = -(-len(protocols) // columns)
-    figure = new_figure(6.2 * columns, 3.6 * panels + 0.15 * len(colours) + 0.3)
+    names_in_row = max(int(6.0 * columns / (0.6 + _CHARACTER * max(map(len, colours)))), 1)
+    figure = new_figure(6.2 * columns, 3.6 * panels + 0.2 * (len(colours) / names_in_row + 1))
     axes = figure.subplots(panels, columns, squeeze=False).ravel()
     for axis in axes[len(protocols) :]:
         axis.set_axis_off()
@@ -109,9 +113,7 @@ def draw_curves(plan: Plan, rows: Sequence[Row]) -> Figure:
         axis.set(xlabel="updates", ylabel="Dice, validation cases")
         axis.grid(alpha=0.3)
     handles = [axes[0].plot([], [], color=colour, label=" " + arm)[0] for arm, colour in colours.items()]
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(columns + 1, len(handles)), fontsize=9
-    )
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=names_in_row, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
