@@ -198,7 +198,8 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     cases = open_worklist(training_folder(tmp_path), "Ann")
     cases.findings("a")
     file = tmp_path / "review" / "computed.json"
-    for text in ("{", "[]", '{"version": 1}', file.read_text().replace('"list"', '"lost"')):
+    odd = file.read_text().replace("[]", '[{"odd": 1}]')
+    for text in ("{", "[]", '{"version": 1}', odd):
         file.write_text(text)
         again = open_worklist(tmp_path, "Ann")
         assert again.findings("a") == []

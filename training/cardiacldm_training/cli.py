@@ -6,7 +6,19 @@ import typer
 
 from CardiacLDMLib import __version__
 
-from .commands import ablation, cohort, evaluate, experiment, fidelity, generate, package, segment, soundness, train
+from .commands import (
+    ablation,
+    cohort,
+    evaluate,
+    experiment,
+    fidelity,
+    generate,
+    package,
+    review,
+    segment,
+    soundness,
+    train,
+)
 from .commands.common import prepare_streams
 
 app = typer.Typer(
@@ -41,6 +53,7 @@ app.command("experiment")(experiment.experiment)
 app.command("fidelity")(fidelity.fidelity)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")
+app.add_typer(review.app, name="review")
 
 
 def main() -> None:

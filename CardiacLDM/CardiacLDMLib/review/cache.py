@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Cache:
         self.path = folder / FILE
         self._root = folder.parent
         self._hashes: dict[str, list[Any]] = {}
-        self._findings: dict[str, dict[str, Any]] = {}
+        self._findings: dict[str, list[dict[str, Any]]] = {}
         self._changed = False
         self._load()
 
@@ -101,18 +101,16 @@ class Cache:
         """Return the findings of labels, worst first; None if they are not known for this scan."""
         from ..segmentation.findings import Finding
 
-        entry = self._findings.get(labels_sha256)
+        entry = self._findings.get(_findings_key(labels_sha256, image))
         try:
-            if entry is None or entry["image"] != _image_mark(image):
-                return None
-            return [Finding(**{name: _frozen(value) for name, value in each.items()}) for each in entry["list"]]
-        except (KeyError, TypeError, AttributeError):
+            return None if entry is None else [Finding(**{n: _frozen(v) for n, v in each.items()}) for each in entry]
+        except (TypeError, AttributeError):
             return None
 
     def keep_findings(self, labels_sha256: str, image: Path | None, findings: list[Finding]) -> None:
         """Remember the findings of labels, worst first."""
-        listed = [{f.name: _plain(asdict(each)[f.name]) for f in fields(each)} for each in findings]
-        self._findings[labels_sha256] = {"image": _image_mark(image), "list": listed}
+        listed = [{name: _plain(value) for name, value in asdict(each).items()} for each in findings]
+        self._findings[_findings_key(labels_sha256, image)] = listed
         self._changed = True
 
 
@@ -125,9 +123,9 @@ def _mark(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _image_mark(image: Path | None) -> int:
-    """Return what tells whether findings were made with this scan."""
-    return (_mark(image) or [0])[0] if image is not None else -1
+def _findings_key(labels_sha256: str, image: Path | None) -> str:
+    """Return the name of the findings of labels with this scan, which is told from others by its size."""
+    return f"{labels_sha256} {'without a scan' if image is None else (_mark(image) or [0])[0]}"
 
 
 def _folder_hash(folder: Path) -> str:

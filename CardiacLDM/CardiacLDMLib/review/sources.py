@@ -60,20 +60,20 @@ class Source:
 # --- finding -------------------------------------------------------------------------------------------------------
 
 
-def open_source(path: Path, scans: Path | None = None) -> Source:
+def open_source(path: Path, scans: Path | None = None, review: Path | None = None) -> Source:
     """Return the cases of a folder or of a table (CSV). ``scans``: folder of the scans that results were made from.
 
-    Journals lie in ``review`` within a folder, in ``NAME-review`` beside a table. Raises :class:`VolumeError` if there
-    are no cases.
+    Journals lie in ``review``; without it in the folder of that name within a folder, or in ``NAME-review`` beside a
+    table. Raises :class:`VolumeError` if there are no cases.
     """
     if path.is_dir():
         try:
-            return Source(cases_of_folder(path, scans), path / FOLDER)
+            return Source(cases_of_folder(path, scans), review or path / FOLDER)
         except OSError as error:
             raise VolumeError(f"The folder {_shown(path)} cannot be opened: {error.strerror}.") from error
     if not path.is_file():
         raise VolumeError(f"There is no file or folder {_shown(path)}.")
-    return Source(cases_of_table(path), path.parent / f"{path.stem}-{FOLDER}")
+    return Source(cases_of_table(path), review or path.parent / f"{path.stem}-{FOLDER}")
 
 
 def cases_of_scene(names: Iterable[str]) -> list[ReviewCase]:
@@ -250,12 +250,11 @@ def read_labels(path: Path | None) -> Volume:
 
 def read_image(case: ReviewCase) -> Volume | None:
     """Read the scan of a case, HU; None if it has none. Raises :class:`VolumeError`."""
-    from ..image.cases import read_case
-    from ..image.files import read_volume
+    from ..image.cases import Case, read_case
 
-    if case.scan is not None:
-        return read_case(case.scan)
-    return read_volume(case.image) if case.image is not None else None
+    if case.scan is None and case.image is None:
+        return None
+    return read_case(case.scan or Case(case.name, case.image or Path()))
 
 
 def read_both(case: ReviewCase, labels: Path | None = None) -> tuple[Volume, Volume | None]:
@@ -266,5 +265,11 @@ def read_both(case: ReviewCase, labels: Path | None = None) -> tuple[Volume, Vol
     found = read_labels(labels or case.labels)
     image = read_image(case)
     if image is not None and not image.grid.same_as(found.grid, tolerance_mm=SAME_GRID_MM):
-        raise VolumeError("Its labels have another grid than its scan: resample them first.")
+        raise VolumeError(f"Its labels have another grid than its scan{_sizes(found, image)}: resample them first.")
     return found, image
+
+
+def _sizes(labels: Volume, image: Volume) -> str:
+    """Return the numbers of voxels of two volumes in brackets; nothing if they are the same."""
+    sizes = [" x ".join(map(str, volume.array.shape)) for volume in (labels, image)]
+    return "" if sizes[0] == sizes[1] else f" ({sizes[0]} and {sizes[1]} voxels)"

@@ -244,7 +244,5 @@ def open_worklist(path: Path, reader: str, *, scans: Path | None = None, review:
 
     Raises :class:`UserError`.
     """
-    source = sources.open_source(path, scans)
-    if review is not None:
-        source = Source(source.cases, review)
+    source = sources.open_source(path, scans, review)
     return Worklist(source, Journal(source.review, reader))

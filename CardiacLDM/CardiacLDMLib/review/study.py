@@ -1,0 +1,129 @@
+"""A review as a whole: what all its readers say of each version of a case's labels, and what that comes to.
+
+For reports and exports, which are for the person who leads the review: nothing is hidden here. Readers use
+:mod:`.worklist`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..segmentation.findings import Finding
+from ..text import join_words
+from .cache import Cache
+from .journal import read
+from .readers import Disagreement, Judgement, disagreements, judgements, opinion, readers_of
+from .sources import ReviewCase, Source
+from .verdicts import Opinion, Verdict, by_case, standing
+from .worklist import corrected_file
+
+
+@dataclass(frozen=True)
+class Version:
+    """Labels of a case that readers have judged: the first ones or corrected ones.
+
+    ``file``: None if it is gone or has changed since. ``judgements``: of the readers who are done with it. ``settled``:
+    the outcome on which readers who disagreed agreed.
+    """
+
+    labels_sha256: str
+    file: Path | None
+    is_corrected: bool
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+    settled: Opinion | None = None
+
+    @property
+    def outcome(self) -> Opinion | None:
+        """What the readers say, if it is one thing, or has been settled."""
+        said = {each.outcome for each in self.judgements.values()}
+        return self.settled or (said.pop() if len(said) == 1 else None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the verdicts on a case come to. Without a ``verdict``, ``reason`` says why there is none."""
+
+    verdict: Opinion | None
+    version: Version | None = None
+    reason: str = ""
+
+
+class Study:
+    """The review of ``source``: verdicts of all readers, findings as far as they are known.
+
+    Raises :class:`JournalError`.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.cases, self.folder = source.cases, source.review
+        self.cache = Cache(source.review)
+        content = read(source.review)
+        self.verdicts, self.notes = content.verdicts, content.notes
+        self._of_case = by_case(self.verdicts)
+
+    @property
+    def readers(self) -> list[str]:
+        return readers_of(self.verdicts)
+
+    def of(self, name: str) -> list[Verdict]:
+        """Return the verdicts on a case, also undone ones."""
+        return self._of_case.get(name, [])
+
+    def findings(self, case: ReviewCase) -> list[Finding] | None:
+        """Return the findings of a case's first labels, worst first; None if they are not known."""
+        return self.cache.known_findings(self.cache.hash_of(case.labels), case.image)
+
+    def disagreements(self) -> list[Disagreement]:
+        """Return where readers disagree, from their blinded verdicts; also settled ones."""
+        known = {case.name for case in self.cases}
+        return [each for each in disagreements(self.verdicts) if each.case in known]
+
+    def versions(self, case: ReviewCase) -> list[Version]:
+        """Return the labels of a case that anybody is done with, in the order in which they were judged last."""
+        verdicts = standing(self.of(case.name))
+        settled = {v.labels_sha256: opinion(v) for v in verdicts if v.verdict == "settled" and not v.structure}
+        found: dict[str, dict[str, Judgement]] = {}
+        for reader in readers_of(verdicts):
+            for each in judgements(verdicts, reader, case.name):
+                if each.is_done:
+                    found.setdefault(each.labels_sha256, {})[reader] = each
+        order = [verdict.labels_sha256 for verdict in verdicts]
+        digests = sorted(found, key=lambda digest: len(order) - order[::-1].index(digest))
+        return [self._version(case, digest, found[digest], settled.get(digest)) for digest in digests]
+
+    def _version(self, case: ReviewCase, digest: str, done: dict[str, Judgement], settled: Opinion | None) -> Version:
+        corrected = corrected_file(self.folder, case.name, digest)
+        if corrected.is_file():
+            file = corrected if self.cache.hash_of(corrected) == digest else None
+            return Version(digest, file, True, done, settled)
+        same = case.labels is not None and self.cache.hash_of(case.labels) == digest
+        return Version(digest, case.labels if same else None, False, done, settled)
+
+    def outcome(self, case: ReviewCase) -> Outcome:
+        """Return what the verdicts on a case come to.
+
+        Accepted labels come before others: those that were corrected and accepted replace the first ones.
+        """
+        versions = self.versions(case)
+        if not versions:
+            return Outcome(None, reason="It has no verdict yet.")
+        there = [version for version in versions if version.file is not None]
+        if not there:
+            return Outcome(None, reason="Its labels have changed since the verdict: judge them again.")
+        settled = [version for version in there if version.settled]
+        accepted = [version for version in there if version.outcome == "accept"]
+        if not settled and len(accepted) > 1:
+            readers = join_words(sorted({name for version in accepted for name in version.judgements}))
+            return Outcome(None, reason=f"Different labels of it were accepted ({readers}): settle which are right.")
+        chosen = (settled or accepted or there)[-1]
+        if chosen.outcome is None:
+            words = [f"{name}: {each.outcome}" for name, each in sorted(chosen.judgements.items())]
+            return Outcome(None, chosen, f"Its readers disagree ({', '.join(words)}): settle it.")
+        return Outcome(chosen.outcome, chosen)
+
+
+def worst_first(found: Sequence[tuple[str, list[Finding]]]) -> list[tuple[str, list[Finding]]]:
+    """Return cases with their findings, those with the largest share of a structure in doubt first."""
+    return sorted(found, key=lambda each: sorted((f.severity for f in each[1]), reverse=True), reverse=True)

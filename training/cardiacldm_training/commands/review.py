@@ -1,0 +1,239 @@
+"""``cardiacldm review``: check the labels of a folder, report on its review, export reviewed cases for training."""
+
+from __future__ import annotations
+
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from CardiacLDMLib.errors import MemoryShortage, explain
+from CardiacLDMLib.review.verdicts import OPINIONS
+from CardiacLDMLib.text import folder_name, plural
+
+from ..errors import ConfigError
+from .common import FAILED, counted_progress, report_errors, say, tell
+
+if TYPE_CHECKING:
+    from CardiacLDMLib.review.page import Picture
+    from CardiacLDMLib.review.report import Found
+    from CardiacLDMLib.review.sources import ReviewCase
+    from CardiacLDMLib.review.study import Study
+    from CardiacLDMLib.review.verdicts import Opinion
+    from CardiacLDMLib.segmentation.findings import Finding, Place
+
+app = typer.Typer(no_args_is_help=True, help="Check labels, report on their review, export what was accepted.")
+
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="Results, pairs or training cases; or a CSV file with the columns case, image and labels.",
+        show_default=False,
+    ),
+]
+ScansOption = Annotated[
+    Path | None,
+    typer.Option("--scans", help="Folder of the scans that results were made from, if they lie elsewhere."),
+]
+ReviewOption = Annotated[
+    Path | None, typer.Option("--review", help="Folder of the journals, if it is not the one in FOLDER.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes.")]
+
+
+@app.command()
+@report_errors()
+def check(
+    folder: FolderArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for findings.csv. Without it, FOLDER/review.")] = None,
+    scans: ScansOption = None,
+    review: ReviewOption = None,
+    workers: WorkersOption = 1,
+) -> None:
+    """Check the labels of all cases, and list them with the worst first.
+
+    Writes findings.csv, with the place of each finding. Findings flag labels for a reader; they do not reject them. A
+    case that cannot be read does not stop the others; the last lines name it, and the exit code is 1.
+    """
+    from CardiacLDMLib.review.report import findings_table, markdown_table, write_findings
+
+    study = _open(folder, scans, review)
+    found = check_all(study, workers)
+    path = write_findings(found, out or study.folder)
+    table = findings_table(found)
+    if table.rows:
+        for line in markdown_table(table).splitlines():
+            tell(line)
+    tell(f"{table.note} All findings: {path}.")
+    _finish(found)
+
+
+@app.command()
+@report_errors()
+def report(
+    folder: FolderArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report. Without it, FOLDER/review/report.")] = None,
+    scans: ScansOption = None,
+    review: ReviewOption = None,
+    pictures: Annotated[int, typer.Option(min=0, help="How many cases to show, the worst ones.")] = 20,
+    unblind: Annotated[
+        bool, typer.Option("--unblind", help="Show verdicts also where only one of several readers is done.")
+    ] = False,
+    workers: WorkersOption = 1,
+) -> None:
+    """Report on a review: outcomes, readers and their agreement, disagreements, findings, worst slices.
+
+    Writes review.html (one page, with its pictures), review.md, verdicts.csv and findings.csv. It names cases and
+    readers. A case that cannot be read does not stop the others; the last lines name it, and the exit code is 1.
+    """
+    from CardiacLDMLib.files import write_text
+    from CardiacLDMLib.results.case_files import check_folder
+    from CardiacLDMLib.review.page import write_page
+    from CardiacLDMLib.review.report import (
+        MARKDOWN_FILE,
+        findings_table,
+        markdown,
+        still_blinded,
+        verdict_tables,
+        write_findings,
+        write_verdicts,
+    )
+
+    from ..evaluation.agreement import agreement_table, agreements
+
+    study = _open(folder, scans, review)
+    target = out or study.folder / "report"
+    check_folder(target)  # before minutes of work
+    found = check_all(study, workers)
+    hidden = set() if unblind else still_blinded(study)
+    counts, readers, cases, differences = verdict_tables(study, hidden)
+    agreement = agreement_table(agreements(study.verdicts))
+    tables = [counts, readers, agreement, differences, findings_table(found), cases]
+    remarks = [*study.notes, *(f"Not checked: {name}: {why}" for name, why in found.unreadable.items())]
+    title = f"Review of {folder_name(folder)}"
+    write_verdicts(study, hidden, target)
+    write_findings(found, target)
+    write_text(target / MARKDOWN_FILE, markdown(title, tables, remarks))
+    page = write_page(title, tables, remarks, _pictures(study, found, hidden, pictures), target)
+    tell(f"Wrote {page}, {MARKDOWN_FILE}, verdicts.csv and findings.csv.")
+    _finish(found)
+
+
+@app.command()
+@report_errors()
+def export(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option(help="The new folder of training cases.", show_default=False)],
+    verdict: Annotated[str, typer.Option(help="Which cases: accept, fix or reject.")] = "accept",
+    scans: ScansOption = None,
+    review: ReviewOption = None,
+) -> None:
+    """Write the cases with a verdict as a training folder, with their labels as corrected.
+
+    Names and headers tell nothing about people. Cases on which readers disagree, and those whose files have changed
+    since, are left out and named; the exit code is then 1.
+    """
+    from CardiacLDMLib.review.export import export as write_cases
+
+    kind: Opinion | None = next((each for each in OPINIONS if each == verdict), None)
+    if kind is None:
+        raise ConfigError(f"--verdict is one of {', '.join(OPINIONS)}.")
+    study = _open(folder, scans, review)
+    for note in study.notes:
+        say(note)
+    with counted_progress("Cases", len(study.cases)) as update:
+        exported = write_cases(study, kind, out, update)
+    study.cache.save()
+    for name, reason in exported.left_out.items():
+        say(f"Left out: {name}: {reason}")
+    tell(f"Exported {plural(len(exported.names), 'case')} to {out}.")
+    if exported.left_out:
+        raise typer.Exit(FAILED)
+
+
+# --- looking at cases ----------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, scans: Path | None, review: Path | None) -> Study:
+    from CardiacLDMLib.review.sources import open_source
+    from CardiacLDMLib.review.study import Study
+
+    return Study(open_source(folder, scans, review))
+
+
+def check_all(study: Study, workers: int) -> Found:
+    """Look at every case that was not looked at before; the findings are kept with the review."""
+    from CardiacLDMLib.review.report import collect
+
+    from ..cases.workers import run_unordered
+
+    waiting = [case for case in study.cases if study.findings(case) is None]
+    unreadable: dict[str, str] = {}
+    try:
+        with counted_progress("Cases", len(waiting)) as update:
+            jobs = run_unordered(look_at, [(case,) for case in waiting], min(workers, max(len(waiting), 1)))
+            for number, (index, result) in enumerate(jobs, start=1):
+                case = waiting[index]
+                if isinstance(result, str):
+                    unreadable[case.name] = result
+                else:
+                    study.cache.keep_findings(study.cache.hash_of(case.labels), case.image, result)
+                update(number)
+                if number % 20 == 0:
+                    study.cache.save()
+    except BrokenProcessPool as error:
+        raise MemoryShortage(
+            "A process that looked at cases was killed, likely as memory ran out: use fewer --workers."
+        ) from error
+    finally:
+        study.cache.save()
+    return collect(study, dict(sorted(unreadable.items())))
+
+
+def look_at(case: ReviewCase) -> list[Finding] | str:
+    """Return the findings of a case, worst first; the reason if it cannot be read."""
+    from CardiacLDMLib.review.checks import check as find
+    from CardiacLDMLib.review.sources import read_both
+
+    try:
+        return find(*read_both(case))
+    except Exception as error:
+        return explain(error).message
+
+
+def _pictures(study: Study, found: Found, hidden: set[str], count: int) -> list[Picture]:
+    """Draw the worst cases: first those with findings, then those without that were not accepted."""
+    from CardiacLDMLib.review.page import draw_case
+
+    findings = {name: each for name, each in found.findings if each}
+    said = {case.name: _remarks(study, case) for case in study.cases if case.name not in hidden}
+    names = [*findings, *(name for name, (remarks, _) in said.items() if remarks and name not in findings)][:count]
+    cases = {case.name: case for case in study.cases}
+    pictures = []
+    with counted_progress("Pictures", len(names)) as update:
+        for number, name in enumerate(names, start=1):
+            remarks, place = said.get(name, ([], None))
+            pictures.append(draw_case(cases[name], findings.get(name, []), remarks=remarks, place=place))
+            update(number)
+    return pictures
+
+
+def _remarks(study: Study, case: ReviewCase) -> tuple[list[str], Place | None]:
+    """Return what readers said of a case that they did not accept, and where the last of them looked."""
+    from CardiacLDMLib.review.verdicts import standing
+
+    doubts = [v for v in standing(study.of(case.name)) if v.verdict in ("fix", "reject")]
+    remarks = [f"{v.reader}: {v.structure} {v.verdict}{f' ({v.reason})' if v.reason else ''}" for v in doubts]
+    return remarks, next((v.place for v in reversed(doubts) if v.place is not None), None)
+
+
+def _finish(found: Found) -> None:
+    """Name the cases that cannot be read, and end with :data:`FAILED` if there are any."""
+    if found.unreadable:
+        total = len(found.unreadable) + len(found.findings)
+        say(f"{len(found.unreadable)} of {plural(total, 'case')} cannot be checked:")
+        for name, reason in found.unreadable.items():
+            say(f"  {name}: {reason}")
+        raise typer.Exit(FAILED)
