@@ -73,7 +73,7 @@ def test_apples_gpu_is_never_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("bf16-mixed", (HOPPER,), "bf16-mixed"), ("bf16-mixed", (TURING,), "16-mixed"),
         ("bf16-mixed", (HOPPER, TURING), "16-mixed"), ("16-mixed", (HOPPER,), "16-mixed"),
-        ("16-mixed", (), "bf16-mixed"), ("bf16-mixed", (), "bf16-mixed"), ("32-true", (TURING,), "32-true"),
+        ("16-mixed", (), "32-true"), ("bf16-mixed", (), "32-true"), ("32-true", (TURING,), "32-true"),
     ],
 )  # fmt: skip
 def test_half_precision_is_what_all_devices_have(
@@ -87,10 +87,10 @@ def test_half_precision_is_what_all_devices_have(
 def test_another_precision_than_asked_for_is_said() -> None:
     lines: list[str] = []
     fabric = devices.launch(1, 1, "16-mixed", "cpu", lines.append)
-    assert fabric.strategy.precision.precision == "bf16-mixed"
+    assert fabric.strategy.precision.precision == "32-true"
     assert len(lines) == 1
     assert "float16" in lines[0]
-    assert "bfloat16" in lines[0]
+    assert "float32" in lines[0]
 
 
 def test_machines_in_different_precisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
