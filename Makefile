@@ -1,6 +1,7 @@
 # make demo   label a real CT and show the result            make demo CT=my_scan.nii.gz
 # make test   ruff, mypy and all tests
 # make bench  measure speed and memory
+# make gpu-check  check everything on a GPU, if there is one: eight minutes, nothing is installed
 #
 # Each sets up .venv first, if it is missing or out of date. Options and their defaults:
 PYTHON ?= python3
@@ -19,9 +20,9 @@ RUN := $(VENV)/bin/python -m
 # Named after this folder: a checkout that was moved needs a new environment.
 READY := $(VENV)/.ready-$(shell pwd | cksum | cut -d' ' -f1)
 
-.PHONY: help setup demo test bench
+.PHONY: help setup demo test bench gpu-check
 help:
-	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile | head -3
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile | head -4
 
 demo: $(READY)
 	@$(RUN) cardiacldm_training.demo $(if $(CT),--ct "$(CT)")
@@ -36,6 +37,10 @@ bench: $(READY)
 	$(VENV)/bin/python tests/benchmarks/bench_segment.py $(ARGS)
 	$(VENV)/bin/python tests/benchmarks/bench_worker.py
 	$(VENV)/bin/python tests/benchmarks/bench_cohort.py
+
+# With the Python that is there, or that of .venv if only its torch sees the GPU. WHEELS: a folder of wheels that it lacks.
+gpu-check:
+	@$(PYTHON) tests/benchmarks/gpu_check.py $(if $(WHEELS),--wheels "$(WHEELS)") $(ARGS)
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench_resample import compare_resampling
+from figures import processor, write_figures
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results" / "performance.md"
-BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
+BEGIN = "<!-- figures: make bench -->"
 
 IN_PLANE_MM = 0.7
 LENGTH_MM = 336.0
@@ -80,27 +79,6 @@ def table(rows: dict[int, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
-    """Return the processor's name and the number of cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
-def write_figures(figures: str) -> None:
-    """Replace the text between the marks in the document."""
-    text = DOCUMENT.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{DOCUMENT.name} lacks the marks of the figures.")
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", help="model package (name or folder); without it the one shipped")
@@ -121,7 +99,7 @@ def main() -> None:
     figures = f"Measured {datetime.date.today()} on {processor()}, without a GPU.\n\n{table(rows)}\n\n{ratio}"
     print(f"\n{figures}")
     if options.write:
-        write_figures(figures)
+        write_figures(BEGIN, figures)
     worst = max(row["peak_gb"] for row in rows.values())
     if worst > MEMORY_LIMIT_GB:
         raise SystemExit(f"Peak memory {worst:.2f} GB is above the limit of {MEMORY_LIMIT_GB:.0f} GB.")
