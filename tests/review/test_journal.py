@@ -106,6 +106,12 @@ def test_a_reader_has_a_name(tmp_path: Path) -> None:
         Journal(tmp_path, " \t")
 
 
+def test_a_reader_is_the_same_in_capitals(tmp_path: Path) -> None:
+    first = Journal(tmp_path, "Ann Reader")
+    first.add(first.new("one", "accept", DIGEST))
+    assert Journal(tmp_path, " ann  READER").reader == "Ann Reader"
+
+
 def test_each_session_writes_a_file_of_its_own_and_reads_all(tmp_path: Path) -> None:
     first, second = Journal(tmp_path, "Ann"), Journal(tmp_path, "../B\xe9la")
     for number in range(3):

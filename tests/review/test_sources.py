@@ -11,6 +11,7 @@ from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.cases import Case, find_cases, read_case
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.results.segmentation_file import write_segmentation
 from CardiacLDMLib.review.sources import (
     ReviewCase,
     cases_of_scene,
@@ -74,7 +75,7 @@ def test_results_find_their_scans_beside_them_above_them_and_elsewhere(tmp_path:
 
 def test_results_of_a_dicom_folder_find_their_series(tmp_path: Path) -> None:
     for patient in ("one", "two"):
-        write_series(tmp_path / "scans" / patient, hu_values(), study=f"1.2.{len(patient)}.{ord(patient[0])}")
+        write_series(tmp_path / "scans" / patient, hu_values(seed=ord(patient[0])), study=f"1.2.{ord(patient[0])}")
     out = tmp_path / "out"
     out.mkdir()
     scan = read_case(next(case for case in find_cases([tmp_path / "scans"]) if isinstance(case, Case)))
@@ -84,7 +85,17 @@ def test_results_of_a_dicom_folder_find_their_series(tmp_path: Path) -> None:
     assert image is not None
     assert (image.array == scan.array).all()
     cases = open_worklist(out, "Ann", scans=tmp_path / "scans")
-    assert len(cases.judge("one", "accept").scan_sha256) == 64
+    write_volume(Volume((scan.array > 0).astype(np.uint8), scan.affine), out / "two.labels.nii.gz")
+    both = open_worklist(out, "Ann", scans=tmp_path / "scans")
+    digests = [each.judge("one", "accept").scan_sha256 for each in (cases, both)]
+    digests.append(both.judge("two", "accept").scan_sha256)
+    assert digests[0] == digests[1] != digests[2]
+    assert all(len(digest) == 64 for digest in digests)
+    (tmp_path / "list.csv").write_text("case,labels,image\none,out/one.labels.nii.gz,scans/one\n")
+    (listed,) = cases_of_table(tmp_path / "list.csv")
+    image = read_both(listed)[1]
+    assert image is not None
+    assert (image.array == scan.array).all()
 
 
 def test_layouts_may_be_mixed_and_other_files_are_left_out(tmp_path: Path) -> None:
@@ -168,4 +179,13 @@ def test_bad_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         read_both(case)
     labels.unlink()
     with pytest.raises(VolumeError, match="labels"):
+        read_both(case)
+
+
+def test_a_segmentation_of_slicer_is_refused(tmp_path: Path) -> None:
+    training_folder(tmp_path, ("a",))
+    write_segmentation(small_labels(), tmp_path / "labels" / "a.seg.nrrd")
+    (tmp_path / "labels" / "a.nii.gz").unlink()
+    (case,) = open_source(tmp_path).cases
+    with pytest.raises(VolumeError, match="labelmap"):
         read_both(case)

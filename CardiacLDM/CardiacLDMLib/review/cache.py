@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -70,24 +71,27 @@ class Cache:
 
     # --- hashes ---
 
-    def known_hash(self, path: Path) -> str | None:
-        """Return the SHA-256 of a file, or of the files of a folder, if it is known; nothing but its date is read."""
-        entry = self._hashes.get(self._key(path))
-        return str(entry[-1]) if isinstance(entry, list) and entry and entry[:-1] == _mark(path) else None
+    def known_hash(self, *files: Path) -> str | None:
+        """Return what :meth:`hash_of` returned before, unless the files have changed: only their dates are read."""
+        entry = self._hashes.get(self._key(files[0])) if files else None
+        return str(entry[-1]) if isinstance(entry, list) and entry and entry[:-1] == _mark(files) else None
 
-    def hash_of(self, path: Path | None) -> str:
-        """Return the SHA-256 of a file, or of the files of a folder. Empty without a file and for an unreadable one."""
-        if path is None:
+    def hash_of(self, *files: Path) -> str:
+        """Return the SHA-256 of a file; of several, as the slices of a scan, that of their hashes.
+
+        A folder stands for the files in it. Empty without files, and if one cannot be read.
+        """
+        if not files:
             return ""
-        known = self.known_hash(path)
+        known = self.known_hash(*files)
         if known is not None:
             return known
         try:
-            mark = _mark(path)
-            digest = _folder_hash(path) if path.is_dir() else sha256(path)
+            mark = _mark(files)
+            digest = _digest(files)
         except OSError:
             return ""
-        self._hashes[self._key(path)] = [*mark, digest]
+        self._hashes[self._key(files[0])] = [*mark, digest]
         self._changed = True
         return digest
 
@@ -97,41 +101,47 @@ class Cache:
 
     # --- findings ---
 
-    def known_findings(self, labels_sha256: str, image: Path | None) -> list[Finding] | None:
-        """Return the findings of labels, worst first; None if they are not known for this scan."""
+    def known_findings(self, labels_sha256: str, scan: Sequence[Path]) -> list[Finding] | None:
+        """Return the findings of labels, worst first; None if they are not known for the ``scan`` of these files."""
         from ..segmentation.findings import Finding
 
-        entry = self._findings.get(_findings_key(labels_sha256, image))
+        entry = self._findings.get(_findings_key(labels_sha256, scan))
         try:
             return None if entry is None else [Finding(**{n: _frozen(v) for n, v in each.items()}) for each in entry]
         except (TypeError, AttributeError):
             return None
 
-    def keep_findings(self, labels_sha256: str, image: Path | None, findings: list[Finding]) -> None:
+    def keep_findings(self, labels_sha256: str, scan: Sequence[Path], findings: Sequence[Finding]) -> None:
         """Remember the findings of labels, worst first."""
         listed = [{name: _plain(value) for name, value in asdict(each).items()} for each in findings]
-        self._findings[_findings_key(labels_sha256, image)] = listed
+        self._findings[_findings_key(labels_sha256, scan)] = listed
         self._changed = True
 
 
-def _mark(path: Path) -> list[int]:
-    """Return what changes when a file is written; [] if it cannot be opened."""
+def _mark(files: Sequence[Path]) -> list[int]:
+    """Return what changes when one of the files is written: number, size and time; [] if one cannot be opened."""
     try:
-        status = os.stat(path)
+        statuses = [os.stat(path) for each in files for path in _inside(each)]
     except OSError:
         return []
-    return [status.st_size, status.st_mtime_ns]
+    times = [status.st_mtime_ns for status in statuses]
+    return [len(statuses), sum(status.st_size for status in statuses), max(times, default=0)]
 
 
-def _findings_key(labels_sha256: str, image: Path | None) -> str:
-    """Return the name of the findings of labels with this scan, which is told from others by its size."""
-    return f"{labels_sha256} {'without a scan' if image is None else (_mark(image) or [0])[0]}"
+def _inside(path: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders; a file itself."""
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
-def _folder_hash(folder: Path) -> str:
-    """Return the SHA-256 over the hashes of the files of a folder, in the order of their names."""
-    digests = [f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir()) if path.is_file()]
-    return hashlib.sha256("\n".join(digests).encode("utf-8", "surrogateescape")).hexdigest()
+def _digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file, or that of the hashes of several. Raises ``OSError``."""
+    digests = [sha256(path) for each in files for path in _inside(each)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _findings_key(labels_sha256: str, scan: Sequence[Path]) -> str:
+    """Return the name of the findings of labels with a scan, which is told from others by its number and size."""
+    return " ".join([labels_sha256, *map(str, _mark(scan)[:2] if scan else ["without a scan"])])
 
 
 def _frozen(value: Any) -> Any:

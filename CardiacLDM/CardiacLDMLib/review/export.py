@@ -100,7 +100,7 @@ def _export_case(
 
 def _scan_hash(study: Study, case: ReviewCase, version: Version) -> str:
     """Return the SHA-256 of a case's scan. Raises :class:`VolumeError` if it has changed since its verdicts."""
-    now = study.cache.hash_of(case.scan.path if case.scan else case.image)
+    now = study.cache.hash_of(*case.scan_files)
     wholes = [each.whole for each in version.judgements.values() if each.whole is not None]
     if any(whole.scan_sha256 and whole.scan_sha256 != now for whole in wholes):
         raise VolumeError("Its scan has changed since the verdict: judge it again.")

@@ -190,6 +190,8 @@ class Journal:
         self._by_case: dict[str, list[Verdict]] = {}
         repaired = repair(self.folder)
         self.notes = repaired + self.refresh()
+        spellings = {verdict.reader.casefold(): verdict.reader for verdict in self.verdicts}
+        self.reader = spellings.get(self.reader.casefold(), self.reader)  # "ann" is Ann, and may see what Ann said
         self._handle: int | None = None
         self._path = self.folder
         self._size = 0

@@ -109,7 +109,7 @@ def write_verdicts(study: Study, hidden: set[str], out: Path) -> Path:
     rows = []
     for case in study.cases:
         there = {each.labels_sha256 for each in study.versions(case) if each.file is not None}
-        there.add(study.cache.hash_of(case.labels))
+        there.add(study.labels_hash(case))
         for v in standing(study.of(case.name)):
             place = [f"{x:.1f}" for x in v.place] if v.place is not None else [""] * 3
             if case.name not in hidden:

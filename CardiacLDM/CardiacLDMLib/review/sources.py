@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..image.cases import Case
     from ..image.grid import Volume
 
-#: Endings of volumes, and those of the label maps of a segmented case.
-VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: Endings of volumes, of a segmentation of Slicer's, and of the label maps of a segmented case.
+VOLUMES, SEGMENTATION = (".nii.gz", ".nii", ".nrrd", ".mha"), ".seg.nrrd"
 RESULTS = (".labels.nii.gz", ".labels.nii")
 #: Files of a pair or a virtual case, and what names the model package that made the labels.
 CT, LABELS, PROVENANCE, REPORT = "ct.nii.gz", "labels.nii.gz", "provenance.json", ".report.json"
@@ -38,8 +38,8 @@ SAME_GRID_MM = 0.01
 class ReviewCase:
     """Labels to review, and the scan that they belong to; either may be missing. ``name`` tells it from the others.
 
-    ``scan``: instead of the file ``image``, a scan that was found in another folder, also a DICOM series. ``about``:
-    the JSON file that names the model package. A case of the scene has no files.
+    ``image``: a file, or a folder of DICOM slices. ``scan``: instead, a scan that was found in another folder.
+    ``about``: the JSON file that names the model package. A case of the scene has no files.
     """
 
     name: str
@@ -47,6 +47,13 @@ class ReviewCase:
     image: Path | None = field(default=None, repr=False)
     scan: Case | None = field(default=None, repr=False)
     about: Path | None = field(default=None, repr=False)
+
+    @property
+    def scan_files(self) -> tuple[Path, ...]:
+        """The files of the scan; a folder stands for the files in it."""
+        if self.scan is None:
+            return () if self.image is None else (self.image,)
+        return (self.scan.path,) if self.scan.series is None else self.scan.series.files
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _scans_beside(folder: Path) -> dict[str, Path]:
         except OSError:
             continue
         for path in entries:
-            if not path.name.lower().endswith((*RESULTS, ".seg.nrrd")) and stem(path):
+            if not path.name.lower().endswith((*RESULTS, SEGMENTATION)) and stem(path):
                 found[case_name(stem(path))] = path
     return found
 
@@ -164,7 +171,7 @@ def _scans_in(folder: Path) -> dict[str, Case]:
 def _paired(images: Path | None, labels: Path) -> list[ReviewCase]:
     """Return the cases of the layout ``images/`` and ``labels/``, also those that lack one of the two."""
     scans = {stem(path): path for path in sorted(images.iterdir()) if stem(path)} if images else {}
-    maps = {stem(path): path for path in sorted(labels.iterdir()) if stem(path)}
+    maps = {name: path for path in sorted(labels.iterdir()) if (name := stem(path, (SEGMENTATION, *VOLUMES)))}
     return [ReviewCase(name, maps.get(name), scans.get(name)) for name in sorted({*scans, *maps})]
 
 
@@ -239,10 +246,16 @@ def read_labels(path: Path | None) -> Volume:
 
     from ..image.files import read_volume
     from ..image.grid import Volume
+    from ..image.headers import is_segmentation
     from ..image.labels import check_labels
 
     if path is None:
         raise VolumeError("It has a scan, but no labels.")
+    if path.is_file() and is_segmentation(path):
+        raise VolumeError(
+            f"{_shown(path)} is a segmentation of 3D Slicer, whose values may mean anything: export it as a labelmap "
+            "(LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7, LAA 8)."
+        )
     labels = read_volume(path)
     check_labels(labels.array)
     return Volume(np.asarray(labels.array).astype(np.uint8), labels.affine)
@@ -250,11 +263,14 @@ def read_labels(path: Path | None) -> Volume:
 
 def read_image(case: ReviewCase) -> Volume | None:
     """Read the scan of a case, HU; None if it has none. Raises :class:`VolumeError`."""
-    from ..image.cases import Case, read_case
+    from ..image.cases import Case, Refused, find_cases, read_case
 
-    if case.scan is None and case.image is None:
-        return None
-    return read_case(case.scan or Case(case.name, case.image or Path()))
+    scan: Case | Refused | None = case.scan
+    if case.image is not None and scan is None:
+        scan = find_cases([case.image])[0] if case.image.is_dir() else Case(case.name, case.image)
+    if isinstance(scan, Refused):
+        raise VolumeError(scan.reason)
+    return read_case(scan) if scan is not None else None
 
 
 def read_both(case: ReviewCase, labels: Path | None = None) -> tuple[Volume, Volume | None]:

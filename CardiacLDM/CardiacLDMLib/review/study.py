@@ -73,7 +73,15 @@ class Study:
 
     def findings(self, case: ReviewCase) -> list[Finding] | None:
         """Return the findings of a case's first labels, worst first; None if they are not known."""
-        return self.cache.known_findings(self.cache.hash_of(case.labels), case.image)
+        return self.cache.known_findings(self.labels_hash(case), case.scan_files)
+
+    def labels_hash(self, case: ReviewCase) -> str:
+        """Return the SHA-256 of a case's first labels; empty if they cannot be read."""
+        return self.cache.hash_of(case.labels) if case.labels is not None else ""
+
+    def keep_findings(self, case: ReviewCase, found: Sequence[Finding]) -> None:
+        """Remember the findings of a case's first labels, worst first."""
+        self.cache.keep_findings(self.labels_hash(case), case.scan_files, found)
 
     def disagreements(self) -> list[Disagreement]:
         """Return where readers disagree, from their blinded verdicts; also settled ones."""
@@ -98,13 +106,12 @@ class Study:
         if corrected.is_file():
             file = corrected if self.cache.hash_of(corrected) == digest else None
             return Version(digest, file, True, done, settled)
-        same = case.labels is not None and self.cache.hash_of(case.labels) == digest
-        return Version(digest, case.labels if same else None, False, done, settled)
+        return Version(digest, case.labels if self.labels_hash(case) == digest else None, False, done, settled)
 
     def outcome(self, case: ReviewCase) -> Outcome:
         """Return what the verdicts on a case come to.
 
-        Accepted labels come before others: those that were corrected and accepted replace the first ones.
+        Labels that were accepted come before others: corrected ones replace the first ones.
         """
         versions = self.versions(case)
         if not versions:
@@ -112,12 +119,13 @@ class Study:
         there = [version for version in versions if version.file is not None]
         if not there:
             return Outcome(None, reason="Its labels have changed since the verdict: judge them again.")
-        settled = [version for version in there if version.settled]
         accepted = [version for version in there if version.outcome == "accept"]
-        if not settled and len(accepted) > 1:
+        if len(accepted) > 1:
+            accepted = [version for version in accepted if version.settled] or accepted
+        if len(accepted) > 1:
             readers = join_words(sorted({name for version in accepted for name in version.judgements}))
             return Outcome(None, reason=f"Different labels of it were accepted ({readers}): settle which are right.")
-        chosen = (settled or accepted or there)[-1]
+        chosen = (accepted or [version for version in there if version.settled] or there)[-1]
         if chosen.outcome is None:
             words = [f"{name}: {each.outcome}" for name, each in sorted(chosen.judgements.items())]
             return Outcome(None, chosen, f"Its readers disagree ({', '.join(words)}): settle it.")

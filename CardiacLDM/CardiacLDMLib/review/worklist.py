@@ -89,7 +89,8 @@ class Worklist:
 
     def labels_hash(self, name: str) -> str:
         """Return the SHA-256 of the labels that the reader sees. Those of the scene are told by :meth:`set_hash`."""
-        return self._of_scene.get(name) or self.cache.hash_of(self.labels_of(name))
+        path = self.labels_of(name)
+        return self._of_scene.get(name) or (self.cache.hash_of(path) if path is not None else "")
 
     def set_hash(self, name: str, labels_sha256: str) -> None:
         """Tell the hash of labels that have no file."""
@@ -113,6 +114,7 @@ class Worklist:
             digest = sha256(written)
             written.replace(corrected_file(self.folder, name, digest))
             sync_folder(folder)
+        self._of_scene.pop(name, None)
         return self._add(name, "corrected", digest, seconds=seconds)
 
     # --- verdicts ---
@@ -144,9 +146,9 @@ class Worklist:
 
     def _add(self, name: str, kind: Kind, labels_sha256: str, **fields: Any) -> Verdict:
         case = self._by_name.get(name, ReviewCase(name))
-        image = case.scan.path if case.scan else case.image
+        scan = self.cache.hash_of(*case.scan_files)
         verdict = self.journal.new(
-            name, kind, labels_sha256, scan_sha256=self.cache.hash_of(image), package=sources.package_of(case), **fields
+            name, kind, labels_sha256, scan_sha256=scan, package=sources.package_of(case), **fields
         )
         self.journal.add(verdict)
         return verdict
@@ -195,7 +197,7 @@ class Worklist:
         """Return the findings of a case, worst first, if they are known: nothing but the date of its labels is read."""
         path = self.labels_of(name)
         digest = self._of_scene.get(name) or (self.cache.known_hash(path) if path else None)
-        return self.cache.known_findings(digest, self[name].image) if digest else None
+        return self.cache.known_findings(digest, self[name].scan_files) if digest else None
 
     def findings(self, name: str) -> list[Finding]:
         """Return the findings of a case, worst first; look at it if they are not known. Raises ``VolumeError``."""
@@ -212,7 +214,7 @@ class Worklist:
         """Remember the findings of a case, which may have been made elsewhere, as in another process."""
         digest = self.labels_hash(name)
         if digest:
-            self.cache.keep_findings(digest, self[name].image, found)
+            self.cache.keep_findings(digest, self[name].scan_files, found)
             self.cache.save()
 
     def resume(self, order: Order = "given") -> ReviewCase | None:

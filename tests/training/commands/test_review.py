@@ -7,7 +7,7 @@ import gzip
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cases.store import gather, prepare
 from cardiacldm_training.cli import app
+from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.cases import read_case
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.review import export
 from CardiacLDMLib.review.worklist import Worklist, open_worklist
 from tests.support.box_heart import box_heart, box_pair, without
 from tests.support.dicom import PATIENT_ID, PATIENT_NAME, write_series
@@ -235,6 +237,41 @@ def test_an_export_leaves_out_what_is_in_doubt(pairs: Path, ann: Worklist, tmp_p
     ann.settle(found, "accept")
     assert run("export", pairs, "--out", tmp_path / "settled").exit_code == 1
     assert len(cases_of(tmp_path / "settled")) == 2
+
+
+def test_labels_that_were_corrected_after_a_disagreement_are_exported(
+    pairs: Path, ann: Worklist, tmp_path: Path
+) -> None:
+    bob = open_worklist(pairs, "Bob")
+    ann.judge("pair_0002", "accept")
+    bob.judge("pair_0002", "reject")
+    ann.journal.refresh()
+    (found,) = ann.disagreements()
+    ann.settle(found, "fix")
+    assert run("export", pairs, "--out", tmp_path / "early").exit_code == 2
+    ann.correct("pair_0002", Volume(box_heart(), ann.read("pair_0002")[0].affine))
+    ann.judge("pair_0002", "accept")
+    assert run("export", pairs, "--out", tmp_path / "data").exit_code == 0
+    (labels,) = cases_of(tmp_path / "data").values()
+    assert (labels == box_heart()).all()
+    bob.correct("pair_0002", Volume(without("LAA"), ann.read("pair_0002")[0].affine))
+    bob.judge("pair_0002", "accept")
+    result = run("export", pairs, "--out", tmp_path / "two")
+    assert result.exit_code == 2
+    assert "Ann Reader and Bob" in result.stderr
+
+
+def test_an_export_on_a_full_disk_leaves_nothing(
+    pairs: Path, ann: Worklist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> NoReturn:
+        raise OutputError("The disk is full.")
+
+    ann.judge("pair_0001", "accept")
+    with monkeypatch.context() as full:
+        full.setattr(export, "write_volume", full_disk)
+        assert run("export", pairs, "--out", tmp_path / "out" / "data").exit_code == 2
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_export_without_cases_leaves_nothing(pairs: Path, tmp_path: Path) -> None:

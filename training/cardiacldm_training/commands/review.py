@@ -57,9 +57,11 @@ def check(
     Writes findings.csv, with the place of each finding. Findings flag labels for a reader; they do not reject them. A
     case that cannot be read does not stop the others; the last lines name it, and the exit code is 1.
     """
+    from CardiacLDMLib.results.case_files import check_folder
     from CardiacLDMLib.review.report import findings_table, markdown_table, write_findings
 
     study = _open(folder, scans, review)
+    check_folder(out or study.folder)  # before minutes of work
     found = check_all(study, workers)
     path = write_findings(found, out or study.folder)
     table = findings_table(found)
@@ -67,6 +69,8 @@ def check(
         for line in markdown_table(table).splitlines():
             tell(line)
     tell(f"{table.note} All findings: {path}.")
+    for remark in _without_scan(study):
+        say(remark)
     _finish(found)
 
 
@@ -111,7 +115,8 @@ def report(
     counts, readers, cases, differences = verdict_tables(study, hidden)
     agreement = agreement_table(agreements(study.verdicts))
     tables = [counts, readers, agreement, differences, findings_table(found), cases]
-    remarks = [*study.notes, *(f"Not checked: {name}: {why}" for name, why in found.unreadable.items())]
+    unread = [f"Not checked: {name}: {why}" for name, why in found.unreadable.items()]
+    remarks = [*study.notes, *_without_scan(study), *unread]
     title = f"Review of {folder_name(folder)}"
     write_verdicts(study, hidden, target)
     write_findings(found, target)
@@ -179,7 +184,7 @@ def check_all(study: Study, workers: int) -> Found:
                 if isinstance(result, str):
                     unreadable[case.name] = result
                 else:
-                    study.cache.keep_findings(study.cache.hash_of(case.labels), case.image, result)
+                    study.keep_findings(case, result)
                 update(number)
                 if number % 20 == 0:
                     study.cache.save()
@@ -190,6 +195,14 @@ def check_all(study: Study, workers: int) -> Found:
     finally:
         study.cache.save()
     return collect(study, dict(sorted(unreadable.items())))
+
+
+def _without_scan(study: Study) -> list[str]:
+    """Return a sentence if the scans of some cases were not found."""
+    count = sum(not case.scan_files for case in study.cases)
+    if not count:
+        return []
+    return [f"The labels of {plural(count, 'case')} were checked without a scan: --scans names the folder of scans."]
 
 
 def look_at(case: ReviewCase) -> list[Finding] | str:
