@@ -48,9 +48,16 @@ def test_a_gpu_that_torch_was_not_built_for_is_passed_over_with_a_remark(monkeyp
     assert chosen.name == "cpu"
     assert "Tesla M40" in chosen.remark
     assert "CPU" in chosen.remark
-    with pytest.raises(DeviceError, match=r"Tesla M40.*no kernel image.*cpu") as refused:
+    with pytest.raises(DeviceError, match=r"Tesla M40.*no code.*cpu") as refused:
         resolve_device("cuda")
     assert "\n" not in str(refused.value)
+
+
+def test_another_fault_of_a_gpu_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, Card(computes=False, error="CUDA error: all CUDA-capable devices are busy\nmore"))
+    assert "all CUDA-capable devices are busy" in choose_device("auto").remark
+    with pytest.raises(DeviceError, match="busy"):
+        choose_device("cuda:0")
 
 
 def test_auto_takes_the_first_gpu_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,12 @@ def choose_device(device: str) -> ChosenDevice:
     """
     if device != "auto":
         return ChosenDevice(_asked_device(device))
-    failed = ""
+    remark = ""
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if _why_unusable(number) is None:
+        why = _why_unusable(number)
+        if why is None:
             return ChosenDevice(f"cuda:{number}")
-        failed = failed or torch.cuda.get_device_name(number)
-    remark = f"The GPU ({failed}) cannot compute with the installed torch: the CPU was used." if failed else ""
+        remark = remark or f"The GPU ({torch.cuda.get_device_name(number)}) cannot be used ({why}): the CPU was used."
     return ChosenDevice("cpu", remark)
 
 
@@ -57,7 +57,7 @@ def _asked_device(device: str) -> str:
     why = _why_unusable(number)
     if why is not None:
         name = torch.cuda.get_device_name(number)
-        raise DeviceError(f"The GPU ({name}) cannot compute with the installed torch ({why}): choose the device cpu.")
+        raise DeviceError(f"The GPU ({name}) cannot be used ({why}): choose the device cpu.")
     return f"cuda:{number}"
 
 
@@ -66,7 +66,10 @@ def _why_unusable(number: int) -> str | None:
     try:
         _compute(f"cuda:{number}")
     except RuntimeError as error:
-        return None if is_gpu_memory_error(error) and _is_full(number) else first_line(error).rstrip(".")
+        if is_gpu_memory_error(error) and _is_full(number):
+            return None
+        is_old = any(word in str(error) for word in ("no kernel image", "ARCH_MISMATCH"))
+        return "the installed torch has no code for it" if is_old else first_line(error).rstrip(".")
     return None
 
 

@@ -59,4 +59,4 @@ def test_the_check_of_the_device_names_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     check = check_device("cuda")
     assert not check.ok
     assert check.problem is not None
-    assert "no kernel image" in check.problem
+    assert "no code" in check.problem

@@ -67,14 +67,15 @@ class Segmentation:
 class Segmenter:
     """The two networks of a model package, loaded once for any number of scans.
 
-    Raises ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used.
+    ``remark``: a sentence, also among the warnings of each result, if a GPU is there but cannot be used. Raises
+    ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used.
     """
 
     def __init__(self, package: ModelPackage, device: str = "auto") -> None:
         require_kind(package, "segmenter")
         self.package = package
         chosen = choose_device(device)
-        self.device, self._remarks = chosen.name, [chosen.remark] if chosen.remark else []
+        self.device, self.remark = chosen.name, chosen.remark
         self._networks = load_networks(package)  # moved at first use, where a full GPU is handled
 
     def segment(
@@ -98,7 +99,7 @@ class Segmenter:
         run = Run(self.device, quality, progress, cancelled)
         with run.stage("prepare"):
             volume, warnings = check_scan(volume)
-            run.warnings = self._remarks + warnings
+            run.warnings = [*([self.remark] if self.remark else []), *warnings]
         try:
             labels, signs = self._label(volume, run)
         except RuntimeError as error:  # from outside the networks; _predict handles it in them

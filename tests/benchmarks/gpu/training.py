@@ -51,6 +51,9 @@ def training(part: Part, preset: str) -> None:
         part.measure(f"{preset} {stage}", lambda prepare=prepare: _train(part, prepare(part, preset)))  # type: ignore[misc]
     if preset == "gpu":
         part.measure("gpu segmenter, channels_last_3d", lambda: _train(part, _channels_last(_segmenter(part, preset))))
+        part.measure(
+            "gpu segmenter, float16", lambda: _train(part, replace(_segmenter(part, preset), precision="16-mixed"))
+        )
         part.measure("gpu segmenter, plain", lambda: _train(part, _segmenter(part, preset), plain=True))
 
 

@@ -34,6 +34,8 @@ def evaluate(
 
     check_folder(out)  # before hours of work
     segmenter = Segmenter(find_package(package), device)
+    if segmenter.remark:
+        say(segmenter.remark)
     evaluation = evaluate_cases(segmenter, find_cases(data), folder_name(data), flips=tta, say=say)
     write_evaluation(evaluation, out)
     if evaluation.summary:

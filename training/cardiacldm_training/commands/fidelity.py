@@ -73,6 +73,8 @@ def fidelity(
         find_cases(folder)  # a wrong folder is refused before pairs are generated, which may take minutes
     check_folder(out)
     examiner = Examiner(find_package(segmenter), device)
+    if examiner.segmenter.remark:
+        say(examiner.segmenter.remark)
     generator = Generator(find_package(package), device) if package else None
     repair = None
     if generated is None and generator is not None:
