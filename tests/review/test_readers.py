@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from CardiacLDMLib.anatomy import NAMES
-from CardiacLDMLib.review.readers import blinded, disagreements, judgement, readers_of, visible
+from CardiacLDMLib.review.readers import accepted, blinded, disagreements, judgement, readers_of, versions, visible
 from CardiacLDMLib.review.verdicts import Verdict
 
-OLD, NEW = "a" * 64, "b" * 64
+OLD, NEW, THIRD = "a" * 64, "b" * 64, "c" * 64
 
 
 def said(reader: str, kind: str, structure: str = "", labels: str = OLD, case: str = "one", **more: str) -> Verdict:
@@ -99,5 +99,17 @@ def test_readers_are_compared_on_the_labels_that_both_saw() -> None:
     verdicts = [said("Ann", "fix"), said("Ann", "accept", labels=NEW), said("Bob", "accept")]
     (found,) = disagreements(verdicts)
     assert found.opinions == {"Ann": "fix", "Bob": "accept"}
+    assert set(found.labels.values()) == {OLD}
     apart = [said("Ann", "fix"), said("Bob", "accept", labels=NEW)]
     assert disagreements(apart) == []
+
+
+def test_readers_who_accepted_different_corrections_disagree() -> None:
+    verdicts = [said("Ann", "fix"), said("Bob", "fix")]
+    verdicts += [said("Ann", "accept", labels=NEW), said("Bob", "accept", labels=THIRD)]
+    (found,) = disagreements(verdicts)
+    assert found.labels == {"Ann": NEW, "Bob": THIRD}
+    assert len(accepted(versions(verdicts, "one"))) == 2
+    settled = [*verdicts, said("Bob", "settled", labels=NEW, outcome="accept")]
+    assert disagreements(settled) == []
+    assert [each.labels_sha256 for each in accepted(versions(settled, "one"))] == [NEW]

@@ -18,8 +18,9 @@ from ..image.files import write_volume
 from ..image.grid import Volume
 from ..results.pairs import IMAGE, LABELS
 from ..text import base_name, printable, unique_name
+from .readers import Version
 from .sources import ReviewCase, package_of, read_both
-from .study import Study, Version
+from .study import Study
 from .verdicts import Opinion
 
 #: What was exported, beside the cases; training leaves it alone.
@@ -76,9 +77,9 @@ def _export_case(
     if outcome.verdict is None and study.of(case.name):
         exported.left_out[case.name] = outcome.reason
     version = outcome.version
-    if outcome.verdict != verdict or version is None or version.file is None:
+    if outcome.verdict != verdict or version is None:
         return
-    labels, image = read_both(case, version.file)
+    labels, image = read_both(case, study.file_of(case, version.labels_sha256))
     if image is None:
         raise VolumeError("It has no scan, which training needs.")
     if not labels.array.any():
@@ -93,7 +94,7 @@ def _export_case(
         "scan_sha256": sha256(part / name / IMAGE),
         "readers": len(version.judgements),
         "settled": version.settled is not None,
-        "corrected": version.is_corrected,
+        "corrected": study.is_corrected(case, version),
         "package": package_of(case),
     }
 

@@ -125,6 +125,43 @@ def _all_done(of_case: Sequence[Verdict], case: str) -> dict[str, list[Judgement
     return {name: done for name, each in found.items() if (done := [j for j in each if j.is_done])}
 
 
+# --- versions of labels --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Version:
+    """Labels of a case that readers are done with. ``settled``: the outcome on which they agreed if they disagreed."""
+
+    labels_sha256: str
+    judgements: dict[str, Judgement]
+    settled: Opinion | None = None
+
+    @property
+    def outcome(self) -> Opinion | None:
+        """What the readers say, if it is one thing, or has been settled."""
+        said = {each.outcome for each in self.judgements.values()}
+        return self.settled or (said.pop() if len(said) == 1 else None)
+
+
+def versions(of_case: Sequence[Verdict], case: str) -> list[Version]:
+    """Return the labels of a case that anybody is done with, in the order in which they were judged last."""
+    verdicts = standing(of_case)
+    settled = {v.labels_sha256: opinion(v) for v in verdicts if v.verdict == "settled" and not v.structure}
+    found: dict[str, dict[str, Judgement]] = {}
+    for reader in readers_of(verdicts):
+        for each in judgements(verdicts, reader, case):
+            if each.is_done:
+                found.setdefault(each.labels_sha256, {})[reader] = each
+    last = {verdict.labels_sha256: place for place, verdict in enumerate(verdicts)}
+    return [Version(digest, found[digest], settled.get(digest)) for digest in sorted(found, key=last.__getitem__)]
+
+
+def accepted(of_case: Sequence[Version]) -> list[Version]:
+    """Return the accepted ones of several versions; if more than one was, those that were settled, if any."""
+    good = [version for version in of_case if version.outcome == "accept"]
+    return good if len(good) < 2 else [version for version in good if version.settled] or good
+
+
 # --- disagreements -------------------------------------------------------------------------------------------------
 
 
@@ -132,17 +169,19 @@ def _all_done(of_case: Sequence[Verdict], case: str) -> dict[str, list[Judgement
 class Disagreement:
     """Readers who are done with a case and say different things of a structure, or of the whole case if it is empty.
 
-    ``opinions``: by reader. ``settled``: the outcome on which they agreed; empty while they have not.
+    ``opinions`` and ``labels`` (SHA-256): by reader. The labels are the same, unless readers accepted labels that they
+    had corrected in different ways. ``settled``: the outcome on which they agreed; None while they have not.
     """
 
     case: str
     structure: str
     opinions: dict[str, Opinion]
+    labels: dict[str, str]
     settled: Opinion | None = None
 
 
 def disagreements(verdicts: Sequence[Verdict], reader: str = "") -> list[Disagreement]:
-    """Return where readers disagree, from their blinded verdicts on the same labels.
+    """Return where readers disagree, from their blinded verdicts on the same labels, and where labels differ.
 
     For a ``reader`` only the disagreements of cases that this reader has judged are returned: the others are hidden.
     """
@@ -151,17 +190,23 @@ def disagreements(verdicts: Sequence[Verdict], reader: str = "") -> list[Disagre
         done = blinded(of_case, case)
         if reader and reader not in {each.reader for each in done}:
             continue
-        outcomes = {v.structure: opinion(v) for v in standing(of_case) if v.verdict == "settled"}
+        settled = {(v.structure, v.labels_sha256): v for v in standing(of_case) if v.verdict == "settled"}
         for structure in ("", *NAMES):
-            opinions = opinions_on(done, structure)
+            opinions, labels = opinions_on(done, structure)
             if len(set(opinions.values())) > 1:
-                found.append(Disagreement(case, structure, opinions, outcomes.get(structure)))
+                outcome = settled.get((structure, labels))
+                same = dict.fromkeys(opinions, labels)
+                found.append(Disagreement(case, structure, opinions, same, opinion(outcome) if outcome else None))
+        good = accepted(versions(of_case, case))
+        if len(good) > 1:
+            by = {name: version.labels_sha256 for version in good for name in version.judgements}
+            found.append(Disagreement(case, "", dict.fromkeys(by, OPINIONS[0]), by))
     return found
 
 
-def opinions_on(done: Sequence[Judgement], structure: str) -> dict[str, Opinion]:
-    """Return, by reader, what is known of a structure, from the judgements on those labels that most readers saw."""
+def opinions_on(done: Sequence[Judgement], structure: str) -> tuple[dict[str, Opinion], str]:
+    """Return, by reader, what is known of a structure of those labels that most readers saw, and their SHA-256."""
     known = [(each, said) for each in done if (said := each.of(structure)) is not None]
     digests = [each.labels_sha256 for each, _ in known]
     common = max(digests, key=digests.count, default="")
-    return {each.reader: said for each, said in known if each.labels_sha256 == common}
+    return {each.reader: said for each, said in known if each.labels_sha256 == common}, common

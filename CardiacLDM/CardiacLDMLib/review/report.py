@@ -108,8 +108,8 @@ def write_verdicts(study: Study, hidden: set[str], out: Path) -> Path:
                "superior_mm", "seconds", "time", "package", "labels_sha256", "scan_sha256")  # fmt: skip
     rows = []
     for case in study.cases:
-        there = {each.labels_sha256 for each in study.versions(case) if each.file is not None}
-        there.add(study.labels_hash(case))
+        digests = {verdict.labels_sha256 for verdict in study.of(case.name)}
+        there = {digest for digest in digests if study.file_of(case, digest)}
         for v in standing(study.of(case.name)):
             place = [f"{x:.1f}" for x in v.place] if v.place is not None else [""] * 3
             if case.name not in hidden:
@@ -156,13 +156,16 @@ def _readers(study: Study) -> Table:
 
 def _cases(study: Study, outcomes: dict[str, Outcome], hidden: set[str]) -> Table:
     rows = []
-    for name, outcome in outcomes.items():
+    for case in study.cases:
+        name, outcome = case.name, outcomes[case.name]
         done = outcome.version.judgements if outcome.version is not None else {}
         if name in hidden:
             rows.append((name, HIDDEN, "", "Waits for a second reader."))
         elif study.of(name):
             said = [f"{reader}: {_words(each)}" for reader, each in sorted(done.items())]
-            corrected = "Labels were corrected." if outcome.version and outcome.version.is_corrected else ""
+            corrected = (
+                "Labels were corrected." if outcome.version and study.is_corrected(case, outcome.version) else ""
+            )
             rows.append((name, outcome.verdict or "open", "; ".join(said), outcome.reason or corrected))
     return Table("Cases with verdicts", ("case", "outcome", "readers", "remark"), rows)
 
@@ -179,12 +182,11 @@ def _words(judgement: Judgement) -> str:
 def _disagreements(found: Sequence[Disagreement]) -> Table:
     rows = [
         (each.case, each.structure or "whole case", ", ".join(f"{r}: {o}" for r, o in sorted(each.opinions.items())),
-         each.settled or "to settle")
+         each.settled or ("to settle" if len(set(each.labels.values())) == 1 else "settle whose labels are right"))
         for each in sorted(found, key=lambda d: (d.case, ("", *NAMES).index(d.structure)))
     ]  # fmt: skip
-    return Table(
-        "Disagreements", ("case", "structure", "readers", "settled"), rows, "Blinded verdicts on one label map."
-    )
+    columns = ("case", "structure", "readers", "settled")
+    return Table("Disagreements", columns, rows, "Verdicts that were given blinded, on the same labels.")
 
 
 # --- Markdown ------------------------------------------------------------------------------------------------------

@@ -7,43 +7,25 @@ For reports and exports, which are for the person who leads the review: nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..segmentation.findings import Finding
 from ..text import join_words
 from .cache import Cache
 from .journal import read
-from .readers import Disagreement, Judgement, disagreements, judgements, opinion, readers_of
+from .readers import Disagreement, Version, accepted, disagreements, readers_of, versions
 from .sources import ReviewCase, Source
-from .verdicts import Opinion, Verdict, by_case, standing
+from .verdicts import Opinion, Verdict, by_case
 from .worklist import corrected_file
 
 
 @dataclass(frozen=True)
-class Version:
-    """Labels of a case that readers have judged: the first ones or corrected ones.
-
-    ``file``: None if it is gone or has changed since. ``judgements``: of the readers who are done with it. ``settled``:
-    the outcome on which readers who disagreed agreed.
-    """
-
-    labels_sha256: str
-    file: Path | None
-    is_corrected: bool
-    judgements: dict[str, Judgement] = field(default_factory=dict)
-    settled: Opinion | None = None
-
-    @property
-    def outcome(self) -> Opinion | None:
-        """What the readers say, if it is one thing, or has been settled."""
-        said = {each.outcome for each in self.judgements.values()}
-        return self.settled or (said.pop() if len(said) == 1 else None)
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What the verdicts on a case come to. Without a ``verdict``, ``reason`` says why there is none."""
+    """What the verdicts on a case come to, and the labels that they are on.
+
+    Without a ``verdict``, ``reason`` says why there is none.
+    """
 
     verdict: Opinion | None
     version: Version | None = None
@@ -90,42 +72,35 @@ class Study:
 
     def versions(self, case: ReviewCase) -> list[Version]:
         """Return the labels of a case that anybody is done with, in the order in which they were judged last."""
-        verdicts = standing(self.of(case.name))
-        settled = {v.labels_sha256: opinion(v) for v in verdicts if v.verdict == "settled" and not v.structure}
-        found: dict[str, dict[str, Judgement]] = {}
-        for reader in readers_of(verdicts):
-            for each in judgements(verdicts, reader, case.name):
-                if each.is_done:
-                    found.setdefault(each.labels_sha256, {})[reader] = each
-        order = [verdict.labels_sha256 for verdict in verdicts]
-        digests = sorted(found, key=lambda digest: len(order) - order[::-1].index(digest))
-        return [self._version(case, digest, found[digest], settled.get(digest)) for digest in digests]
+        return versions(self.of(case.name), case.name)
 
-    def _version(self, case: ReviewCase, digest: str, done: dict[str, Judgement], settled: Opinion | None) -> Version:
-        corrected = corrected_file(self.folder, case.name, digest)
+    def file_of(self, case: ReviewCase, labels_sha256: str) -> Path | None:
+        """Return the file of labels that were judged, first or corrected; None if it is gone or has changed since."""
+        corrected = corrected_file(self.folder, case.name, labels_sha256)
         if corrected.is_file():
-            file = corrected if self.cache.hash_of(corrected) == digest else None
-            return Version(digest, file, True, done, settled)
-        return Version(digest, case.labels if self.labels_hash(case) == digest else None, False, done, settled)
+            return corrected if self.cache.hash_of(corrected) == labels_sha256 else None
+        return case.labels if self.labels_hash(case) == labels_sha256 else None
+
+    def is_corrected(self, case: ReviewCase, version: Version) -> bool:
+        """Return whether labels that were judged are not the first ones."""
+        return version.labels_sha256 != self.labels_hash(case)
 
     def outcome(self, case: ReviewCase) -> Outcome:
         """Return what the verdicts on a case come to.
 
         Labels that were accepted come before others: corrected ones replace the first ones.
         """
-        versions = self.versions(case)
-        if not versions:
+        judged = self.versions(case)
+        if not judged:
             return Outcome(None, reason="It has no verdict yet.")
-        there = [version for version in versions if version.file is not None]
+        there = [version for version in judged if self.file_of(case, version.labels_sha256)]
         if not there:
             return Outcome(None, reason="Its labels have changed since the verdict: judge them again.")
-        accepted = [version for version in there if version.outcome == "accept"]
-        if len(accepted) > 1:
-            accepted = [version for version in accepted if version.settled] or accepted
-        if len(accepted) > 1:
-            readers = join_words(sorted({name for version in accepted for name in version.judgements}))
+        good = accepted(there)
+        if len(good) > 1:
+            readers = join_words(sorted({name for version in good for name in version.judgements}))
             return Outcome(None, reason=f"Different labels of it were accepted ({readers}): settle which are right.")
-        chosen = (accepted or [version for version in there if version.settled] or there)[-1]
+        chosen = (good or [version for version in there if version.settled] or there)[-1]
         if chosen.outcome is None:
             words = [f"{name}: {each.outcome}" for name, each in sorted(chosen.judgements.items())]
             return Outcome(None, chosen, f"Its readers disagree ({', '.join(words)}): settle it.")

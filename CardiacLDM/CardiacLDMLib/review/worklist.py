@@ -92,6 +92,10 @@ class Worklist:
         path = self.labels_of(name)
         return self._of_scene.get(name) or (self.cache.hash_of(path) if path is not None else "")
 
+    def scan_hash(self, name: str) -> str:
+        """Return the SHA-256 of a case's scan, empty without one: a second for a large one the first time."""
+        return self.cache.hash_of(*self[name].scan_files)
+
     def set_hash(self, name: str, labels_sha256: str) -> None:
         """Tell the hash of labels that have no file."""
         self._of_scene[name] = labels_sha256
@@ -130,12 +134,18 @@ class Worklist:
         return self._add(name, opinion, self.labels_hash(name), structure=structure, reason=reason, place=place,
                          seconds=seconds)  # fmt: skip
 
-    def settle(self, disagreement: Disagreement, outcome: Opinion, reason: str = "") -> Verdict:
-        """Note the outcome on which readers who disagreed agreed. Raises :class:`OutputError` as :meth:`judge` does."""
-        name = disagreement.case
+    def settle(
+        self, disagreement: Disagreement, outcome: Opinion, reason: str = "", labels_sha256: str = ""
+    ) -> Verdict:
+        """Note the outcome on which readers who disagreed agreed. Raises :class:`OutputError` as :meth:`judge` does.
+
+        ``labels_sha256``: which labels are right, where readers accepted different ones; without it, the reader's own.
+        """
+        own = disagreement.labels.get(self.journal.reader) or next(iter(disagreement.labels.values()))
         return self._add(
-            name, "settled", self.labels_hash(name), structure=disagreement.structure, outcome=outcome, reason=reason
-        )
+            disagreement.case, "settled", labels_sha256 or own, structure=disagreement.structure, outcome=outcome,
+            reason=reason,
+        )  # fmt: skip
 
     def undo(self) -> Verdict | None:
         """Undo the reader's last verdict that counts, and return it; None without one. Raises :class:`OutputError`."""

@@ -259,6 +259,12 @@ def test_labels_that_were_corrected_after_a_disagreement_are_exported(
     result = run("export", pairs, "--out", tmp_path / "two")
     assert result.exit_code == 2
     assert "Ann Reader and Bob" in result.stderr
+    bob.journal.refresh()
+    (different,) = [each for each in bob.disagreements() if each.settled is None]
+    bob.settle(different, "accept", labels_sha256=different.labels["Ann Reader"])
+    assert run("export", pairs, "--out", tmp_path / "right").exit_code == 0
+    (labels,) = cases_of(tmp_path / "right").values()
+    assert (labels == box_heart()).all()
 
 
 def test_an_export_on_a_full_disk_leaves_nothing(

@@ -16,12 +16,11 @@ from ..errors import ConfigError
 from .common import FAILED, counted_progress, report_errors, say, tell
 
 if TYPE_CHECKING:
-    from CardiacLDMLib.review.page import Picture
     from CardiacLDMLib.review.report import Found
     from CardiacLDMLib.review.sources import ReviewCase
     from CardiacLDMLib.review.study import Study
     from CardiacLDMLib.review.verdicts import Opinion
-    from CardiacLDMLib.segmentation.findings import Finding, Place
+    from CardiacLDMLib.segmentation.findings import Finding
 
 app = typer.Typer(no_args_is_help=True, help="Check labels, report on their review, export what was accepted.")
 
@@ -58,6 +57,7 @@ def check(
     case that cannot be read does not stop the others; the last lines name it, and the exit code is 1.
     """
     from CardiacLDMLib.results.case_files import check_folder
+    from CardiacLDMLib.review.publish import without_scan
     from CardiacLDMLib.review.report import findings_table, markdown_table, write_findings
 
     study = _open(folder, scans, review)
@@ -69,7 +69,7 @@ def check(
         for line in markdown_table(table).splitlines():
             tell(line)
     tell(f"{table.note} All findings: {path}.")
-    for remark in _without_scan(study):
+    for remark in without_scan(study):
         say(remark)
     _finish(found)
 
@@ -92,18 +92,9 @@ def report(
     Writes review.html (one page, with its pictures), review.md, verdicts.csv and findings.csv. It names cases and
     readers. A case that cannot be read does not stop the others; the last lines name it, and the exit code is 1.
     """
-    from CardiacLDMLib.files import write_text
     from CardiacLDMLib.results.case_files import check_folder
-    from CardiacLDMLib.review.page import write_page
-    from CardiacLDMLib.review.report import (
-        MARKDOWN_FILE,
-        findings_table,
-        markdown,
-        still_blinded,
-        verdict_tables,
-        write_findings,
-        write_verdicts,
-    )
+    from CardiacLDMLib.review.publish import write_report
+    from CardiacLDMLib.review.report import still_blinded
 
     from ..evaluation.agreement import agreement_table, agreements
 
@@ -111,18 +102,14 @@ def report(
     target = out or study.folder / "report"
     check_folder(target)  # before minutes of work
     found = check_all(study, workers)
-    hidden = set() if unblind else still_blinded(study)
-    counts, readers, cases, differences = verdict_tables(study, hidden)
     agreement = agreement_table(agreements(study.verdicts))
-    tables = [counts, readers, agreement, differences, findings_table(found), cases]
-    unread = [f"Not checked: {name}: {why}" for name, why in found.unreadable.items()]
-    remarks = [*study.notes, *_without_scan(study), *unread]
-    title = f"Review of {folder_name(folder)}"
-    write_verdicts(study, hidden, target)
-    write_findings(found, target)
-    write_text(target / MARKDOWN_FILE, markdown(title, tables, remarks))
-    page = write_page(title, tables, remarks, _pictures(study, found, hidden, pictures), target)
-    tell(f"Wrote {page}, {MARKDOWN_FILE}, verdicts.csv and findings.csv.")
+    with counted_progress("Pictures", min(pictures, len(study.cases))) as update:
+        page = write_report(
+            study, found, f"Review of {folder_name(folder)}", target,
+            hidden=set() if unblind else still_blinded(study), more=[agreement], pictures=pictures,
+            done=lambda number, total: update(number),
+        )  # fmt: skip
+    tell(f"Wrote {page}, and beside it review.md, verdicts.csv and findings.csv.")
     _finish(found)
 
 
@@ -197,14 +184,6 @@ def check_all(study: Study, workers: int) -> Found:
     return collect(study, dict(sorted(unreadable.items())))
 
 
-def _without_scan(study: Study) -> list[str]:
-    """Return a sentence if the scans of some cases were not found."""
-    count = sum(not case.scan_files for case in study.cases)
-    if not count:
-        return []
-    return [f"The labels of {plural(count, 'case')} were checked without a scan: --scans names the folder of scans."]
-
-
 def look_at(case: ReviewCase) -> list[Finding] | str:
     """Return the findings of a case, worst first; the reason if it cannot be read."""
     from CardiacLDMLib.review.checks import check as find
@@ -214,32 +193,6 @@ def look_at(case: ReviewCase) -> list[Finding] | str:
         return find(*read_both(case))
     except Exception as error:
         return explain(error).message
-
-
-def _pictures(study: Study, found: Found, hidden: set[str], count: int) -> list[Picture]:
-    """Draw the worst cases: first those with findings, then those without that were not accepted."""
-    from CardiacLDMLib.review.page import draw_case
-
-    findings = {name: each for name, each in found.findings if each}
-    said = {case.name: _remarks(study, case) for case in study.cases if case.name not in hidden}
-    names = [*findings, *(name for name, (remarks, _) in said.items() if remarks and name not in findings)][:count]
-    cases = {case.name: case for case in study.cases}
-    pictures = []
-    with counted_progress("Pictures", len(names)) as update:
-        for number, name in enumerate(names, start=1):
-            remarks, place = said.get(name, ([], None))
-            pictures.append(draw_case(cases[name], findings.get(name, []), remarks=remarks, place=place))
-            update(number)
-    return pictures
-
-
-def _remarks(study: Study, case: ReviewCase) -> tuple[list[str], Place | None]:
-    """Return what readers said of a case that they did not accept, and where the last of them looked."""
-    from CardiacLDMLib.review.verdicts import standing
-
-    doubts = [v for v in standing(study.of(case.name)) if v.verdict in ("fix", "reject")]
-    remarks = [f"{v.reader}: {v.structure} {v.verdict}{f' ({v.reason})' if v.reason else ''}" for v in doubts]
-    return remarks, next((v.place for v in reversed(doubts) if v.place is not None), None)
 
 
 def _finish(found: Found) -> None:

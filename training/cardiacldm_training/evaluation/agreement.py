@@ -58,7 +58,7 @@ def agreements(verdicts: Sequence[Verdict]) -> list[Agreement]:
         groups.append(tuple(readers))
     found = []
     for structure in ("", *NAMES):
-        opinions = [opinions_on(each, structure) for each in done]
+        opinions = [opinions_on(each, structure)[0] for each in done]
         for group in groups:
             rows = [[OPINIONS.index(said[name]) for name in group] for said in opinions if set(group) <= set(said)]
             if rows:
