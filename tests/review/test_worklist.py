@@ -78,6 +78,17 @@ def test_verdicts_order_filters_and_resuming(tmp_path: Path) -> None:
     assert shown(open_worklist(tmp_path, "Bob"), "unseen") == ["1", "2", "3"]
 
 
+def test_undo_keeps_to_the_cases_of_the_list(tmp_path: Path) -> None:
+    both = open_worklist(training_folder(tmp_path), "Ann")
+    both.judge("a", "accept")
+    both.judge("b", "accept")
+    part = Worklist(Source([both["a"]], tmp_path / "review"), Journal(tmp_path / "review", "Ann"))
+    undone = part.undo()
+    assert undone is not None
+    assert undone.case == "a"
+    assert part.undo() is None
+
+
 def test_progress_is_told_by_the_median_time_of_a_case(tmp_path: Path) -> None:
     cases = open_worklist(training_folder(tmp_path, ("a", "b", "c", "d", "e")), "Ann")
     assert (cases.advance().done, cases.advance().seconds_left) == (0, None)

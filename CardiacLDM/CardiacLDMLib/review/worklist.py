@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..files import output_errors, sha256, sync_folder, temporary_folder
+from ..files import output_errors, sha256, sweep, sync_folder, temporary_folder
 from . import sources
 from .cache import Cache
 from .journal import Journal
@@ -112,6 +112,7 @@ class Worklist:
         from ..image.files import write_volume
 
         folder = self.folder / CORRECTED
+        sweep(folder)
         with temporary_folder(folder) as part, output_errors(folder):
             written = part / "labels.nii.gz"
             write_volume(labels, written)
@@ -148,8 +149,12 @@ class Worklist:
         )  # fmt: skip
 
     def undo(self) -> Verdict | None:
-        """Undo the reader's last verdict that counts, and return it; None without one. Raises :class:`OutputError`."""
-        last = last_of(self.journal.verdicts, self.journal.reader)
+        """Undo the reader's last verdict on a case of the list, and return it; None without one.
+
+        Raises :class:`OutputError` as :meth:`judge` does.
+        """
+        listed = [verdict for verdict in self.journal.verdicts if verdict.case in self._by_name]
+        last = last_of(listed, self.journal.reader)
         if last is not None:
             self._add(last.case, "undo", last.labels_sha256, structure=last.structure, undoes=last.id)
         return last

@@ -87,6 +87,10 @@ def test_check_in_several_processes_finds_the_same(pairs: Path, tmp_path: Path) 
     assert rows(tmp_path / "again" / "findings.csv") == one
 
 
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    assert run("check", "").exit_code == 2
+
+
 @pytest.mark.parametrize("name", ["missing", "empty", "list.csv"])
 def test_what_holds_no_cases_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Check labels, report on their review, export what was accepted.")
 
 FolderArgument = Annotated[
-    Path,
+    str,  # not Path: an empty name would be the current folder
     typer.Argument(
         metavar="FOLDER",
         help="Results, pairs or training cases; or a CSV file with the columns case, image and labels.",
@@ -105,7 +105,7 @@ def report(
     agreement = agreement_table(agreements(study.verdicts))
     with counted_progress("Pictures", min(pictures, len(study.cases))) as update:
         page = write_report(
-            study, found, f"Review of {folder_name(folder)}", target,
+            study, found, f"Review of {folder_name(Path(folder))}", target,
             hidden=set() if unblind else still_blinded(study), more=[agreement], pictures=pictures,
             done=lambda number, total: update(number),
         )  # fmt: skip
@@ -148,11 +148,13 @@ def export(
 # --- looking at cases ----------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, scans: Path | None, review: Path | None) -> Study:
+def _open(folder: str, scans: Path | None, review: Path | None) -> Study:
     from CardiacLDMLib.review.sources import open_source
     from CardiacLDMLib.review.study import Study
 
-    return Study(open_source(folder, scans, review))
+    if not folder:
+        raise ConfigError("FOLDER is empty: name a folder or a table.")
+    return Study(open_source(Path(folder), scans, review))
 
 
 def check_all(study: Study, workers: int) -> Found:
