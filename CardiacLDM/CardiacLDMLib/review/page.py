@@ -51,16 +51,17 @@ class Picture:
 
 
 def draw_case(
-    case: ReviewCase, findings: Sequence[Finding], *, remarks: Sequence[str] = (), place: Place | None = None
-) -> Picture:
+    case: ReviewCase, findings: Sequence[Finding], *, labels: Path | None = None, remarks: Sequence[str] = (),
+    place: Place | None = None,
+) -> Picture:  # fmt: skip
     """Draw the planes through the place of the worst finding that has one, marked; without one through ``place``.
 
-    Without either they go through the heart. ``remarks``: sentences to show before those of the findings. A case that
-    cannot be read has a sentence instead of a picture.
+    Without either they go through the heart. ``labels``: a file of corrected labels. ``remarks``: sentences to show
+    before those of the findings. A case that cannot be read has a sentence instead of a picture.
     """
     words = [*remarks, *(sentence(finding) for finding in findings)]
     try:
-        volume, image = read_both(case)
+        volume, image = read_both(case, labels)
         field = heart_field(volume)
         place = next((finding.place for finding in findings if finding.place is not None), place)
         if place is not None:

@@ -61,7 +61,9 @@ def _draw(study: Study, found: Found, hidden: set[str], count: int, done: Callab
     pictures = []
     for number, name in enumerate(names, start=1):
         remarks, place = said.get(name, ([], None))
-        pictures.append(draw_case(cases[name], findings.get(name, []), remarks=remarks, place=place))
+        case, found_there = cases[name], findings.get(name, [])
+        labels = study.labels_of(case)
+        pictures.append(draw_case(case, found_there, labels=labels, remarks=remarks, place=place))
         done(number, len(names))
     return pictures
 

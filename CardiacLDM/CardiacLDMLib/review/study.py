@@ -53,17 +53,27 @@ class Study:
         """Return the verdicts on a case, also undone ones."""
         return self._of_case.get(name, [])
 
+    def labels_of(self, case: ReviewCase) -> Path | None:
+        """Return the file of the labels that count: corrected ones if they were accepted, otherwise the first ones."""
+        outcome = self.outcome(case)
+        if outcome.verdict == "accept" and outcome.version is not None:
+            return self.file_of(case, outcome.version.labels_sha256)
+        return case.labels
+
     def findings(self, case: ReviewCase) -> list[Finding] | None:
-        """Return the findings of a case's first labels, worst first; None if they are not known."""
-        return self.cache.known_findings(self.labels_hash(case), case.scan_files)
+        """Return the findings of the labels that count, worst first; None if they are not known."""
+        labels = self.labels_of(case)
+        return self.cache.known_findings(self.cache.hash_of(labels), case.scan_files) if labels is not None else None
+
+    def keep_findings(self, case: ReviewCase, found: Sequence[Finding]) -> None:
+        """Remember the findings of the labels that count, worst first."""
+        labels = self.labels_of(case)
+        if labels is not None:
+            self.cache.keep_findings(self.cache.hash_of(labels), case.scan_files, found)
 
     def labels_hash(self, case: ReviewCase) -> str:
         """Return the SHA-256 of a case's first labels; empty if they cannot be read."""
         return self.cache.hash_of(case.labels) if case.labels is not None else ""
-
-    def keep_findings(self, case: ReviewCase, found: Sequence[Finding]) -> None:
-        """Remember the findings of a case's first labels, worst first."""
-        self.cache.keep_findings(self.labels_hash(case), case.scan_files, found)
 
     def disagreements(self) -> list[Disagreement]:
         """Return where readers disagree, from their blinded verdicts; also settled ones."""

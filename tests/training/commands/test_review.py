@@ -77,6 +77,15 @@ def test_check_lists_the_worst_case_first_and_goes_on_past_bad_ones(pairs: Path)
     assert open_worklist(pairs, "Ann").shown(order="worst")[0].name == "pair_0002"
 
 
+def test_check_looks_at_corrected_labels_once_they_are_accepted(pairs: Path, ann: Worklist) -> None:
+    ann.correct("pair_0002", Volume(box_heart(), ann.read("pair_0002")[0].affine))
+    assert run("check", pairs).exit_code == 0
+    assert "missing" in {row["rule"] for row in rows(pairs / "review" / "findings.csv")}
+    ann.judge("pair_0002", "accept")
+    assert run("check", pairs).exit_code == 0
+    assert {row["rule"] for row in rows(pairs / "review" / "findings.csv")} == {""}
+
+
 def test_check_in_several_processes_finds_the_same(pairs: Path, tmp_path: Path) -> None:
     assert run("check", pairs, "--out", tmp_path / "one", "--review", tmp_path / "first").exit_code == 0
     assert run("check", pairs, "--out", tmp_path / "two", "--workers", 2).exit_code == 0

@@ -167,7 +167,9 @@ def check_all(study: Study, workers: int) -> Found:
     unreadable: dict[str, str] = {}
     try:
         with counted_progress("Cases", len(waiting)) as update:
-            jobs = run_unordered(look_at, [(case,) for case in waiting], min(workers, max(len(waiting), 1)))
+            jobs = run_unordered(
+                look_at, [(case, study.labels_of(case)) for case in waiting], min(workers, max(len(waiting), 1))
+            )
             for number, (index, result) in enumerate(jobs, start=1):
                 case = waiting[index]
                 if isinstance(result, str):
@@ -186,13 +188,13 @@ def check_all(study: Study, workers: int) -> Found:
     return collect(study, dict(sorted(unreadable.items())))
 
 
-def look_at(case: ReviewCase) -> list[Finding] | str:
-    """Return the findings of a case, worst first; the reason if it cannot be read."""
+def look_at(case: ReviewCase, labels: Path | None) -> list[Finding] | str:
+    """Return the findings of a case with these labels, worst first; the reason if it cannot be read."""
     from CardiacLDMLib.review.checks import check as find
     from CardiacLDMLib.review.sources import read_both
 
     try:
-        return find(*read_both(case))
+        return find(*read_both(case, labels))
     except Exception as error:
         return explain(error).message
 
