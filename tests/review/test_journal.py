@@ -78,13 +78,19 @@ def test_a_line_holds_all_of_a_verdict() -> None:
     [
         {"labels_sha256": "xyz"}, {"structure": "nose"}, {"place": (1.0, 2.0)}, {"place": (1.0, 2.0, float("nan"))},
         {"seconds": -1.0}, {"outcome": "accept"}, {"undoes": "x"}, {"reason": None}, {"case": ""}, {"verdict": "good"},
-        {"verdict": "settled"}, {"verdict": "undo"},
+        {"verdict": "settled"}, {"verdict": "undo"}, {"time": "yesterday"}, {"id": "1"},
     ],
 )  # fmt: skip
 def test_a_verdict_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     fields = {"case": "one", "reader": "Ann", "verdict": "accept", "labels_sha256": DIGEST, **wrong}
     with pytest.raises(JournalError):
         Verdict(**fields)  # type: ignore[arg-type]
+
+
+def test_half_a_character_does_not_spoil_a_report() -> None:
+    given = verdict(reason="\ud800 odd")
+    assert given.reason.encode("utf-8").endswith(b" odd")
+    assert verdict_of(line_of(given)) == given
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"null", b"[1]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000])
@@ -275,6 +281,20 @@ def test_a_verdict_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytes
     content = read(tmp_path)
     assert [v.case for v in content.verdicts] == ["one", "two", "three", "four"]
     assert not content.notes
+
+
+def test_a_verdict_that_was_written_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, "Ann")
+    with monkeypatch.context() as drive:  # nobody can tell what is on the disk, and nothing can be taken back
+        drive.setattr(module.os, "fsync", full_disk)
+        drive.setattr(module.os, "ftruncate", full_disk)
+        drive.setattr(module, "sync_folder", lambda folder: None)
+        drive.setattr(Path, "unlink", full_disk)
+        with pytest.raises(OutputError):
+            journal.add(journal.new("one", "accept", DIGEST))
+    journal.save()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert [v.case for v in read(tmp_path).verdicts] == ["one"]
 
 
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

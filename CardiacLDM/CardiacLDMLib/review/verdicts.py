@@ -27,7 +27,12 @@ OPINIONS: tuple[Opinion, ...] = get_args(Opinion)
 Kind = Literal["accept", "fix", "reject", "settled", "corrected", "undo"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_DIGEST = re.compile(r"[0-9a-f]{64}|")
+#: How some fields are written.
+_FORMS = {
+    "labels_sha256": re.compile(r"[0-9a-f]{64}|"), "scan_sha256": re.compile(r"[0-9a-f]{64}|"),
+    "id": re.compile(r"[0-9a-f]{32}"), "undoes": re.compile(r"[0-9a-f]{32}|"),
+    "time": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII),
+}  # fmt: skip
 
 
 class JournalError(UserError):
@@ -72,6 +77,9 @@ class Verdict:
         if self.place is not None:
             object.__setattr__(self, "place", tuple(float(x) for x in self.place))
         object.__setattr__(self, "seconds", float(self.seconds))
+        for name in ("case", "reader", "package", "reason"):  # half a character could not be written to a report
+            if isinstance(text := getattr(self, name), str):
+                object.__setattr__(self, name, text.encode("utf-8", "replace").decode("utf-8"))
         wrong = [name for name, is_right in _rules(self).items() if not is_right]
         if wrong:
             raise JournalError(f"A verdict cannot have the {wrong[0]} {printable(str(getattr(self, wrong[0])))}.")
@@ -79,18 +87,19 @@ class Verdict:
 
 def _rules(v: Verdict) -> dict[str, bool]:
     """Return, by the name of a field, whether it holds what it may."""
-    texts = ("case", "reader", "labels_sha256", "scan_sha256", "package", "reason", "undoes", "time", "id")
-    return {name: isinstance(getattr(v, name), str) for name in texts} | {
-        "case": isinstance(v.case, str) and bool(v.case),
-        "reader": isinstance(v.reader, str) and bool(v.reader),
+    texts = {name: isinstance(getattr(v, name), str) for name in ("case", "reader", "package", "reason", *_FORMS)}
+    if not all(texts.values()):
+        return texts
+    forms = {name: form.fullmatch(getattr(v, name)) is not None for name, form in _FORMS.items()}
+    return forms | {
+        "case": bool(v.case),
+        "reader": bool(v.reader),
         "verdict": v.verdict in KINDS,
-        "labels_sha256": isinstance(v.labels_sha256, str) and _DIGEST.fullmatch(v.labels_sha256) is not None,
-        "scan_sha256": isinstance(v.scan_sha256, str) and _DIGEST.fullmatch(v.scan_sha256) is not None,
         "structure": v.structure in ("", *NAMES),
         "outcome": v.outcome in (OPINIONS if v.verdict == "settled" else ("",)),
         "place": v.place is None or (len(v.place) == 3 and all(map(math.isfinite, v.place))),
         "seconds": math.isfinite(v.seconds) and v.seconds >= 0.0,
-        "undoes": bool(v.undoes) == (v.verdict == "undo"),
+        "undoes": forms["undoes"] and bool(v.undoes) == (v.verdict == "undo"),
     }
 
 
