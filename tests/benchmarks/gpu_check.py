@@ -44,6 +44,7 @@ NEEDED = {
     "safetensors": "safetensors", "packaging": "packaging", "cc3d": "connected-components-3d",
     "lightning": "lightning", "tensorboard": "tensorboard", "einops": "einops",
 }  # fmt: skip
+NO_TORCH = "No torch could be loaded."
 _PROBE = """
 import json, torch
 from CardiacLDMLib.torch_device import choose_device
@@ -74,7 +75,7 @@ def choose_python(site: Path | None) -> tuple[str, str, str]:
         found = probe(str(other), site) if other.is_file() else {}
         if found.get("device", "").startswith("cuda"):
             return str(other), found["device"], found["remark"]
-    remark = own.get("remark", "") if own else "No torch could be loaded."
+    remark = own.get("remark", "") if own else NO_TORCH
     return sys.executable, own.get("device", "cpu"), remark
 
 
@@ -191,6 +192,9 @@ def check(options: argparse.Namespace, folder: Path) -> int:
         install(wheels, site)
     python, device, remark = choose_python(site)
     if options.device == "auto" and device == "cpu":
+        if remark == NO_TORCH and shutil.which("nvidia-smi"):
+            print(f"{remark} Name a Python that has it (make gpu-check PYTHON=...), or carry its wheels (--wheels).")
+            return 2
         print(f"There is no GPU that torch can use here, so there is nothing to check. {remark}".strip())
         return 0
     if options.device == "auto":

@@ -1,8 +1,15 @@
-"""The smallest stage: it learns one number. Also a program that trains it on two CPU processes, one of which fails."""
+"""The smallest stage: it learns one number. Also a program that trains it on two CPU processes, one of which fails.
+
+python guess.py RUN number      the second process computes no number any more
+python guess.py RUN death       the first one is killed while the second works for long; it writes its id to RUN
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,9 +76,21 @@ def lose_number(loss: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
     return loss + torch.where(bad, torch.nan, 0.0).sum()
 
 
+def die(loss: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    """Kill the first process; let the second one write its id and work on."""
+    if int(n.min()) % 2:
+        Path(sys.argv[1], "second").write_text(str(os.getpid()))
+        time.sleep(600)
+    while not Path(sys.argv[1], "second").is_file():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+
+
 if __name__ == "__main__":
     fabric = devices.launch(2, 1, "32-true", "cpu")
+    harm = {"number": lose_number, "death": die}[sys.argv[2]]
     try:
-        train(Path(sys.argv[1]), Guess(lose_number), fabric, save_every=1)
+        train(Path(sys.argv[1]), Guess(harm), fabric, save_every=1)
     except TrainingError as error:
         print(f"rank {fabric.global_rank}: {error}", flush=True)

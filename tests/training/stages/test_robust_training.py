@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,39 @@ def test_no_validation_keeps_weights_that_are_no_numbers(tmp_path: Path) -> None
 
 def test_all_ranks_end_with_the_sentence(tmp_path: Path) -> None:
     """Only the second of two processes computes no number, at the fifth step; a checkpoint is due after each."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.run(
-        [sys.executable, guess.__file__, str(tmp_path / "run")], check=False, timeout=250, capture_output=True,
-        text=True, env=environment,
-    )  # fmt: skip
+    process = run_two(tmp_path / "run", "number")
     assert sorted(re.findall(r"rank (\d): .*step 5\b", process.stdout)) == ["0", "1"], process.stderr[-2000:]
     assert step_of(tmp_path / "run") == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_rank_outlives_the_first(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    process = run_two(tmp_path / "run", "death")
+    assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
+    second, deadline = int((tmp_path / "run" / "second").read_text()), time.monotonic() + 60
+    while is_running(second):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def run_two(folder: Path, harm: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    output = folder.with_suffix(".txt")  # not a pipe, which the second process would keep open
+    with output.open("w+") as file:
+        process = subprocess.Popen(
+            [sys.executable, guess.__file__, str(folder), harm], stdout=file, stderr=file, env=environment
+        )
+        code = process.wait(250)
+    text = output.read_text()
+    return subprocess.CompletedProcess(process.args, code, text, text)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 # --- float16 ---------------------------------------------------------------------------------------------------------

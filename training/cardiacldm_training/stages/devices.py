@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +77,8 @@ def launch(devices: int, nodes: int, precision: Precision, device: str = "auto",
     resolved = resolve_precision(precision, selection.names)
     fabric = Fabric(accelerator=selection.accelerator, devices=selection.devices, num_nodes=nodes, precision=resolved)
     fabric.launch()
+    if fabric.local_rank > 0:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if fabric.broadcast(resolved) != resolved:
         raise TrainingError("The machines' GPUs do not compute in the same 16 bits: choose --precision 32-true.")
     if fabric.is_global_zero:
@@ -82,6 +87,13 @@ def launch(devices: int, nodes: int, precision: Precision, device: str = "auto",
     if selection.accelerator == "cuda":
         _compute_fast()
     return fabric
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends. It would wait for it in a sum over all processes, holding its GPU."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _remark(asked: Precision, resolved: Precision) -> str:
