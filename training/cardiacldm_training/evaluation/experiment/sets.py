@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +17,6 @@ from ...cases import store
 from ...errors import EvaluationError
 from ...virtual.cohort import CohortSettings, write_cohort
 from .plan import Plan, Source, Virtual
-from .rows import file_name
 
 COHORTS, PREPARED, DIGESTS = "cohorts", "prepared", "sets.json"
 
@@ -55,7 +55,8 @@ def prepare_sets(plan: Plan, names: Collection[str], out: Path, workers: int, sa
 def _make_cohort(name: str, source: Virtual, out: Path, workers: int, say: Say) -> tuple[Path, ...]:
     """Write a virtual cohort, or what it lacks. Sets of the same settings share their cases."""
     settings, started = CohortSettings(**source.model_dump(exclude={"kind", "cases"})), time.monotonic()
-    folder = out / COHORTS / file_name(source.appearance, source.seed, json.dumps(settings.record(), sort_keys=True))
+    digest = hashlib.sha256(json.dumps(settings.record(), sort_keys=True).encode()).hexdigest()
+    folder = out / COHORTS / f"{source.appearance}-{source.seed}-{digest[:8]}"
     failed = write_cohort(settings, source.cases, folder, workers)
     if failed:
         raise EvaluationError(f"The cohort {name!r} lacks {plural(len(failed), 'case')}: {failed[0]}")
