@@ -29,6 +29,7 @@ from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.progress import Cancelled
 from CardiacLDMLib.segmentation.findings import Finding
 from tests.support.generator_package import GRID, write_tiny_generator
+from tests.support.gpus import Card, pretend_gpus
 from tests.support.package import write_tiny_package
 
 SEED = ("--seed", 5, "--condition", "sex=female")
@@ -66,6 +67,17 @@ def test_without_a_segmenter_the_labels_alone_are_checked(package: Path, tmp_pat
     assert "LV open" in reasons
     assert "agreement" not in reasons
     assert checked(package, 1, out, *SEED, "--no-check").exit_code == 2  # another check is another folder
+
+
+def test_a_gpu_that_cannot_be_used_is_named(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, Card("Tesla M40", computes=False))
+    result = run(package, 1, tmp_path / "auto", *SEED, "--device", "auto")
+    assert result.exit_code == 0
+    assert result.output.count("Tesla M40") == 1
+    assert json.loads((tmp_path / "auto" / "pair_0000" / "provenance.json").read_text())["device"] == "cpu"
+    refused = run(package, 1, tmp_path / "cuda", *SEED, "--device", "cuda")
+    assert refused.exit_code == 2
+    assert "Tesla M40" in refused.output
 
 
 def started(package: Path, count: int, out: Path, *options: object) -> subprocess.Popen[bytes]:
