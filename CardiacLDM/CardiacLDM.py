@@ -26,6 +26,7 @@ from CardiacLDMLib.slicer.panels.generate.views import scan_chosen, start_views,
 from CardiacLDMLib.slicer.panels.models.panel import ModelsPanel
 from CardiacLDMLib.slicer.panels.parameters import CardiacLDMParameterNode
 from CardiacLDMLib.slicer.panels.process import Dispatcher
+from CardiacLDMLib.slicer.panels.review.panel import ReviewPanel
 from CardiacLDMLib.slicer.panels.scene_jobs import Listener, SceneJob, Settings
 from CardiacLDMLib.slicer.panels.segment.batch import BatchPanel
 from CardiacLDMLib.slicer.panels.segment.panel import SegmentPanel
@@ -93,6 +94,8 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.batch = BatchPanel(self.segmentUi, self.logic.dispatcher, self.segment.settings, self.segment.show_case)
         self.generateUi = slicer.util.childWidgetVariables(self._load("Generate", self.ui.generateTab.layout()))
         self.generate = GeneratePanel(self.generateUi, self.logic.dispatcher)
+        self.reviewUi = slicer.util.childWidgetVariables(self._load("Review", self.ui.reviewTab.layout()))
+        self.review = ReviewPanel(self.reviewUi, self.ui.reviewTab)
         self.models = ModelsPanel(self.ui.modelsTab, self.logic)
         self.ui.tabs.connect("currentChanged(int)", self._tabChanged)
         self.segmentUi.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", scan_chosen)
@@ -122,7 +125,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self._setParameters(None)
         self.logic.busyChanged.clear()
-        for panel in (self.segment, self.batch, self.generate, self.models):
+        for panel in (self.segment, self.batch, self.generate, self.review, self.models):
             panel.cleanup()
         stop_views()
         stop_corrections()
@@ -132,6 +135,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the user opens the module."""
         self._entered = True
         self.initializeParameterNode()
+        self._showReview(self.ui.tabs.currentIndex)
         if not dependencies.missing():  # until then Automatic and CPU are offered
             self.logic.dispatcher.list_devices(self._showDevices)
             self.segment.load_package()
@@ -144,10 +148,18 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the user opens another module. Jobs continue, and their results are shown."""
         self._entered = False
         self.generate.leave()
+        self.review.leave()
 
     def _tabChanged(self, index):
         if index != self.ui.tabs.indexOf(self.ui.generateTab):
             self.generate.leave()
+        self._showReview(index)
+
+    def _showReview(self, index):
+        if self._entered and index == self.ui.tabs.indexOf(self.ui.reviewTab):
+            self.review.enter()
+        else:
+            self.review.leave()
 
     def onReload(self):
         """Reload the library too, where most changes of a developer are."""
@@ -157,6 +169,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, _caller, _event):
         self._setParameters(None)
+        self.review.scene_closes()
 
     def onSceneReady(self, _caller, _event):
         # At once, whether or not the module is open: a script may choose a scan in its next line.

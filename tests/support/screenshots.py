@@ -196,7 +196,7 @@ def batch(studio: Studio, ct: Path) -> None:
 
 def models(studio: Studio) -> None:
     """Take pictures of the Models & device tab before and after a device check."""
-    studio.widget.ui.tabs.currentIndex = 2
+    studio.widget.ui.tabs.currentIndex = 3
     pump(1.0)
     result = studio.host.logics.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
     studio.shoot("models", result, narrow=True)

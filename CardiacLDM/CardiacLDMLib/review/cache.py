@@ -74,7 +74,7 @@ class Cache:
     def known_hash(self, *files: Path) -> str | None:
         """Return what :meth:`hash_of` returned before, unless the files have changed: only their dates are read."""
         entry = self._hashes.get(self._key(files[0])) if files else None
-        return str(entry[-1]) if isinstance(entry, list) and entry and entry[:-1] == _mark(files) else None
+        return str(entry[-1]) if isinstance(entry, list) and entry and entry[:-1] == mark_of(files) else None
 
     def hash_of(self, *files: Path) -> str:
         """Return the SHA-256 of a file; of several, as the slices of a scan, that of their hashes.
@@ -87,13 +87,20 @@ class Cache:
         if known is not None:
             return known
         try:
-            mark = _mark(files)
-            digest = _digest(files)
+            mark = mark_of(files)
+            digest = digest_of(files)
         except OSError:
             return ""
+        self.keep_hash(files, mark, digest)
+        return digest
+
+    def keep_hash(self, files: Sequence[Path], mark: list[int], digest: str) -> None:
+        """Remember what :meth:`hash_of` returns of files that had this :func:`mark <mark_of>`.
+
+        It may have been computed in another process.
+        """
         self._hashes[self._key(files[0])] = [*mark, digest]
         self._changed = True
-        return digest
 
     def _key(self, path: Path) -> str:
         """Return a path that is right on another computer too, if the file lies with the review."""
@@ -118,7 +125,7 @@ class Cache:
         self._changed = True
 
 
-def _mark(files: Sequence[Path]) -> list[int]:
+def mark_of(files: Sequence[Path]) -> list[int]:
     """Return what changes when one of the files is written: number, size and time; [] if one cannot be opened."""
     try:
         statuses = [os.stat(path) for each in files for path in _inside(each)]
@@ -133,7 +140,7 @@ def _inside(path: Path) -> list[Path]:
     return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_of(files: Sequence[Path]) -> str:
     """Return the SHA-256 of a file, or that of the hashes of several. Raises ``OSError``."""
     digests = [sha256(path) for each in files for path in _inside(each)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
@@ -141,7 +148,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 def _findings_key(labels_sha256: str, scan: Sequence[Path]) -> str:
     """Return the name of the findings of labels with a scan, which is told from others by its number and size."""
-    return " ".join([labels_sha256, *map(str, _mark(scan)[:2] if scan else ["without a scan"])])
+    return " ".join([labels_sha256, *map(str, mark_of(scan)[:2] if scan else ["without a scan"])])
 
 
 def _frozen(value: Any) -> Any:

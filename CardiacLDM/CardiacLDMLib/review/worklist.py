@@ -109,18 +109,12 @@ class Worklist:
 
         They have no verdict yet. Raises :class:`OutputError`.
         """
-        from ..image.files import write_volume
+        return self.note_correction(name, write_corrected(self.folder, name, labels), seconds)
 
-        folder = self.folder / CORRECTED
-        sweep(folder)
-        with temporary_folder(folder) as part, output_errors(folder):
-            written = part / "labels.nii.gz"
-            write_volume(labels, written)
-            digest = sha256(written)
-            written.replace(corrected_file(self.folder, name, digest))
-            sync_folder(folder)
+    def note_correction(self, name: str, labels_sha256: str, seconds: float = 0.0) -> Verdict:
+        """Note that the reader made labels that :func:`write_corrected` wrote. Raises :class:`OutputError`."""
         self._of_scene.pop(name, None)
-        return self._add(name, "corrected", digest, seconds=seconds)
+        return self._add(name, "corrected", labels_sha256, seconds=seconds)
 
     # --- verdicts ---
 
@@ -225,12 +219,16 @@ class Worklist:
         self.keep(name, found)
         return found
 
-    def keep(self, name: str, found: list[Finding]) -> None:
-        """Remember the findings of a case, which may have been made elsewhere, as in another process."""
+    def keep(self, name: str, found: list[Finding], save: bool = True) -> None:
+        """Remember the findings of a case, which may have been made elsewhere, as in another process.
+
+        Without ``save`` they are written with the next ones, or by :meth:`Cache.save`.
+        """
         digest = self.labels_hash(name)
         if digest:
             self.cache.keep_findings(digest, self[name].scan_files, found)
-            self.cache.save()
+            if save:
+                self.cache.save()
 
     def resume(self, order: Order = "given") -> ReviewCase | None:
         """Return the first case without a verdict of the reader on its labels; None if all have one."""
@@ -249,6 +247,21 @@ class Worklist:
 def corrected_file(folder: Path, case: str, labels_sha256: str) -> Path:
     """Return the file of corrected labels in a review folder."""
     return folder / CORRECTED / f"{_plain(case)}-{labels_sha256[:16]}.labels.nii.gz"
+
+
+def write_corrected(review: Path, case: str, labels: Volume) -> str:
+    """Write corrected labels to a file in the review folder and return its SHA-256. Raises :class:`OutputError`."""
+    from ..image.files import write_volume
+
+    folder = review / CORRECTED
+    sweep(folder)
+    with temporary_folder(folder) as part, output_errors(folder):
+        written = part / "labels.nii.gz"
+        write_volume(labels, written)
+        digest = sha256(written)
+        written.replace(corrected_file(review, case, digest))
+        sync_folder(folder)
+    return digest
 
 
 def _plain(name: str) -> str:

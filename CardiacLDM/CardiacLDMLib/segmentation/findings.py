@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -72,6 +72,8 @@ class Finding:
     ``severity``: the share (0 to 1) of the smallest of the structures that is in doubt, so that findings of different
     rules can be sorted; 0 for a remark that puts no label in doubt. Two findings that differ in these two are equal.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": False, "extra": "forbid"}  # comes in messages
 
     rule: Rule
     structures: tuple[str, ...] = ()

@@ -15,7 +15,10 @@ from ..progress import Cancelled, Preview, Progress
 from .models import LoadedModels
 
 #: Jobs that need no torch: they do not wait until it is imported.
-LIGHT_JOBS = ("find_cases", "open_case")
+LIGHT_JOBS = (
+    "find_cases", "open_case", "open_review", "check_review", "check_labels", "compare_file", "compare_labels",
+    "keep_labels",
+)  # fmt: skip
 
 
 class Jobs:
@@ -37,6 +40,10 @@ class Jobs:
         finally:
             self._loaded.set()
 
+    def skip_loading(self) -> None:
+        """Let the jobs that need the libraries import them: this worker is for others."""
+        self._loaded.set()
+
     def run(
         self, message: dict[str, Any], report: Callable[[Progress | Preview], None], cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
@@ -50,6 +57,7 @@ class Jobs:
             while not self._loaded.wait(0.05):
                 if cancelled():
                     raise Cancelled
+        from . import review_handlers  # noqa: F401  # registers the jobs of a review
         from .arrays import map_volumes, save_volumes
         from .handlers import RunningJob, handle
         from .messages import read_request

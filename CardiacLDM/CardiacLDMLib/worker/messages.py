@@ -13,10 +13,10 @@ import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..errors import JobError
 from ..files import PART
@@ -24,35 +24,12 @@ from ..image.grid import Volume
 from ..progress import Quality
 from ..text import first_problem
 from .device import Device, DeviceCheck
+from .message import FilePath, Message, Reply, Request
+from .review_messages import REVIEW_REQUESTS
 
-#: A path. In JSON it is a string.
-FilePath = Annotated[Path, Field(strict=False)]
-
-
-class Message(BaseModel):
-    """Base of requests and replies. Unknown fields and fields of the wrong type are refused."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    @classmethod
-    def volume_names(cls) -> list[str]:
-        """Return the names of the fields that hold a volume."""
-        return [name for name, field in cls.model_fields.items() if field.annotation is Volume]
-
-    def volumes(self) -> dict[str, Volume]:
-        """Return the volumes by field name."""
-        return {name: getattr(self, name) for name in self.volume_names()}
-
-    def plain_fields(self) -> dict[str, Any]:
-        """Return all other fields. They fit JSON except for paths."""
-        return self.model_dump(exclude=set(self.volume_names()))
-
+__all__ = ["FilePath", "Message", "Reply", "Request"]
 
 # --- replies -------------------------------------------------------------------------------------------------------
-
-
-class Reply(Message):
-    """The result of a job."""
 
 
 class PackageName(Message):
@@ -154,7 +131,7 @@ class GeneratedPair(Reply):
     image: Volume
     labels: Volume
     provenance: dict[str, Any]
-    warnings: list[str] = []
+    warnings: list[str] = Field(default_factory=list)
     device: str
     seconds: float
 
@@ -200,30 +177,6 @@ class CheckedPackage(Reply):
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
-
-ReplyT = TypeVar("ReplyT", bound=Reply)
-
-
-class Request(Message, Generic[ReplyT]):
-    """A job for the worker, answered by a ``ReplyT``. ``job`` is its name in a message."""
-
-    job: ClassVar[str]
-
-    @property
-    def aside(self) -> Path | None:
-        """The temporary folder in which the results are made. The client removes it when the job has ended."""
-        return None
-
-    @classmethod
-    def reply_type(cls) -> type[ReplyT]:
-        """Return the type of the reply."""
-        parents = (parent for parent in cls.__mro__ if issubclass(parent, Request))
-        types = (parent.__pydantic_generic_metadata__["args"] for parent in parents)
-        return cast("type[ReplyT]", next(each[0] for each in types if each))
-
-    def read_reply(self, fields: Mapping[str, Any], volumes: Mapping[str, Volume]) -> ReplyT:
-        """Return the reply with these fields and volumes; raise ``ValueError`` where it does not fit this request."""
-        return self.reply_type().model_validate({**fields, **volumes})
 
 
 class _WithModel(Message):
@@ -359,13 +312,11 @@ class ImportPackage(Request[CheckedPackage]):
     replace: bool = False
 
 
-REQUESTS: dict[str, type[Request[Any]]] = {
-    request.job: request
-    for request in (
-        LoadSegmenter, SegmentVolume, SegmentFile, OpenCase, FindCases, GeneratePair, SavePair, ListDevices,
-        CheckDevice, VerifyPackage, ImportPackage,
-    )
-}  # fmt: skip
+_JOBS: tuple[type[Request[Any]], ...] = (
+    LoadSegmenter, SegmentVolume, SegmentFile, OpenCase, FindCases, GeneratePair, SavePair, ListDevices, CheckDevice,
+    VerifyPackage, ImportPackage,
+)  # fmt: skip
+REQUESTS: dict[str, type[Request[Any]]] = {request.job: request for request in (*_JOBS, *REVIEW_REQUESTS)}
 
 
 @contextlib.contextmanager

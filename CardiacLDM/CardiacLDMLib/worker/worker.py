@@ -63,7 +63,7 @@ class Wire:
 class Worker:
     """Reads requests from the file ``source`` and answers on ``wire`` until it idles, must quit or loses its parent."""
 
-    def __init__(self, source: int, wire: Wire, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, source: int, wire: Wire, idle_seconds: float = IDLE_SECONDS, light: bool = False) -> None:
         self._source = source
         self._wire = wire
         self._idle_seconds = idle_seconds
@@ -73,11 +73,12 @@ class Worker:
         self._cancelled: set[Any] = set()
         self._ending = threading.Event()
         self._jobs = Jobs()
+        self._load = self._jobs.skip_loading if light else self._jobs.load
 
     def run(self) -> None:
         """Say hello and work; returns when the process should end."""
         self._wire.send(event="hello", protocol=PROTOCOL, version=__version__, pid=os.getpid())
-        for target in (self._read, self._watch, self._jobs.load):
+        for target in (self._read, self._watch, self._load):
             threading.Thread(target=target, daemon=True).start()
         while not self._ending.is_set():
             try:
@@ -185,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a worker on this process's stdin and stdout."""
     parser = argparse.ArgumentParser(description="Worker of CardiacLDM: started by the Slicer module.")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after this long without a job")
+    parser.add_argument("--light", action="store_true", help="do not import torch ahead: for jobs that need none")
     options = parser.parse_args(arguments)
     source, wire = take_over_streams()
     faulthandler.enable()
@@ -192,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # it leads a group already
             os.setpgid(0, 0)
-    Worker(source, wire, options.idle_seconds).run()
+    Worker(source, wire, options.idle_seconds, options.light).run()
     sys.stderr.flush()
     os._exit(0)  # nothing to save, and libraries may crash while they are unloaded
 

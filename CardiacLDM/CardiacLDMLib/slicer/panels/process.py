@@ -197,8 +197,9 @@ class Dispatcher:
     in silence: the job that needs it meets the same error and reports it.
     """
 
-    def __init__(self, busy_changed: Callable[[], None]) -> None:
+    def __init__(self, busy_changed: Callable[[], None], options: tuple[str, ...] = ()) -> None:
         self._busy_changed = busy_changed
+        self._options = options
         self._client: WorkerClient | None = None
         self._transport: QtTransport | None = None
         self._waiting: tuple[Request[Any], JobListener[Any]] | None = None
@@ -211,7 +212,10 @@ class Dispatcher:
         if self._client is None:
             python = shutil.which("PythonSlicer") or sys.executable
             self._client = WorkerClient(
-                self._new_transport, worker_program(python), later=later, busy_changed=self._client_changed
+                self._new_transport,
+                [*worker_program(python), *self._options],
+                later=later,
+                busy_changed=self._client_changed,
             )
         return self._client
 

@@ -1,0 +1,119 @@
+"""The messages of a review: open, check, compare and keep labels. See :mod:`.messages`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import model_validator
+
+from ..image.grid import Volume
+from ..review.compare import Difference
+from ..segmentation.findings import Finding
+from .message import FilePath, Message, Reply, Request
+
+# --- replies -------------------------------------------------------------------------------------------------------
+
+
+class OpenedReview(Reply):
+    """The labels (uint8) of a case and its CT on the same grid, mapped from deleted files, and the files' SHA-256.
+
+    Without ``has_image`` the case has no CT: ``image`` is one voxel.
+    """
+
+    labels: Volume
+    image: Volume
+    has_image: bool
+    labels_sha256: str
+    image_sha256: str
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> OpenedReview:
+        if self.has_image and self.image.array.shape != self.labels.array.shape:
+            raise ValueError("image and labels must have the same shape")
+        if self.labels.array.dtype != np.uint8:
+            raise ValueError("labels must be uint8")
+        return self
+
+
+class CheckedReview(Reply):
+    """The findings of labels, worst first, and the SHA-256 of their file, empty for labels without one."""
+
+    findings: list[Finding]
+    labels_sha256: str = ""
+
+
+class ComparedLabels(Reply):
+    """The other labels (uint8) on the grid of the first ones, and how much each structure differs, the worst first."""
+
+    others: Volume
+    differences: list[Difference]
+
+
+class KeptLabels(Reply):
+    """The SHA-256 of a file of corrected labels that is on the disk."""
+
+    labels_sha256: str
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+class _Files(Message):
+    """The files of a case: its labels and its CT, either as the file ``image`` or as the scan ``source``, ``study``."""
+
+    labels: FilePath | None
+    image: FilePath | None = None
+    source: FilePath | None = None
+    study: str = ""
+
+
+class OpenReview(_Files, Request[OpenedReview]):
+    """Read labels and CT of a case."""
+
+    job: ClassVar[str] = "open_review"
+
+
+class CheckReview(_Files, Request[CheckedReview]):
+    """Check the labels of a case, with its CT if it has one."""
+
+    job: ClassVar[str] = "check_review"
+
+
+class CheckLabels(Request[CheckedReview]):
+    """Check labels (0 to 8) of the scene. Without ``has_image`` there is no CT: ``image`` is not looked at."""
+
+    job: ClassVar[str] = "check_labels"
+    labels: Volume
+    image: Volume
+    has_image: bool
+
+
+class CompareFile(Request[ComparedLabels]):
+    """Compare labels with those of the file ``other``, which are resampled if their grid is another one."""
+
+    job: ClassVar[str] = "compare_file"
+    labels: Volume
+    other: FilePath
+
+
+class CompareLabels(Request[ComparedLabels]):
+    """Compare labels with ``other`` ones on the same grid."""
+
+    job: ClassVar[str] = "compare_labels"
+    labels: Volume
+    other: Volume
+
+
+class KeepLabels(Request[KeptLabels]):
+    """Write corrected labels of ``case`` to the review folder ``review``; nothing is written over."""
+
+    job: ClassVar[str] = "keep_labels"
+    labels: Volume
+    case: str
+    review: FilePath
+
+
+REVIEW_REQUESTS: tuple[type[Request[Any]], ...] = (
+    OpenReview, CheckReview, CheckLabels, CompareFile, CompareLabels, KeepLabels,
+)  # fmt: skip

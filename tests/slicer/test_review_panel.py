@@ -1,0 +1,727 @@
+"""The Review panel with the steps of a reader: unchanged source and form, real scene, real files, real process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PySide6")
+
+from PySide6 import QtCore, QtTest, QtWidgets
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.review.journal import Journal
+from CardiacLDMLib.review.worklist import open_worklist
+from tests.support.host import Host, close_module, held_ms, open_module, pump, reload_module, start_host
+from tests.support.review import pairs_folder, training_folder, write_case
+
+KEY, NONE, CTRL = QtCore.Qt.Key, QtCore.Qt.KeyboardModifier.NoModifier, QtCore.Qt.KeyboardModifier.ControlModifier
+REVIEW_TAB = 2
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("jobs")))  # nobody else's jobs
+        host = start_host()
+        host.reset()
+        open_module()
+        yield host
+        close_module()
+        host.check()
+
+
+class Reader:
+    """The actions and observations of a reader."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.folder = host, folder
+
+    @property
+    def widget(self) -> Any:
+        return self.host.modules["CardiacLDM"].widget
+
+    @property
+    def ui(self) -> Any:
+        return self.widget.reviewUi
+
+    @property
+    def desk(self) -> Any:
+        return self.widget.review.desk
+
+    @property
+    def scene(self) -> Any:
+        import slicer
+
+        return slicer.mrmlScene
+
+    def open(self, folder: Path | None = None, name: str = "Ann", wait: bool = True) -> None:
+        self.ui.readerName.text = name
+        self.ui.casesPath.currentPath = str(folder or self.folder)
+        self.ui.openCases.click()
+        if wait:
+            self.wait(lambda: self.desk.on_screen)
+
+    def wait(self, until: Callable[[], object], seconds: float = 60.0) -> None:
+        assert pump(seconds, until=until), (self.ui.messageLabel.text, self.ui.stateLabel.text, self.desk.name)
+        self.host.check()
+
+    def settle(self) -> None:
+        """Wait until nothing is to be done any more: the next case is in the scene, all cases are checked."""
+        loader = self.widget.review._loader
+        self.wait(lambda: not loader._running and loader._next() is None)
+
+    def press(self, key: Any, modifier: Any = NONE, on: Any = None) -> None:
+        """Press a key where the focus is, or in the widget ``on``."""
+        window = QtWidgets.QWidget.window(self.ui.caseTable)
+        window.activateWindow()
+        pump(0.2, until=lambda: QtWidgets.QApplication.activeWindow() is not None)
+        QtTest.QTest.keyClick(on or QtWidgets.QApplication.focusWidget() or window, key, modifier)
+        pump(0.02)
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        lines = [line for path in sorted(self.folder.glob("review/*.jsonl")) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in lines]
+
+    def rows(self, table: Any, column: int) -> list[str]:
+        return [table.item(row, column).text() for row in range(table.rowCount)]
+
+    def nodes(self, kind: str) -> list[Any]:
+        import slicer
+
+        return list(slicer.util.getNodesByClass(kind))
+
+    def background(self) -> str:
+        import slicer
+
+        composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+        node = self.scene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+        return node.GetName() if node is not None else ""
+
+    def place(self, name: str = "Red") -> np.ndarray:
+        """Return what is in the middle of a slice view, RAS mm."""
+        import slicer
+
+        matrix = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode().GetSliceToRAS()
+        return np.array([matrix.GetElement(row, 3) for row in range(3)])
+
+
+@pytest.fixture
+def reader(host: Host, tmp_path: Path) -> Iterator[Reader]:
+    """Three pairs, the second of which lacks the left atrium; an empty scene."""
+    reader = Reader(host, pairs_folder(tmp_path / "pairs"))
+    reader.scene.Clear(0)
+    host.messages.clear()
+    host.answers.clear()
+    host.settings.clear()
+    reader.ui.verdictsPath.currentPath = reader.ui.otherFile.currentPath = ""
+    reader.widget.ui.tabs.currentIndex = REVIEW_TAB
+    open_module()
+    yield reader
+    reader.desk._correction.stop()
+    reader.widget.review.close()
+    pump(0.05)
+    host.check()
+
+
+# --- cases ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_is_shown_with_its_findings_and_the_next_one_is_ahead(reader: Reader) -> None:
+    reader.open()
+    assert reader.background() == "pair_0001"
+    reader.settle()
+    assert reader.rows(reader.ui.caseTable, 0) == ["pair_0002", "pair_0001", "pair_0003"]  # worst first, once checked
+    assert reader.ui.progress.format == "0 of 3"
+    ahead = reader.widget.review._loader.nodes["pair_0002"]
+    assert ahead.exists
+    assert not ahead.segmentation.GetDisplayVisibility()
+    assert ahead.volume.GetHideFromEditors()
+    reader.desk.choose("pair_0002")
+    assert reader.desk.on_screen  # at once
+    assert any("LA" in text for text in reader.rows(reader.ui.findings, 0))
+    display = ahead.segmentation.GetDisplayNode()
+    assert display.GetVisibility()
+
+
+def test_the_next_case_is_on_screen_in_half_a_second(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    held = []
+    for _ in range(2):
+        began = time.perf_counter()
+        reader.press(KEY.Key_A)
+        assert reader.desk.on_screen
+        held.append(time.perf_counter() - began)
+        reader.settle()
+    assert min(held) < 0.5
+    assert len(reader.widget.review._loader.nodes) <= 3
+
+
+def test_n_goes_to_the_worst_place_of_each_finding_in_all_views(reader: Reader) -> None:
+    array = box_with_an_island()
+    write_case(reader.folder / "pair_0002/ct.nii.gz", reader.folder / "pair_0002/labels.nii.gz", array=array)
+    reader.open()
+    reader.settle()
+    reader.desk.choose("pair_0002")
+    found = reader.desk.findings.findings
+    assert len(found) >= 1
+    places = [np.array(f.place) for f in found if f.place is not None]
+    for _ in found:
+        finding = reader.desk.findings.chosen
+        if finding.place is not None:
+            for view in ("Red", "Green", "Yellow"):
+                assert np.abs(reader.place(view) - finding.place).max() < 0.01
+        reader.press(KEY.Key_N)
+    assert places
+    assert reader.desk.findings.chosen is found[0]  # round to the first one
+    reader.press(KEY.Key_P)
+    assert reader.desk.findings.chosen is found[-1]
+
+
+def box_with_an_island() -> np.ndarray:
+    from tests.support.box_heart import box_heart
+
+    array = box_heart().copy()
+    free = np.argwhere(array == 0)
+    corner = free[np.abs(free - np.array(array.shape) * 0.9).sum(1).argmin()]
+    array[tuple(slice(max(c - 1, 0), c + 1) for c in corner)] = anatomy.VALUE["LV"]
+    return array
+
+
+def test_one_structure_is_bright_and_the_others_are_outlines(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    display = reader.widget.review._loader.nodes[reader.desk.name].segmentation.GetDisplayNode()
+    reader.press(KEY.Key_2)
+    fills = {name: display.GetSegmentVisibility2DFill(name) for name in anatomy.NAMES}
+    assert [name for name, on in fills.items() if on] == ["LV"]
+    assert all(display.GetSegmentVisibility2DOutline(name) for name in anatomy.NAMES)
+    assert "LV" in reader.ui.accept.text
+    reader.press(KEY.Key_0)
+    assert all(display.GetSegmentVisibility2DFill(name) for name in anatomy.NAMES)
+    assert "LV" not in reader.ui.accept.text
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_by_key_are_in_the_journal_and_lead_to_the_next_case(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    first = reader.desk.name
+    reader.press(KEY.Key_2)
+    reader.press(KEY.Key_F)
+    assert reader.desk.name == first  # a verdict on a structure stays with the case
+    reader.press(KEY.Key_C)
+    QtTest.QTest.keyClicks(QtWidgets.QApplication.focusWidget(), "a far urn, 12")  # each a key of the panel
+    assert reader.ui.comment.text == "a far urn, 12"
+    reader.press(KEY.Key_Return)
+    reader.press(KEY.Key_R)
+    assert reader.desk.name != first
+    given = [(v["case"], v["structure"], v["verdict"], v["reason"], v["reader"]) for v in reader.verdicts()]
+    assert given == [(first, "LV", "fix", "", "Ann"), (first, "", "reject", "a far urn, 12", "Ann")]
+    assert reader.verdicts()[1]["package"] == "pairs 2.0"
+    assert len(reader.verdicts()[1]["scan_sha256"]) == 64
+    assert reader.ui.comment.text == ""
+    assert reader.ui.progress.format.startswith("1 of 3, ")
+
+
+def test_undo_goes_back_to_the_case(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    first = reader.desk.name
+    reader.press(KEY.Key_A)
+    assert reader.desk.name != first
+    reader.press(KEY.Key_U)
+    assert reader.desk.name == first
+    assert reader.ui.progress.value == 0
+    assert [v["verdict"] for v in reader.verdicts()] == ["accept", "undo"]
+    reader.press(KEY.Key_U)
+    assert len(reader.verdicts()) == 2  # there is nothing more to take back
+
+
+def test_a_review_goes_on_where_it_stopped(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    reader.press(KEY.Key_A)
+    second = reader.desk.name
+    assert second == "pair_0002"  # the worst, once the checks know
+    reader.widget.review.close()
+    assert not reader.nodes("vtkMRMLScalarVolumeNode")
+    reader.open()
+    assert reader.desk.name == second
+    reader.settle()
+    reader.press(KEY.Key_A)
+    reader.settle()
+    reader.press(KEY.Key_A)
+    assert reader.ui.progress.format == "All 3 judged"
+    assert "All" in reader.ui.messageLabel.text
+
+
+def test_labels_that_changed_on_the_disk_are_looked_at_before_they_are_judged(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    labels = reader.folder / name / "labels.nii.gz"
+    array = read_volume(labels).array.copy()
+    array[array == anatomy.VALUE["LAA"]] = 0
+    write_volume(Volume(array, read_volume(labels).affine), labels)
+    reader.press(KEY.Key_A)
+    assert not reader.verdicts()
+    reader.wait(lambda: reader.desk.on_screen)
+    reader.press(KEY.Key_F)
+    assert [v["verdict"] for v in reader.verdicts()] == ["fix"]
+
+
+def block(folder: Path) -> None:
+    """Put a file in the way of the folder of the verdicts."""
+    shutil.rmtree(folder / "review", ignore_errors=True)
+    (folder / "review").write_text("in the way")
+
+
+def test_a_verdict_that_cannot_be_written_is_kept_and_written_later(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    block(reader.folder)
+    reader.press(KEY.Key_A)
+    assert reader.ui.troubleLabel.visible
+    assert "kept in memory" in reader.ui.troubleLabel.text
+    assert reader.ui.progress.value == 1  # it counts
+    reader.press(KEY.Key_U)
+    assert reader.ui.progress.value == 0
+    reader.settle()
+    reader.press(KEY.Key_R)
+    (reader.folder / "review").unlink()
+    reader.desk.write_again()
+    assert [v["verdict"] for v in reader.verdicts()] == ["accept", "undo", "reject"]
+    assert not reader.ui.troubleLabel.visible
+
+
+def test_unwritten_verdicts_move_to_another_folder(reader: Reader, tmp_path: Path) -> None:
+    reader.open()
+    reader.settle()
+    block(reader.folder)
+    reader.press(KEY.Key_A)
+    reader.ui.verdictsPath.currentPath = str(tmp_path / "other")
+    reader.open()
+    assert reader.ui.progress.value == 1
+    assert len(list((tmp_path / "other").glob("*.jsonl"))) == 1
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+
+def test_keys_do_nothing_while_the_user_types_or_looks_elsewhere(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    name, ui = reader.desk.name, reader.ui
+    for edit in (ui.comment, ui.readerName):
+        edit.setFocus()
+        for key in (KEY.Key_A, KEY.Key_R, KEY.Key_2, KEY.Key_N, KEY.Key_U):
+            reader.press(key, on=edit)
+        reader.press(KEY.Key_Right, CTRL, on=edit)
+    box = reader.widget.generateUi.count
+    reader.widget.ui.tabs.currentIndex = 1
+    box.setFocus()
+    reader.press(KEY.Key_A, on=box)
+    reader.widget.ui.tabs.currentIndex = 0
+    for key in (KEY.Key_A, KEY.Key_F, KEY.Key_1):
+        reader.press(key, on=QtWidgets.QWidget.window(ui.comment))
+    reader.press(KEY.Key_Right, CTRL)
+    reader.host.modules["CardiacLDM"].leave()
+    reader.press(KEY.Key_A)
+    open_module()
+    assert reader.desk.name == name
+    assert not reader.verdicts()
+    reader.widget.ui.tabs.currentIndex = REVIEW_TAB
+    reader.ui.caseTable.setFocus()
+    reader.press(KEY.Key_A)
+    assert len(reader.verdicts()) == 1
+
+
+def test_ctrl_with_an_arrow_is_taken_before_slicers_own_shortcut(reader: Reader, monkeypatch: Any) -> None:
+    """Slicer's module history uses the same keys: two shortcuts on one key would cancel each other."""
+    import qt
+
+    import slicer
+
+    reader.open()
+    reader.settle()
+    window = QtWidgets.QWidget.window(reader.ui.caseTable)
+    history = qt.QToolButton(window)
+    history.setShortcut(qt.QKeySequence("Ctrl+Right"))
+    pressed: list[str] = []
+    history.connect("clicked()", lambda: pressed.append("history"))
+    history.show()
+    assert slicer.util.mainWindow() is None
+    reader.ui.caseTable.setFocus()
+    names = reader.rows(reader.ui.caseTable, 0)
+    before = reader.desk.name
+    reader.desk.choose(names[0])
+    reader.settle()
+    reader.press(KEY.Key_Right, CTRL)
+    assert reader.desk.name == names[1]
+    reader.press(KEY.Key_Left, CTRL)
+    assert reader.desk.name == names[0]
+    assert not pressed
+    reader.widget.ui.tabs.currentIndex = 0
+    reader.press(KEY.Key_Right, CTRL)
+    pump(0.3)
+    assert pressed == ["history"]  # Slicer has it back
+    history.delete()
+    assert before in names
+
+
+def test_every_key_is_listed_and_none_is_bound_twice(reader: Reader) -> None:
+    from CardiacLDMLib.slicer.panels.review.keys import KEYS
+
+    keys = [key for key, _name, _words in KEYS]
+    assert len(set(keys)) == len(keys)
+    listed = reader.ui.keysLabel.text
+    assert all(f"{key}:" in listed for key in "NP0AFRUC")
+    assert "1 to 8:" in listed
+    assert "Ctrl+Right" in listed
+
+
+# --- corrections ---------------------------------------------------------------------------------------------------
+
+
+class Editor:
+    """Stands in for Slicer's Segment Editor module."""
+
+    def __init__(self) -> None:
+        self.node: Any = None
+        self.editor = SimpleNamespace(
+            setSegmentationNode=lambda node: setattr(self, "node", node), setSourceVolumeNode=lambda node: None
+        )
+
+    def widgetRepresentation(self) -> Any:  # noqa: N802 - Slicer's name
+        return SimpleNamespace(self=lambda: self)
+
+
+@pytest.fixture
+def editor(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Editor:
+    import slicer
+
+    editor = Editor()
+    monkeypatch.setattr(slicer.modules, "segmenteditor", editor, raising=False)
+    monkeypatch.setattr(slicer.util, "selectModule", lambda name: reader.host.modules["CardiacLDM"].leave())
+    return editor
+
+
+def erase(node: Any, volume: Any, name: str) -> None:
+    import slicer
+
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume)
+    array[:, :, : array.shape[2] // 2] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, name, volume)
+
+
+def test_corrected_labels_are_saved_and_checked_again(reader: Reader, editor: Editor) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    reader.press(KEY.Key_A)
+    reader.desk.choose(name)
+    reader.settle()
+    reader.ui.correct.click()
+    nodes = reader.widget.review._loader.nodes[name]
+    assert editor.node is nodes.segmentation
+    assert not nodes.segmentation.GetHideFromEditors()
+    erase(nodes.segmentation, nodes.volume, "LA")
+    before = reader.widget.review._loader.hashes[name]
+    open_module()  # back
+    reader.settle()
+    loader = reader.widget.review._loader
+    assert loader.hashes[name] != before
+    assert [v["verdict"] for v in reader.verdicts()] == ["accept", "corrected"]
+    assert reader.ui.progress.value == 0  # the verdict was on other labels
+    assert "outdated" in reader.ui.stateLabel.text
+    saved = reader.widget.review._session.worklist.labels_of(name)
+    assert saved.parent.name == "labels"
+    original = read_volume(reader.folder / name / "labels.nii.gz").array
+    assert (read_volume(saved).array == 1).sum() < (original == 1).sum()
+    assert loader.findings(name) is not None
+    reader.press(KEY.Key_A)
+    assert reader.verdicts()[-1]["labels_sha256"] == loader.hashes.get(name, reader.verdicts()[1]["labels_sha256"])
+
+
+def test_coming_back_without_a_change_writes_nothing(reader: Reader, editor: Editor) -> None:
+    reader.open()
+    reader.settle()
+    reader.ui.correct.click()
+    editor.node.GetSegmentation().GetSegment("LA").SetColor(0.1, 0.2, 0.3)
+    open_module()
+    reader.settle()
+    assert not reader.verdicts()
+
+
+def test_a_correction_that_cannot_be_saved_is_not_lost(reader: Reader, editor: Editor) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    reader.ui.correct.click()
+    nodes = reader.widget.review._loader.nodes[name]
+    erase(nodes.segmentation, nodes.volume, "LA")
+    block(reader.folder)
+    open_module()
+    reader.wait(lambda: reader.host.texts("confirm"))
+    reader.desk.step(1)
+    reader.wait(lambda: len(reader.host.texts("confirm")) > 1)
+    assert reader.desk.name == name  # the answer was no
+    (reader.folder / "review").unlink()
+    reader.desk.step(1)
+    reader.wait(lambda: reader.desk.name != name)
+    assert [v["verdict"] for v in reader.verdicts()] == ["corrected"]
+
+
+# --- readers -------------------------------------------------------------------------------------------------------
+
+
+def judge_all(folder: Path, name: str, opinion: Any, structure: str = "") -> None:
+    cases = open_worklist(folder, name)
+    for case in cases.cases:
+        if structure:
+            cases.judge(case.name, "reject", structure)
+        cases.judge(case.name, opinion, reason=f"{name} says {opinion}")
+    cases.journal.close()
+
+
+def test_another_readers_verdict_is_hidden_until_both_are_done(reader: Reader) -> None:
+    judge_all(reader.folder, "Bob", "reject")
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    shown = lambda: " ".join(  # noqa: E731
+        [reader.ui.othersLabel.text, *reader.rows(reader.ui.caseTable, 2), reader.ui.messageLabel.text]
+    )
+    assert "Bob" not in shown()
+    reader.press(KEY.Key_A)
+    reader.desk.choose(name)
+    assert "Bob: reject: Bob says reject" in reader.ui.othersLabel.text
+    assert reader.ui.settleBox.visible
+    reader.ui.settleFix.click()
+    assert not reader.ui.settleBox.visible
+    assert [(v["verdict"], v["outcome"]) for v in reader.verdicts() if v["reader"] == "Ann"] == [
+        ("accept", ""), ("settled", "fix"),
+    ]  # fmt: skip
+
+
+def test_the_table_holds_no_hidden_verdict(reader: Reader, tmp_path: Path) -> None:
+    judge_all(reader.folder, "Bob", "reject")
+    reader.open()
+    reader.settle()
+    reader.press(KEY.Key_A)
+    reader.host.answer("getSaveFileName", str(tmp_path / "out.csv"))
+    reader.ui.saveTable.click()
+    lines = (tmp_path / "out.csv").read_text("utf-8-sig").splitlines()
+    assert len(lines) == 3  # titles, and two verdicts on one case
+    assert "review export" in reader.ui.messageLabel.text
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_segmentation_is_compared_in_two_colours(reader: Reader, tmp_path: Path) -> None:
+    from tests.support.box_heart import without
+
+    other = tmp_path / "other"
+    for number in (1, 2, 3):
+        place = other / f"pair_{number:04d}"
+        write_case(place / "ct.nii.gz", place / "labels.nii.gz", array=without("RV"))
+    reader.open()
+    reader.settle()
+    reader.ui.otherFile.currentPath = str(other)
+    reader.ui.compareApply.click()
+    reader.wait(lambda: reader.desk._viewer.other is not None)
+    worst = reader.rows(reader.ui.differences, 0)[0]
+    assert worst == "Right ventricle"
+    assert reader.rows(reader.ui.differences, 1)[0] == "0.00"
+    shown = [reader.widget.review._loader.nodes[reader.desk.name].segmentation, reader.desk._viewer.other]
+    colours = [node.GetDisplayNode().GetSegmentOverrideColor("LV") for node in shown]
+    assert colours[0] != colours[1]
+    assert not any(node.GetDisplayNode().GetSegmentVisibility2DFill("LV") for node in shown)
+    reader.ui.differences.cellClicked.emit(0, 0)
+    assert np.abs(reader.place() - reader.desk._compare._differences[0].place).max() < 0.01
+    reader.press(KEY.Key_A)  # with a folder the comparison goes on
+    reader.wait(lambda: reader.desk._viewer.other is not None)
+    count = len(reader.nodes("vtkMRMLSegmentationNode"))
+    reader.ui.compareApply.click()
+    assert len(reader.nodes("vtkMRMLSegmentationNode")) == count - 1
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_cases_that_cannot_be_shown_have_a_reason_and_can_be_rejected(reader: Reader, tmp_path: Path) -> None:
+    folder = training_folder(tmp_path / "training", ("a", "b", "c", "d"))
+    (folder / "images/a.nii.gz").unlink()
+    (folder / "labels/b.nii.gz").unlink()
+    (folder / "labels/c.nii.gz").write_bytes(b"nothing")
+    values = read_volume(folder / "labels/d.nii.gz")
+    write_volume(Volume(np.where(values.array == 1, 77, values.array).astype(np.int16), values.affine),
+                 folder / "labels/d.nii.gz")  # fmt: skip
+    reader.folder = folder
+    reader.open(folder)
+    assert "no CT" in reader.ui.stateLabel.text  # case a is shown without
+    assert reader.background().startswith("a")
+    reader.settle()
+    for name in "bcd":
+        reader.desk.choose(name)
+        reader.wait(lambda: "Reading" not in reader.ui.stateLabel.text)
+        assert reader.ui.stateLabel.text
+        assert not reader.ui.accept.enabled
+    reader.press(KEY.Key_A)
+    assert not reader.verdicts()
+    reader.press(KEY.Key_R)
+    assert [(v["case"], v["verdict"]) for v in reader.verdicts()] == [("d", "reject")]
+
+
+def test_a_folder_without_cases_and_a_newer_journal_say_so(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    reader.open(tmp_path / "empty", wait=False)
+    assert "empty" in reader.ui.messageLabel.text
+    assert not reader.ui.work.visible
+    judge_all(reader.folder, "Bob", "accept")
+    (journal,) = reader.folder.glob("review/*.jsonl")
+    journal.write_text(journal.read_text().replace('"format": 1', '"format": 99'))
+    reader.open(wait=False)
+    assert "newer" in reader.ui.messageLabel.text
+    assert reader.widget.review._session is None
+
+
+# --- the scene -----------------------------------------------------------------------------------------------------
+
+
+def add_result(name: str = "CT") -> tuple[Any, Any]:
+    import slicer
+    from CardiacLDMLib.slicer import segmentations, volumes
+    from tests.support.box_heart import box_pair
+
+    pair = box_pair()
+    volume = volumes.volume_to_node(slicer.mrmlScene, pair.image, name)
+    return volume, segmentations.segmentation_from_labels(slicer.mrmlScene, pair.labels, f"{name} heart", volume)
+
+
+def test_nothing_of_the_users_is_changed(reader: Reader) -> None:
+    import slicer
+
+    volume, segmentation = add_result()
+    slicer.util.setSliceViewerLayers(background=volume)
+    reader.widget.segmentUi.inputVolume.setCurrentNode(volume)
+    reader.open()
+    reader.settle()
+    assert reader.widget.segmentUi.inputVolume.currentNode() is volume
+    assert not segmentation.GetDisplayVisibility()  # it would lie on top
+    reader.press(KEY.Key_A)
+    reader.settle()
+    reader.widget.review.close()
+    assert segmentation.GetDisplayVisibility()
+    assert reader.background() == "CT"
+    assert reader.nodes("vtkMRMLScalarVolumeNode") == [volume]
+    assert reader.nodes("vtkMRMLSegmentationNode") == [segmentation]
+
+
+def test_segmentations_of_the_scene_are_reviewed_where_they_are(reader: Reader, tmp_path: Path) -> None:
+    _volume, first = add_result("One")
+    add_result("Two")
+    before = first.GetDisplayNode().GetSegmentOpacity2DFill("LV")
+    reader.ui.readerName.text = "Ann"
+    reader.ui.openScene.click()
+    assert "folder for the verdicts" in reader.ui.messageLabel.text  # the scene is not saved
+    reader.ui.verdictsPath.currentPath = str(tmp_path / "verdicts")
+    reader.ui.openScene.click()
+    reader.wait(lambda: reader.desk.on_screen)
+    reader.settle()
+    name = reader.desk.name
+    reader.press(KEY.Key_2)
+    reader.press(KEY.Key_F)
+    reader.press(KEY.Key_F)
+    assert reader.desk.name != name
+    erase(first, _volume, "LA")
+    reader.desk.choose(name)
+    reader.settle()
+    reader.widget.review.close()
+    assert len(reader.nodes("vtkMRMLSegmentationNode")) == 2
+    assert first.GetDisplayNode().GetSegmentOpacity2DFill("LV") == before
+    journal = Journal(tmp_path / "verdicts", "Ann")
+    assert [(v.verdict, v.structure) for v in journal.verdicts] == [("fix", "LV"), ("fix", "")]
+
+
+def test_closing_the_scene_keeps_the_review(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    reader.press(KEY.Key_A)
+    name = reader.desk.name
+    reader.scene.Clear(0)
+    pump(0.1)
+    reader.host.check()
+    assert reader.desk.name is None
+    reader.press(KEY.Key_A)
+    assert len(reader.verdicts()) == 1
+    reader.desk.choose(name)
+    reader.wait(lambda: reader.desk.on_screen)
+    reader.press(KEY.Key_A)
+    assert len(reader.verdicts()) == 2
+
+
+def test_reloading_ends_the_review_and_leaves_nothing(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    reader.press(KEY.Key_A)
+    dispatcher = reader.widget.review._dispatcher
+    reload_module()
+    assert not dispatcher.has_worker
+    assert not reader.nodes("vtkMRMLScalarVolumeNode")
+    reader.widget.ui.tabs.currentIndex = REVIEW_TAB
+    assert reader.ui.readerName.text == "Ann"  # asked once
+    reader.open()
+    assert reader.ui.progress.value == 1
+
+
+def test_a_node_that_the_user_removed_is_read_again(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    self_nodes = reader.widget.review._loader.nodes[name]
+    reader.scene.RemoveNode(self_nodes.volume)
+    reader.desk.choose(name)
+    reader.wait(lambda: reader.desk.on_screen)
+    assert reader.widget.review._loader.nodes[name].exists
+
+
+def test_the_window_is_never_held(reader: Reader, tmp_path: Path) -> None:
+    pair = read_volume(reader.folder / "pair_0001/ct.nii.gz")
+    labels = read_volume(reader.folder / "pair_0001/labels.nii.gz")
+    fine = tmp_path / "fine"
+    for number in (1, 2):
+        place = fine / f"pair_{number:04d}"
+        place.mkdir(parents=True)
+        for volume, name in ((pair, "ct"), (labels, "labels")):
+            array = volume.array
+            for axis in range(3):
+                array = array.repeat(3, axis)
+            affine = volume.affine.copy()
+            affine[:3, :3] /= 3
+            write_volume(Volume(array, affine), place / f"{name}.nii.gz")
+
+    def run() -> None:
+        reader.open(fine)
+        reader.settle()
+        reader.press(KEY.Key_A)
+        pump(0.5)
+        reader.widget.review.close()
+
+    assert held_ms(run, 100.0) < 100.0
