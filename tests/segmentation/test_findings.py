@@ -83,18 +83,17 @@ EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
     "LV open": (Finding("LV open", ("LV",), 0.123, 0.1), ("LV", "12.3%", "10%")),
     "agreement": (Finding("agreement", value=0.1, limit=0.75), ("0.10", "0.75")),
     "replica": (Finding("replica", value=0.1234, limit=0.5), ("0.123", "0.500")),
-    "own labels": (Finding("own labels", ("RA",), 0.512, 0.8), ("RA", "0.51")),
-    "difference": (Finding("difference", ("LAA",), 4.23, 2.0, "LA"), ("LAA", "4.2 mL", "LA in")),
-    "mirrored": (Finding("mirrored", ("PA",), 0.7, 0.9), ("PA", "0.70")),
-    "blood": (Finding("blood", ("LV",), -12.0, 30.0), ("LV", "-12 HU", "30 HU")),
-    "pools": (Finding("pools", ("LV", "AO"), 212.4, 100.0), ("LV and AO", "212 HU", "100 HU")),
+    "own labels": (Finding("own labels", ("RA",), 0.488, 0.2), ("RA", "0.51")),
+    "difference": (Finding("difference", ("LAA",), 4.23, 2.0, "short of"), ("LAA", "4.2 mL", "short of")),
+    "mirrored": (Finding("mirrored", ("PA",), 0.3, 0.1), ("PA", "0.70")),
+    "blood": (Finding("blood", ("LV",), 62.0, 30.0), ("LV", "62 HU")),
+    "pools": (Finding("pools", ("AO",), 0.31, 0.2), ("AO", "31%")),
     "tissue": (Finding("tissue", ("LA",), 3.4, 1.0, "lung"), ("LA", "3.4 mL", "lung")),
-    "border": (Finding("border", ("MYO",), 0.42, 0.3), ("MYO", "42%")),
+    "border": (Finding("border", ("MYO",), 0.42, 0.3, "outside"), ("MYO", "42%")),
+    "unlabelled": (Finding("unlabelled", ("LA",), 5.1, 2.0), ("LA", "5.1 mL")),
     "jump": (Finding("jump", ("RV",), 0.4, 0.2), ("RV", "40%")),
     "shift": (Finding("shift", ("RV",), 7.1, 4.0), ("RV", "7.1 mm")),
-    "end": (Finding("end", ("LV",), 0.8, 0.5, "lower"), ("LV", "lower end")),
-    "wall": (Finding("wall", ("MYO",), 3.21, 4.0), ("MYO", "thin", "3.2 mm")),
-    "appendage": (Finding("appendage", ("LAA",), 14.0, 9.0, "behind"), ("LAA", "14 mm", "behind")),
+    "appendage": (Finding("appendage", ("LAA",), 14.0, 9.0), ("LAA", "vein")),
     "ragged": (Finding("ragged", ("AO",), 0.123, 0.05), ("AO", "12.3%")),
 }
 
@@ -113,6 +112,11 @@ def test_a_part_of_a_heart_is_not_called_none() -> None:
     assert "No heart" not in part
     assert "inferior edge " in part
     assert "inferior and left edges" in sentence(Finding("no heart", (), 12.0, 60.0, "inferior, left"))
+
+
+def test_the_two_sides_of_a_border_have_their_own_words() -> None:
+    inside, outside = (sentence(Finding("border", ("RV",), 0.4, 0.2, where)) for where in ("inside", "outside"))
+    assert inside != outside
 
 
 def test_flags_are_short() -> None:

@@ -298,6 +298,14 @@ def contacts(labels: Labels, near: np.ndarray) -> list[Finding]:
     return findings
 
 
+def contact_mm2(labels: Labels, first: str, second: str) -> float:
+    """Return about the area over which ``first`` lies within ``CONTACT_MM`` of ``second``."""
+    box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in _ends(labels, first, second))
+    one, other = (labels.array[box] == VALUE[name] for name in (first, second))
+    reach = np.maximum(np.floor(CONTACT_MM / labels.spacing), 1).astype(int)
+    return float(np.count_nonzero(one & dilate(other, reach)) * labels.voxel_ml * 1000.0 / CONTACT_MM)
+
+
 def _between(labels: Labels, first: str, second: str) -> Place:
     """Return the voxel of ``first`` that is nearest to ``second``, within a step of the search."""
     box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in _ends(labels, first, second))

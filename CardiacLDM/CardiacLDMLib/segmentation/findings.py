@@ -32,24 +32,25 @@ from ..text import join_words, plural, volume_text
 #: - ``order``: none; on which side of the second structure the first one should lie
 #: - ``LV open``: share of the left ventricle's surface that faces background, largest share allowed
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
-#: - ``own labels``: Dice of a structure with the package's own labels, least Dice allowed
-#: - ``difference``: mL of the largest part that the package labels otherwise, most mL allowed; what it says instead
-#: - ``mirrored``: Dice of a structure between mirrored passes, least Dice allowed
-#: - ``blood``: HU of a blood pool above the muscle's, least HU allowed
-#: - ``pools``: HU between two pools that hold the same blood, most HU allowed
+#: - ``own labels``: 1 - Dice of a structure with the package's own labels, most of it allowed
+#: - ``difference``: mL of the largest part that the package labels otherwise, most mL allowed; whether the structure
+#:   reaches ``beyond`` the package's or falls ``short of`` it
+#: - ``mirrored``: 1 - Dice of a structure between mirrored passes, most of it allowed
+#: - ``blood``: HU by which a pool is darker than muscle, most HU allowed
+#: - ``pools``: how far a pool lies below the brightest one that holds the same blood, as a share of its contrast to
+#:   muscle, largest share allowed
 #: - ``tissue``: mL of a structure with the HU of another tissue, most mL allowed; the tissue
-#: - ``border``: share of a structure's surface at which the CT shows no edge, largest share allowed
+#: - ``border``: share of a layer ``inside`` the structure's border that holds another tissue, or ``outside`` that holds
+#:   its own and is not labelled; largest share allowed
+#: - ``unlabelled``: mL beside a structure that hold its tissue and no label, most mL allowed
 #: - ``jump``: share of the largest area by which the area jumps in a slice, largest share allowed
 #: - ``shift``: mm by which the centre jumps in a slice, most mm allowed
-#: - ``end``: share of the largest area that the last slice has, largest share allowed; which end
-#: - ``wall``: mean thickness of the wall in mm, and the limit that it exceeds or falls below
-#: - ``appendage``: mm by which the appendage lies off its usual place, most mm allowed; the direction
+#: - ``appendage``: mm by which the appendage lies behind the left atrium's centre, most mm allowed
 #: - ``ragged``: share of a structure's surface voxels that hang loose, largest share allowed
-#: - ``replica``: distance to the nearest training case relative to the next ones, least distance allowed
 Rule = Literal[
     "no heart", "doubt", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
     "forbidden contact", "order", "LV open", "agreement", "replica", "own labels", "difference", "mirrored", "blood",
-    "pools", "tissue", "border", "jump", "shift", "end", "wall", "appendage", "ragged",
+    "pools", "tissue", "border", "unlabelled", "jump", "shift", "appendage", "ragged",
 ]  # fmt: skip
 
 #: A point in RAS mm.
@@ -141,8 +142,10 @@ def _volume(f: Finding) -> str:
     return f"{_names(f)} measures {volume_text(_value(f))}, outside the usual {low:.0f} to {high:.0f} mL: check it"
 
 
-def _wall(f: Finding) -> str:
-    return f"{_names(f)} is unusually {'thin' if _value(f) < _limit(f) else 'thick'} ({_value(f):.1f} mm on average)"
+def _border(f: Finding) -> str:
+    if f.where == "inside":
+        return f"{_value(f):.0%} of the rim of {_names(f)} holds another tissue: the label may reach too far"
+    return f"At {_value(f):.0%} of its border the tissue of {_names(f)} goes on: the label may end too early"
 
 
 def _replica(f: Finding) -> str:
@@ -167,18 +170,17 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "LV open": lambda f: f"{_value(f):.1%} of the LV's surface faces background, more than {_limit(f):.0%}",
     "agreement": lambda f: f"The labels do not match the image (Dice {_value(f):.2f}, below {_limit(f):.2f})",
     "replica": _replica,
-    "own labels": lambda f: f"{_names(f)} differs from the package's own labels (Dice {_value(f):.2f})",
-    "difference": lambda f: f"{volume_text(_value(f))} of {_names(f)} is {f.where} in the package's own labels",
-    "mirrored": lambda f: f"{_names(f)} differs between mirrored passes (Dice {_value(f):.2f})",
-    "blood": lambda f: f"{_names(f)} is {_value(f):.0f} HU brighter than muscle, less than {_limit(f):.0f} HU",
-    "pools": lambda f: f"{_names(f)} differ by {_value(f):.0f} HU, more than {_limit(f):.0f} HU",
+    "own labels": lambda f: f"{_names(f)} differs from the package's own labels (Dice {1 - _value(f):.2f})",
+    "difference": lambda f: f"{_names(f)} is {volume_text(_value(f))} {f.where} the package's own labels in one place",
+    "mirrored": lambda f: f"{_names(f)} differs between mirrored passes (Dice {1 - _value(f):.2f})",
+    "blood": lambda f: f"{_names(f)} is {_value(f):.0f} HU darker than muscle: check the labels of both",
+    "pools": lambda f: f"{_names(f)} is darker than the rest of the left heart (by {_value(f):.0%} of its contrast)",
     "tissue": lambda f: f"{volume_text(_value(f))} of {_names(f)} has the HU of {f.where}",
-    "border": lambda f: f"The CT shows no edge at {_value(f):.0%} of the surface of {_names(f)}",
+    "border": _border,
+    "unlabelled": lambda f: f"{volume_text(_value(f))} beside {_names(f)} looks like it and has no label",
     "jump": lambda f: f"The area of {_names(f)} jumps from slice to slice (by {_value(f):.0%} of the largest one)",
     "shift": lambda f: f"The centre of {_names(f)} jumps by {_value(f):.1f} mm from slice to slice",
-    "end": lambda f: f"{_names(f)} ends abruptly at its {f.where} end",
-    "wall": _wall,
-    "appendage": lambda f: f"{_names(f)} lies {_value(f):.0f} mm too far {f.where}: it may be a vein",
+    "appendage": lambda f: f"{_names(f)} lies far behind, where the pulmonary vein runs: check that it is no vein",
     "ragged": lambda f: f"The border of {_names(f)} is ragged ({_value(f):.1%} of its voxels hang loose)",
 }
 
