@@ -49,7 +49,8 @@ def _number(name: str, text: str) -> Callable[[Row], str]:
 def _remarks(row: Row) -> str:
     texts = [f"{name} {row[name]}" for name in ("grid", "steps", "decoded", "processes") if name in row]
     texts += [f"least Dice {row['least_dice']:.4f}"] if "least_dice" in row else []
-    return ", ".join([*texts, *row.get("warnings", ()), *(["failed"] if "problem" in row else [])])
+    facts = ", ".join([*texts, *(["failed"] if "problem" in row else [])])
+    return " ".join(filter(None, [facts, *row.get("warnings", ())]))
 
 
 _PEAK = _number("peak_gb", "{:.2f} GB")
