@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..anatomy import VALUE
+from ..anatomy import HEART, VALUE
 from ..image.labels import Box, agreement
 from ..segmentation.findings import Rule
 from . import tissue
@@ -20,11 +20,11 @@ def measures(scene: Scene) -> Iterator[Measure]:
     """Yield the measures of agreement of a scene.
 
     ``own labels``: 1 - Dice of each structure with the package's. ``mirrored``: the same between the package's labels
-    and those of the mirrored scan. ``difference``, with a CT: mL of the largest thick part of a structure that is
-    background in the package's labels (``beyond``), also of its part with other HU than the structure, and of the
-    reverse (``short of``), also of its part with the structure's HU. Where two structures meet, readers and packages
-    draw planes of their own: that counts in the Dice alone. Structures without contrast have limits of their own: the
-    package is unsure of them itself.
+    and those of the mirrored scan. ``difference``, with a CT: mL of the largest thick part of a structure of the heart
+    that is background in the package's labels (``beyond``), also of its part with other HU than the structure, and of
+    the reverse (``short of``), also of its part with the structure's HU. How far labels follow the great vessels, and
+    where they part two structures, is a matter of convention: that counts in the Dice alone. Structures without
+    contrast have limits of their own: the package is unsure of them itself.
     """
     levels = tissue.read_levels(scene)
     if scene.own is not None:
@@ -44,7 +44,8 @@ def _whole(scene: Scene, rule: Rule, name: str, dice: float, others: np.ndarray,
 
 
 def _differences(scene: Scene, others: np.ndarray, levels: dict[str, tissue.Level]) -> Iterator[Measure]:
-    for name, level in levels.items():
+    for name in (name for name in HEART if name in levels):
+        level = levels[name]
         box, value, faint = scene.boxes[name], VALUE[name], tissue.contrast(levels, name)
         mine, theirs, alike = scene.array[box], others[box], tissue.alike(scene, name, level)
         beyond = _thick((mine == value) & (theirs == 0), BEYOND_DEPTH)

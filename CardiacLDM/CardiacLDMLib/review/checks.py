@@ -88,7 +88,7 @@ def _finding(part: Part, measure: Measure, limit: float) -> Finding:
     places = np.argwhere(measure.doubt)
     doubt = min(share(measure.doubt, part.array[measure.box] == anatomy.VALUE[measure.name]), 1.0)
     place = _middle(part, places + [s.start or 0 for s in measure.box]) if len(places) else None
-    return Finding(measure.rule, (measure.name,), measure.value, limit, measure.where, place, doubt)
+    return Finding(measure.rule, (measure.name,), float(measure.value), limit, measure.where, place, doubt)
 
 
 def _middle(part: Part, places: np.ndarray) -> Place:
