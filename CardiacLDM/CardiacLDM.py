@@ -101,7 +101,7 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentUi.inputVolume.connect("currentNodeChanged(vtkMRMLNode*)", scan_chosen)
         self.models.packagesChanged += [self.segment.show_packages, self.generate.show_packages]
         self.logic.busyChanged += [self.segment.refresh, self.batch.refresh, self.generate.refresh]
-        self.closeGuard = CloseGuard(lambda: self.logic.dispatcher.busy, self.generate.leave)
+        self.closeGuard = CloseGuard(self._loss, self.generate.leave)
         start_views()
         start_corrections()
         scene = slicer.mrmlScene
@@ -115,6 +115,12 @@ class CardiacLDMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         layout.addWidget(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         return widget
+
+    def _loss(self):
+        """Return what would be lost if Slicer were closed now, in a sentence; empty if nothing."""
+        if self.logic.dispatcher.busy:
+            return _("CardiacLDM is still working. If Slicer is closed now, this job ends without a result.")
+        return self.review.loss()
 
     def cleanup(self):
         """Remove the worker, observers and connections before the module is unloaded or reloaded."""

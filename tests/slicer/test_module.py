@@ -743,7 +743,7 @@ def test_apply_has_keys(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_letter_means_two_things() -> None:
     """In one tab, and none is that of one of Slicer's menus: File, Edit, View, Help."""
-    for form in ("Segment", "Generate", "Models"):
+    for form in ("Segment", "Generate", "Review", "Models"):
         text = (Path(manifest.__file__).parents[2] / "Resources" / "UI" / f"{form}.ui").read_text()
         letters = [match.lower() for match in re.findall(r"<string>[^<]*&amp;(\w)[^<]*</string></property>", text)]
         assert len(letters) >= 9

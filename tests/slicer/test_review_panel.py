@@ -80,7 +80,7 @@ class Reader:
     def settle(self) -> None:
         """Wait until nothing is to be done any more: the next case is in the scene, all cases are checked."""
         loader = self.widget.review._loader
-        self.wait(lambda: not loader._running and loader._next() is None)
+        self.wait(lambda: not loader._running and loader._next() is None and self.desk.cases._filling is None)
 
     def press(self, key: Any, modifier: Any = NONE, on: Any = None) -> None:
         """Press a key where the focus is, or in the widget ``on``."""
@@ -142,17 +142,21 @@ def test_a_case_is_shown_with_its_findings_and_the_next_one_is_ahead(reader: Rea
     reader.open()
     assert reader.background() == "pair_0001"
     reader.settle()
-    assert reader.rows(reader.ui.caseTable, 0) == ["pair_0002", "pair_0001", "pair_0003"]  # worst first, once checked
+    worst_first = [case.name for case in reader.widget.review._session.worklist.shown("all", "worst")]
+    assert reader.rows(reader.ui.caseTable, 0) == worst_first  # once they are checked
     assert reader.ui.progress.format == "0 of 3"
-    ahead = reader.widget.review._loader.nodes["pair_0002"]
+    following = next(name for name in worst_first if name != "pair_0001")
+    ahead = reader.widget.review._loader.nodes[following]
     assert ahead.exists
     assert not ahead.segmentation.GetDisplayVisibility()
     assert ahead.volume.GetHideFromEditors()
-    reader.desk.choose("pair_0002")
+    reader.desk.choose(following)
     assert reader.desk.on_screen  # at once
-    assert any("LA" in text for text in reader.rows(reader.ui.findings, 0))
-    display = ahead.segmentation.GetDisplayNode()
-    assert display.GetVisibility()
+    assert ahead.segmentation.GetDisplayNode().GetVisibility()
+    assert not ahead.volume.GetHideFromEditors()
+    reader.desk.choose("pair_0002")
+    reader.settle()
+    assert any("LA was not found" in text for text in reader.rows(reader.ui.findings, 0))
 
 
 def test_the_next_case_is_on_screen_in_half_a_second(reader: Reader) -> None:
@@ -257,7 +261,8 @@ def test_a_review_goes_on_where_it_stopped(reader: Reader) -> None:
     reader.settle()
     reader.press(KEY.Key_A)
     second = reader.desk.name
-    assert second == "pair_0002"  # the worst, once the checks know
+    worst_first = reader.rows(reader.ui.caseTable, 0)
+    assert second == next(name for name in worst_first if name != "pair_0001")  # the worst, now that it is known
     reader.widget.review.close()
     assert not reader.nodes("vtkMRMLScalarVolumeNode")
     reader.open()
@@ -519,6 +524,55 @@ def test_another_readers_verdict_is_hidden_until_both_are_done(reader: Reader) -
     ]  # fmt: skip
 
 
+def test_different_corrections_are_settled_by_choosing_the_labels(reader: Reader) -> None:
+    from tests.support.box_heart import box_pair, without
+
+    for name, without_name in (("Bob", "LAA"), ("Ann", "PA")):
+        cases = open_worklist(reader.folder, name)
+        cases.correct("pair_0001", box_pair(without(without_name)).labels)
+        cases.judge("pair_0001", "accept")
+        cases.journal.close()
+    reader.open()
+    reader.settle()
+    reader.desk.choose("pair_0001")
+    reader.settle()
+    choices = reader.rows(reader.ui.disagreements, 1)
+    assert sorted(choices) == ["labels of Ann", "labels of Bob"]
+    reader.ui.disagreements.selectRow(choices.index("labels of Bob"))
+    reader.ui.settleAccept.click()
+    assert not reader.ui.settleBox.visible
+    bobs = next(v["labels_sha256"] for v in reader.verdicts() if v["reader"] == "Bob")
+    settled = [v for v in reader.verdicts() if v["verdict"] == "settled"]
+    assert [(v["labels_sha256"], v["outcome"]) for v in settled] == [(bobs, "accept")]
+
+
+def test_a_report_and_an_export_are_made_where_the_cases_are(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import qt
+
+    opened: list[str] = []
+    monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    judge_all(reader.folder, "Bob", "reject")
+    reader.open()
+    reader.settle()
+    judged = reader.desk.name
+    reader.press(KEY.Key_A)
+    reader.ui.saveReport.click()
+    reader.wait(lambda: opened)
+    page = Path(opened[0])
+    assert page.parent == reader.folder / "review" / "report"
+    rows = (page.parent / "verdicts.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == {judged}  # nothing of cases that are not judged yet
+    reader.desk.choose(judged)
+    reader.settle()
+    reader.ui.settleAccept.click()
+    reader.host.answer("getExistingDirectory", str(tmp_path))
+    reader.ui.exportCases.click()
+    reader.wait(lambda: "accepted cases are in" in reader.ui.messageLabel.text)
+    assert len(list((tmp_path / "reviewed").glob("case_*/ct.nii.gz"))) == 1
+
+
 def test_the_table_holds_no_hidden_verdict(reader: Reader, tmp_path: Path) -> None:
     judge_all(reader.folder, "Bob", "reject")
     reader.open()
@@ -528,7 +582,7 @@ def test_the_table_holds_no_hidden_verdict(reader: Reader, tmp_path: Path) -> No
     reader.ui.saveTable.click()
     lines = (tmp_path / "out.csv").read_text("utf-8-sig").splitlines()
     assert len(lines) == 3  # titles, and two verdicts on one case
-    assert "review export" in reader.ui.messageLabel.text
+    assert "2 verdicts" in reader.ui.messageLabel.text
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------

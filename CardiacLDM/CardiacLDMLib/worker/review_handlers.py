@@ -1,4 +1,4 @@
-"""The jobs of a review: read, check, compare and keep labels. See :mod:`.handlers`."""
+"""The jobs of a review: read, check, compare and keep labels, report and export. See :mod:`.handlers`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..image.grid import Volume
     from ..review.sources import ReviewCase
+    from ..review.study import Study
     from ..segmentation.findings import Finding
 
 
@@ -84,6 +85,42 @@ def keep_labels(request: messages.KeepLabels, job: RunningJob) -> messages.KeptL
 
     job.step(0, "write")
     return messages.KeptLabels(labels_sha256=write_corrected(request.review, request.case, request.labels))
+
+
+@handles(messages.ReportReview)
+def report_review(request: messages.ReportReview, job: RunningJob) -> messages.WrittenReport:
+    """Write the report of a review, with what is known of the findings of its cases."""
+    from ..review.publish import write_report
+    from ..review.report import collect, still_blinded
+    from ..text import folder_name
+
+    job.step(0, "write")
+    study = _study(request)
+    page = write_report(
+        study, collect(study, {}), f"Review of {folder_name(request.source)}", study.folder / "report",
+        hidden=still_blinded(study) | set(request.hidden),
+        done=lambda number, total: job.step(round(100 * number / max(total, 1)), "write"),
+    )  # fmt: skip
+    return messages.WrittenReport(page=page)
+
+
+@handles(messages.ExportReview)
+def export_review(request: messages.ExportReview, job: RunningJob) -> messages.ExportedCases:
+    """Write the accepted cases of a review as a training folder."""
+    from ..review.export import export
+
+    job.step(0, "write")
+    study = _study(request)
+    total = max(len(study.cases), 1)
+    exported = export(study, "accept", request.out, lambda number: job.step(round(100 * number / total), "write"))
+    return messages.ExportedCases(count=len(exported.names), left_out=exported.left_out)
+
+
+def _study(request: messages.ReportReview | messages.ExportReview) -> Study:
+    from ..review.sources import open_source
+    from ..review.study import Study
+
+    return Study(open_source(request.source, None, request.review))
 
 
 def _case(request: messages.OpenReview | messages.CheckReview) -> ReviewCase:

@@ -1,4 +1,4 @@
-"""The messages of a review: open, check, compare and keep labels. See :mod:`.messages`."""
+"""The messages of a review: open, check, compare and keep labels, report and export. See :mod:`.messages`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,19 @@ class KeptLabels(Reply):
     """The SHA-256 of a file of corrected labels that is on the disk."""
 
     labels_sha256: str
+
+
+class WrittenReport(Reply):
+    """The page of a report that was written."""
+
+    page: FilePath
+
+
+class ExportedCases(Reply):
+    """How many cases were exported, and the reason for each that was left out, by its name."""
+
+    count: int
+    left_out: dict[str, str]
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -114,6 +127,27 @@ class KeepLabels(Request[KeptLabels]):
     review: FilePath
 
 
+class _Review(Message):
+    """A review: the folder or table ``source`` of its cases, and the folder ``review`` of its verdicts."""
+
+    source: FilePath
+    review: FilePath
+
+
+class ReportReview(_Review, Request[WrittenReport]):
+    """Write the report of a review into its folder. Verdicts on the cases ``hidden`` are left out."""
+
+    job: ClassVar[str] = "report_review"
+    hidden: list[str]
+
+
+class ExportReview(_Review, Request[ExportedCases]):
+    """Write the accepted cases of a review to the new folder ``out``, as training takes them."""
+
+    job: ClassVar[str] = "export_review"
+    out: FilePath
+
+
 REVIEW_REQUESTS: tuple[type[Request[Any]], ...] = (
-    OpenReview, CheckReview, CheckLabels, CompareFile, CompareLabels, KeepLabels,
+    OpenReview, CheckReview, CheckLabels, CompareFile, CompareLabels, KeepLabels, ReportReview, ExportReview,
 )  # fmt: skip

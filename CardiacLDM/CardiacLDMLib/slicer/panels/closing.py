@@ -1,4 +1,4 @@
-"""Ask before Slicer is closed while a job runs: its end is the end of the job."""
+"""Ask before Slicer is closed if something would be lost: a job that runs, verdicts that are not on the disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import slicer
 class CloseGuard(qt.QObject):  # type: ignore[misc]  # has no types
     """Watches Slicer's main window until :meth:`remove`.
 
-    ``is_busy`` returns whether a job runs. ``closes`` is called before the window closes and its layout is remembered
-    for the next start.
+    ``loss`` returns a sentence on what would be lost, empty if nothing is. ``closes`` is called before the window
+    closes and its layout is remembered for the next start.
 
     Only closing the window can be stopped. ``slicer.app.exit`` ends Slicer without a question, and so do tests and
     scripts that end by themselves, where nobody can answer.
     """
 
-    def __init__(self, is_busy: Callable[[], bool], closes: Callable[[], None]) -> None:
+    def __init__(self, loss: Callable[[], str], closes: Callable[[], None]) -> None:
         super().__init__()
-        self._is_busy, self._closes = is_busy, closes
+        self._loss, self._closes = loss, closes
         self._window = slicer.util.mainWindow()
         if self._window:
             self._window.installEventFilter(self)
@@ -38,15 +38,17 @@ class CloseGuard(qt.QObject):  # type: ignore[misc]  # has no types
         """Return whether the event is stopped here."""
         if event.type() != qt.QEvent.Close:
             return False
-        if not self._is_busy() or _is_automated() or self._confirms():
+        loss = self._loss()
+        if not loss or _is_automated() or _confirms(loss):
             self._closes()
             return False
         event.ignore()
         return True
 
-    def _confirms(self) -> bool:
-        question = _("CardiacLDM is still working. If Slicer is closed now, this job ends without a result. Close it?")
-        return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle=_("CardiacLDM - Close Slicer")))
+
+def _confirms(loss: str) -> bool:
+    question = _("{loss} Close it?").format(loss=loss)
+    return bool(slicer.util.confirmOkCancelDisplay(question, windowTitle=_("CardiacLDM - Close Slicer")))
 
 
 def _is_automated() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from .session import Session
 from .tables import CaseTable, FindingTable
 from .verdict_box import VerdictBox
 from .viewer import CaseViewer
+from .words import origin, state, title
 
 if TYPE_CHECKING:
     from ....image.grid import Volume
@@ -77,6 +77,7 @@ class Desk:
         if nodes is not None and self._correction.has_changed:
             nodes.is_own = False
         self._correction.stop()
+        self.cases.stop()
         self._compare.show(None, None)
         self._viewer.leave()
         if self.loader is not None:
@@ -103,6 +104,7 @@ class Desk:
         self.name, self.on_screen, self._finding = name, False, None
         self.verdicts.begin()
         self.findings.show([])
+        self._ui.caseLabel.toolTip = origin(session, name)
         session.watch.restart()
         self.cases.mark(name)
         session.stand_at(name)
@@ -137,6 +139,7 @@ class Desk:
 
     def checked(self, name: str) -> None:
         if self.session is not None:
+            self.session.forget_findings(name)
             self.cases.update(self.session.worklist, name)
         if name == self.name and self.on_screen:
             self._show_findings()
@@ -248,9 +251,9 @@ class Desk:
         self._say(_("Taken back: {verdict} of {what}.").format(verdict=_(verdict.verdict), what=what))
         self._changed()
 
-    def _settle(self, disagreement: Disagreement, outcome: Opinion) -> None:
+    def _settle(self, disagreement: Disagreement, outcome: Opinion, labels_sha256: str) -> None:
         if self.session is not None:
-            self.session.settle(disagreement, outcome, self.verdicts.take_comment())
+            self.session.settle(disagreement, outcome, self.verdicts.take_comment(), labels_sha256)
             self._written()
             self._changed()
 
@@ -276,6 +279,11 @@ class Desk:
                 self._correction.begin()
             except UserError as error:
                 self._say(str(error))
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the user has changed labels that are not saved yet."""
+        return self._keeping or self._correction.has_changed
 
     def take_over(self, after: Callable[[], None] | None = None) -> bool:
         """Save the labels if the user has changed them, and have them checked again; return whether they are saved now.
@@ -339,6 +347,7 @@ class Desk:
         self._written()
         self._finding = None
         self.findings.show([])
+        self.session.forget_findings(name)
         self.loader.corrected(name, labels_sha256, labels)
         self.cases.update(self.session.worklist, name)
         self._changed()
@@ -357,37 +366,7 @@ class Desk:
         ui.undo.enabled = session is not None
         ui.previousCase.enabled = session is not None and session.beside(name, -1) is not None
         ui.nextCase.enabled = session is not None and session.beside(name, 1) is not None
-        ui.caseLabel.text = self._title()
-        ui.stateLabel.text = failure or self._state()
+        ui.caseLabel.text = title(session, name)
+        ui.stateLabel.text = failure or state(session, loader, name, self.on_screen)
         ui.stateLabel.visible = bool(ui.stateLabel.text)
         self._others.show(session, name)
-
-    def _title(self) -> str:
-        session, name = self.session, self.name
-        if session is None or name is None:
-            return _("No case is chosen.")
-        place = ""
-        if name in session.names:
-            place = _(" ({n} of {total})").format(n=session.names.index(name) + 1, total=len(session.names))
-        return f"<b>{html.escape(name)}</b>{place}"
-
-    def _state(self) -> str:
-        """Return what to know about the case that is looked at."""
-        session, loader, name = self.session, self.loader, self.name
-        if session is None or loader is None or name is None:
-            return ""
-        if not self.on_screen:
-            return _("Reading the case")
-        lines = []
-        if session.worklist.status(name).is_outdated:
-            lines.append(_("The labels have changed since your verdict, which is outdated."))
-        if not loader.nodes[name].has_image:
-            lines.append(_("There is no CT with these labels."))
-        why = loader.why_unchecked(name)
-        if why:
-            lines.append(why)
-        elif loader.findings(name) is None:
-            lines.append(_("Checking the labels"))
-        elif not loader.findings(name):
-            lines.append(_("The checks found nothing."))
-        return "\n".join(lines)

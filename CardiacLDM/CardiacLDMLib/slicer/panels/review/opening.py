@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,15 @@ READER_KEY = "CardiacLDM/reviewReader"
 
 @dataclass
 class Opened:
-    """A list of cases, and the segmentations of those that lie in the scene. ``notes``: sentences on damage."""
+    """A list of cases, and the segmentations of those that lie in the scene. ``notes``: sentences on damage.
+
+    ``source``: the folder or table of the cases, None for those of the scene.
+    """
 
     worklist: Worklist
     in_scene: dict[str, vtkMRMLSegmentationNode]
     notes: list[str]
+    source: Path | None = None
 
 
 def stored_reader() -> str:
@@ -48,8 +52,9 @@ def open_files(path: str, reader: str, verdicts: str) -> Opened:
 
     Raises :class:`UserError`.
     """
-    source = open_source(Path(path).absolute())
-    return _open(source.cases, Path(verdicts) if verdicts else source.review, reader, {})
+    place = Path(path).absolute()
+    source = open_source(place, None, Path(verdicts).absolute() if verdicts else None)
+    return replace(_open(source.cases, source.review, reader, {}), source=place)
 
 
 def open_scene(reader: str, verdicts: str) -> Opened:

@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ....review.readers import judgement, readers_of
+from ....text import join_words
 from .session import Session
 from .tables import verdict_words
 
@@ -20,11 +21,15 @@ STRUCTURE, READERS = range(2)
 
 
 class OthersBox:
-    """The lower part of a case in Review.ui. ``settled`` is called after a disagreement has been settled."""
+    """The lower part of a case in Review.ui.
 
-    def __init__(self, ui: Any, settle: Callable[[Disagreement, Opinion], None]) -> None:
+    ``settle`` is called with a disagreement, its outcome, and the SHA-256 of the labels that are right where readers
+    accepted different ones.
+    """
+
+    def __init__(self, ui: Any, settle: Callable[[Disagreement, Opinion, str], None]) -> None:
         self._ui, self._settle = ui, settle
-        self._disputes: list[Disagreement] = []
+        self._disputes: list[tuple[Disagreement, str]] = []
         ui.disagreements.horizontalHeader().setSectionResizeMode(STRUCTURE, qt.QHeaderView.ResizeToContents)
         ui.disagreements.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.settleAccept.connect("clicked()", lambda: self._settle_chosen("accept"))
@@ -37,14 +42,17 @@ class OthersBox:
         self._disputes = []
         if session is not None and name is not None:
             lines = _lines(session, name)
-            self._disputes = session.unsettled(name)
+            self._disputes = [choice for each in session.unsettled(name) for choice in _choices(each)]
         self._ui.othersLabel.text = "\n".join(lines)
         self._ui.othersLabel.visible = bool(lines)
         self._ui.settleBox.visible = bool(self._disputes)
         table = self._ui.disagreements
         table.rowCount = len(self._disputes)
-        for row, each in enumerate(self._disputes):
+        for row, (each, digest) in enumerate(self._disputes):
             said = ", ".join(f"{reader}: {_(opinion)}" for reader, opinion in each.opinions.items())
+            if digest:
+                own = [reader for reader, labels in each.labels.items() if labels == digest]
+                said = _("labels of {reader}").format(reader=join_words(own))
             for column, text in enumerate((each.structure or _("case"), said)):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)
@@ -55,7 +63,14 @@ class OthersBox:
     def _settle_chosen(self, outcome: Opinion) -> None:
         row = self._ui.disagreements.currentRow()
         if 0 <= row < len(self._disputes):
-            self._settle(self._disputes[row], outcome)
+            disagreement, digest = self._disputes[row]
+            self._settle(disagreement, outcome, digest)
+
+
+def _choices(disagreement: Disagreement) -> list[tuple[Disagreement, str]]:
+    """Return what there is to settle: one opinion, or which of different labels are right."""
+    different = list(dict.fromkeys(disagreement.labels.values()))
+    return [(disagreement, digest) for digest in different] if len(different) > 1 else [(disagreement, "")]
 
 
 def _lines(session: Session, name: str) -> list[str]:

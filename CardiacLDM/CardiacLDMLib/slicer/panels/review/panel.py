@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -16,10 +15,11 @@ from ....errors import UserError
 from ..install import ensure_dependencies
 from ..parts import ATTENTION, TROUBLE
 from ..process import Dispatcher
-from . import opening, saving
+from . import opening
 from .desk import Desk
 from .keys import KEYS, ReviewKeys
 from .loading import CaseLoader
+from .saving import SaveBox
 from .session import Session
 
 #: Lists of up to this many cases are checked as soon as they are open, longer ones on request.
@@ -36,6 +36,7 @@ class ReviewPanel:
         self._in_batch = False
         self._dispatcher = Dispatcher(self._worker_changed, ("--light",))  # a process of its own, which needs no torch
         self.desk = Desk(ui, self._say, self.refresh)
+        self._save = SaveBox(ui, self._say)
         self._keys = ReviewKeys(page, self._act)
         self._actions: dict[str, Callable[[], None]] = {
             "next_finding": lambda: self.desk.findings.step(1), "previous_finding": lambda: self.desk.findings.step(-1),
@@ -51,7 +52,7 @@ class ReviewPanel:
     def _connect(self) -> None:
         ui = self.ui
         ui.readerName.text = opening.stored_reader()
-        for label, colour in ((ui.troubleLabel, TROUBLE), (ui.messageLabel, ATTENTION), (ui.stateLabel, ATTENTION)):
+        for label, colour in ((ui.troubleLabel, TROUBLE), (ui.stateLabel, ATTENTION)):
             label.styleSheet = f"color: {colour}"
         for value, words in (("all", _("all cases")), ("unseen", _("without a verdict")), ("flagged", _("flagged")),
                              ("mine", _("judged by me")), ("settle", _("to settle"))):  # fmt: skip
@@ -62,7 +63,7 @@ class ReviewPanel:
             combo.connect("activated(int)", self._arrange)
         for button, slot in (
             (ui.openCases, self._open_cases), (ui.openScene, self._open_scene), (ui.closeReview, self.close),
-            (ui.chooseTable, self._choose_table), (ui.checkAll, self._check_all), (ui.saveTable, self._save_table),
+            (ui.chooseTable, self._choose_table), (ui.checkAll, self._check_chosen),
             (ui.previousCase, lambda: self.desk.step(-1)), (ui.nextCase, lambda: self.desk.step(1)),
             (ui.undo, self.desk.undo), (ui.correct, self.desk.correct),
         ):  # fmt: skip
@@ -105,6 +106,16 @@ class ReviewPanel:
         """How many verdicts could not be written yet."""
         return len(self._session.worklist.journal.unsaved) if self._session is not None else 0
 
+    def loss(self) -> str:
+        """Return what would be lost if Slicer were closed now, in a sentence; empty if nothing."""
+        if self._session is not None:
+            self._session.write_again()
+        if self.unsaved:
+            return _("{n} verdicts of the review could not be written yet.").format(n=self.unsaved)
+        if self.desk.has_changes:
+            return _("Corrected labels of the review are not saved yet: open the Review tab to save them.")
+        return ""
+
     # --- opening and closing ---
 
     @property
@@ -138,12 +149,13 @@ class ReviewPanel:
         self._loader = CaseLoader(
             self._dispatcher, opened.worklist, opened.in_scene, self.desk.loaded, self.desk.checked
         )
+        self._save.begin(opened.worklist, self._loader, opened.source)
         self.ui.source.collapsed = True
         self.ui.show.currentIndex = self.ui.order.currentIndex = 0
         self._say("\n".join(opened.notes))
         self.desk.begin(self._session, self._loader)
         if len(opened.worklist.cases) <= AT_ONCE:
-            self._check_all()
+            self._check_all(by_user=False)
         self.refresh()
 
     def close(self) -> None:
@@ -165,6 +177,7 @@ class ReviewPanel:
 
     def _end(self) -> None:
         session, self._session, self._loader = self._session, None, None
+        self._save.begin(None, None, None)
         if session is not None:
             session.write_again()
         self.desk.end()
@@ -190,29 +203,17 @@ class ReviewPanel:
             self.desk.look_ahead()
             self.refresh()
 
-    def _check_all(self) -> None:
+    def _check_chosen(self) -> None:
+        self._check_all(by_user=True)
+
+    def _check_all(self, by_user: bool) -> None:
         if self._session is not None and self._loader is not None:
             going_on = self._loader.left > 0
             self._loader.check_all([] if going_on else [case.name for case in self._session.worklist.cases])
             self._in_batch = not going_on
+            if not going_on and not self._loader.left and by_user:
+                self._say(_("All cases are checked."))
             self.refresh()
-
-    def _save_table(self) -> None:
-        if self._session is None:
-            return
-        path = qt.QFileDialog.getSaveFileName(
-            self.ui.saveTable, _("Save the verdicts as a table"), "verdicts.csv", _("Tables (*.csv)")
-        )
-        if not path:
-            return
-        try:
-            count = saving.save_verdicts(self._session.worklist, Path(str(path)))
-        except UserError as error:
-            self._say(str(error))
-            return
-        words = _("{n} verdicts in {file}. For a report with pictures, or for accepted cases as training data, run: "
-                  "cardiacldm review report, cardiacldm review export")  # fmt: skip
-        self._say(words.format(n=count, file=Path(str(path)).name))
 
     # --- keys and words ---
 

@@ -64,6 +64,7 @@ class Session:
         self.names: list[str] = []
         self.trouble = ""
         self.watch = Stopwatch()
+        self._badness: dict[str, tuple[float, ...]] = {}
         self._at: str | None = None  # where the reader stands in the list
         self.arrange("all", "worst")
 
@@ -72,11 +73,22 @@ class Session:
     def arrange(self, which: Choice, order: Order) -> None:
         """Show the cases of a filter in an order. The next case is the first of them."""
         self._at = None
+        shown = self.worklist.shown("all" if which == "settle" else which)
+        self.names = [case.name for case in shown]
         if which == "settle":
             disputed = {each.case for each in self.unsettled()}
-            self.names = [case.name for case in self.worklist.shown("all", order) if case.name in disputed]
-        else:
-            self.names = [case.name for case in self.worklist.shown(which, order)]
+            self.names = [name for name in self.names if name in disputed]
+        if order == "worst":
+            self.names.sort(key=self._badness_of, reverse=True)
+
+    def _badness_of(self, name: str) -> tuple[float, ...]:
+        if name not in self._badness:
+            self._badness[name] = self.worklist.badness(name)
+        return self._badness[name]
+
+    def forget_findings(self, name: str) -> None:
+        """Take note that other findings of a case are known now, for the next order."""
+        self._badness.pop(name, None)
 
     def beside(self, name: str | None, step: int) -> str | None:
         """Return the case ``step`` places after ``name`` in the list, None beyond its ends."""
@@ -119,9 +131,9 @@ class Session:
         """Write a verdict that could not be written to another folder."""
         self._write(lambda: self.worklist.journal.add(verdict))
 
-    def settle(self, disagreement: Disagreement, outcome: Opinion, reason: str) -> None:
-        """Note on what readers agreed."""
-        self._write(lambda: self.worklist.settle(disagreement, outcome, reason))
+    def settle(self, disagreement: Disagreement, outcome: Opinion, reason: str, labels_sha256: str = "") -> None:
+        """Note on what readers agreed. ``labels_sha256``: which are right of different labels that they accepted."""
+        self._write(lambda: self.worklist.settle(disagreement, outcome, reason, labels_sha256))
 
     def note_correction(self, name: str, labels_sha256: str) -> None:
         """Note that the reader corrected labels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import qt
@@ -11,12 +11,15 @@ from slicer.i18n import tr as _
 from ....review.readers import opinion
 from ....segmentation.findings import sentence
 from ..parts import ATTENTION, TROUBLE
+from ..process import Sliced
 
 if TYPE_CHECKING:
     from ....review.worklist import Status, Worklist
     from ....segmentation.findings import Finding
 
 CASE, FOUND, VERDICT = range(3)
+#: Room beside the title of a narrow column, pixels.
+MARGIN = 14
 GOOD = "#2e9d4d"
 #: Colours of verdicts, readable on light and dark windows.
 COLOURS = {"accept": GOOD, "fix": ATTENTION, "reject": TROUBLE}
@@ -28,45 +31,63 @@ class CaseTable:
     def __init__(self, table: Any, choose: Callable[[str], None]) -> None:
         self._table, self._choose = table, choose
         self.names: list[str] = []
+        self._rows: dict[str, int] = {}
+        self._filling: Sliced | None = None
         header = table.horizontalHeader()
         header.setSectionResizeMode(CASE, qt.QHeaderView.Stretch)
-        header.setSectionResizeMode(FOUND, qt.QHeaderView.ResizeToContents)
+        header.resizeSection(FOUND, table.fontMetrics().horizontalAdvance(_("Findings")) + MARGIN)
         table.connect("cellClicked(int,int)", self._clicked)
         table.connect("cellActivated(int,int)", self._clicked)
 
     def fill(self, worklist: Worklist, names: list[str]) -> None:
-        """List these cases."""
-        self.names = list(names)
+        """List these cases: their names now, the rest in steps, so that a long list does not hold the window."""
+        self.stop()
+        self.names, self._rows = list(names), {name: row for row, name in enumerate(names)}
+        self._table.rowCount = 0  # rows that are replaced one by one take longer
         self._table.rowCount = len(names)
         for row, name in enumerate(names):
-            for column in range(3):
-                self._table.setItem(row, column, qt.QTableWidgetItem(name if column == CASE else ""))
-            self._table.item(row, CASE).setToolTip(name)
+            item = qt.QTableWidgetItem(name)
+            item.setToolTip(name)
+            self._table.setItem(row, CASE, item)
+        self._filling = Sliced(self._details(worklist), self._filled)
+
+    def stop(self) -> None:
+        """Fill in no further details."""
+        if self._filling is not None:
+            self._filling.stop()
+            self._filling = None
+
+    def _details(self, worklist: Worklist) -> Iterator[None]:
+        for name in list(self.names):
             self.update(worklist, name)
+            yield
+
+    def _filled(self, error: Exception | None) -> None:
+        self._filling = None
+        if error is not None:
+            raise error
 
     def update(self, worklist: Worklist, name: str) -> None:
         """Show the findings and the verdict of a case."""
-        if name not in self.names:
+        if name not in self._rows:
             return
-        row, found, status = self.names.index(name), worklist.known_findings(name), worklist.status(name)
+        found = worklist.known_findings(name)
         doubts = None if found is None else sum(finding.severity > 0.0 for finding in found)
-        item = self._table.item(row, FOUND)
-        item.setText("?" if doubts is None else str(doubts) if doubts else "-")
+        item = qt.QTableWidgetItem("?" if doubts is None else str(doubts) if doubts else "-")
         item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
         item.setToolTip(_("Not checked yet") if found is None else "\n".join(map(sentence, found)) or _("No findings"))
-        words, colour = verdict_words(status)
-        item = self._table.item(row, VERDICT)
-        item.setText(words)
+        self._table.setItem(self._rows[name], FOUND, item)
+        words, colour = verdict_words(worklist.status(name))
+        item = qt.QTableWidgetItem(words)
         item.setToolTip(words)
         if colour:
             item.setForeground(qt.QBrush(qt.QColor(colour)))
-        else:
-            item.setData(qt.Qt.ForegroundRole, None)
+        self._table.setItem(self._rows[name], VERDICT, item)
 
     def mark(self, name: str | None) -> None:
         """Select the row of a case."""
-        if name in self.names:
-            row = self.names.index(name)
+        if name in self._rows:
+            row = self._rows[name]
             self._table.selectRow(row)
             self._table.scrollToItem(self._table.item(row, CASE))
         else:

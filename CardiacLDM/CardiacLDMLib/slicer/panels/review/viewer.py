@@ -14,7 +14,7 @@ import slicer
 
 from ... import segmentations, surfaces, volumes
 from ..camera import frame_in_3d
-from ..process import Sliced
+from ..process import Sliced, later
 from .nodes import CaseNodes, remove_node
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 #: Width of what a slice view shows around a place, mm.
 ZOOM_MM = 90.0
 #: Opacity of a structure's area: of the bright one, and of all of them where none is bright.
-BRIGHT, FAINT = 0.65, 0.35
+BRIGHT, FAINT = 0.45, 0.3
 #: Opacity of the surfaces of structures that are not the bright one.
 BEHIND_3D = 0.15
 #: Outlines of two segmentations that are compared (red, green, blue): the case's own, and the other.
 FIRST, SECOND = (0.2, 1.0, 0.35), (1.0, 0.25, 0.95)
+#: Seconds after which surfaces are made: the next case is loaded before, and a case that is passed over needs none.
+SURFACES_SECONDS = 0.8
 #: Room around a structure in a 3D view, times its size.
 ROOM = 1.3
 LAYERS = ("BackgroundVolumeID", "ForegroundVolumeID", "LabelVolumeID")
@@ -43,6 +45,7 @@ class CaseViewer:
         self._layers: dict[str, tuple[str | None, ...]] | None = None  # what the views showed before, by their node
         self._hidden: list[str] = []  # IDs of the user's segmentations that are hidden meanwhile
         self._display: Any = None  # how the user's own segmentation was shown
+        self._wait: Any = None  # runs until the surfaces are made
         self._surfaces: Sliced | None = None
 
     # --- a case ---
@@ -62,7 +65,7 @@ class CaseViewer:
         nodes.segmentation.SetDisplayVisibility(True)
         slicer.util.setSliceViewerLayers(background=nodes.volume, foreground=None, label=None, fit=True)
         self.emphasise(())
-        self._surfaces = Sliced(self._surfaces_in_steps(nodes), _raise)
+        self._wait = later(SURFACES_SECONDS, self._make_surfaces)
 
     def leave(self) -> None:
         """Give the views back: as they were before the first case, as far as their volumes still exist."""
@@ -159,6 +162,11 @@ class CaseViewer:
 
     # --- surfaces ---
 
+    def _make_surfaces(self) -> None:
+        self._wait = None
+        if self.nodes is not None:
+            self._surfaces = Sliced(self._surfaces_in_steps(self.nodes), _raise)
+
     def _surfaces_in_steps(self, nodes: CaseNodes) -> Iterator[None]:
         yield
         if not nodes.exists:
@@ -176,6 +184,9 @@ class CaseViewer:
                 frame_in_3d(bounds, margin=ROOM)
 
     def _stop_surfaces(self) -> None:
+        if self._wait is not None:
+            self._wait.stop()
+            self._wait = None
         if self._surfaces is not None:
             self._surfaces.stop()
             self._surfaces = None
