@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Volume
-from tests.support.box_heart import box_pair, without
+from tests.support.box_heart import box_heart, box_pair, without
 
 
 def write_case(image: Path, labels: Path, *, array: np.ndarray | None = None) -> None:
-    """Write the heart of boxes, with other labels if given, as two files; their folders are made."""
-    pair = box_pair(array)
-    for path, volume in ((image, pair.image), (labels, pair.labels)):
+    """Write the heart of boxes, with other labels if given, as two files; their folders are made.
+
+    The CT has bright blood and grey muscle in fat, so that the checks find nothing in the good labels.
+    """
+    pair, heart = box_pair(array), box_heart()
+    hu = np.where(heart == VALUE["MYO"], 110, np.where(heart > 0, 350, -90)).astype(np.int16)
+    for path, volume in ((image, Volume(hu, pair.image.affine)), (labels, pair.labels)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_volume(volume, path)
 
