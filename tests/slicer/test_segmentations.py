@@ -33,6 +33,29 @@ def test_labels_come_back_as_they_were(mrml: Any, kind: str, moved: bool) -> Non
     assert back.array.dtype == np.uint8
     np.testing.assert_array_equal(back.array, labels.array)
     assert back.grid.same_as(volume.grid)
+    steps = list[None]()
+    again = _end_of(segmentations.labels_in_steps(segmentation, node), steps)
+    assert len(steps) == 8  # a pause after each: it was not resampled at once
+    np.testing.assert_array_equal(again.array, labels.array)
+
+
+def _end_of(work: Any, steps: list[None]) -> Any:
+    while True:
+        try:
+            steps.append(next(work))
+        except StopIteration as end:
+            return end.value
+
+
+def test_labels_on_other_voxels_are_resampled(mrml: Any) -> None:
+    node = volumes.volume_to_node(mrml, scan("ras"), "CT")
+    segmentation = segmentations.segmentation_from_labels(mrml, labels_on(scan("ras")), "Heart", node)
+    finer = volumes.volume_to_node(mrml, scan("oblique"), "another CT")
+    expected = segmentations.labels_from_segmentation(segmentation, finer)
+    steps = list[None]()
+    np.testing.assert_array_equal(
+        _end_of(segmentations.labels_in_steps(segmentation, finer), steps).array, expected.array
+    )
 
 
 @pytest.mark.parametrize("present", [(), (3,), (1, 2, 3, 4, 5, 6, 7, 8), (8,)])

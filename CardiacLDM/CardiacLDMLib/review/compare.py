@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import anatomy
 from ..image.grid import Grid, Volume
-from ..image.labels import dice_per_structure
+from ..image.labels import dice_per_structure, foreground_box
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ def on_grid(labels: Volume, grid: Grid) -> Volume:
 
 def compare(labels: Volume, others: Volume) -> list[Difference]:
     """Return the differences of two label maps on one grid, the structure with the least Dice first."""
+    box = foreground_box((labels.array > 0) | (others.array > 0))
+    if box is None:
+        return []
+    start, stop = np.array([(s.start, s.stop) for s in box]).T
+    affine = labels.grid.crop(start, stop).affine
+    labels, others = (Volume(np.ascontiguousarray(each.array[box]), affine) for each in (labels, others))
     dice = dice_per_structure(labels.array, others.array)
     found = [
         _difference(labels, others, structure, float(value))

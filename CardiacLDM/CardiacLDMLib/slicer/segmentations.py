@@ -5,6 +5,7 @@ Slicer is imported inside functions, so that this file can be imported without i
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Columns of a table of volumes.
 TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
+#: Tolerances within which two grids have the same voxels: of the directions (per voxel), and of the place (voxels).
+SAME_VOXELS, SAME_PLACE = 1e-5, 1e-2
 #: Roles of node references: of a segmentation to its scan and to its table, and of the table to its segmentation.
 SCAN_ROLE, TABLE_ROLE, OWNER_ROLE = f"{PREFIX}scan", f"{PREFIX}volumes", f"{PREFIX}segmentation"
 
@@ -216,6 +219,51 @@ def labels_from_segmentation(node: vtkMRMLSegmentationNode, reference: vtkMRMLSc
         node, reference, segment_ids, vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged, values
     )
     return Volume(np.ascontiguousarray(voxels_kji(merged).transpose(2, 1, 0)).astype(np.uint8), volume.affine)
+
+
+def labels_in_steps(node: vtkMRMLSegmentationNode, reference: vtkMRMLScalarVolumeNode) -> Generator[None, None, Volume]:
+    """Return what :func:`labels_from_segmentation` does, and pause after each structure.
+
+    Segments whose voxels are not those of ``reference`` are resampled at once.
+    """
+    volume = volume_from_node(reference)
+    to_local = np.linalg.inv(node_to_world(node)) @ volume.affine
+    out = np.zeros(volume.array.shape, np.uint8, order="F")  # as Slicer stores voxels
+    for segment_id, structure in sorted(recognised_segments(node), key=lambda each: each[1].value):
+        image = segment_labelmap(node, segment_id)
+        start = _start_on_grid(image, to_local) if image is not None else None
+        if image is None or start is None:
+            return labels_from_segmentation(node, reference)
+        if not image.IsEmpty():
+            value = node.GetSegmentation().GetSegment(segment_id).GetLabelValue()
+            _paint(out, voxels_kji(image).transpose(2, 1, 0) == value, start, structure.value)
+        yield
+    if not recognised_segments(node):
+        return labels_from_segmentation(node, reference)  # says what is wrong
+    return Volume(out, volume.affine)
+
+
+def _start_on_grid(image: vtkOrientedImageData, affine: np.ndarray) -> np.ndarray | None:
+    """Return the indices (3,) of an image's first voxel on a grid in the segmentation's own coordinates.
+
+    None if the image has other voxels than the grid.
+    """
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    to_grid = np.linalg.inv(affine) @ numpy_matrix(matrix)
+    start = to_grid[:3, :3] @ image.GetExtent()[::2] + to_grid[:3, 3]
+    is_same = np.abs(to_grid[:3, :3] - np.eye(3)).max() < SAME_VOXELS
+    return np.rint(start).astype(int) if is_same and np.abs(start - np.rint(start)).max() < SAME_PLACE else None
+
+
+def _paint(out: np.ndarray, inside: np.ndarray, start: np.ndarray, label: int) -> None:
+    """Write ``label`` to ``out`` (i, j, k) where ``inside`` is true, which begins at ``start`` and may reach beyond."""
+    low, high = np.maximum(start, 0), np.minimum(start + inside.shape, out.shape)
+    if (low < high).all():
+        part = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+        out[tuple(slice(a, b) for a, b in zip(low, high, strict=True))][inside[part]] = label
 
 
 def _fill(node: vtkMRMLSegmentationNode, labels: Volume, reference: vtkMRMLScalarVolumeNode) -> None:

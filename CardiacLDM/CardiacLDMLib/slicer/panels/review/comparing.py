@@ -102,17 +102,19 @@ class CompareBox:
             return
         nodes = self._nodes
         try:
-            request = self._request(nodes)
+            request = self._request(nodes, self._loader)
         except UserError as error:
             self._say(str(error))
             return
         self._say(_("Comparing"))
         self._loader.ask(request, lambda reply: self._compared(nodes, reply), self._failed)
 
-    def _request(self, nodes: CaseNodes) -> Any:
+    def _request(self, nodes: CaseNodes, loader: CaseLoader) -> Any:
         from ....worker.review_messages import CompareFile, CompareLabels
 
-        labels = segmentations.labels_from_segmentation(nodes.segmentation, nodes.volume)
+        labels = loader.labels.get(nodes.name)
+        if labels is None:
+            labels = segmentations.labels_from_segmentation(nodes.segmentation, nodes.volume)
         node = self._ui.otherNode.currentNode()
         if node is not None:
             if node is nodes.segmentation:

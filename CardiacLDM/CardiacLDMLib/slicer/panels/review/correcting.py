@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -55,16 +56,20 @@ class Correction:
         """Whether something has changed since the labels were loaded or taken over last."""
         return self._changed
 
-    def changes(self) -> Volume | None:
+    def changes_in_steps(self) -> Generator[None, None, Volume | None]:
         """Return the labels if they have changed since they were loaded or taken over last, None otherwise.
 
-        Raises :class:`VolumeError` if they cannot be read.
+        It pauses between steps. Raises :class:`VolumeError` if they cannot be read.
         """
-        if self.nodes is None or not self.nodes.exists or not self._changed:
+        nodes, before = self.nodes, self._before
+        if nodes is None or not nodes.exists or not self._changed:
             return None
-        labels = segmentations.labels_from_segmentation(self.nodes.segmentation, self.nodes.volume)
-        before, self._before = self._before, labels
         self._changed = False
+        labels = yield from segmentations.labels_in_steps(nodes.segmentation, nodes.volume)
+        yield
+        if nodes is not self.nodes:
+            return None
+        self._before = labels
         return None if before is not None and np.array_equal(before.array, labels.array) else labels
 
     def keep_changes(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
 from ....errors import UserError
 from ....worker.job import Failure
-from ..process import later
+from ..process import Sliced, later
 from .comparing import CompareBox
 from .correcting import Correction, confirm_loss
 from .loading import CaseLoader
@@ -44,7 +44,9 @@ class Desk:
         self.name: str | None = None
         self.on_screen = False
         self._finding: Finding | None = None  # that the reader looks at
-        self._keeping = False  # whether corrected labels are being written
+        self._keeping = False  # whether corrected labels are being read and written
+        self._reading: Sliced | None = None
+        self._after: Callable[[], None] | None = None  # what waits for that
         self._retry: Any = None
         self._viewer, self._correction = CaseViewer(), Correction()
         self.cases = CaseTable(ui.caseTable, self.choose)
@@ -74,8 +76,11 @@ class Desk:
     def end(self) -> None:
         """Take everything out of the scene and end the process. Labels that were corrected and not saved stay."""
         nodes = self._correction.nodes
-        if nodes is not None and self._correction.has_changed:
+        if nodes is not None and self.has_changes:
             nodes.is_own = False
+        if self._reading is not None:
+            self._reading.stop()
+            self._reading = None
         self._correction.stop()
         self.cases.stop()
         self._compare.show(None, None)
@@ -84,7 +89,7 @@ class Desk:
             self.loader.close()
         if self._retry is not None:
             self._retry.stop()
-        self.session = self.loader = self.name = self._finding = self._retry = None
+        self.session = self.loader = self.name = self._finding = self._retry = self._after = None
         self.on_screen = self._keeping = False
         self.findings.show([])
 
@@ -286,54 +291,75 @@ class Desk:
         return self._keeping or self._correction.has_changed
 
     def take_over(self, after: Callable[[], None] | None = None) -> bool:
-        """Save the labels if the user has changed them, and have them checked again; return whether they are saved now.
+        """Save the labels if the user has changed them, and have them checked again; return whether that goes on now.
 
         ``after`` is called once they are on the disk, or may be lost.
         """
-        session, loader, name = self.session, self.loader, self.name
-        if session is None or loader is None or name is None or self._keeping:
-            return self._keeping
-        try:
-            labels = self._correction.changes()
-        except UserError as error:
-            self._say(str(error))
+        if self.session is None or self.name is None or not self.has_changes:
             return False
-        if labels is None:
-            return False
+        if after is not None:
+            self._after = after
+        if not self._keeping:
+            self._keeping = True
+            self._say(_("Saving the corrected labels of {case}").format(case=self.name))
+            self._reading = Sliced(self._read_changes(self.name), self._read)
+        return True
+
+    def _kept(self) -> None:
+        """Go on with what waited for corrected labels."""
+        self._keeping = False
+        after, self._after = self._after, None
+        if after is not None:
+            after()
+
+    def _read_changes(self, name: str) -> Iterator[None]:
+        """Read the labels in the scene, and keep them if they have changed."""
+        labels = yield from self._correction.changes_in_steps()
+        loader = self.loader
+        if labels is None or loader is None:
+            self._say("")
+            self._kept()
+            return
         self._compare.end()
         if loader.is_of_scene:
             self._corrected(name, loader.scene_hash(name), labels)
-            return False
-        self._keep(name, labels, after or (lambda: None))
-        return True
+            self._say(_("The corrected labels of {case} are checked again.").format(case=name))
+            self._kept()
+        else:
+            self._keep(name, labels)
+
+    def _read(self, error: Exception | None) -> None:
+        self._reading = None
+        if error is not None:
+            self._keeping, self._after = False, None
+            self._correction.keep_changes()
+            self._say(str(error))
 
     def after_corrections(self, call: Callable[[], None]) -> None:
         """Call once the labels that the user changed are on the disk; at once if there are none."""
         if not self.take_over(call):
             call()
 
-    def _keep(self, name: str, labels: Volume, after: Callable[[], None]) -> None:
+    def _keep(self, name: str, labels: Volume) -> None:
         """Write corrected labels in the other process."""
         from ....worker.review_messages import KeepLabels
 
         assert self.session is not None
         assert self.loader is not None
-        self._keeping = True
-        self._say(_("Saving the corrected labels of {case}").format(case=name))
 
         def done(reply: KeptLabels) -> None:
-            self._keeping = False
             self._corrected(name, reply.labels_sha256, labels)
             self._say(_("The corrected labels of {case} are saved and are checked again.").format(case=name))
-            after()
+            self._kept()
 
         def failed(failure: Failure) -> None:
-            self._keeping = False
-            self._correction.keep_changes()
             self._say(failure.message)
             if confirm_loss(name):
                 self._correction.stop()
-                after()
+                self._kept()
+            else:
+                self._keeping, self._after = False, None
+                self._correction.keep_changes()
 
         request = KeepLabels(labels=labels, case=name, review=self.session.worklist.folder)
         self.loader.ask(request, done, failed)
