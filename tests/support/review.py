@@ -16,10 +16,11 @@ from tests.support.box_heart import box_heart, box_pair, without
 def write_case(image: Path, labels: Path, *, array: np.ndarray | None = None) -> None:
     """Write the heart of boxes, with other labels if given, as two files; their folders are made.
 
-    The CT has bright blood and grey muscle in fat, so that the checks find nothing in the good labels.
+    The CT has bright blood and grey muscle in fat between lungs, so that the checks find nothing in the good labels.
     """
     pair, heart = box_pair(array), box_heart()
-    hu = np.where(heart == VALUE["MYO"], 110, np.where(heart > 0, 350, -90)).astype(np.int16)
+    around = np.where(pair.image.array < -500, -900, -90)
+    hu = np.where(heart == VALUE["MYO"], 110, np.where(heart > 0, 350, around)).astype(np.int16)
     for path, volume in ((image, Volume(hu, pair.image.affine)), (labels, pair.labels)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_volume(volume, path)
