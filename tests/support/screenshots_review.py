@@ -9,9 +9,12 @@ the same cases, for the picture of a comparison. Verdicts go to a temporary fold
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -40,6 +43,10 @@ class ReviewStudio:
         nothing = Volume(np.full((2, 2, 2), -1000, np.int16), np.eye(4))
         self.slices = views.open_slices(self.host.logics, volumes.volume_to_node(self.host.logics.scene, nothing, "-"))
         self.solid = screenshots._solid_view(self.host)
+        import slicer
+
+        for (name, _orientation), view in zip(views.SLICES, self.slices, strict=True):
+            slicer.app.layoutManager().adopt(name, view.render_window())  # which shows the word "Synthetic"
         self.widget = open_module("CardiacLDM")
         self.ui, self.panel = self.widget.reviewUi, self.widget.review
         self.widget.ui.tabs.currentIndex = self.widget.ui.tabs.indexOf(self.widget.ui.reviewTab)
@@ -83,7 +90,8 @@ def review(studio: ReviewStudio, pairs: Path, other: Path | None) -> None:
     ui.readerName.text, ui.casesPath.currentPath = "Ann", str(pairs)
     ui.openCases.click()
     studio.settle()
-    desk.choose(studio.panel._session.names[0])
+    faulty = studio.panel._session.names
+    desk.choose("pair_0012" if "pair_0012" in faulty else faulty[0])
     studio.settle()
     studio.shoot("review-finding")
     desk.verdicts.choose(2)
@@ -107,8 +115,10 @@ def review(studio: ReviewStudio, pairs: Path, other: Path | None) -> None:
         studio.shoot("review-compare")
         ui.compareApply.click()
         ui.compare.collapsed = True
-    _block(Path(ui.verdictsPath.currentPath))
-    desk.judge("accept")
+    _correct(studio)
+    studio.shoot("review-corrected")
+    with mock.patch.object(os, "write", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        desk.judge("accept")
     ui.keys.collapsed = False
     studio.settle()
     studio.shoot("review-trouble")
@@ -116,12 +126,23 @@ def review(studio: ReviewStudio, pairs: Path, other: Path | None) -> None:
     studio.shoot("review-narrow", NARROW)
 
 
-def _block(folder: Path) -> None:
-    """Let the next verdict fail."""
-    import shutil
+def _correct(studio: ReviewStudio) -> None:
+    """Judge the case, change its labels as the Segment Editor does, and come back."""
+    import slicer
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.write_text("in the way")
+    desk = studio.panel.desk
+    name = desk.name
+    desk.judge("fix")
+    studio.settle()
+    desk.choose(name)
+    studio.settle()
+    nodes = studio.panel._loader.nodes[name]
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "LA", nodes.volume)
+    array[: array.shape[0] // 2] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, nodes.segmentation, "LA", nodes.volume)
+    desk.take_over()
+    pump(1.0)
+    studio.settle()
 
 
 def main() -> None:

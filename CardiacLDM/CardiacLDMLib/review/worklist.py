@@ -109,11 +109,15 @@ class Worklist:
 
         They have no verdict yet. Raises :class:`OutputError`.
         """
-        return self.note_correction(name, write_corrected(self.folder, name, labels), seconds)
+        digest = write_corrected(self.folder, name, labels)
+        self._of_scene.pop(name, None)
+        return self.note_correction(name, digest, seconds)
 
     def note_correction(self, name: str, labels_sha256: str, seconds: float = 0.0) -> Verdict:
-        """Note that the reader made labels that :func:`write_corrected` wrote. Raises :class:`OutputError`."""
-        self._of_scene.pop(name, None)
+        """Note that the reader made labels: those that :func:`write_corrected` wrote, or those of the scene.
+
+        Raises :class:`OutputError`.
+        """
         return self._add(name, "corrected", labels_sha256, seconds=seconds)
 
     # --- verdicts ---

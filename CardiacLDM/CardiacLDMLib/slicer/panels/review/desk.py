@@ -139,6 +139,7 @@ class Desk:
             self._correction.watch(nodes, loader.labels.get(name))
             self._compare.show(loader, nodes)
             session.watch.restart()
+            self.cases.update(session.worklist, name)
             self._show_findings()
         self._changed()
 
@@ -162,24 +163,15 @@ class Desk:
         place: Any = finding.place
         if place is None and finding.structures:
             place = self._viewer.centre_of(finding.structures[0])
-        self._viewer.emphasise(finding.structures)
-        if place is not None:
-            self._viewer.go_to(place)
-        else:
-            self._viewer.show_all()
+        self._viewer.look_at(finding.structures, place)
 
     def _go_to_difference(self, place: Any, structure: str) -> None:
-        self._viewer.emphasise((structure,))
-        self._viewer.go_to(place)
+        self._viewer.look_at((structure,), place)
 
     def _show_structure(self, name: str) -> None:
         """Show one structure, or all for an empty name."""
-        self._viewer.emphasise((name,) if name else ())
         place: Any = self._viewer.centre_of(name) if name else None
-        if place is not None:
-            self._viewer.go_to(place)
-        elif not name:
-            self._viewer.show_all()
+        self._viewer.look_at((name,) if name else (), place)
         self._changed()
 
     def step(self, by: int) -> None:
@@ -322,7 +314,8 @@ class Desk:
             return
         self._compare.end()
         if loader.is_of_scene:
-            self._corrected(name, loader.scene_hash(name), labels)
+            digest = yield from loader.take_labels(name, labels)
+            self._corrected(name, digest, labels)
             self._say(_("The corrected labels of {case} are checked again.").format(case=name))
             self._kept()
         else:
@@ -375,6 +368,8 @@ class Desk:
         self.findings.show([])
         self.session.forget_findings(name)
         self.loader.corrected(name, labels_sha256, labels)
+        if name == self.name:
+            self._viewer.remake_surfaces()
         self.cases.update(self.session.worklist, name)
         self._changed()
 
@@ -387,8 +382,7 @@ class Desk:
         may_judge = name is not None and (self.on_screen or bool(failure))
         said = session.worklist.status(name) if session is not None and name is not None else None
         self.verdicts.show(said.judgement if said else None, may_judge, may_accept=not failure)
-        for button in (ui.correct,):
-            button.enabled = self.on_screen and not self._keeping
+        ui.correct.enabled = self.on_screen and not self._keeping
         ui.undo.enabled = session is not None
         ui.previousCase.enabled = session is not None and session.beside(name, -1) is not None
         ui.nextCase.enabled = session is not None and session.beside(name, 1) is not None

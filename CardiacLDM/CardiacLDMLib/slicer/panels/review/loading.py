@@ -6,7 +6,7 @@ checks one case after the other: first what the reader waits for, then the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ....review.worklist import Worklist
 from ....worker.job import Failure, JobListener
 from ... import segmentations, volumes
 from ..process import Dispatcher, Sliced, later
+from ..scene_jobs import crop_to_box, find_labels
 from .nodes import CaseNodes, nodes_in_steps, nodes_of_scene
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class CaseLoader:
         """Load the case that is looked at, then the next one. Others leave the scene, but for the one before."""
         if current != self._current:
             self._before, self._current = self._current, current
+            if current in self._in_scene:
+                self.nodes.pop(current, None)  # the user may have changed it meanwhile
         self._ahead = ahead
         keep = {current, ahead, self._before}
         for name in [name for name in self.nodes if name not in keep and len(self.nodes) >= KEPT]:
@@ -104,11 +107,6 @@ class CaseLoader:
     def is_of_scene(self) -> bool:
         """Whether the cases lie in the scene: they are the user's own segmentations."""
         return bool(self._in_scene)
-
-    def scene_hash(self, name: str) -> str:
-        """Return the hash of the labels that a case of the scene has now."""
-        self.update_from_scene(name)
-        return self.hashes.get(name, "")
 
     @property
     def left(self) -> int:
@@ -180,11 +178,12 @@ class CaseLoader:
             if name is not None and name not in self.nodes and name not in self.failures:
                 if name not in self._in_scene:
                     return self._open(name)
-                self._find_in_scene(name)
+                self._running = True
+                work = self._find_in_scene(name)
+                self._import = Sliced(work, lambda error, name=name: self._imported(name, error))  # type: ignore[misc]
+                return None
             if name is not None and name in self.nodes and self._needs_check(name):
-                job = self._check(name)
-                if job is not None:
-                    return job
+                return self._check(name)
         while self._all:
             name = self._all[0]
             if self._needs_check(name) and (name in self.nodes or name not in self._in_scene):
@@ -252,33 +251,34 @@ class CaseLoader:
         self._loaded(name)
         self._ended()
 
-    def _find_in_scene(self, name: str) -> None:
-        """Take the nodes of a case from the scene."""
+    def _find_in_scene(self, name: str) -> Iterator[None]:
+        """Take the nodes and the labels of a case from the scene."""
         node = self._in_scene[name]
         nodes = nodes_of_scene(node) if slicer.mrmlScene.IsNodePresent(node) else None
         if nodes is None:
             self.failures[name] = _("The segmentation or its scan is not in the scene any more.")
-        else:
-            self.nodes[name] = nodes
-            self.update_from_scene(name)
-        self._loaded(name)
-
-    def update_from_scene(self, name: str) -> Volume | None:
-        """Take note of the labels that a case of the scene has now, and return them; None if there are none."""
-        nodes = self.nodes[name]
-        self._unchecked.pop(name, None)
+            return
         try:
-            labels = segmentations.labels_from_segmentation(nodes.segmentation, nodes.volume)
+            labels = yield from segmentations.labels_in_steps(nodes.segmentation, nodes.volume)
         except VolumeError as error:
-            self._unchecked[name] = str(error)
-            return None
-        self.hashes[name], self.labels[name] = content_hash(labels), labels
-        self._worklist.set_hash(name, self.hashes[name])
-        return labels
+            self.failures[name] = str(error)
+            return
+        yield from self.take_labels(name, labels)
+        self.nodes[name] = nodes
+
+    def take_labels(self, name: str, labels: Volume) -> Generator[None, None, str]:
+        """Take note of the labels that a case of the scene has now; return their hash."""
+        box, _at_edge = yield from find_labels(labels.array)
+        digest = content_hash(crop_to_box(labels, box))
+        yield
+        self._unchecked.pop(name, None)
+        self.hashes[name], self.labels[name] = digest, labels
+        self._worklist.set_hash(name, digest)
+        return digest
 
     # --- checking ---
 
-    def _check(self, name: str) -> tuple[Request[Any], JobListener[Any]] | None:
+    def _check(self, name: str) -> tuple[Request[Any], JobListener[Any]]:
         from ....worker.review_messages import CheckLabels, CheckReview
 
         def keep(reply: CheckedReview) -> None:
@@ -299,12 +299,8 @@ class CaseLoader:
 
         if name not in self._in_scene:
             return CheckReview(**self._files(name)), self._listener(done, failed)
-        labels = self.update_from_scene(name)
-        if labels is None:
-            self._tell_checked(name)
-            return None
         image = volumes.volume_from_node(self.nodes[name].volume)
-        return CheckLabels(labels=labels, image=image, has_image=True), self._listener(keep, failed)
+        return CheckLabels(labels=self.labels[name], image=image, has_image=True), self._listener(keep, failed)
 
     def _keep(self, name: str, findings: list[Finding]) -> None:
         """Remember findings, now; on the disk a little later, once for many cases."""

@@ -136,6 +136,14 @@ class CaseViewer:
         if bounds is not None:
             volumes.jump_slices(slicer.mrmlScene, bounds.mean(axis=0))
 
+    def look_at(self, structures: Collection[str], place: Sequence[float] | None) -> None:
+        """Show these structures bright, at a place (RAS mm); without one show the whole scan."""
+        self.emphasise(structures)
+        if place is not None:
+            self.go_to(place)
+        else:
+            self.show_all()
+
     def centre_of(self, structure: str) -> np.ndarray | None:
         """Return a voxel of a structure near its middle, RAS mm; None if it is empty."""
         nodes = self.nodes
@@ -161,6 +169,13 @@ class CaseViewer:
         self.emphasise(self._structures)
 
     # --- surfaces ---
+
+    def remake_surfaces(self) -> None:
+        """Make the surfaces again: the labels have changed."""
+        self._stop_surfaces()
+        if self.nodes is not None and self.nodes.exists:
+            self.nodes.segmentation.RemoveClosedSurfaceRepresentation()
+            self._make_surfaces()
 
     def _make_surfaces(self) -> None:
         self._wait = None
