@@ -696,6 +696,9 @@ def test_nothing_of_the_users_is_changed(reader: Reader) -> None:
 
 
 def test_segmentations_of_the_scene_are_reviewed_where_they_are(reader: Reader, tmp_path: Path) -> None:
+    import slicer
+
+    slicer.mrmlScene.SetURL("")  # not saved, whatever happened before
     _volume, first = add_result("One")
     add_result("Two")
     before = first.GetDisplayNode().GetSegmentOpacity2DFill("LV")
