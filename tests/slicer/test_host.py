@@ -14,7 +14,7 @@ from tests.support.host import Heartbeat, Host, pump, start_host
 from tests.support.host.source import problems_in_source, problems_in_ui
 
 MODULE = Path(__file__).parents[2] / "CardiacLDM"
-SOURCES = [MODULE / "CardiacLDM.py", *sorted((MODULE / "CardiacLDMLib" / "panels").glob("*.py"))]
+SOURCES = [MODULE / "CardiacLDM.py", *sorted((MODULE / "CardiacLDMLib" / "slicer" / "panels").rglob("*.py"))]
 
 PANEL = """<ui version="4.0"><class>W</class><widget class="qMRMLWidget" name="W">
 <layout class="QVBoxLayout" name="rows">

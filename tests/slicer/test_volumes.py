@@ -116,3 +116,15 @@ def test_heart_window_tells_blood_from_muscle(mrml: Any) -> None:
     display = node.GetDisplayNode()
     assert not display.GetAutoWindowLevel()
     assert (display.GetWindow(), display.GetLevel()) == (800.0, 200.0)
+
+
+def test_provenance_is_one_change_of_the_node(mrml: Any) -> None:
+    import vtk
+
+    node = volumes.volume_to_node(mrml, scan(), "CT")
+    volumes.set_provenance(node, {"package": "old", "seed": "1"})
+    calls: list[str] = []
+    node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda _caller, event: calls.append(event))
+    volumes.set_provenance(node, RECORD)
+    assert volumes.provenance(node) == RECORD
+    assert len(calls) == 1

@@ -78,11 +78,18 @@ def add_volume_node(
 
 
 def set_provenance(node: Any, record: dict[str, str]) -> None:
-    """Store how ``node`` was made (package, device, time, ...) in its attributes, replacing an earlier record."""
-    for name in provenance(node):
-        node.RemoveAttribute(PREFIX + name)
-    for name, value in record.items():
-        node.SetAttribute(PREFIX + name, str(value))
+    """Store how ``node`` was made (package, device, time, ...) in its attributes, replacing an earlier record.
+
+    Observers of the node are told once, at the end: each attribute would refresh the panel.
+    """
+    was_modifying = node.StartModify()
+    try:
+        for name in provenance(node):
+            node.RemoveAttribute(PREFIX + name)
+        for name, value in record.items():
+            node.SetAttribute(PREFIX + name, str(value))
+    finally:
+        node.EndModify(was_modifying)
 
 
 def provenance(node: Any) -> dict[str, str]:

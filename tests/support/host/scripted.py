@@ -111,6 +111,8 @@ class ModuleEntry:
         slicer.app.moduleManager().unload(self.name)
         if self._window is not None:
             QtCore.QObject.deleteLater(self._window)
+            # Outside an event loop Qt deletes nothing by itself: lists of closed windows would still follow the scene.
+            QtCore.QCoreApplication.sendPostedEvents(self._window, QtCore.QEvent.Type.DeferredDelete)
         self.widget = self._window = None
         self.entered = False
 

@@ -25,8 +25,8 @@ TIED = {
     "QCheckBox", "QPushButton", "QSlider", "QSpinBox", "QDoubleSpinBox", "QComboBox", "QLineEdit", "QTextEdit",
     "ctkSliderWidget", "ctkPathLineEdit", "ctkDirectoryButton", "qMRMLNodeComboBox",
 }  # fmt: skip
-#: Properties of one class that are methods of another that is used more.
-METHODS = {"currentRow"}
+#: Properties of one class that are methods of another that is used more: of QTableWidget and QKeyEvent.
+METHODS = {"currentRow", "isAutoRepeat"}
 GONE_IN_QT6 = {"QTextCodec", "QRegExp", "QDesktopWidget", "QStringRef", "exec_"}
 
 
@@ -39,7 +39,7 @@ def widget_getters() -> frozenset[str]:
             meta = kind.staticMetaObject
             names |= {meta.property(n).name() for n in range(meta.propertyCount())}
     return frozenset(
-        {f"is{name[0].upper()}{name[1:]}" for name in names} | {n for n in names if not n.islower()} - METHODS
+        ({f"is{name[0].upper()}{name[1:]}" for name in names} | {n for n in names if not n.islower()}) - METHODS
     )
 
 
@@ -107,6 +107,8 @@ def _call(node: ast.Call) -> Iterator[str]:
 def _name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{_name(node.value)}.{node.attr}"
+    if isinstance(node, ast.Subscript):
+        return _name(node.value)
     return node.id if isinstance(node, ast.Name) else _name(node.func) if isinstance(node, ast.Call) else ""
 
 

@@ -417,9 +417,10 @@ class qMRMLNodeComboBox(_Observing, PythonQtObject, QtWidgets.QWidget):
     def _changed(self) -> None:
         if not hasattr(self, "_combo"):
             return
-        added = [node for node in self._wanted() if not any(node is old for old in self._items)]
+        wanted = self._wanted()
+        added = [node for node in wanted if not any(node is old for old in self._items)]
         was_empty = not self._items and not self.noneEnabled
-        self._items = self._wanted()
+        self._items = wanted
         self._show()
         for node in added:
             self.nodeAdded.emit(node)
@@ -435,24 +436,24 @@ class qMRMLNodeComboBox(_Observing, PythonQtObject, QtWidgets.QWidget):
             self._show()
 
     def _wanted(self) -> list[Any]:
-        count = self._scene.GetNumberOfNodes() if self._scene and self.nodeTypes else 0
-        return [node for node in (self._scene.GetNthNode(n) for n in range(count)) if self._fits(node)]
+        """Return the scene's nodes that fit. Slicer does it in C++; here each property is read once for all nodes."""
+        kinds, hidden_kinds = self.nodeTypes, self.hideChildNodeTypes
+        show_hidden, show_children = self.showHidden, self.showChildNodeTypes
+        count = self._scene.GetNumberOfNodes() if self._scene and kinds else 0
+        return [
+            node
+            for node in (self._scene.GetNthNode(n) for n in range(count))
+            if (any(map(node.IsA, kinds)) if show_children else node.GetClassName() in kinds)
+            and (show_hidden or not node.GetHideFromEditors())
+            and not any(map(node.IsA, hidden_kinds))
+            and self._has_attributes(node)
+        ]
 
-    def _fits(self, node: Any) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
-            return False
-        if self.showChildNodeTypes:
-            right = any(node.IsA(kind) for kind in self.nodeTypes)
-        else:
-            right = node.GetClassName() in self.nodeTypes
-        return (
-            right
-            and not any(node.IsA(kind) for kind in self.hideChildNodeTypes)
-            and all(
-                not node.IsA(kind)
-                or (node.GetAttribute(name) is not None if value is None else node.GetAttribute(name) == value)
-                for kind, name, value in self._attributes
-            )
+    def _has_attributes(self, node: Any) -> bool:
+        return all(
+            not node.IsA(kind)
+            or (node.GetAttribute(name) is not None if value is None else node.GetAttribute(name) == value)
+            for kind, name, value in self._attributes
         )
 
     def _show(self) -> None:
