@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,7 +305,7 @@ def test_with_a_real_worker(user_dir: Path, host: Any, tmp_path: Path) -> None:
         wait(panel)
         messages.append(panel.ui.messageLabel.text)
 
-    with Heartbeat() as beat:
+    with Heartbeat(clock=time.thread_time) as beat:
         for source in (bad, good, good):
             importing(panel, host, source)
             finished()
@@ -321,7 +322,7 @@ def test_with_a_real_worker(user_dir: Path, host: Any, tmp_path: Path) -> None:
     assert checked_device == ""
     assert [entry.name for entry in user_dir.iterdir()] == ["tiny"]
     assert "cpu: passed" in panel.ui.deviceText.plainText
-    assert beat.longest_ms < 1000  # a machine with two busy cores: alone it is far less
+    assert beat.longest_ms < 500  # of computing in the window: reading a package there would take longer
 
 
 # --- a Slicer that lacks packages ----------------------------------------------------------------------------------
