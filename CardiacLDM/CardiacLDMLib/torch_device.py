@@ -35,7 +35,7 @@ def choose_device(device: str) -> ChosenDevice:
         return ChosenDevice(_asked_device(device))
     remark = ""
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        why = _why_unusable(number)
+        why = why_unusable(number)
         if why is None:
             return ChosenDevice(f"cuda:{number}")
         remark = remark or f"The GPU ({torch.cuda.get_device_name(number)}) cannot be used ({why}): the CPU was used."
@@ -54,14 +54,14 @@ def _asked_device(device: str) -> str:
     number = int(match[1] or 0)
     if number >= torch.cuda.device_count():
         raise DeviceError(f"There is no GPU {number}: this computer has {torch.cuda.device_count()}.")
-    why = _why_unusable(number)
+    why = why_unusable(number)
     if why is not None:
         name = torch.cuda.get_device_name(number)
         raise DeviceError(f"The GPU ({name}) cannot be used ({why}): choose the device cpu.")
     return f"cuda:{number}"
 
 
-def _why_unusable(number: int) -> str | None:
+def why_unusable(number: int) -> str | None:
     """Return why a GPU cannot compute, None if it can. Full memory is no reason: jobs handle that themselves."""
     try:
         _compute(f"cuda:{number}")

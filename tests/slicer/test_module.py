@@ -987,7 +987,8 @@ def test_devices_are_listed_when_they_are_known(user: User) -> None:
 
     panel = user.widget.segment
     gpu = Device("cuda:0", "NVIDIA RTX A4000", 16 * 1024**3, 10 * 1024**3)
-    panel.show_devices([gpu, Device("cpu", "a CPU", None, None)])
+    old = Device("cuda:1", "Tesla M40", problem="the installed torch has no code for it")
+    panel.show_devices([gpu, old, Device("cpu", "a CPU", None, None)])
     labels = [user.ui.device.itemText(index) for index in range(user.ui.device.count)]
     assert labels == ["Automatic", "CPU", "GPU 0: NVIDIA RTX A4000, 10.0 of 16.0 GB free"]
     user.choose(user.ui.device, "cuda:0")

@@ -11,7 +11,7 @@ import pytest
 from CardiacLDMLib.errors import DeviceError
 from CardiacLDMLib.image.grid import Grid
 from CardiacLDMLib.worker import handlers
-from CardiacLDMLib.worker.device import check_device
+from CardiacLDMLib.worker.device import check_device, list_devices
 from CardiacLDMLib.worker.messages import GeneratePair, Reply, Request, SegmentVolume
 from CardiacLDMLib.worker.models import LoadedModels
 from tests.support.generator_package import write_tiny_generator
@@ -58,5 +58,14 @@ def test_the_check_of_the_device_names_the_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert "Tesla M40" in check.text.splitlines()[-1]
     check = check_device("cuda")
     assert not check.ok
+    assert any("Tesla M40" in line and "no code" in line for line in check.text.splitlines())
     assert check.problem is not None
     assert "no code" in check.problem
+
+
+def test_the_list_says_which_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, Card("Tesla M40", (5, 2), computes=False), Card("H100"))
+    old, new, cpu = list_devices()
+    assert (old.device, old.name, old.free_bytes) == ("cuda:0", "Tesla M40", None)
+    assert old.problem is not None
+    assert (new.device, new.problem, cpu.problem) == ("cuda:1", None, None)

@@ -32,7 +32,10 @@ _FROM_FIELDS: dict[str, Any] = {"strict": False, "extra": "forbid"}
 
 @dataclass(frozen=True)
 class Device:
-    """A device under the name that a job takes (``cpu``, ``cuda:0``). Memory in bytes, None for the CPU."""
+    """A device under the name that a job takes (``cpu``, ``cuda:0``). Memory in bytes, None for the CPU.
+
+    ``problem``: why the installed torch cannot compute on it, None if it can.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _FROM_FIELDS
 
@@ -40,6 +43,7 @@ class Device:
     name: str
     total_bytes: int | None = None
     free_bytes: int | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,13 @@ def list_devices() -> list[Device]:
     """Return the GPUs and, last, the CPU."""
     import torch
 
+    from ..torch_device import why_unusable
+
     devices = []
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        free, total = torch.cuda.mem_get_info(number)
-        devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), total, free))
+        name, problem = torch.cuda.get_device_name(number), why_unusable(number)
+        free, total = (None, None) if problem else torch.cuda.mem_get_info(number)
+        devices.append(Device(f"cuda:{number}", name, total, free, problem))
     return [*devices, Device("cpu", _processor())]
 
 
@@ -187,7 +194,8 @@ def _system_lines(versions: dict[str, str], devices: list[Device]) -> list[str]:
         if device.total_bytes and device.free_bytes is not None:
             free, total = device.free_bytes / 2**30, device.total_bytes / 2**30
             memory = f", {free:.1f} of {total:.1f} GiB free"
-        lines.append(f"Device {device.device}: {device.name}{memory}")
+        problem = f", cannot be used: {device.problem}" if device.problem else ""
+        lines.append(f"Device {device.device}: {device.name}{memory}{problem}")
     return lines
 
 

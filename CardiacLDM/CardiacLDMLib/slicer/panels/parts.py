@@ -149,8 +149,8 @@ def duration(seconds: float) -> str:
 
 
 def device_labels(devices: list[Device]) -> dict[str, str]:
-    """Return the choices of a combo box by value: automatic, the CPU, and the GPUs among ``devices``."""
-    gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu"}
+    """Return the choices of a combo box by value: automatic, the CPU, and those of the GPUs that can compute."""
+    gpus = {gpu.device: _gpu_label(gpu) for gpu in devices if gpu.device != "cpu" and gpu.problem is None}
     return {"auto": _("Automatic"), "cpu": _("CPU")} | gpus
 
 
