@@ -100,6 +100,23 @@ def test_machines_in_different_precisions_are_refused(monkeypatch: pytest.Monkey
         devices.launch(1, 1, "bf16-mixed", "cpu", lambda line: None)
 
 
+def test_inputs_are_not_rounded_to_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The diffusion's time is an input: 0.3 in bfloat16 is 0.3008."""
+
+    class Network(torch.nn.Linear):
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            seen.extend([value, super().forward(value)])
+            return seen[-1]
+
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(devices, "resolve_precision", lambda *_: "bf16-mixed")
+    fabric = devices.launch(1, 1, "bf16-mixed", "cpu")
+    network = fabric.setup(Network(1, 1))
+    assert network(torch.full((1, 1), 0.3)).dtype == torch.float32
+    assert seen[0].item() == pytest.approx(0.3, abs=1e-7)
+    assert seen[1].dtype == torch.bfloat16
+
+
 def test_the_cpu_computes_as_before() -> None:
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     devices.launch(1, 1, "32-true", "cpu")
