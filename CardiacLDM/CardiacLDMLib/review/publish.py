@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from ..results.html import Table
 from ..segmentation.findings import Place
 from ..text import plural
 from .page import Picture, draw_case, write_page
 from .report import (
     MARKDOWN_FILE,
     Found,
-    Table,
     findings_table,
     markdown,
     verdict_tables,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..anatomy import NAMES
 from ..files import write_text
+from ..results.html import Cells, Table
 from ..segmentation.findings import Finding, sentence
 from ..text import duration_text, plural
 from .readers import Disagreement, Judgement
@@ -23,17 +24,6 @@ from .verdicts import OPINIONS, standing
 FINDINGS_FILE, VERDICTS_FILE, MARKDOWN_FILE = "findings.csv", "verdicts.csv", "review.md"
 #: What stands where a verdict of a blinded review is not shown.
 HIDDEN = "blinded"
-Cells = Sequence[str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a heading; ``note`` explains it."""
-
-    title: str
-    columns: Cells
-    rows: Sequence[Cells]
-    note: str = ""
 
 
 @dataclass(frozen=True)

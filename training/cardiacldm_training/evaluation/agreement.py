@@ -15,8 +15,8 @@ from itertools import combinations
 import numpy as np
 
 from CardiacLDMLib.anatomy import NAMES
+from CardiacLDMLib.results.html import Table
 from CardiacLDMLib.review.readers import blinded, opinions_on, readers_of
-from CardiacLDMLib.review.report import Table
 from CardiacLDMLib.review.verdicts import OPINIONS, Verdict, by_case
 
 #: Bootstrap resamples of an interval.
