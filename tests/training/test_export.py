@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cards import FIGURES_MARK, NO_FIGURES
 from cardiacldm_training.cases import store
-from cardiacldm_training.cases.readers.folders import find_cases
+from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import TrainingError
 from cardiacldm_training.evaluation.fidelity.compare import Comparison, Spread

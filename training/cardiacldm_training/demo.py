@@ -24,7 +24,7 @@ from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.results.report import NOTICE
 
-from .cases.readers.folders import SAME_GRID_MM
+from .cases.readers.labels import SAME_GRID_MM
 from .commands.common import report_errors, stage_lines
 from .errors import DemoError
 

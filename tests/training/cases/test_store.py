@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cardiacldm_training.cases import store
-from cardiacldm_training.cases.readers.folders import CaseFiles, find_cases
+from cardiacldm_training.cases.readers.files import CaseFiles
+from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.cases.store import PreparedCase, is_complete, prepare, prepare_case
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.files import read_volume, write_volume

@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
-from cardiacldm_training.cases.readers.folders import find_cases
+from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.cli import app
 from cardiacldm_training.commands import generate
 from cardiacldm_training.results import pair_files, pair_pictures

@@ -465,7 +465,7 @@ def test_training_cases_may_lie_in_several_folders(sets: Path) -> None:
 
 
 def test_pairs_of_one_grid_are_judged_on_it(sets: Path, tmp_path: Path) -> None:
-    from cardiacldm_training.cases.readers.folders import find_cases
+    from cardiacldm_training.cases.readers.layouts import find_cases
     from cardiacldm_training.evaluation.fidelity.cases import DEFAULT_VIEW
 
     assert common_view(find_cases(sets / "other")) == VIEW

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter
 from scipy.spatial.transform import Rotation
 from torch.nn.functional import grid_sample
 
-from CardiacLDMLib.anatomy import NUM_CLASSES, VALUE
+from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.image.grid import AIR_HU
 
 from .settings import AugmentConfig
@@ -128,7 +128,7 @@ def contrast_phase(
 
     The shift is averaged over 3 voxels, so that edges keep their partial-volume blur.
     """
-    shift = np.zeros(NUM_CLASSES, dtype=np.float32)
+    shift = np.zeros(np.iinfo(np.uint8).max + 1, dtype=np.float32)  # for voxels without a label too
     left = rng.uniform(-settings.left_shift_hu, settings.left_shift_hu)
     right = rng.uniform(-settings.right_shift_hu, settings.right_shift_hu)
     for name in LEFT_HEART:

@@ -24,7 +24,7 @@ from CardiacLDMLib.text import folder_name
 
 from ..errors import DatasetError
 from .condition_names import IMPLANTS, PHASES, SCANNER_STYLES
-from .readers.folders import find_cases
+from .readers.layouts import Reading, find_cases
 
 #: The conditions that are one of several values, in the network's order; None: any names, such as those of hospitals.
 CHOICES: dict[str, tuple[str, ...] | None] = {
@@ -97,7 +97,7 @@ def digest(conditions: CaseConditions) -> str:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_conditions(folders: Iterable[Path]) -> dict[str, Conditions]:
+def read_conditions(folders: Iterable[Path], reading: Reading | None = None) -> dict[str, Conditions]:
     """Return the known conditions of every case of ``folders``, by the names that :func:`store.gather` gives them.
 
     Raises :class:`DatasetError` for a file that cannot be read, and for a wrong condition or value.
@@ -105,7 +105,7 @@ def read_conditions(folders: Iterable[Path]) -> dict[str, Conditions]:
     conditions: dict[str, Conditions] = {}
     for folder in folders:
         table = _table(folder / TABLE) if (folder / TABLE).is_file() else {}
-        for case in find_cases(folder):
+        for case in find_cases(folder, reading):
             record = case.image.parent / "case.json"
             case_values = _record(record) if record.is_file() and case.image.parent.name == case.name else {}
             conditions[f"{folder_name(folder)}/{case.name}"] = {**case_values, **table.get(case.name, {})}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ import numpy as np
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import OutputError, VolumeError, explain
 from CardiacLDMLib.files import replace_folder, sha256, sweep
-from CardiacLDMLib.image.grid import Volume, ras_grid
+from CardiacLDMLib.image.grid import Grid, Volume, ras_grid
 from CardiacLDMLib.image.resample import resample, resample_labels
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.scan import check_values
 from CardiacLDMLib.text import folder_name
 
-from .readers.folders import ImageFiles, find_cases, find_images, read_case
+from .readers.cases import check_files, has_structures, read_case, source_files
+from .readers.files import ImageFiles
+from .readers.label_map import IGNORED, OWN
+from .readers.layouts import Reading, find_cases, find_images
 from .workers import run_unordered
 
 #: Increase when the content of an entry changes: entries of other versions are made again.
@@ -42,12 +45,23 @@ _MAX_VOXELS = 1_000_000_000
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case on its working grid. Arrays are opened on demand, memory-mapped, read-only."""
+    """One case on its working grid. Arrays are opened on demand, memory-mapped, read-only.
+
+    ``unknown``: structures that may lie in the background too, since the data set does not label all of them.
+    ``ignores``: whether some voxels teach nothing.
+    """
 
     name: str
     folder: Path
     key: str
     spacing_mm: float
+    unknown: frozenset[str] = frozenset()
+    ignores: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every voxel has its label."""
+        return not self.unknown and not self.ignores
 
     @property
     def image(self) -> np.ndarray:
@@ -56,7 +70,7 @@ class PreparedCase:
 
     @property
     def labels(self) -> np.ndarray:
-        """(I, J, K) uint8, values of :mod:`CardiacLDMLib.anatomy`."""
+        """(I, J, K) uint8, values of :mod:`CardiacLDMLib.anatomy`, and 255 for voxels that teach nothing."""
         return np.load(self.folder / "labels.npy", mmap_mode="r")
 
     @property
@@ -126,11 +140,16 @@ def prepare_case(files: ImageFiles, cache: Path, spacing_mm: float) -> PreparedC
 
     Raises :class:`VolumeError`, :class:`SegmenterError` or :class:`OutputError`.
     """
+    check_files(files)
     key = _key(files, spacing_mm)
-    case = PreparedCase(files.name, cache / f"{spacing_mm:g}mm-{key[:20]}", key, spacing_mm)
-    if not is_complete(case.folder):
-        _write_entry(case.folder, *_arrays(files, spacing_mm, key))
-    return case
+    folder = cache / f"{spacing_mm:g}mm-{key[:20]}"
+    if not is_complete(folder):
+        arrays, facts = _arrays(files, spacing_mm, key)
+        _write_entry(folder, arrays, facts)
+    facts = json.loads((folder / RECORD).read_text())
+    return PreparedCase(
+        files.name, folder, key, spacing_mm, frozenset(facts.get("unknown", ())), bool(facts.get("ignores", False))
+    )
 
 
 def is_complete(folder: Path) -> bool:
@@ -145,19 +164,24 @@ def is_complete(folder: Path) -> bool:
 
 
 def _key(files: ImageFiles, spacing_mm: float) -> str:
-    """Return the hash of format, spacing and source files."""
-    parts = [str(FORMAT), f"{spacing_mm:g}", sha256(files.image)]
-    parts.append(sha256(files.labels) if files.labels else "no labels")
+    """Return the hash of format, spacing, source files and what their labels mean."""
+    parts = [str(FORMAT), f"{spacing_mm:g}", *map(sha256, source_files(files))]
+    if files.labels is None:
+        parts.append("no labels")
+    if files.series:
+        parts.append(files.series)
+    if files.label_map != OWN:
+        parts.append(files.label_map.record)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _arrays(files: ImageFiles, spacing_mm: float, key: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read and resample a case; return its arrays by file name, and notes for the user.
+def _arrays(files: ImageFiles, spacing_mm: float, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read and resample a case; return its arrays by file name, and the facts for its record.
 
     Raises :class:`VolumeError`, or :class:`SegmenterError` for a scan that is no CT in Hounsfield units.
     """
-    image, labels, notes = read_case(files)
-    if files.labels and not labels.array.any():
+    image, labels, notes, unknown = read_case(files)
+    if files.labels and not has_structures(labels.array):
         raise VolumeError("Its labels are empty.")
     if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
         raise VolumeError("Its scan contains values that are not finite.")
@@ -168,9 +192,24 @@ def _arrays(files: ImageFiles, spacing_mm: float, key: str) -> tuple[dict[str, n
     if np.prod([float(n) for n in grid.shape]) > _MAX_VOXELS:
         raise VolumeError(f"Its scan is too large for a grid of {spacing_mm:g} mm.")
     hu = resample(image, grid).array.round().clip(*_HU_RANGE).astype(np.int16)
-    small = resample_labels(Volume(labels.array.astype(np.uint8), labels.affine), grid).array
+    small = _resample_labels(labels, grid)
     arrays = {"image.npy": hu, "labels.npy": small, "points.npy": _points(small, int(key[:8], 16))}
-    return arrays, list(notes)
+    facts: dict[str, Any] = {"notes": list(notes)}
+    if unknown:
+        facts["unknown"] = sorted(unknown)
+    if (small == IGNORED).any():
+        facts["ignores"] = True
+    return arrays, facts
+
+
+def _resample_labels(labels: Volume, grid: Grid) -> np.ndarray:
+    """Return labels on ``grid``; a voxel teaches nothing if half of it does not."""
+    ignored = labels.array == IGNORED
+    if not ignored.any():
+        return resample_labels(labels, grid).array
+    out = resample_labels(Volume(np.where(ignored, np.uint8(0), labels.array), labels.affine), grid).array
+    out[resample(Volume(ignored.view(np.uint8), labels.affine), grid, fill=0.0).array >= 0.5] = IGNORED
+    return out
 
 
 def _points(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -184,11 +223,11 @@ def _points(labels: np.ndarray, seed: int) -> np.ndarray:
     return points
 
 
-def _write_entry(folder: Path, arrays: dict[str, np.ndarray], notes: list[str]) -> None:
+def _write_entry(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """Write an entry as a whole, in place of a damaged one. Raises :class:`OutputError`."""
     try:
         with replace_folder(folder, replace=True) as part:
-            record: dict[str, Any] = {"format": FORMAT, "files": {}, "notes": notes}
+            record: dict[str, Any] = {"format": FORMAT, "files": {}, **facts}
             for name, array in arrays.items():
                 np.save(part / name, array)
                 record["files"][name] = sha256(part / name)
@@ -198,19 +237,25 @@ def _write_entry(folder: Path, arrays: dict[str, np.ndarray], notes: list[str]) 
             raise
 
 
-def gather(folders: Sequence[Path], cache: Path | None, *, images_alone: bool = False) -> list[tuple[ImageFiles, Path]]:
+def gather(
+    folders: Sequence[Path], cache: Path | None, *, images_alone: bool = False, reading: Reading | None = None
+) -> list[tuple[ImageFiles, Path]]:
     """Return the cases of all folders, each with the folder of its entry; names include the name of their folder.
 
-    ``images_alone``: images without labels are cases too. Entries are in ``cache``, or in ``.prepared`` of each folder
-    without it. Raises DatasetError.
+    ``images_alone``: images without labels are cases too. The test cases of a data set are left out. Entries are in
+    ``cache``, or in ``.prepared`` of each folder without it. Raises DatasetError.
     """
     cases: list[tuple[ImageFiles, Path]] = []
     for folder in folders:
-        cases += [
-            (ImageFiles(f"{folder_name(folder)}/{case.name}", case.image, case.labels), cache or folder / ".prepared")
-            for case in (find_images(folder) if images_alone else find_cases(folder))
-        ]
+        found = find_images(folder, reading) if images_alone else find_cases(folder, reading)
+        place = cache or (folder.parent if folder.is_file() else folder) / ".prepared"
+        cases += [(replace(case, name=full_name(folder, case.name)), place) for case in found if case.part != "test"]
     return cases
+
+
+def full_name(folder: Path, case: str) -> str:
+    """Return the name of a case of ``folder`` among those of several folders."""
+    return f"{folder_name(folder)}/{case}"
 
 
 def report_tenths(say: Say, items: str = "cases prepared") -> Callable[[int, int], None]:

@@ -29,7 +29,7 @@ def evaluate(
     from CardiacLDMLib.results.case_files import check_folder
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    from ..cases.readers.folders import find_cases
+    from ..cases.readers.layouts import find_cases
     from ..evaluation.segmenter import evaluate_cases, table, write_evaluation
 
     check_folder(out)  # before hours of work

@@ -57,7 +57,7 @@ def fidelity(
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.results.case_files import check_folder
 
-    from ..cases.readers.folders import find_cases
+    from ..cases.readers.layouts import find_cases
     from ..errors import EvaluationError
     from ..evaluation.ablation import Budget
     from ..evaluation.fidelity import solvers
@@ -97,7 +97,7 @@ def fidelity(
 
 
 def _view(generated: Path, generator: Generator | None) -> View:
-    from ..cases.readers.folders import find_cases
+    from ..cases.readers.layouts import find_cases
     from ..evaluation.fidelity.cases import common_view
     from ..evaluation.fidelity.solvers import generator_view
 

@@ -63,7 +63,7 @@ def soundness(
 
 
 def _report_on_folder(data: Path, workers: int) -> tuple[Report, np.ndarray]:
-    from ..cases.readers.folders import find_cases
+    from ..cases.readers.layouts import find_cases
     from ..virtual.report.plausibility import report_on_files
 
     cases = find_cases(data)
@@ -98,7 +98,7 @@ def contact_sheet(
     One picture has numbers only, to guess which scans are real; the other names them. The shipped segmenter finds the
     hearts of real scans.
     """
-    from ..cases.readers.folders import find_cases
+    from ..cases.readers.layouts import find_cases
     from ..virtual.report.contact_sheet import real_tile, virtual_tile, write_sheets
 
     tiles = [virtual_tile(files) for files in find_cases(data)[:cases]]

@@ -22,7 +22,9 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
 from CardiacLDMLib.text import plural
 
-from ..cases.readers.folders import CaseFiles, read_case
+from ..cases.readers.cases import read_case
+from ..cases.readers.files import CaseFiles
+from ..cases.unknown import comparable
 from ..errors import EvaluationError
 from .metrics import METRICS, TOLERANCE_MM, StructureScore, score_labels
 from .statistics import RESAMPLES, Interval, bootstrap
@@ -31,10 +33,14 @@ JSON_FILE, CSV_FILE, MARKDOWN_FILE = "evaluation.json", "evaluation.csv", "evalu
 
 
 class CaseScore(Record):
-    """Scores of one case, the warnings on its scan and its labels, and the time that it took."""
+    """Scores of one case, the warnings on its scan and its labels, and the time that it took.
+
+    ``unknown``: structures that its labels leave unknown, which are not scored.
+    """
 
     case: str
     structures: list[StructureScore]
+    unknown: tuple[str, ...] = ()
     warnings: list[str]
     seconds: float
 
@@ -74,11 +80,13 @@ class Evaluation(Record):
 
 def evaluate_case(segmenter: Segmenter, files: CaseFiles, flips: bool) -> CaseScore:
     """Segment one case and score it on its own grid. Raises VolumeError or SegmenterError."""
-    image, reference, notes = read_case(files)
+    image, labels, notes, unknown = read_case(files)
     result = segmenter.segment(image, quality="flips" if flips else "full")
+    prediction, reference = comparable(result.labels.array, labels.array, unknown)
     return CaseScore(
         case=files.name,
-        structures=score_labels(result.labels.array, reference.array, image.spacing),
+        structures=score_labels(prediction, reference, image.spacing),
+        unknown=tuple(name for name in anatomy.NAMES if name in unknown),
         warnings=[*notes, *result.warnings],
         seconds=round(sum(result.seconds.values()), 2),
     )

@@ -20,11 +20,13 @@ from CardiacLDMLib.segmentation.scan import to_window
 from ..cases import augment, store
 from ..cases.mixture import Group, Mixture
 from ..cases.split import Cases, split
+from ..cases.unknown import comparable, fitting_classes
 from ..errors import ConfigError
 from ..results.pictures import panel
 from . import devices, loop, run_folder, transfer
 from .config import NetworkConfig, RunConfig, stream
 from .package_part import PackagePart, network_part
+from .partial_loss import partial_loss
 from .pretrain import Encoder
 from .state import Score, State
 
@@ -47,11 +49,15 @@ class SegmentationStage:
         self.held_out = held_out[: network.validation_cases]
         # Dice over the whole batch: otherwise each patch without a heart would add eight constant terms.
         self._loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        self._complete = all(case.is_complete for group in self.train.groups for case in group.cases)
 
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """Return ``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``."""
+        """Return ``image`` (1, *patch) float32 in 0..1 and ``labels`` (1, *patch) uint8 of training patch ``n``.
+
+        ``fitting``: what its labels may stand for (see :func:`fitting_classes`), if any case leaves something unknown.
+        """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(self.name), n]))
         case = self.train.draw(rng, self.seed, stream(self.name), n)
         settings, spacing, patch = self.config.augment, self.config.spacing_mm, self.config.patch
@@ -62,21 +68,25 @@ class SegmentationStage:
         hu, names = augment.sample_patch(image, labels, centre=centre, shape=patch, matrix=matrix, warp=warp)
         hu, names = augment.vary_intensity(hu, names, rng, settings, spacing)
         windowed = augment.gamma(to_window(hu, self.config.window_hu), rng, settings)
-        return {"image": windowed[None].astype(np.float32), "labels": names[None]}
+        example = {"image": windowed[None].astype(np.float32), "labels": names[None]}
+        return example if self._complete else {**example, "fitting": fitting_classes(case.unknown)}
 
     def _centre(self, case: store.PreparedCase, rng: np.random.Generator) -> np.ndarray:
         """Return (3,) source voxels: near a random voxel of a random structure, or anywhere in the scan."""
         sampling = self.config.sampling
-        if rng.random() < sampling.anywhere:
-            return rng.uniform(0.0, np.array(case.image.shape) - 1.0)
         points = case.points
         present = np.flatnonzero(points[:, 0, 0] >= 0)
+        if rng.random() < sampling.anywhere or not len(present):
+            return rng.uniform(0.0, np.array(case.image.shape) - 1.0)
         place = points[rng.choice(present), rng.integers(points.shape[1])]
         return place + rng.uniform(-sampling.jitter, sampling.jitter, 3) * self.config.patch
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the sum of Dice loss and cross-entropy."""
-        return self._loss(network(batch["image"]).float(), batch["labels"])
+        """Return the sum of Dice loss and cross-entropy; what is unknown has no part in it."""
+        logits = network(batch["image"]).float()
+        if "fitting" in batch:
+            return partial_loss(logits, batch["labels"], batch["fitting"])
+        return self._loss(logits, batch["labels"])
 
     # --- validation
 
@@ -94,15 +104,18 @@ class SegmentationStage:
     def predict_case(
         self, fabric: Fabric, network: torch.nn.Module, case: store.PreparedCase
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the network's labels and those of the case, (I, J, K) uint8: see :meth:`_held_out_arrays`."""
+        """Return the network's labels and those of the case, (I, J, K) uint8: see :meth:`_held_out_arrays`.
+
+        Neither has what is unknown in the case.
+        """
         image, labels = self._held_out_arrays(case)
-        return self._predict(fabric, network, image), labels
+        return comparable(self._predict(fabric, network, image), labels, case.unknown)
 
     def _held_out_arrays(self, case: store.PreparedCase) -> tuple[np.ndarray, np.ndarray]:
         """Return windowed image and labels: the whole scan for the locator, the heart's box for the segmenter."""
         image, labels = case.image, case.labels
         if self.name == "segmenter":
-            box = np.argwhere(labels)
+            box = np.argwhere((labels > 0) & (labels < anatomy.NUM_CLASSES))
             margin = int(np.ceil(_MARGIN_MM / self.config.spacing_mm))
             start, stop = np.maximum(box.min(0) - margin, 0), box.max(0) + 1 + margin
             inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
@@ -122,7 +135,8 @@ class SegmentationStage:
     def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
         """Return the first held-out case in three planes: ground truth above, prediction below."""
         image, labels = self._held_out_arrays(self.held_out[0])
-        return panel(image, labels, self._predict(fabric, network, image))
+        shown = np.where(labels < anatomy.NUM_CLASSES, labels, np.uint8(anatomy.BACKGROUND))
+        return panel(image, shown, self._predict(fabric, network, image))
 
 
 def package_part(run: Path, run_config: RunConfig, name: str) -> PackagePart:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardiacldm_training.cases.readers.folders import find_cases, read_case
+from cardiacldm_training.cases.readers.cases import read_case
+from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.errors import DatasetError
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
+from tests.support.blocks import blocks
 from tests.support.training import write_case, write_cases
 
 
@@ -48,16 +50,38 @@ def test_folders_without_cases_or_labels_are_named(tmp_path: Path) -> None:
         find_cases(tmp_path)
     data = write_cases(tmp_path / "data", 2)
     (data / "case_0001" / "labels.nii.gz").unlink()
-    with pytest.raises(DatasetError, match="case_0001"):
+    good, bad = find_cases(data)
+    assert not good.problem
+    with pytest.raises(VolumeError, match="no labels"):
+        read_case(bad)
+    (data / "case_0000" / "labels.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="case_0000"):
         find_cases(data)
+
+
+def test_two_files_of_one_kind_are_no_case(tmp_path: Path) -> None:
+    image, labels = blocks()
+    for name in ("images/a.nii.gz", "images/b.nii.gz", "images/b.nrrd", "images/c.mha"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_volume(image, tmp_path / name)
+    for name in ("labels/a.nii.gz", "labels/a.nrrd", "labels/b.nii.gz", "labels/c.nii.gz", "labels/d.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_volume(labels, tmp_path / name)
+    problems = {case.name: case.problem for case in find_cases(tmp_path)}
+    assert "a.nii.gz" in problems["a"]
+    assert "a.nrrd" in problems["a"]
+    assert "b.nrrd" in problems["b"]
+    assert not problems["c"]
+    assert "no scan" in problems["d"]
 
 
 def test_scan_and_labels_of_a_case_share_a_grid(tmp_path: Path) -> None:
     write_case(tmp_path / "data" / "case")
-    image, labels, notes = read_case(find_cases(tmp_path / "data")[0])
+    image, labels, notes, unknown = read_case(find_cases(tmp_path / "data")[0])
     assert image.grid.same_as(labels.grid)
     assert labels.array.any()
     assert notes == ()
+    assert unknown == frozenset()
 
 
 @pytest.mark.parametrize(

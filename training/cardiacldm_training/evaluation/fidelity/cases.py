@@ -19,7 +19,8 @@ from CardiacLDMLib.text import folder_name, plural
 from ...cases import store
 from ...cases.augment import box
 from ...cases.pairs import heart_centre
-from ...cases.readers.folders import CaseFiles
+from ...cases.prepare import whole_cases
+from ...cases.readers.files import CaseFiles
 from ...errors import EvaluationError
 
 
@@ -95,7 +96,7 @@ def open_case_set(
     files = store.gather(folders, cache)
     name = ", ".join(folder_name(folder) for folder in folders)
     say(f"Preparing {plural(len(files), 'case')} of {name} at {view.spacing_mm:g} mm.")
-    prepared = store.prepare(files, view.spacing_mm)
+    prepared = whole_cases(store.prepare(files, view.spacing_mm))
     short = len(f"{name}/") if len(folders) == 1 else 0
     skipped = {case[short:]: why for case, why in prepared.skipped}
     if not prepared.cases:

@@ -20,7 +20,7 @@ from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
 from CardiacLDMLib.results.pictures import PLANES, Field, heart_index, sample_plane, to_grey, write_png
 
-from ...cases.readers.folders import CaseFiles
+from ...cases.readers.files import CaseFiles
 
 #: Side of a plane in mm and in pixels, and the planes averaged over the depth of a pixel.
 FIELD_MM, PLANE_PIXELS, LAYERS = 240.0, 232, 3

@@ -18,7 +18,7 @@ from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.segmentation.findings import clause
 
-from ...cases.readers.folders import CaseFiles
+from ...cases.readers.files import CaseFiles
 from ...cases.workers import spread
 from ...errors import AnatomyError
 from ..body.frame import extend_aorta
