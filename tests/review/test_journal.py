@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,48 @@ def test_a_verdict_that_was_written_twice_counts_once(tmp_path: Path, monkeypatc
     journal.save()
     assert len(list(tmp_path.iterdir())) == 2
     assert [v.case for v in read(tmp_path).verdicts] == ["one"]
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "its file alone"])
+def test_what_a_session_wrote_is_written_again_if_the_folder_goes(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "review"
+    bob = Journal(folder, "Bob")
+    bob.add(bob.new("one", "reject", DIGEST))
+    bob.close()
+    journal = Journal(folder, "Ann")
+    first = journal.new("one", "accept", DIGEST)
+    journal.add(first)
+    shutil.copytree(folder, tmp_path / "copy")
+    if how == "its file alone":
+        next(folder.glob("Ann*")).unlink()
+    elif how == "moved":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(folder)
+    if how == "replaced":
+        (tmp_path / "copy").rename(folder)
+    second = journal.new("two", "fix", DIGEST)
+    journal.add(second)
+    assert [each for each in read(folder).verdicts if each.reader == "Ann"] == [first, second]
+    assert any(each.reader == "Bob" for each in read(folder).verdicts) == (how in ("replaced", "its file alone"))
+    (note,) = journal.notes
+    assert "review" in note
+    journal.add(journal.new("three", "fix", DIGEST))
+    assert len(journal.notes) == 1
+
+
+def test_a_folder_that_cannot_be_made_again_keeps_all_in_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "review"
+    journal = Journal(folder, "Ann")
+    journal.add(journal.new("one", "accept", DIGEST))
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    with pytest.raises(OutputError):
+        journal.add(journal.new("two", "fix", DIGEST))
+    assert [each.case for each in journal.unsaved] == ["one", "two"]
+    folder.unlink()
+    journal.save()
+    assert [each.case for each in read(folder).verdicts] == ["one", "two"]
 
 
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,12 @@ from PySide6 import QtCore, QtTest, QtWidgets
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.image.files import read_volume, write_volume
-from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.review.journal import Journal
 from CardiacLDMLib.review.worklist import open_worklist
 from tests.support.host import Host, close_module, held_ms, open_module, pump, reload_module, start_host
-from tests.support.review import pairs_folder, training_folder, write_case
+from tests.support.phantom import phantom
+from tests.support.review import pairs_folder, results_folder, training_folder, write_case
 
 KEY, NONE, CTRL = QtCore.Qt.Key, QtCore.Qt.KeyboardModifier.NoModifier, QtCore.Qt.KeyboardModifier.ControlModifier
 REVIEW_TAB = 2
@@ -125,7 +126,7 @@ def reader(host: Host, tmp_path: Path) -> Iterator[Reader]:
     host.messages.clear()
     host.answers.clear()
     host.settings.clear()
-    reader.ui.verdictsPath.currentPath = reader.ui.otherFile.currentPath = ""
+    reader.ui.verdictsPath.currentPath = reader.ui.otherFile.currentPath = reader.ui.scansPath.currentPath = ""
     reader.widget.ui.tabs.currentIndex = REVIEW_TAB
     open_module()
     yield reader
@@ -327,6 +328,109 @@ def test_unwritten_verdicts_move_to_another_folder(reader: Reader, tmp_path: Pat
     assert len(list((tmp_path / "other").glob("*.jsonl"))) == 1
 
 
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_verdicts_are_written_again_if_their_folder_goes(reader: Reader, how: str) -> None:
+    reader.open()
+    reader.settle()
+    first = reader.desk.name
+    reader.press(KEY.Key_F)
+    folder = reader.folder / "review"
+    shutil.copytree(folder, reader.folder / "before")
+    if how == "renamed":
+        folder.rename(reader.folder / "review-old")
+    else:
+        shutil.rmtree(folder)
+    if how == "replaced":
+        (reader.folder / "before").rename(folder)
+    reader.press(KEY.Key_A)
+    assert ("review" in reader.ui.troubleLabel.text) == reader.ui.troubleLabel.visible
+    assert reader.ui.troubleLabel.visible
+    found = Journal(folder, "Ann").verdicts
+    assert [(v.case == first, v.verdict) for v in found] == [(True, "fix"), (False, "accept")]
+    reader.settle()
+    reader.press(KEY.Key_R)
+    assert not reader.ui.troubleLabel.visible
+    assert len(Journal(folder, "Ann").verdicts) == 3
+
+
+def test_the_last_verdict_is_written_again_when_the_review_is_closed(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    reader.press(KEY.Key_F)
+    shutil.rmtree(reader.folder / "review")
+    reader.widget.review.close()
+    assert [v["verdict"] for v in reader.verdicts()] == ["fix"]
+
+
+def test_unwritten_verdicts_never_go_to_other_cases(reader: Reader, tmp_path: Path) -> None:
+    other = pairs_folder(tmp_path / "other")
+    reader.open()
+    reader.settle()
+    block(reader.folder)
+    reader.press(KEY.Key_A)
+    reader.open(other)
+    assert "would be lost" in reader.host.texts("confirm")[0]
+    assert reader.ui.progress.value == 1  # the answer was no
+    assert not (other / "review").exists()
+    reader.host.answer("would be lost", True)
+    reader.open(other)
+    assert reader.ui.progress.value == 0
+    reader.settle()
+    reader.press(KEY.Key_F)
+    assert [v.verdict for v in Journal(other / "review", "Ann").verdicts] == ["fix"]
+    (reader.folder / "review").unlink()
+
+
+# --- the package's labels ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A package that labels the phantom takes the place of the one that ships."""
+    from CardiacLDMLib.packages.store import open_package
+    from CardiacLDMLib.slicer.panels.review import package
+    from tests.support.phantom_package import write_phantom_package
+
+    found = open_package(write_phantom_package(tmp_path / "phantom"))
+    monkeypatch.setattr(package, "installed_package", lambda: found)
+    return found
+
+
+def test_labels_are_compared_with_the_packages_on_request(reader: Reader, package: Any) -> None:
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -90.0
+    image, labels = phantom(Grid((45, 45, 45), affine))
+    inside = np.argwhere(labels.array == anatomy.VALUE["LA"])
+    for number, left_out in ((1, 0), (3, 1), (2, len(inside) // 2)):
+        place = reader.folder / f"pair_{number:04d}"
+        labels.array[tuple(inside[:left_out].T)] = 0
+        write_volume(image, place / "ct.nii.gz")
+        write_volume(labels, place / "labels.nii.gz")
+    record = {"package": {"name": "phantom", "version": package.manifest.version, "sha256": package.sha256}}
+    (reader.folder / "pair_0003/provenance.json").write_text(json.dumps(record))  # these are its own
+    reader.open()
+    reader.settle()
+    worklist = reader.widget.review._session.worklist
+    differs = lambda name: "own labels" in {f.rule for f in worklist.known_findings(name)}  # noqa: E731
+    assert not differs("pair_0002")
+    assert not reader.ui.packageLabel.visible
+    reader.ui.withPackage.click()
+    assert "2" in reader.ui.packageLabel.text  # cases are left
+    reader.wait(lambda: worklist.is_compared("pair_0002", package.sha256), 120)
+    reader.wait(lambda: worklist.is_compared("pair_0001", package.sha256), 120)
+    assert differs("pair_0002")
+    assert not differs("pair_0001")
+    assert not worklist.is_compared("pair_0003", package.sha256)
+    assert len(list((reader.folder / "review/package").iterdir())) == 1  # they have one scan
+    reader.ui.withPackage.click()
+    assert not reader.ui.packageLabel.visible
+    reader.widget.review.close()
+    assert worklist.cache.path.is_file()
+    reader.open()
+    worklist = reader.widget.review._session.worklist
+    assert differs("pair_0002")
+
+
 # --- keys ----------------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +477,7 @@ def test_ctrl_with_an_arrow_is_taken_before_slicers_own_shortcut(reader: Reader,
     history.connect("clicked()", lambda: pressed.append("history"))
     history.show()
     assert slicer.util.mainWindow() is None
+    reader.widget.review.enter()
     reader.ui.caseTable.setFocus()
     names = reader.rows(reader.ui.caseTable, 0)
     before = reader.desk.name
@@ -399,7 +504,7 @@ def test_every_key_is_listed_and_none_is_bound_twice(reader: Reader) -> None:
     listed = reader.ui.keysLabel.text
     assert all(f"{key}:" in listed for key in "NP0AFRUC")
     assert "1 to 8:" in listed
-    assert "Ctrl+Right" in listed
+    assert "Ctrl+Right:" in listed
 
 
 # --- corrections ---------------------------------------------------------------------------------------------------
@@ -623,6 +728,64 @@ def test_a_second_segmentation_is_compared_in_two_colours(reader: Reader, tmp_pa
     assert len(reader.nodes("vtkMRMLSegmentationNode")) == count - 1
 
 
+# --- looks ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_state_fits_into_300_pixels(reader: Reader, package: Any) -> None:
+    ui, desk = reader.ui, reader.desk
+
+    def width() -> int:
+        return int(reader.widget.parent.minimumSizeHint.width())
+
+    assert width() <= 300  # before a review
+    judge_all(reader.folder, "Bob", "reject", "LAA")
+    reader.open()
+    reader.settle()
+    assert width() <= 300
+    first = desk.name
+    reader.press(KEY.Key_8)
+    assert "LAA" in ui.reject.text
+    assert width() <= 300
+    reader.press(KEY.Key_R)
+    reader.press(KEY.Key_A)
+    desk.choose(first)
+    reader.settle()
+    assert ui.settleBox.visible
+    for part in (ui.source, ui.compare, ui.keys):
+        part.collapsed = False
+    block(reader.folder)
+    reader.press(KEY.Key_A)
+    assert ui.troubleLabel.visible
+    ui.withPackage.click()
+    reader.widget.review._loader._all = ["pair_0001"] * 500
+    reader.widget.review.refresh()
+    assert "500" in ui.checkAll.text
+    ui.otherFile.currentPath = str(reader.folder)
+    ui.compareApply.click()
+    reader.wait(lambda: ui.differences.visible)
+    assert width() <= 300
+    (reader.folder / "review").unlink()
+    reader.widget.review._loader._all = []
+    for part in (ui.compare, ui.keys):
+        part.collapsed = True
+
+
+def test_long_names_do_not_widen_the_panel(reader: Reader, tmp_path: Path) -> None:
+    folder = training_folder(tmp_path / "training", ("n" * 180, "u" * 180))
+    (folder / f"images/{'u' * 180}.nii.gz").unlink()
+    reader.open(folder)
+    reader.settle()
+    for case in reader.widget.review._session.names:
+        reader.desk.choose(case)
+        reader.settle()
+        reader.ui.otherFile.currentPath = str(tmp_path / ("nothing" * 30))
+        reader.ui.compareApply.click()
+        reader.settle()
+        assert reader.widget.parent.minimumSizeHint.width() <= 300
+        reader.press(KEY.Key_R)
+        assert reader.widget.parent.minimumSizeHint.width() <= 300
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -648,6 +811,44 @@ def test_cases_that_cannot_be_shown_have_a_reason_and_can_be_rejected(reader: Re
     assert not reader.verdicts()
     reader.press(KEY.Key_R)
     assert [(v["case"], v["verdict"]) for v in reader.verdicts()] == [("d", "reject")]
+
+
+def test_scans_of_results_lie_in_another_folder(reader: Reader, tmp_path: Path) -> None:
+    from CardiacLDMLib.image.cases import find_cases, read_case
+    from tests.support.dicom import write_series
+
+    folder, scans = results_folder(tmp_path / "out/results", tmp_path / "scans"), tmp_path / "scans"
+    reader.folder = folder
+    reader.open(folder)
+    assert "no CT" in reader.ui.stateLabel.text
+    assert "2 of 2 cases have no CT" in reader.ui.messageLabel.text
+    (scans / "b.nii.gz").rename(tmp_path / "b.nii.gz")
+    scan, labels = read_volume(tmp_path / "b.nii.gz"), read_volume(folder / "b.labels.nii.gz")
+    write_series(scans / "b", scan.array, spacing=(2.0, 2.0, 2.0))
+    grid = read_case(find_cases([scans / "b"])[0]).affine
+    write_volume(Volume(labels.array, grid), folder / "b.labels.nii.gz")
+    reader.ui.scansPath.currentPath = str(scans)
+    reader.open(wait=False)
+    reader.wait(lambda: reader.desk.on_screen and "no CT" not in reader.ui.stateLabel.text)
+    reader.settle()
+    for name in "ab":
+        reader.desk.choose(name)
+        reader.settle()
+        assert reader.widget.review._loader.nodes[name].has_image
+        reader.press(KEY.Key_A)
+    assert all(len(v["scan_sha256"]) == 64 for v in reader.verdicts())
+    reader.widget.review._session.worklist.cache.save()
+    judged = open_worklist(folder, "Ann", scans=scans)  # as the command line finds them
+    assert {v["scan_sha256"] for v in reader.verdicts()} == {judged.scan_hash(name) for name in "ab"}
+    assert all(judged.known_findings(name) is not None for name in "ab")
+    reader.host.answer("getExistingDirectory", str(tmp_path))
+    reader.ui.exportCases.click()
+    reader.wait(lambda: "2 accepted cases are in" in reader.ui.messageLabel.text)
+    (tmp_path / "nothing").mkdir()
+    reader.ui.scansPath.currentPath = str(tmp_path / "nothing")
+    reader.ui.openCases.click()
+    reader.wait(lambda: "nothing" in reader.ui.messageLabel.text and "scans" in reader.ui.messageLabel.text)
+    assert reader.ui.work.visible  # the review goes on
 
 
 def test_a_folder_without_cases_and_a_newer_journal_say_so(reader: Reader, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Cache:
         self._root = folder.parent
         self._hashes: dict[str, list[Any]] = {}
         self._findings: dict[str, list[dict[str, Any]]] = {}
+        self._compared: dict[str, str] = {}  # findings for which labels were compared with those of this package
         self._changed = False
         self._load()
 
@@ -56,6 +57,7 @@ class Cache:
             if content["version"] == version():
                 self._hashes = {**content["hashes"], **self._hashes}
                 self._findings = {**content["findings"], **self._findings}
+                self._compared = {**content["compared"], **self._compared}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
 
@@ -64,7 +66,9 @@ class Cache:
         if not self._changed:
             return
         self._load()
-        content = {"version": version(), "hashes": self._hashes, "findings": self._findings}
+        content = {
+            "version": version(), "hashes": self._hashes, "findings": self._findings, "compared": self._compared,
+        }  # fmt: skip
         with contextlib.suppress(OutputError):
             write_text(self.path, json.dumps(content))
             self._changed = False
@@ -118,11 +122,25 @@ class Cache:
         except (TypeError, AttributeError):
             return None
 
-    def keep_findings(self, labels_sha256: str, scan: Sequence[Path], findings: Sequence[Finding]) -> None:
-        """Remember the findings of labels, worst first."""
-        listed = [{name: _plain(value) for name, value in asdict(each).items()} for each in findings]
-        self._findings[_findings_key(labels_sha256, scan)] = listed
+    def keep_findings(
+        self, labels_sha256: str, scan: Sequence[Path], findings: Sequence[Finding], package: str = ""
+    ) -> None:
+        """Remember the findings of labels, worst first.
+
+        ``package``: the SHA-256 of the package whose labels they were compared with; empty if with none: such findings
+        do not replace others, which hold more.
+        """
+        key = _findings_key(labels_sha256, scan)
+        if not package and self._compared.get(key):
+            return
+        self._findings[key] = [{name: _plain(value) for name, value in asdict(each).items()} for each in findings]
+        if package:
+            self._compared[key] = package
         self._changed = True
+
+    def is_compared(self, labels_sha256: str, scan: Sequence[Path], package: str) -> bool:
+        """Return whether known findings include the comparison with the labels of this package."""
+        return bool(package) and self._compared.get(_findings_key(labels_sha256, scan)) == package
 
 
 def mark_of(files: Sequence[Path]) -> list[int]:

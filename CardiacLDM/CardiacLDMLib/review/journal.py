@@ -179,6 +179,9 @@ class Journal:
     Nothing is made on the disk before the first verdict. ``verdicts``: all known ones, in the order of their times,
     also ``unsaved`` ones, which could not be written yet. ``notes``: sentences on damage. Raises
     :class:`JournalError`.
+
+    The folder may be removed or replaced while a session is open: what the session wrote is then written once more, to
+    a new file, and a further note says so.
     """
 
     def __init__(self, folder: Path, reader: str) -> None:
@@ -187,6 +190,7 @@ class Journal:
             raise JournalError("A review needs the name or the initials of its reader.")
         self.unsaved: list[Verdict] = []
         self.verdicts: list[Verdict] = []
+        self._saved: list[Verdict] = []  # in this session
         self._by_case: dict[str, list[Verdict]] = {}
         repaired = repair(self.folder)
         self.notes = repaired + self.refresh()
@@ -222,9 +226,27 @@ class Journal:
 
     def save(self) -> None:
         """Write what is ``unsaved``. Raises :class:`OutputError`; what could not be written stays there."""
+        if self._is_gone():
+            self.close()
+            again, self._saved = self._saved, []
+            self.unsaved = [*again, *self.unsaved]
+            self.notes.append(
+                f"The folder {printable(self.folder.name)} was removed or replaced: what you said since you opened "
+                f"this review ({plural(len(again), 'line')}) is written to it again. Open the review anew to see "
+                "which verdicts it holds."
+            )
         while self.unsaved:
             self._append(line_of(self.unsaved[0]))
-            del self.unsaved[0]
+            self._saved.append(self.unsaved.pop(0))
+
+    def _is_gone(self) -> bool:
+        """Return whether this session's file is not at its path any more: what is written to it would be lost."""
+        if self._handle is None:
+            return False
+        try:  # numbers of files change on some network drives: they are not compared
+            return os.fstat(self._handle).st_nlink == 0 or os.stat(self._path).st_size != self._size
+        except OSError:
+            return True
 
     def of(self, case: str) -> list[Verdict]:
         """Return the verdicts on a case, also undone ones, in the order of their times."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +38,9 @@ SAME_GRID_MM = 0.01
 class ReviewCase:
     """Labels to review, and the scan that they belong to; either may be missing. ``name`` tells it from the others.
 
-    ``image``: a file, or a folder of DICOM slices. ``scan``: instead, a scan that was found in another folder.
-    ``about``: the JSON file that names the model package. A case of the scene has no files.
+    ``image``: a file, or a folder of DICOM slices. ``scan``: instead, a scan that was found in another folder;
+    ``parts``: its files, where it does not tell them. ``about``: the JSON file that names the model package. A case of
+    the scene has no files.
     """
 
     name: str
@@ -47,12 +48,13 @@ class ReviewCase:
     image: Path | None = field(default=None, repr=False)
     scan: Case | None = field(default=None, repr=False)
     about: Path | None = field(default=None, repr=False)
+    parts: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def scan_files(self) -> tuple[Path, ...]:
         """The files of the scan; a folder stands for the files in it."""
-        if self.scan is None:
-            return () if self.image is None else (self.image,)
+        if self.parts or self.scan is None:
+            return self.parts or (() if self.image is None else (self.image,))
         return (self.scan.path,) if self.scan.series is None else self.scan.series.files
 
 
@@ -97,7 +99,9 @@ def cases_of_folder(folder: Path, scans: Path | None = None) -> list[ReviewCase]
     """
     names = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
     images, labels = names.get("images"), names.get("labels")
-    cases = _results(folder, list(names.values()), scans)
+    cases = _results(folder, list(names.values()))
+    if cases and scans is not None:
+        cases = with_scans(cases, {name: ReviewCase(name, scan=scan) for name, scan in scans_in(scans).items()})
     if labels is not None and labels.is_dir():
         cases += _paired(images if images is not None and images.is_dir() else None, labels)
     for entry in names.values():
@@ -109,6 +113,15 @@ def cases_of_folder(folder: Path, scans: Path | None = None) -> list[ReviewCase]
             "and labels/ folders."
         )
     return _unique(sorted(cases, key=lambda case: case.name.casefold()))
+
+
+def with_scans(cases: Sequence[ReviewCase], scans: Mapping[str, ReviewCase]) -> list[ReviewCase]:
+    """Return cases, of which results get the ``scan`` of their name instead of one that lies near them."""
+    found = []
+    for case in cases:
+        scan = scans.get(stem(case.labels, RESULTS)) if case.labels is not None else None
+        found.append(case if scan is None else replace(case, image=None, scan=scan.scan, parts=scan.parts))
+    return found
 
 
 def _unique(cases: Iterable[ReviewCase]) -> list[ReviewCase]:
@@ -126,19 +139,13 @@ def stem(path: Path, endings: Sequence[str] = VOLUMES) -> str:
     return path.name[: -len(ending)] if ending and not path.name.startswith(".") else ""
 
 
-def _results(folder: Path, entries: Sequence[Path], scans: Path | None) -> list[ReviewCase]:
+def _results(folder: Path, entries: Sequence[Path]) -> list[ReviewCase]:
     """Return the segmented cases among the files of a folder."""
     found = {name: path for path in entries if (name := stem(path, RESULTS))}
     if not found:
         return []
     beside = _scans_beside(folder)
-    elsewhere = _scans_in(scans) if scans is not None else {}
-    return [
-        ReviewCase(
-            name, path, None if name in elsewhere else beside.get(name), elsewhere.get(name), folder / (name + REPORT)
-        )
-        for name, path in found.items()
-    ]
+    return [ReviewCase(name, path, beside.get(name), about=folder / (name + REPORT)) for name, path in found.items()]
 
 
 def _scans_beside(folder: Path) -> dict[str, Path]:
@@ -155,7 +162,7 @@ def _scans_beside(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _scans_in(folder: Path) -> dict[str, Case]:
+def scans_in(folder: Path) -> dict[str, Case]:
     """Return the scans of a folder by their names, which are those of the results made from it.
 
     Raises :class:`VolumeError` if there are none.

@@ -65,11 +65,19 @@ class Study:
         labels = self.labels_of(case)
         return self.cache.known_findings(self.cache.hash_of(labels), case.scan_files) if labels is not None else None
 
-    def keep_findings(self, case: ReviewCase, found: Sequence[Finding]) -> None:
-        """Remember the findings of the labels that count, worst first."""
+    def is_compared(self, case: ReviewCase, package: str) -> bool:
+        """Return whether the known findings include the comparison with the package of this SHA-256."""
+        labels = self.labels_of(case)
+        return labels is not None and self.cache.is_compared(self.cache.hash_of(labels), case.scan_files, package)
+
+    def keep_findings(self, case: ReviewCase, found: Sequence[Finding], package: str = "") -> None:
+        """Remember the findings of the labels that count, worst first.
+
+        ``package``: the SHA-256 of the package whose labels they were compared with.
+        """
         labels = self.labels_of(case)
         if labels is not None:
-            self.cache.keep_findings(self.cache.hash_of(labels), case.scan_files, found)
+            self.cache.keep_findings(self.cache.hash_of(labels), case.scan_files, found, package)
 
     def labels_hash(self, case: ReviewCase) -> str:
         """Return the SHA-256 of a case's first labels; empty if they cannot be read."""

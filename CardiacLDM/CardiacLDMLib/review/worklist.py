@@ -208,9 +208,12 @@ class Worklist:
 
     def known_findings(self, name: str) -> list[Finding] | None:
         """Return the findings of a case, worst first, if they are known: nothing but the date of its labels is read."""
-        path = self.labels_of(name)
-        digest = self._of_scene.get(name) or (self.cache.known_hash(path) if path else None)
+        digest = self._known_hash(name)
         return self.cache.known_findings(digest, self[name].scan_files) if digest else None
+
+    def _known_hash(self, name: str) -> str | None:
+        path = self.labels_of(name)
+        return self._of_scene.get(name) or (self.cache.known_hash(path) if path else None)
 
     def findings(self, name: str) -> list[Finding]:
         """Return the findings of a case, worst first; look at it if they are not known. Raises ``VolumeError``."""
@@ -223,14 +226,20 @@ class Worklist:
         self.keep(name, found)
         return found
 
-    def keep(self, name: str, found: list[Finding], save: bool = True) -> None:
+    def is_compared(self, name: str, package: str) -> bool:
+        """Return whether the known findings of a case include the comparison with the package of this SHA-256."""
+        digest = self._known_hash(name)
+        return digest is not None and self.cache.is_compared(digest, self[name].scan_files, package)
+
+    def keep(self, name: str, found: list[Finding], save: bool = True, package: str = "") -> None:
         """Remember the findings of a case, which may have been made elsewhere, as in another process.
 
-        Without ``save`` they are written with the next ones, or by :meth:`Cache.save`.
+        Without ``save`` they are written with the next ones, or by :meth:`Cache.save`. ``package``: the SHA-256 of the
+        package whose labels they were compared with.
         """
         digest = self.labels_hash(name)
         if digest:
-            self.cache.keep_findings(digest, self[name].scan_files, found)
+            self.cache.keep_findings(digest, self[name].scan_files, found, package)
             if save:
                 self.cache.save()
 

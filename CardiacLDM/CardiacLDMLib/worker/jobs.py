@@ -16,8 +16,8 @@ from .models import LoadedModels
 
 #: Jobs that need no torch: they do not wait until it is imported.
 LIGHT_JOBS = (
-    "find_cases", "open_case", "open_review", "check_review", "check_labels", "compare_file", "compare_labels",
-    "keep_labels", "report_review", "export_review",
+    "find_cases", "open_case", "open_review", "check_review", "check_labels", "find_scans", "compare_file",
+    "compare_labels", "keep_labels", "report_review", "export_review",
 )  # fmt: skip
 
 

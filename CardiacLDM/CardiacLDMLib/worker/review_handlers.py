@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import review_messages as messages
-from .handlers import RunningJob, handles, single_case
+from .handlers import RunningJob, handles, release_gpu_memory, single_case
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,44 @@ def check_review(request: messages.CheckReview, job: RunningJob) -> messages.Che
     labels, image = read_both(_case(request))
     job.step(40, "check")
     return messages.CheckedReview(findings=_check(labels, image), labels_sha256=_hash(request.labels))
+
+
+@handles(messages.CheckWithPackage)
+def check_with_package(request: messages.CheckWithPackage, job: RunningJob) -> messages.CheckedReview:
+    """Read the labels of a case and check them, also against those of a package."""
+    from ..packages.store import open_package
+    from ..review.own import own_labels
+    from ..review.sources import read_both
+
+    job.step(0, "read")
+    labels, image = read_both(_case(request))
+    package = open_package(request.package, check_hashes=False)
+    own = None
+    if image is not None:
+        with release_gpu_memory():
+            own = own_labels(
+                image, package, lambda: job.models.segmenter(str(request.package), request.device), request.review,
+                progress=job.report, cancelled=job.cancelled,
+            )  # fmt: skip
+    return messages.CheckedReview(
+        findings=_check(labels, image, own), labels_sha256=_hash(request.labels), package=package.sha256
+    )
+
+
+@handles(messages.FindScans)
+def find_scans(request: messages.FindScans, job: RunningJob) -> messages.FoundScans:
+    """Find the scans of a folder."""
+    from ..review.sources import ReviewCase, scans_in
+
+    job.step(0, "read")
+    return messages.FoundScans(
+        scans=[
+            messages.FoundScan(
+                name=name, source=scan.path, study=scan.study, files=list(ReviewCase(name, scan=scan).scan_files)
+            )
+            for name, scan in scans_in(request.source).items()
+        ]
+    )
 
 
 @handles(messages.CheckLabels)
@@ -120,10 +158,10 @@ def _study(request: messages.ReportReview | messages.ExportReview) -> Study:
     from ..review.sources import open_source
     from ..review.study import Study
 
-    return Study(open_source(request.source, None, request.review))
+    return Study(open_source(request.source, request.scans, request.review))
 
 
-def _case(request: messages.OpenReview | messages.CheckReview) -> ReviewCase:
+def _case(request: messages.OpenReview | messages.CheckReview | messages.CheckWithPackage) -> ReviewCase:
     from ..review.sources import ReviewCase
 
     scan = single_case(request.source, request.study) if request.source is not None else None
@@ -138,7 +176,7 @@ def _hash(*files: Path | None) -> str:
     return digest_of(there) if there else ""
 
 
-def _check(labels: Volume, image: Volume | None) -> list[Finding]:
+def _check(labels: Volume, image: Volume | None, own: Volume | None = None) -> list[Finding]:
     """Return the findings, with numbers that a message can hold: those of numpy become Python's."""
     from ..review.checks import check
 
@@ -149,5 +187,5 @@ def _check(labels: Volume, image: Volume | None) -> list[Finding]:
             limit=None if each.limit is None else float(each.limit),
             severity=float(each.severity),
         )
-        for each in check(labels, image)
+        for each in check(labels, image, own=own)
     ]

@@ -37,10 +37,29 @@ class OpenedReview(Reply):
 
 
 class CheckedReview(Reply):
-    """The findings of labels, worst first, and the SHA-256 of their file, empty for labels without one."""
+    """The findings of labels, worst first, and the SHA-256 of their file, empty for labels without one.
+
+    ``package``: the SHA-256 of the package whose labels they were compared with, empty if with none.
+    """
 
     findings: list[Finding]
     labels_sha256: str = ""
+    package: str = ""
+
+
+class FoundScan(Message):
+    """A scan in a folder, and its files. ``study`` tells a DICOM study from others in the folder ``source``."""
+
+    name: str
+    source: FilePath
+    study: str
+    files: list[FilePath]
+
+
+class FoundScans(Reply):
+    """The scans of a folder; what cannot be read is left out."""
+
+    scans: list[FoundScan]
 
 
 class ComparedLabels(Reply):
@@ -93,6 +112,25 @@ class CheckReview(_Files, Request[CheckedReview]):
     job: ClassVar[str] = "check_review"
 
 
+class CheckWithPackage(_Files, Request[CheckedReview]):
+    """Check the labels of a case, and compare them with those that the model package in a folder makes of its CT.
+
+    These are kept in the review folder ``review``.
+    """
+
+    job: ClassVar[str] = "check_with_package"
+    package: FilePath
+    review: FilePath
+    device: str = "auto"
+
+
+class FindScans(Request[FoundScans]):
+    """Find the scans that results were made from in a folder."""
+
+    job: ClassVar[str] = "find_scans"
+    source: FilePath
+
+
 class CheckLabels(Request[CheckedReview]):
     """Check labels (0 to 8) of the scene. Without ``has_image`` there is no CT: ``image`` is not looked at."""
 
@@ -128,10 +166,14 @@ class KeepLabels(Request[KeptLabels]):
 
 
 class _Review(Message):
-    """A review: the folder or table ``source`` of its cases, and the folder ``review`` of its verdicts."""
+    """A review: the folder or table ``source`` of its cases, and the folder ``review`` of its verdicts.
+
+    ``scans``: the folder of the scans that results were made from, if it is another one.
+    """
 
     source: FilePath
     review: FilePath
+    scans: FilePath | None = None
 
 
 class ReportReview(_Review, Request[WrittenReport]):
@@ -149,5 +191,6 @@ class ExportReview(_Review, Request[ExportedCases]):
 
 
 REVIEW_REQUESTS: tuple[type[Request[Any]], ...] = (
-    OpenReview, CheckReview, CheckLabels, CompareFile, CompareLabels, KeepLabels, ReportReview, ExportReview,
+    OpenReview, CheckReview, CheckWithPackage, FindScans, CheckLabels, CompareFile, CompareLabels, KeepLabels,
+    ReportReview, ExportReview,
 )  # fmt: skip

@@ -18,7 +18,10 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from PySide6.QtCore import QObject
 
 #: Only in Qt 6, or not wrapped by PythonQt.
-MISSING = {"setUnixProcessParameters", "setChildProcessModifier", "setCreateProcessArgumentsModifier", "setCursorShape"}
+MISSING = {
+    "setUnixProcessParameters", "setChildProcessModifier", "setCreateProcessArgumentsModifier", "setCursorShape",
+    "fontMetrics", "fontInfo",
+}  # fmt: skip
 #: Qt types whose properties take only these Python types; PythonQt converts anything else to nonsense.
 ACCEPTED: dict[str, tuple[type, ...]] = {"QString": (str,), "bool": (bool,), "int": (int,), "double": (int, float)}
 MODULES = (QtWidgets, QtGui, QtCore, QtUiTools)
@@ -130,7 +133,9 @@ class PythonQtObject:
     def className(self) -> str:
         return type(self).__name__
 
-    def findChildren(self, kind: type = QObject, /, *name: Any) -> tuple[Any, ...]:
+    def findChildren(self, kind: type | str = QObject, /, *name: Any) -> tuple[Any, ...]:
+        if isinstance(kind, str):
+            return tuple(each for each in QObject.findChildren(self, QObject, *name) if QObject.inherits(each, kind))
         return tuple(QObject.findChildren(self, _plain(kind), *name))
 
     def findChild(self, kind: type = QObject, /, *name: Any) -> Any:

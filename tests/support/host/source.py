@@ -27,6 +27,8 @@ TIED = {
 }  # fmt: skip
 #: Properties of one class that are methods of another that is used more: of QTableWidget and QKeyEvent.
 METHODS = {"currentRow", "isAutoRepeat"}
+#: Methods that PythonQt's widgets lack, and an event that it passes to filters as a QEvent, which has no key.
+NOT_WRAPPED = {"fontMetrics", "fontInfo", "ShortcutOverride"}
 GONE_IN_QT6 = {"QTextCodec", "QRegExp", "QDesktopWidget", "QStringRef", "exec_"}
 
 
@@ -71,6 +73,8 @@ def _problems(node: ast.AST) -> Iterator[str]:
             yield "None is shown as 'None'"
     if isinstance(node, ast.Attribute) and node.attr in GONE_IN_QT6:
         yield f"{node.attr} is gone in Qt 6"
+    if isinstance(node, ast.Attribute) and node.attr in NOT_WRAPPED:
+        yield f"{node.attr} is not usable in PythonQt"
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
         for name in names & {"PySide6", "PyQt5", "PyQt6"}:

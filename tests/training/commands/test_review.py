@@ -18,11 +18,15 @@ from cardiacldm_training.cli import app
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.cases import read_case
 from CardiacLDMLib.image.files import read_volume, write_volume
-from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.packages import store
 from CardiacLDMLib.review import export
 from CardiacLDMLib.review.worklist import Worklist, open_worklist
+from CardiacLDMLib.segmentation.segmenter import Segmenter
 from tests.support.box_heart import box_heart, box_pair, without
 from tests.support.dicom import PATIENT_ID, PATIENT_NAME, write_series
+from tests.support.phantom import phantom
+from tests.support.phantom_package import write_phantom_package
 from tests.support.review import pairs_folder, training_folder
 
 
@@ -94,6 +98,29 @@ def test_check_in_several_processes_finds_the_same(pairs: Path, tmp_path: Path) 
     assert one == two
     assert run("check", pairs, "--out", tmp_path / "again").exit_code == 0  # from the cache
     assert rows(tmp_path / "again" / "findings.csv") == one
+
+
+def test_check_compares_with_the_package_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = write_phantom_package(tmp_path / "phantom")
+    monkeypatch.setattr(store, "locate_package", lambda name=None: package)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    image, labels = phantom(Grid((45, 45, 45), affine), heart=(95.0, 82.0, 101.0))
+    inside = np.argwhere(labels.array == 1)
+    labels.array[tuple(inside[: len(inside) // 2].T)] = 0
+    for name in ("one", "two"):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        write_volume(image, tmp_path / "pairs" / name / "ct.nii.gz")
+        write_volume(labels, tmp_path / "pairs" / name / "labels.nii.gz")
+    (tmp_path / "pairs/two/ct.nii.gz").unlink()
+    assert run("check", tmp_path / "pairs").exit_code == 0
+    found = rows(tmp_path / "pairs/review/findings.csv")
+    assert "own labels" not in {row["rule"] for row in found}
+    assert run("check", tmp_path / "pairs", "--with-package", "--device", "cpu").exit_code == 0
+    found = rows(tmp_path / "pairs/review/findings.csv")
+    assert {row["case"] for row in found if row["rule"] == "own labels"} == {"one"}
+    monkeypatch.setattr(Segmenter, "segment", None)  # not a second time
+    assert run("check", tmp_path / "pairs", "--with-package").exit_code == 0
+    assert rows(tmp_path / "pairs/review/findings.csv") == found
 
 
 def test_an_empty_name_is_not_the_current_folder() -> None:

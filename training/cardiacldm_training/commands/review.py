@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,7 @@ from CardiacLDMLib.review.verdicts import OPINIONS
 from CardiacLDMLib.text import folder_name, plural
 
 from ..errors import ConfigError
-from .common import FAILED, counted_progress, report_errors, say, tell
+from .common import FAILED, DeviceOption, counted_progress, report_errors, say, tell
 
 if TYPE_CHECKING:
     from CardiacLDMLib.review.report import Found
@@ -50,6 +52,10 @@ def check(
     scans: ScansOption = None,
     review: ReviewOption = None,
     workers: WorkersOption = 1,
+    with_package: Annotated[
+        bool, typer.Option("--with-package", help="Segment the scans with the package, and flag where labels differ.")
+    ] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Check the labels of all cases, and list them with the worst first.
 
@@ -62,7 +68,8 @@ def check(
 
     study = _open(folder, scans, review)
     check_folder(out or study.folder)  # before minutes of work
-    found = check_all(study, workers)
+    unread = compare_all(study, device) if with_package else {}
+    found = check_all(study, workers, unread)
     path = write_findings(found, out or study.folder)
     table = findings_table(found)
     if table.rows:
@@ -157,14 +164,49 @@ def _open(folder: str, scans: Path | None, review: Path | None) -> Study:
     return Study(open_source(Path(folder), scans, review))
 
 
-def check_all(study: Study, workers: int) -> Found:
-    """Look at every case that was not looked at before; the findings are kept with the review."""
+def compare_all(study: Study, device: str) -> dict[str, str]:
+    """Look at every case with a scan and compare its labels with the package's; return why some cannot be read.
+
+    What was compared before, and labels that the package itself has made, are left out.
+    """
+    from CardiacLDMLib.packages.store import locate_package, open_package
+    from CardiacLDMLib.review.checks import check as find
+    from CardiacLDMLib.review.own import can_be_compared, name_of, own_labels
+    from CardiacLDMLib.review.sources import read_both
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    package = open_package(locate_package())
+    segmenter = functools.cache(lambda: Segmenter(package, device))
+    waiting = [
+        case for case in study.cases
+        if can_be_compared(case, study.labels_of(case), name_of(package))
+        and not study.is_compared(case, package.sha256)
+    ]  # fmt: skip
+    unreadable: dict[str, str] = {}
+    with counted_progress("Cases with the package", len(waiting)) as update:
+        for number, case in enumerate(waiting, start=1):
+            try:
+                labels, image = read_both(case, study.labels_of(case))
+                own = own_labels(image, package, segmenter, study.folder) if image is not None else None
+                study.keep_findings(case, find(labels, image, own=own), package.sha256)
+            except Exception as error:
+                unreadable[case.name] = explain(error).message
+            study.cache.save()
+            update(number)
+    return unreadable
+
+
+def check_all(study: Study, workers: int, unread: Mapping[str, str] | None = None) -> Found:
+    """Look at every case that was not looked at before; the findings are kept with the review.
+
+    ``unread``: cases that are known to be unreadable, with the reasons.
+    """
     from CardiacLDMLib.review.report import collect
 
     from ..cases.workers import run_unordered
 
-    waiting = [case for case in study.cases if study.findings(case) is None]
-    unreadable: dict[str, str] = {}
+    unreadable = dict(unread or {})
+    waiting = [case for case in study.cases if case.name not in unreadable and study.findings(case) is None]
     try:
         with counted_progress("Cases", len(waiting)) as update:
             jobs = run_unordered(

@@ -116,7 +116,8 @@ class Desk:
         self.look_ahead()
         if name in loader.nodes:
             self.loaded(name)
-        self._changed()
+        else:
+            self._changed()
 
     def look_ahead(self) -> None:
         """Load the case that comes next."""
@@ -131,16 +132,18 @@ class Desk:
         if nodes is not None and not nodes.exists:  # the user has removed it
             loader.drop(name)
             self.look_ahead()
+            self._changed()
             return
         if nodes is not None:
             self.on_screen = True
             self._viewer.show(nodes)
-            self._viewer.show_all()
             self._correction.watch(nodes, loader.labels.get(name))
             self._compare.show(loader, nodes)
             session.watch.restart()
             self.cases.update(session.worklist, name)
             self._show_findings()
+            if self._finding is None:
+                self._viewer.show_all()
         self._changed()
 
     def checked(self, name: str) -> None:
@@ -155,7 +158,7 @@ class Desk:
         """List the findings of the case and go to the worst, unless the reader has gone somewhere already."""
         found = self.loader.findings(self.name) if self.loader is not None and self.name is not None else None
         self.findings.show(found or [])
-        if found and self._finding is None:
+        if found and self._finding is None and not self.verdicts.structure:
             self.findings.choose(0)
 
     def _go_to_finding(self, finding: Finding) -> None:
@@ -201,10 +204,10 @@ class Desk:
         following = self.session.next_open(name) if self.session is not None else None
         if following is None:
             self._say(_("All cases of this list have your verdict."))
+            self._changed()
         else:
             self._say(_("{case}: {verdict}.").format(case=name, verdict=_(opinion)))
             self.choose(following)
-        self._changed()
 
     def _may_judge(self, opinion: Opinion) -> bool:
         """Return whether the case can be judged: what is judged must be what is seen."""
@@ -256,7 +259,7 @@ class Desk:
 
     def _written(self) -> None:
         """Try again later if something could not be written."""
-        if self.session is not None and self.session.trouble and self._retry is None:
+        if self.session is not None and self.session.worklist.journal.unsaved and self._retry is None:
             self._retry = later(RETRY_SECONDS, self.write_again)
 
     def write_again(self) -> None:

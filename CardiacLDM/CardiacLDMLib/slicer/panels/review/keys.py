@@ -1,9 +1,9 @@
 """The keys of the Review panel.
 
-Plain keys are shortcuts of the tab's page: Qt fires them while the page can be seen, whatever has the focus in its
-window, also a view. Text fields take them first. Ctrl with an arrow moves through Slicer's history of modules: two
-shortcuts on one key would cancel each other, so a filter on the window takes these two keys before Qt looks for a
-shortcut.
+They are shortcuts of the tab's page: Qt fires them while the page can be seen, whatever has the focus in its window,
+also a view. Text fields take them first. Slicer's own buttons have Ctrl with an arrow, to move through its history of
+modules, and two shortcuts on one key would cancel each other: they lend their keys to the tab while it is open. An
+event filter is no way out: PythonQt passes it the event that comes before a shortcut without its key.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("R", "reject", _("reject")),
     ("U", "undo", _("undo the last verdict")),
     ("C", "comment", _("write a comment; Enter ends it")),
+    ("Ctrl+Right", "next_case", _("next case")),
+    ("Ctrl+Left", "previous_case", _("previous case")),
 )
+#: Classes of Qt that may have a shortcut.
+OWNERS = ("QAction", "QAbstractButton")
 #: Classes of Qt in which a key is typed.
 TYPING = ("QLineEdit", "QAbstractSpinBox", "QTextEdit", "QPlainTextEdit")
 
 
-class ReviewKeys(qt.QObject):  # type: ignore[misc]  # has no types
-    """Calls ``act`` with the name of an action while ``page``, the tab's page, is visible.
-
-    ``act`` gets ``next_case`` and ``previous_case`` for the two keys of the filter.
-    """
+class ReviewKeys:
+    """Calls ``act`` with the name of an action while ``page``, the tab's page, is visible."""
 
     def __init__(self, page: Any, act: Callable[[str], None]) -> None:
-        super().__init__()
         self._page, self._act = page, act
-        self._window: Any = None
+        self._lenders: list[tuple[Any, str]] = []  # what has one of the keys otherwise, and that key
         self._shortcuts = [self._shortcut(key, name) for key, name, _words in KEYS]
 
     def _shortcut(self, key: str, name: str) -> Any:
@@ -55,37 +55,21 @@ class ReviewKeys(qt.QObject):  # type: ignore[misc]  # has no types
             self._act(name)
 
     def watch(self) -> None:
-        """Take the keys with Ctrl in the window that the page is in now."""
+        """Borrow the keys from other parts of the window that the page is in now."""
         window = slicer.util.mainWindow() or self._page.window()
-        if window is not self._window:
-            self.stop()
-            self._window = window
-            window.installEventFilter(self)
+        ours = {qt.QKeySequence(key).toString() for key, _name, _words in KEYS}
+        for owner in (each for kind in OWNERS for each in window.findChildren(kind)):
+            key = owner.shortcut.toString()
+            if key in ours:
+                owner.shortcut = qt.QKeySequence()
+                self._lenders.append((owner, key))
 
     def stop(self) -> None:
-        """Take them no longer."""
-        if self._window:  # false also where the window is deleted already
-            self._window.removeEventFilter(self)
-        self._window = None
-
-    def eventFilter(self, _window: Any, event: Any) -> bool:  # noqa: N802 - Qt's way of naming
-        """Return whether the event is stopped here."""
-        kind = event.type()
-        if kind not in (qt.QEvent.ShortcutOverride, qt.QEvent.KeyPress):
-            return False
-        name = {qt.Qt.Key_Right: "next_case", qt.Qt.Key_Left: "previous_case"}.get(event.key())
-        if name is None or not _has_only_ctrl(event) or not self._page.visible or is_typing():
-            return False
-        event.accept()
-        if kind == qt.QEvent.KeyPress and not event.isAutoRepeat():
-            self._act(name)
-        return True
-
-
-def _has_only_ctrl(event: Any) -> bool:
-    modifiers = event.modifiers()
-    others = (qt.Qt.ShiftModifier, qt.Qt.AltModifier, qt.Qt.MetaModifier)
-    return bool(modifiers & qt.Qt.ControlModifier) and not any(bool(modifiers & other) for other in others)
+        """Give them back."""
+        for owner, key in self._lenders:
+            if owner:  # false where it is deleted already
+                owner.shortcut = qt.QKeySequence(key)
+        self._lenders.clear()
 
 
 def is_typing() -> bool:

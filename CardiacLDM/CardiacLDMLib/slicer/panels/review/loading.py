@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Cases that stay in the scene: the one that is looked at, the next and the one before.
 KEPT = 3
+#: Seconds after which other cases leave it.
+LEAVE_SECONDS = 0.3
 #: Seconds after which new findings are written to the disk.
 SAVE_SECONDS = 5.0
 
@@ -70,6 +72,7 @@ class CaseLoader:
         self._running = False
         self._import: Sliced | None = None
         self._saving: Any = None  # runs while findings are not on the disk yet
+        self._leaving: Any = None  # runs while cases are to leave the scene
         self._closed = False
 
     # --- what the panel asks for ---
@@ -81,10 +84,16 @@ class CaseLoader:
             if current in self._in_scene:
                 self.nodes.pop(current, None)  # the user may have changed it meanwhile
         self._ahead = ahead
-        keep = {current, ahead, self._before}
-        for name in [name for name in self.nodes if name not in keep and len(self.nodes) >= KEPT]:
-            self.drop(name)
+        if self._leaving is None:
+            self._leaving = later(LEAVE_SECONDS, self._drop_others)
         self.go_on()
+
+    def _drop_others(self) -> None:
+        """Take cases that are not near out of the scene: later than the reader asks for another, who must not wait."""
+        self._leaving = None
+        keep = {self._current, self._ahead, self._before}
+        for name in [name for name in self.nodes if name not in keep and len(self.nodes) > KEPT]:
+            self.drop(name)
 
     def ask(self, request: Request[Any], done: Callable[[Any], None], failed: Callable[[Failure], None]) -> None:
         """Carry out a request before anything else."""
@@ -150,8 +159,9 @@ class CaseLoader:
         self._asked.clear()
         if self._running:
             self._dispatcher.cancel()
-        if self._saving is not None:
-            self._saving.stop()
+        for timer in (self._saving, self._leaving):
+            if timer is not None:
+                timer.stop()
         self._worklist.cache.save()
         for name in list(self.nodes):
             self.drop(name)
@@ -215,7 +225,7 @@ class CaseLoader:
     def _open(self, name: str) -> tuple[Request[Any], JobListener[Any]]:
         from ....worker.review_messages import OpenReview
 
-        files = self._files(name)
+        files = self.files(name)
         marks = [mark_of(paths) for paths in self._hashed(name)]
 
         def failed(failure: Failure) -> None:
@@ -298,13 +308,17 @@ class CaseLoader:
             self._tell_checked(name)
 
         if name not in self._in_scene:
-            return CheckReview(**self._files(name)), self._listener(done, failed)
+            return CheckReview(**self.files(name)), self._listener(done, failed)
         image = volumes.volume_from_node(self.nodes[name].volume)
         return CheckLabels(labels=self.labels[name], image=image, has_image=True), self._listener(keep, failed)
 
     def _keep(self, name: str, findings: list[Finding]) -> None:
         """Remember findings, now; on the disk a little later, once for many cases."""
         self._worklist.keep(name, findings, save=False)
+        self.save_later()
+
+    def save_later(self) -> None:
+        """Write new findings to the disk soon."""
         if self._saving is None:
             self._saving = later(SAVE_SECONDS, self._save)
 
@@ -319,7 +333,7 @@ class CaseLoader:
 
     # --- files ---
 
-    def _files(self, name: str) -> dict[str, Any]:
+    def files(self, name: str) -> dict[str, Any]:
         """Return the fields of a request for a case."""
         case = self._worklist[name]
         scan = case.scan

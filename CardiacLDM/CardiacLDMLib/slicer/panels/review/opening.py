@@ -11,14 +11,17 @@ from slicer.i18n import tr as _
 import slicer
 
 from ....errors import UserError, VolumeError
+from ....image.cases import Case
 from ....review.journal import FOLDER, Journal
-from ....review.sources import Source, cases_of_scene, open_source
+from ....review.sources import ReviewCase, Source, cases_of_scene, open_source, with_scans
 from ....review.worklist import Worklist
 from ... import segmentations
 from .nodes import REVIEW
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode
+
+    from ....worker.review_messages import FoundScan
 
 #: The reader's name in the user's settings of Slicer.
 READER_KEY = "CardiacLDM/reviewReader"
@@ -28,13 +31,14 @@ READER_KEY = "CardiacLDM/reviewReader"
 class Opened:
     """A list of cases, and the segmentations of those that lie in the scene. ``notes``: sentences on damage.
 
-    ``source``: the folder or table of the cases, None for those of the scene.
+    ``source``: the folder or table of the cases, None for those of the scene; ``scans``: another folder of its scans.
     """
 
     worklist: Worklist
     in_scene: dict[str, vtkMRMLSegmentationNode]
     notes: list[str]
     source: Path | None = None
+    scans: Path | None = None
 
 
 def stored_reader() -> str:
@@ -47,14 +51,25 @@ def store_reader(name: str) -> None:
     slicer.app.userSettings().setValue(READER_KEY, name)
 
 
-def open_files(path: str, reader: str, verdicts: str) -> Opened:
+def open_files(path: str, reader: str, verdicts: str, folder: str, scans: list[FoundScan]) -> Opened:
     """Open a folder or a table. ``verdicts``: folder of the verdicts, empty for the usual one.
 
-    Raises :class:`UserError`.
+    ``scans``: those in ``folder``, from which results were made; none if it is empty. Raises :class:`UserError`.
     """
     place = Path(path).absolute()
     source = open_source(place, None, Path(verdicts).absolute() if verdicts else None)
-    return replace(_open(source.cases, source.review, reader, {}), source=place)
+    known = {
+        each.name: ReviewCase(each.name, scan=Case(each.name, each.source, study=each.study), parts=tuple(each.files))
+        for each in scans
+    }
+    opened = _open(with_scans(source.cases, known), source.review, reader, {})
+    count = sum(not case.scan_files for case in opened.worklist.cases)
+    if count:
+        opened.notes.append(
+            _("{n} of {total} cases have no CT. If it lies elsewhere, choose its folder under Scans and open again.")
+            .format(n=count, total=len(opened.worklist.cases))
+        )  # fmt: skip
+    return replace(opened, source=place, scans=Path(folder).absolute() if folder else None)
 
 
 def open_scene(reader: str, verdicts: str) -> Opened:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import qt
 from slicer.i18n import tr as _
@@ -12,15 +13,20 @@ import slicer
 
 from .... import anatomy
 from ....errors import UserError
+from ....worker.job import JobListener
 from ..install import ensure_dependencies
 from ..parts import ATTENTION, TROUBLE
-from ..process import Dispatcher
+from ..process import Dispatcher, later
 from . import opening
 from .desk import Desk
 from .keys import KEYS, ReviewKeys
 from .loading import CaseLoader
+from .package import PackageBox
 from .saving import SaveBox
 from .session import Session
+
+if TYPE_CHECKING:
+    from ....worker.review_messages import FoundScan
 
 #: Lists of up to this many cases are checked as soon as they are open, longer ones on request.
 AT_ONCE = 50
@@ -33,10 +39,12 @@ class ReviewPanel:
         self.ui = ui
         self._session: Session | None = None
         self._loader: CaseLoader | None = None
+        self._source: Path | None = None  # of the cases
         self._in_batch = False
         self._dispatcher = Dispatcher(self._worker_changed, ("--light",))  # a process of its own, which needs no torch
         self.desk = Desk(ui, self._say, self.refresh)
         self._save = SaveBox(ui, self._say)
+        self._package = PackageBox(ui, self.desk.checked, lambda: self.desk.name)
         self._keys = ReviewKeys(page, self._act)
         self._actions: dict[str, Callable[[], None]] = {
             "next_finding": lambda: self.desk.findings.step(1), "previous_finding": lambda: self.desk.findings.step(-1),
@@ -100,6 +108,7 @@ class ReviewPanel:
         self._keys.stop()
         self._end()
         self._dispatcher.close()
+        self._package.close()
 
     @property
     def unsaved(self) -> int:
@@ -125,7 +134,42 @@ class ReviewPanel:
     def _open_cases(self) -> None:
         ui = self.ui
         ui.casesPath.addCurrentPathToHistory()
-        self._open(lambda: opening.open_files(ui.casesPath.currentPath, self._reader, ui.verdictsPath.currentPath))
+        if not ensure_dependencies():
+            return
+        cases, verdicts, folder = ui.casesPath.currentPath, ui.verdictsPath.currentPath, ui.scansPath.currentPath
+
+        def find(scans: list[FoundScan]) -> None:
+            self._open(lambda: opening.open_files(cases, self._reader, verdicts, folder, scans))
+
+        if folder:
+            ui.scansPath.addCurrentPathToHistory()
+            self._find_scans(Path(folder), find)
+        else:
+            find([])
+
+    def _find_scans(self, folder: Path, then: Callable[[list[FoundScan]], None]) -> None:
+        """Look for scans in the other process: headers of hundreds of DICOM slices are read."""
+        from ....worker.review_messages import FindScans, FoundScans
+
+        def done(reply: FoundScans) -> None:
+            later(0.0, lambda: then(reply.scans))  # once this job has ended
+
+        request = FindScans(source=folder.absolute())
+        self._say(_("Looking for scans in {folder}").format(folder=folder.name))
+        if self._loader is not None:
+            self._loader.ask(request, done, lambda failure: self._say(failure.message))
+            return
+
+        def end(call: Callable[[Any], None], value: Any) -> None:
+            self._dispatcher.report_end()
+            call(value)
+
+        listener: JobListener[FoundScans] = JobListener(
+            done=lambda reply: end(done, reply), failed=lambda failure: end(self._say, failure.message),
+            cancelled=lambda: end(self._say, ""),
+        )  # fmt: skip
+        if not self._dispatcher.busy:  # otherwise Open was pressed twice
+            self._dispatcher.submit(request, listener)
 
     def _open_scene(self) -> None:
         self._open(lambda: opening.open_scene(self._reader, self.ui.verdictsPath.currentPath))
@@ -141,18 +185,22 @@ class ReviewPanel:
             self._say(str(error))
             return
         unsaved = list(self._session.worklist.journal.unsaved) if self._session is not None else []
+        if unsaved and (opened.source is None or opened.source != self._source):
+            if not self._may_lose(_("Open other cases?")):
+                opened.worklist.journal.close()
+                return
+            unsaved = []
         self._end()
         opening.store_reader(self._reader)
-        self._session = Session(opened.worklist)
+        self._session, self._source = Session(opened.worklist), opened.source
         for verdict in unsaved:  # of a folder that cannot be written to
             self._session.take(verdict)
-        self._loader = CaseLoader(
-            self._dispatcher, opened.worklist, opened.in_scene, self.desk.loaded, self.desk.checked
-        )
-        self._save.begin(opened.worklist, self._loader, opened.source)
+        self._loader = CaseLoader(self._dispatcher, opened.worklist, opened.in_scene, self.desk.loaded, self._checked)
+        self._save.begin(opened.worklist, self._loader, opened.source, opened.scans)
         self.ui.source.collapsed = True
         self.ui.show.currentIndex = self.ui.order.currentIndex = 0
         self._say("\n".join(opened.notes))
+        self._package.begin(self._session, self._loader)
         self.desk.begin(self._session, self._loader)
         if len(opened.worklist.cases) <= AT_ONCE:
             self._check_all(by_user=False)
@@ -162,12 +210,20 @@ class ReviewPanel:
         """End the review."""
         if self._session is None:
             return
-        self._session.write_again()
-        text = _("{n} verdicts could not be written and would be lost. Close the review?").format(n=self.unsaved)
-        if self.unsaved and not slicer.util.confirmOkCancelDisplay(text):
-            self.refresh()
-        else:
+        if self._may_lose(_("Close the review?")):
             self.desk.after_corrections(self._close_now)
+
+    def _may_lose(self, question: str) -> bool:
+        """Return whether verdicts may be lost that cannot be written, after asking; true without any."""
+        if self._session is not None:
+            self._session.write_again()
+        if not self.unsaved:
+            return True
+        text = _("{n} verdicts could not be written and would be lost. To keep them, choose another folder under "
+                 "Verdicts and open the same cases. {question}")  # fmt: skip
+        may = bool(slicer.util.confirmOkCancelDisplay(text.format(n=self.unsaved, question=question)))
+        self.refresh()
+        return may
 
     def _close_now(self) -> None:
         self._end()
@@ -178,6 +234,7 @@ class ReviewPanel:
     def _end(self) -> None:
         session, self._session, self._loader = self._session, None, None
         self._save.begin(None, None, None)
+        self._package.begin(None, None)
         if session is not None:
             session.write_again()
         self.desk.end()
@@ -192,6 +249,10 @@ class ReviewPanel:
     def _worker_changed(self) -> None:
         if self._loader is not None:
             self._loader.go_on()
+
+    def _checked(self, name: str) -> None:
+        self.desk.checked(name)
+        self._package.again(name)
 
     # --- the list ---
 
@@ -246,6 +307,7 @@ class ReviewPanel:
         ui.progress.format = words
         ui.troubleLabel.text = session.trouble
         ui.troubleLabel.visible = bool(session.trouble)
+        self._package.refresh()
         left = loader.left
         ui.checkAll.text = _("Stop chec&king ({n} left)").format(n=left) if left else _("Chec&k all")
         if self._in_batch and not left:  # now the worst are known
@@ -266,5 +328,4 @@ def keys_in_words() -> str:
     return "\n".join([
         *lines[:2], _("1 to 8: one structure ({structures}); the next verdict is on it").format(structures=structures),
         _("0: all structures; the next verdict is on the case"), *lines[2:],
-        _("Ctrl+Right, Ctrl+Left: next case, previous case"),
     ])  # fmt: skip

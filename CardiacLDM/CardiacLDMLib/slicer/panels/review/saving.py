@@ -35,14 +35,20 @@ class SaveBox:
         self._worklist: Worklist | None = None
         self._loader: CaseLoader | None = None
         self._source: Path | None = None
+        self._scans: Path | None = None
         for button, slot in (
             (ui.saveTable, self._save_table), (ui.saveReport, self._report), (ui.exportCases, self._export),
         ):  # fmt: skip
             button.connect("clicked()", slot)
 
-    def begin(self, worklist: Worklist | None, loader: CaseLoader | None, source: Path | None) -> None:
-        """Save this review from now on; ``source``: the folder or table of its cases, None for those of the scene."""
-        self._worklist, self._loader, self._source = worklist, loader, source
+    def begin(
+        self, worklist: Worklist | None, loader: CaseLoader | None, source: Path | None, scans: Path | None = None
+    ) -> None:
+        """Save this review from now on; ``source``: the folder or table of its cases, None for those of the scene.
+
+        ``scans``: the folder of its scans, if it is another one.
+        """
+        self._worklist, self._loader, self._source, self._scans = worklist, loader, source, scans
         for button in (self._ui.saveReport, self._ui.exportCases):
             button.enabled = source is not None
 
@@ -70,7 +76,9 @@ class SaveBox:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(reply.page)))
 
         self._worklist.cache.save()
-        request = ReportReview(source=self._source, review=self._worklist.folder, hidden=hidden_cases(self._worklist))
+        request = ReportReview(
+            source=self._source, review=self._worklist.folder, scans=self._scans, hidden=hidden_cases(self._worklist)
+        )
         self._ask(request, done, _("Writing the report"))
 
     def _export(self) -> None:
@@ -86,7 +94,7 @@ class SaveBox:
             self._say("\n".join(words))
 
         out = unused_folder(Path(str(folder)))
-        request = ExportReview(source=self._source, review=self._worklist.folder, out=out)
+        request = ExportReview(source=self._source, review=self._worklist.folder, scans=self._scans, out=out)
         self._ask(request, done, _("Exporting the accepted cases"))
 
     def _ask(self, request: Any, done: Callable[[Any], None], words: str) -> None:

@@ -56,7 +56,8 @@ class Stopwatch:
 class Session:
     """A worklist in an order that stays while the reader works.
 
-    ``trouble``: a sentence while verdicts could not be written; they count, and are written later.
+    ``trouble``: a sentence while verdicts could not be written; they count, and are written later. Or what happened to
+    those that were written before.
     """
 
     def __init__(self, worklist: Worklist) -> None:
@@ -150,11 +151,11 @@ class Session:
 
     def _write(self, call: Callable[[], Any]) -> Verdict | None:
         """Write to the journal; ``trouble`` tells whether something waits. Return what ``call`` returns."""
-        before = self.worklist.journal.verdicts[-1:]
+        before, told = self.worklist.journal.verdicts[-1:], len(self.worklist.journal.notes)
         result = None
         try:
             result = call()
-            self.trouble = ""
+            self.trouble = "\n".join(self.worklist.journal.notes[told:])
         except OutputError as error:
             count = len(self.worklist.journal.unsaved)
             kept = _("1 verdict is") if count == 1 else _("{n} verdicts are").format(n=count)

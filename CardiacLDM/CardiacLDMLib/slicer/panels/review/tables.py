@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ....segmentation.findings import Finding
 
 CASE, FOUND, VERDICT = range(3)
-#: Room beside the title of a narrow column, pixels.
-MARGIN = 14
 GOOD = "#2e9d4d"
 #: Colours of verdicts, readable on light and dark windows.
 COLOURS = {"accept": GOOD, "fix": ATTENTION, "reject": TROUBLE}
@@ -35,7 +33,7 @@ class CaseTable:
         self._filling: Sliced | None = None
         header = table.horizontalHeader()
         header.setSectionResizeMode(CASE, qt.QHeaderView.Stretch)
-        header.resizeSection(FOUND, table.fontMetrics().horizontalAdvance(_("Findings")) + MARGIN)
+        header.resizeSection(FOUND, header.sectionSizeHint(FOUND))
         table.connect("cellClicked(int,int)", self._clicked)
         table.connect("cellActivated(int,int)", self._clicked)
 

@@ -63,7 +63,7 @@ class CaseViewer:
             self._display.CopyContent(nodes.segmentation.GetDisplayNode())
         nodes.segmentation.CreateDefaultDisplayNodes()
         nodes.segmentation.SetDisplayVisibility(True)
-        slicer.util.setSliceViewerLayers(background=nodes.volume, foreground=None, label=None, fit=True)
+        slicer.util.setSliceViewerLayers(background=nodes.volume, foreground=None, label=None)
         self.emphasise(())
         self._wait = later(SURFACES_SECONDS, self._make_surfaces)
 
@@ -159,8 +159,10 @@ class CaseViewer:
 
     def compare(self, other: vtkMRMLSegmentationNode | None) -> None:
         """Show another segmentation over this one, both as outlines, each in one colour; None ends it."""
+        if self.other is other:
+            return
         before, self.other = self.other, other
-        if before is not None and before is not other:
+        if before is not None:
             remove_node(before)
         if other is not None:
             other.CreateDefaultDisplayNodes()

@@ -10,6 +10,9 @@ from ....review.sources import package_of
 from .loading import CaseLoader
 from .session import Session
 
+#: Letters of a name that a narrow panel has room for.
+LONGEST_NAME = 28
+
 
 def title(session: Session | None, name: str | None) -> str:
     """Return the name of a case and its place in the list."""
@@ -18,7 +21,8 @@ def title(session: Session | None, name: str | None) -> str:
     place = ""
     if name in session.names:
         place = _("{n} of {total}").format(n=session.names.index(name) + 1, total=len(session.names))
-    return f"<b>{html.escape(name)}</b> ({place})" if place else f"<b>{html.escape(name)}</b>"
+    words = html.escape(name) if len(name) <= LONGEST_NAME else f"{html.escape(name[:LONGEST_NAME])}&#8230;"
+    return f"<b>{words}</b> ({place})" if place else f"<b>{words}</b>"
 
 
 def state(session: Session | None, loader: CaseLoader | None, name: str | None, on_screen: bool) -> str:
@@ -43,6 +47,8 @@ def state(session: Session | None, loader: CaseLoader | None, name: str | None, 
 
 
 def origin(session: Session | None, name: str | None) -> str:
-    """Return which model package made the labels of a case; empty if it is not known."""
-    package = package_of(session.worklist[name]) if session is not None and name is not None else ""
-    return _("Labels of {package}").format(package=package) if package else ""
+    """Return the whole name of a case, and which model package made its labels if it is known."""
+    if session is None or name is None:
+        return ""
+    package = package_of(session.worklist[name])
+    return "\n".join([name, *([_("Labels of {package}").format(package=package)] if package else [])])
