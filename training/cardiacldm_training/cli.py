@@ -9,6 +9,7 @@ from CardiacLDMLib import __version__
 from .commands import (
     ablation,
     cohort,
+    data,
     evaluate,
     experiment,
     fidelity,
@@ -51,6 +52,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("ablation")(ablation.ablation)
 app.command("experiment")(experiment.experiment)
 app.command("fidelity")(fidelity.fidelity)
+app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")
 app.add_typer(review.app, name="review")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import join_words, plural
 
+from ..errors import DatasetError
 from . import store
+from .readers.files import ImageFiles
 from .readers.layouts import Reading
+from .splits import Fold
 
 #: A note on more cases names the first of them.
 _MOST_NAMES = 5
@@ -18,20 +22,33 @@ _MOST_NAMES = 5
 
 def prepare_cases(
     folders: Sequence[Path], cache: Path | None, spacing_mm: float, workers: int, say: Say, *,
-    images_alone: bool = False, whole: bool = False, reading: Reading | None = None,
+    images_alone: bool = False, whole: bool = False, reading: Reading | None = None, fold: Fold | None = None,
 ) -> store.Prepared:  # fmt: skip
     """Prepare the cases of ``folders`` at ``spacing_mm``; report cases in doubt, leave out unusable ones.
 
     ``images_alone``: images without labels are cases too. ``whole``: only cases whose labels leave nothing unknown can
-    be used. Raises DatasetError for a folder without cases.
+    be used. ``fold``: of a stored split; cases that it does not name are left out. Raises DatasetError for a folder
+    without cases.
     """
-    files = store.gather(folders, cache, images_alone=images_alone, reading=reading)
+    files = _of_fold(store.gather(folders, cache, images_alone=images_alone, reading=reading), fold, say)
     say(f"Preparing {plural(len(files), 'image' if images_alone else 'case')} at {spacing_mm:g} mm.")
     prepared = store.prepare(files, spacing_mm, workers=workers, progress=store.report_tenths(say))
     if whole:
         prepared = whole_cases(prepared)
     _report(prepared.skipped, prepared.cases, say)
-    return prepared
+    return replace(prepared, held_out=fold.held_out if fold else None)
+
+
+def _of_fold(files: list[tuple[ImageFiles, Path]], fold: Fold | None, say: Say) -> list[tuple[ImageFiles, Path]]:
+    """Return the cases to train and to validate on; name cases that the split lacks, and those that the data lack."""
+    if fold is None:
+        return files
+    for sentence in fold.differences([each.name for each, _ in files]):
+        say(sentence)
+    chosen = [each for each in files if fold.part(each[0].name) in ("train", "validation")]
+    if not chosen:
+        raise DatasetError(f"{fold.title} names none of the cases of the data to train on: split these data first.")
+    return chosen
 
 
 def whole_cases(prepared: store.Prepared) -> store.Prepared:
@@ -45,7 +62,7 @@ def whole_cases(prepared: store.Prepared) -> store.Prepared:
 
 def prepare_for_networks(
     folders: Sequence[Path], cache: Path | None, spacings: Mapping[str, float], workers: int, say: Say, *,
-    reading: Reading | None = None,
+    reading: Reading | None = None, fold: Fold | None = None,
 ) -> dict[str, store.Prepared]:  # fmt: skip
     """Prepare the cases of ``folders`` at the spacing in mm of each network, and return them by network.
 
@@ -53,7 +70,7 @@ def prepare_for_networks(
     are reported too.
     Raises DatasetError for a folder without cases.
     """
-    files = store.gather(folders, cache, reading=reading)
+    files = _of_fold(store.gather(folders, cache, reading=reading), fold, say)
     prepared: dict[str, store.Prepared] = {}
     skipped: dict[str, str] = {}
     for name, spacing in spacings.items():
@@ -62,7 +79,9 @@ def prepare_for_networks(
         skipped.update(prepared[name].skipped)
     reasons = sorted(skipped.items())
     usable = {
-        name: store.Prepared([case for case in part.cases if case.name not in skipped], reasons)
+        name: store.Prepared(
+            [case for case in part.cases if case.name not in skipped], reasons, fold.held_out if fold else None
+        )
         for name, part in prepared.items()
     }
     _report(reasons, next(iter(usable.values())).cases, say)

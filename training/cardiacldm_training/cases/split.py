@@ -11,6 +11,21 @@ from . import store
 Cases = Sequence[store.PreparedCase]
 
 
+def sides(prepared: store.Prepared, part: float) -> tuple[list[store.PreparedCase], list[store.PreparedCase]]:
+    """Return training cases and held-out cases: those of a stored split, without one as :func:`split` does.
+
+    Raises :class:`TrainingError` if one of the sides is empty.
+    """
+    if prepared.held_out is None:
+        return split(prepared.cases, part)
+    held_out = [case for case in prepared.cases if case.name in prepared.held_out]
+    train = [case for case in prepared.cases if case.name not in prepared.held_out]
+    if not held_out or not train:
+        side = "to train on" if held_out else "to validate on"
+        raise TrainingError(f"The split leaves no usable case {side}: choose another fold, or split again.")
+    return train, held_out
+
+
 def split(cases: Cases, part: float) -> tuple[list[store.PreparedCase], list[store.PreparedCase]]:
     """Return training cases and held-out cases, about ``part`` of all and at least one.
 

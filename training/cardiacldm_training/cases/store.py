@@ -86,15 +86,22 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The usable cases in the given order, and ``(name, reason)`` of the others."""
+    """The usable cases in the given order, and ``(name, reason)`` of the others.
+
+    ``held_out``: the names of the cases to validate on, if a stored split tells.
+    """
 
     cases: list[PreparedCase]
     skipped: list[tuple[str, str]]
+    held_out: frozenset[str] | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names and contents of all cases."""
-        return hashlib.sha256("\n".join(f"{case.name} {case.key}" for case in self.cases).encode()).hexdigest()
+        """SHA-256 over names and contents of all cases, and the stored split of them."""
+        lines = [f"{case.name} {case.key}" for case in self.cases]
+        if self.held_out is not None:
+            lines += ["held out", *sorted(self.held_out)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def prepare(

@@ -12,6 +12,7 @@ from CardiacLDMLib.text import plural, size_text
 
 from ..errors import ConfigError
 from .common import DeviceOption, let_threads_sleep, report_errors, say
+from .data_options import FoldOption, LayoutOption, MapOption, SplitOption, fold_of, reading_of
 
 if TYPE_CHECKING:
     from CardiacLDMLib.packages.store import ModelPackage
@@ -57,6 +58,10 @@ def segmenter(
     *,
     data: _Data,
     out: _Run,
+    layout: LayoutOption = None,
+    labels_map: MapOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     preset: _Preset = "demo",
     network: _Network = None,
     only: Annotated[
@@ -101,7 +106,10 @@ def segmenter(
         raise ConfigError(f"There is no part {only!r}: choose locator or segmenter.")
     package = find_package(start) if start else None
     trained = read_encoder(encoder) if encoder else None
-    prepared = prepare_for_networks(data, cache, presets.spacings(preset), max(workers, 1), say)
+    reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
+    prepared = prepare_for_networks(
+        data, cache, presets.spacings(preset), max(workers, 1), say, reading=reading, fold=chosen
+    )
     pairs = prepare_cases(mix, cache, presets.spacings(preset)["segmenter"], max(workers, 1), say) if mix else None
     cases, skipped = prepared["segmenter"].cases, prepared["segmenter"].skipped
     facts = DataFacts(
@@ -148,6 +156,10 @@ def pretrain(
     *,
     data: Annotated[list[Path], typer.Option(help="Folder of images or cases; may be given several times.")],
     out: _Run,
+    layout: LayoutOption = None,
+    labels_map: MapOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     preset: _Preset = "demo",
     mask: Annotated[str, typer.Option(help="paper (few boxes hidden) or mae (three quarters hidden).")] = "paper",
     columns: Annotated[bool, typer.Option("--columns", help="Let the paper's boxes run through all slices.")] = False,
@@ -174,7 +186,10 @@ def pretrain(
 
     spacing_mm = presets.spacings(preset)["segmenter"]
     chosen = parse_mask(mask, columns=columns)
-    prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say, images_alone=True)
+    reading, part = reading_of(layout, labels_map), fold_of(split, fold)
+    prepared = prepare_cases(
+        data, cache, spacing_mm, max(workers, 1), say, images_alone=True, reading=reading, fold=part
+    )
     run_config = presets.pretraining_config(
         preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), chosen, architecture=network, seed=seed,
         steps=steps or _steps_to_resume(out, "network", resume), batch=batch,
@@ -191,6 +206,10 @@ def autoencoder(
     *,
     data: _Data,
     out: _Run,
+    layout: LayoutOption = None,
+    labels_map: MapOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     preset: _Preset = "demo",
     steps: _Steps = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
@@ -218,7 +237,8 @@ def autoencoder(
 
     package = find_package(start) if start else None
     _, spacing_mm = presets.grid_of(preset)
-    prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say)
+    reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
+    prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say, whole=True, reading=reading, fold=chosen)
     run_config = presets.generator_config(
         preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), seed=seed,
         steps=steps or _steps_to_resume(out, "autoencoder", resume), batch=batch,
@@ -259,6 +279,10 @@ def diffusion(
     *,
     data: Annotated[list[Path], typer.Option(help="Folder of the cases that the autoencoder was trained on.")],
     out: Annotated[Path, typer.Option(help="Folder of the run, which holds a trained autoencoder.")],
+    layout: LayoutOption = None,
+    labels_map: MapOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = None,
     preset: Annotated[str | None, typer.Option(help="Preset; the autoencoder's if not given.")] = None,
     schedule: Annotated[str | None, typer.Option(help="rectified_flow or ddpm; the preset's if not given.")] = None,
     steps: _Steps = None,
@@ -291,8 +315,11 @@ def diffusion(
         preset or stored.preset, steps=steps or _steps_to_resume(out, "diffusion", resume), batch=batch,
         schedule=schedule, devices=devices, nodes=nodes,
     )  # fmt: skip
-    conditions = read_conditions(data)
-    prepared = prepare_cases(data, cache, stored.generator.spacing_mm, max(workers, 1), say)
+    reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
+    conditions = read_conditions(data, reading)
+    prepared = prepare_cases(
+        data, cache, stored.generator.spacing_mm, max(workers, 1), say, whole=True, reading=reading, fold=chosen
+    )
     end = train_diffusion(
         out, settings, prepared, conditions, resume=resume, workers=workers, device=device, preset=preset, say=say
     )

@@ -205,7 +205,7 @@ def train_autoencoder(
         _refuse_new_autoencoder(run, stored, settings)
         run_config = run_config.with_diffusion(stored.generator.diffusion, stored.data.diffusion)
     run_folder.check_run(run, run_config, [NAME], resume=resume)
-    train, held_out = split.split(prepared.cases, run_config.validation_part)
+    train, held_out = split.sides(prepared, run_config.validation_part)
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.arguments)

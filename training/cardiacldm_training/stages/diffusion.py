@@ -244,7 +244,7 @@ def train_diffusion(
     Raises TrainingError, ConfigError, DatasetError.
     """
     stored = _with_same_data(run, prepared, preset)
-    train, held_out = split.split(prepared.cases, stored.validation_part)
+    train, held_out = split.sides(prepared, stored.validation_part)
     run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions))
     if run_folder.has_begun(run, NAME):  # before that, settings may change
         run_folder.check_run(run, run_config, [NAME], resume=resume)

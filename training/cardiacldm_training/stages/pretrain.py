@@ -18,7 +18,7 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.scan import to_window
 
 from ..cases import augment, store
-from ..cases.split import Cases, split
+from ..cases.split import Cases, sides
 from ..results.pictures import row_of_slices
 from . import devices, loop, run_folder
 from .config import PretrainConfig, RunConfig, stream
@@ -164,7 +164,7 @@ def train_pretraining(
     settings = run_config.pretraining.network
     run_folder.check_run(run, run_config, [NAME], resume=resume)
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
-    train, held_out = split(prepared.cases, run_config.validation_part)
+    train, held_out = sides(prepared, run_config.validation_part)
     torch.manual_seed(run_config.seed)
     network = build_reconstructor(settings.architecture, settings.arguments)
     stage = PretrainStage(settings, seed=run_config.seed, train=train, held_out=held_out)

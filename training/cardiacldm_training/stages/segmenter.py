@@ -19,7 +19,7 @@ from CardiacLDMLib.segmentation.scan import to_window
 
 from ..cases import augment, store
 from ..cases.mixture import Group, Mixture
-from ..cases.split import Cases, split
+from ..cases.split import Cases, sides
 from ..cases.unknown import comparable, fitting_classes
 from ..errors import ConfigError
 from ..results.pictures import panel
@@ -174,7 +174,7 @@ def train_segmenter(
     ends = {}
     for name in networks:
         settings = run_config.segmenter.network(name)
-        real, held_out = split(prepared[name].cases, run_config.validation_part)
+        real, held_out = sides(prepared[name], run_config.validation_part)
         train = _mix(real, pairs if name == "segmenter" else None, run_config)
         stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
         if fabric.is_global_zero:

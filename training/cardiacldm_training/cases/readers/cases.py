@@ -67,12 +67,16 @@ def has_structures(labels: np.ndarray) -> bool:
     return bool(((labels > 0) & (labels < anatomy.NUM_CLASSES)).any())
 
 
+def scan_files(files: ImageFiles) -> list[Path]:
+    """Return the files of a case's scan: one, or the DICOM slices of a folder, in the order of their names."""
+    if not files.image.is_dir():
+        return [files.image]
+    return sorted(path for path in files.image.rglob("*") if path.is_file() and path != files.labels)
+
+
 def source_files(files: ImageFiles) -> Iterator[Path]:
     """Yield the files that a case is read from, the scan's first."""
-    if files.image.is_dir():
-        yield from sorted(path for path in files.image.rglob("*") if path.is_file())
-    else:
-        yield files.image
+    yield from scan_files(files)
     if files.labels is not None:
         if files.labels.is_dir():
             yield from (path for path, _ in mask_files(files.labels, files.label_map))
