@@ -37,6 +37,8 @@ _REPLACED = ".replaced"
 ABANDONED_SECONDS = 3600.0
 #: Age below which a temporary file or folder is left alone: its process may not have locked it yet.
 _YOUNG_SECONDS = 1.0
+#: Longest time for which a claimed folder is waited for.
+_CLAIM_SECONDS = 8.0
 #: Errors of systems that cannot flush a folder's entries.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
 
@@ -240,6 +242,37 @@ def sweep(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
                 path.unlink()
             elif path.name.startswith(REMOVED) or _restore(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path) -> Iterator[None]:
+    """Make ``folder`` this process's own: refuse it, with :class:`OutputError`, if another process has claimed it.
+
+    The claim ends with the process, also with a killed one. Processes that a killed one had forked hold it for some
+    seconds more, so it is waited for. Does nothing on systems that cannot lock folders.
+    """
+    make_folder(folder)
+    handle = _open_to_lock(folder)
+    try:
+        end = time.monotonic() + _CLAIM_SECONDS
+        while handle is not None and not _lock_if_possible(handle):
+            if time.monotonic() > end:
+                raise OutputError(
+                    f"Another command writes to {folder.name}: wait for its end, or choose another folder."
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_if_possible(handle: int) -> bool:
+    """Return False if another process holds the lock; a file system without locks counts as locked."""
+    try:
+        return lock(handle)
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager

@@ -40,6 +40,21 @@ def test_a_single_group_is_drawn_as_before_there_were_mixtures() -> None:
         assert Mixture([Group("cases", group)]).draw(np.random.default_rng(n), 7, 1, n) is expected
 
 
+def test_pairs_of_another_anatomy_are_refused(tmp_path: Path) -> None:
+    def labelled(name: str, structures: range) -> list[PreparedCase]:
+        points = np.full((8, 2, 3), -1, dtype=np.int16)
+        points[list(structures)] = 0
+        (tmp_path / name).mkdir(exist_ok=True)
+        np.save(tmp_path / name / "points.npy", points)
+        return [PreparedCase(name, tmp_path / name, name, 3.0)]
+
+    real, same, fewer = (labelled(str(n), range(n)) for n in (7, 8, 5))
+    Mixture([Group("real cases", real), Group("pairs", same)]).check_anatomy()
+    Mixture([Group("real cases", real)]).check_anatomy()
+    with pytest.raises(ConfigError, match="The pairs have no AO, PA"):
+        Mixture([Group("real cases", real), Group("pairs", fewer)]).check_anatomy()
+
+
 @pytest.mark.parametrize(
     "groups",
     [[], [Group("real", [])], [Group("real", cases("a", 1)), Group("generated", cases("b", 1), 0.0)],

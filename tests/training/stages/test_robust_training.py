@@ -7,8 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,8 @@ from lightning.fabric.plugins import MixedPrecision
 from cardiacldm_training.cases.store import Prepared
 from cardiacldm_training.errors import ConfigError, TrainingError
 from cardiacldm_training.stages import loop, run_folder
-from CardiacLDMLib.errors import MemoryShortage
+from CardiacLDMLib import files
+from CardiacLDMLib.errors import MemoryShortage, OutputError
 from tests.support import guess
 from tests.support.guess import Guess, train
 from tests.support.training import equal, tiny_network, tiny_run
@@ -29,6 +33,59 @@ ROOT = Path(__file__).parents[3]
 
 def step_of(folder: Path, name: str = run_folder.LAST) -> int:
     return int(run_folder.load_checkpoint(folder / name)["state"]["step"])
+
+
+# --- checkpoints, disks, other processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["network"].popitem(),
+        lambda c: c["network"].update(weight=torch.zeros(7, 7)),
+        lambda c: c.update(optimizer={}),
+        lambda c: c["optimizer"]["param_groups"].append({}),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    train(tmp_path, Guess(), steps=2, save_every=1)
+    last = tmp_path / run_folder.LAST
+    content = run_folder.load_checkpoint(last)
+    change(content)
+    torch.save(content, last)
+    with pytest.raises(TrainingError, match=r"last\.ckpt"):
+        train(tmp_path, Guess(), steps=4, resume=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes are Linux's")
+@pytest.mark.parametrize(("size", "file"), [(2000, "ckpt"), (40, "tensorboard")])
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path: Path, size: int, file: str) -> None:
+    import resource
+
+    train(tmp_path, Guess(), steps=2, save_every=1)
+    before = (tmp_path / run_folder.LAST).read_bytes()
+    assert len(before) > 2000
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    threads: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", threads.append)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+        try:
+            with pytest.raises(OutputError, match=file):
+                train(tmp_path, Guess(), steps=30, save_every=1, validate_every=25, resume=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not threads
+    assert not list(tmp_path.glob(".part*"))
+    if file == "ckpt":
+        assert (tmp_path / run_folder.LAST).read_bytes() == before
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CLAIM_SECONDS", 0.2)
+    with files.claim_folder(tmp_path / "run"), pytest.raises(OutputError, match="run"):
+        train(tmp_path / "run", Guess())
+    train(tmp_path / "run", Guess(), steps=2)
 
 
 # --- numbers that are not finite -------------------------------------------------------------------------------------

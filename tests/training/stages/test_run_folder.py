@@ -28,6 +28,21 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
         run_folder.load_checkpoint(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize("content", [{}, [1], torch.zeros(2), {"average": {}, "state": {}, "network": {}}])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "best.ckpt")
+    for read in (run_folder.load_checkpoint, run_folder.averaged_weights, run_folder.load_state):
+        with pytest.raises(TrainingError, match=r"best\.ckpt is damaged"):
+            read(tmp_path / "best.ckpt")
+
+
+@pytest.mark.parametrize("state", [{"speed": 1}, {"step": "x"}, {"curve": 3}])
+def test_the_state_of_another_version_is_named(tmp_path: Path, state: dict[str, object]) -> None:
+    torch.save({"network": {}, "average": {}, "optimizer": {}, "state": state}, tmp_path / "last.ckpt")
+    with pytest.raises(TrainingError, match=r"last\.ckpt .*version"):
+        run_folder.load_state(tmp_path / "last.ckpt")
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a training run"):
         run_folder.read_config(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from typer.testing import CliRunner
 
 from cardiacldm_training.cases import split, store
@@ -168,6 +170,12 @@ def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
         (["--network", "vnet"], "'vnet'"),
         (["--precision", "8-bit"], "'8-bit'"),
         (["--data", "nowhere"], "nowhere"),
+        (["--encoder", "nowhere"], "nowhere"),
+        (["--encoder-rate", "0.5"], "--encoder"),
+        (["--frozen-steps", "0"], "--encoder"),
+        (["--mix-share", "3"], "--mix"),
+        (["--seed", str(2**64)], "--seed"),
+        (["--batch", "1000000000"], "--batch"),
     ],
 )
 def test_wrong_options_are_named(data: Path, tmp_path: Path, arguments: list[str], fact: str) -> None:
@@ -177,6 +185,33 @@ def test_wrong_options_are_named(data: Path, tmp_path: Path, arguments: list[str
     assert fact in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_cannot_be_used_leave_no_run(data: Path, tmp_path: Path) -> None:
+    """A run that could not begin must not hold its configuration against the next try."""
+    prepared = prepare(data)
+    mix = config.MixFacts(package="", cases=0, digest="", share=3.0)
+    settings = tiny_run(prepared, data=config.DataFacts(cases=4, digest=prepared.digest, mix=mix))
+    with pytest.raises(ConfigError, match="pairs"):
+        segmenter.train_segmenter(
+            tmp_path / "run", settings, {"segmenter": prepared}, ["segmenter"], resume=False, workers=0,
+            pairs=store.Prepared([], [("pair_0000", "It is empty.")]), say=lambda line: None,
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_case_whose_labels_vanish_at_the_spacing_is_only_background(data: Path, tmp_path: Path) -> None:
+    case = prepare(data).cases[0]
+    shutil.copytree(case.folder, tmp_path / "entry")
+    np.save(tmp_path / "entry" / "labels.npy", np.zeros(case.labels.shape, dtype=np.uint8))
+    np.save(tmp_path / "entry" / "points.npy", np.full(case.points.shape, -1, dtype=np.int16))
+    bare = store.PreparedCase("bare", tmp_path / "entry", "key", case.spacing_mm)
+    stage = segmenter.SegmentationStage("segmenter", tiny_network(), seed=3, train=[bare], held_out=[bare])
+    assert not any(stage.example(n)["labels"].any() for n in range(4))
+    network = build_network("unet", TINY).eval()
+    with torch.inference_mode():
+        prediction, labels = stage.predict_case(Fabric(accelerator="cpu"), network, bare)
+    assert prediction.shape == labels.shape == case.labels.shape
 
 
 # --- patches -----------------------------------------------------------------------------------------------------

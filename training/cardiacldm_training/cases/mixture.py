@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ConfigError
+from .pairs import missing_structures
 from .split import Cases
 from .store import PreparedCase
 
@@ -36,6 +37,19 @@ class Mixture:
             raise ConfigError(f"There are no cases to train on{': ' + ', '.join(empty) if empty else ''}.")
         if any(not group.share > 0 for group in self.groups):
             raise ConfigError("Every share of a mixture must be above 0.")
+
+    def check_anatomy(self) -> None:
+        """Raise :class:`ConfigError` if a group lacks a structure that the first one has: it would be unlearnt.
+
+        A structure that a group leaves unknown is not lacking.
+        """
+        lacking = [missing_structures(group.cases) for group in self.groups]
+        for group, names in zip(self.groups, lacking, strict=True):
+            known = set(names) - {name for case in group.cases for name in case.unknown}
+            if absent := [name for name in names if name in known - set(lacking[0])]:
+                raise ConfigError(
+                    f"The {group.name} have no {', '.join(absent)}, which the {self.groups[0].name} have: mix others."
+                )
 
     def __len__(self) -> int:
         return sum(len(group.cases) for group in self.groups)

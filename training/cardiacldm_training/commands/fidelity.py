@@ -28,7 +28,7 @@ def fidelity(
     generated: Annotated[Path | None, typer.Option(help="Folder of existing pairs to evaluate.")] = None,
     package: Annotated[str | None, typer.Option(help="Generator package: a name or a folder.")] = None,
     count: Annotated[int, typer.Option(min=2, help="Pairs to generate, if none are given.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed generates other pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another seed generates other pairs.")] = 0,
     segmenter: Annotated[
         str | None, typer.Option(help="Segmenter package, for features and agreement. Without it, the one shipped.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +32,7 @@ _Steps = Annotated[
 _Network = Annotated[
     str | None, typer.Option(help="unet, dynunet, segresnet or swinunetr, in the preset's size; its own if not given.")
 ]
-_Seed = Annotated[int, typer.Option(min=0)]
+_Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1)]
 _LearningRate = Annotated[
     float | None, typer.Option(min=1e-7, max=1.0, help="Highest learning rate; the preset's if not given.")
 ]
@@ -68,7 +68,7 @@ def segmenter(
         str | None, typer.Option(help="Train the locator or the segmenter alone: two machines may share a run.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Segmenter's steps; the locator's follow.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Patches per step and device.")] = None,
     seed: _Seed = 0,
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose weights to start from.")
@@ -78,12 +78,16 @@ def segmenter(
         float, typer.Option(min=0.0, max=1.0, help="Factor on the preset's chance of each augmentation.")
     ] = 1.0,
     encoder: Annotated[Path | None, typer.Option(help="Run of a pre-training whose encoder to keep.")] = None,
-    encoder_rate: Annotated[float, typer.Option(min=1e-3, max=1.0, help="Factor on its learning rate.")] = 1.0,
-    frozen_steps: Annotated[int, typer.Option(min=0, help="First steps in which it stays as it is.")] = 0,
+    encoder_rate: Annotated[
+        float | None, typer.Option(min=1e-3, max=1.0, help="Factor on its learning rate; 1 if not given.")
+    ] = None,
+    frozen_steps: Annotated[int | None, typer.Option(min=0, help="First steps in which it stays as it is.")] = None,
     mix: Annotated[
         list[Path] | None, typer.Option(help="Folder of generated pairs to mix with the cases; may be repeated.")
     ] = None,
-    mix_share: Annotated[float, typer.Option(min=0.01, max=100.0, help="Generated pairs for each case.")] = 3.0,
+    mix_share: Annotated[
+        float | None, typer.Option(min=0.01, max=100.0, help="Generated pairs for each case; 3 if not given.")
+    ] = None,
     precision: _Precision = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
@@ -104,6 +108,8 @@ def segmenter(
     names = (only,) if only else SEGMENTER_NETWORKS
     if not set(names) <= set(SEGMENTER_NETWORKS):
         raise ConfigError(f"There is no part {only!r}: choose locator or segmenter.")
+    _refuse_idle(encoder, {"--encoder-rate": encoder_rate, "--frozen-steps": frozen_steps}, "--encoder")
+    _refuse_idle(mix, {"--mix-share": mix_share}, "--mix")
     package = find_package(start) if start else None
     trained = read_encoder(encoder) if encoder else None
     reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
@@ -114,13 +120,14 @@ def segmenter(
     cases, skipped = prepared["segmenter"].cases, prepared["segmenter"].skipped
     facts = DataFacts(
         cases=len(cases), digest=prepared["segmenter"].digest,
-        mix=_mix_facts(mix, pairs, mix_share) if mix and pairs else None,
+        mix=_mix_facts(mix, pairs, mix_share or 3.0) if mix and pairs else None,
     )  # fmt: skip
     run_config = presets.segmenter_config(
         preset, facts, seed=seed, steps=steps or _steps_to_resume(out, "segmenter", resume), batch=batch,
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
         augmentation=augmentation, start=_origin(package), architecture=network,
-        encoder=trained.record if trained else None, encoder_rate=encoder_rate, frozen_steps=frozen_steps,
+        encoder=trained.record if trained else None, encoder_rate=encoder_rate or 1.0,
+        frozen_steps=frozen_steps or 0,
     )  # fmt: skip
     ends = segmenter.train_segmenter(
         out, run_config, prepared, names, resume=resume, workers=workers, device=device, start=package,
@@ -129,6 +136,13 @@ def segmenter(
     for name, end in ends.items():
         say(f"{name}: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
     _report_skipped(skipped)
+
+
+def _refuse_idle(given: object, options: Mapping[str, float | None], needed: str) -> None:
+    """Raise :class:`ConfigError` for an option that says nothing without another one that was not ``given``."""
+    idle = [name for name, value in options.items() if value is not None]
+    if idle and not given:
+        raise ConfigError(f"{idle[0]} needs {needed}.")
 
 
 def _prepare(device: str, devices: int, workers: int | None) -> int:
@@ -165,7 +179,7 @@ def pretrain(
     columns: Annotated[bool, typer.Option("--columns", help="Let the paper's boxes run through all slices.")] = False,
     network: _Network = None,
     steps: _Steps = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Patches per step and device.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Patches per step and device.")] = None,
     seed: _Seed = 0,
     learning_rate: _LearningRate = None,
     precision: _Precision = None,
@@ -212,7 +226,7 @@ def autoencoder(
     fold: FoldOption = None,
     preset: _Preset = "demo",
     steps: _Steps = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pairs per step and device.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Pairs per step and device.")] = None,
     seed: _Seed = 0,
     start: Annotated[
         str | None, typer.Option("--from", help="Package (name or folder) whose autoencoder to start from.")
@@ -286,7 +300,7 @@ def diffusion(
     preset: Annotated[str | None, typer.Option(help="Preset; the autoencoder's if not given.")] = None,
     schedule: Annotated[str | None, typer.Option(help="rectified_flow or ddpm; the preset's if not given.")] = None,
     steps: _Steps = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Latents per step and device.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Latents per step and device.")] = None,
     devices: _Devices = 1,
     nodes: _Nodes = 1,
     device: DeviceOption = "auto",

@@ -31,6 +31,8 @@ NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain")
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Devices = Annotated[int, Field(ge=1)]
+#: Most examples of a step and device, whatever the memory.
+MOST_EXAMPLES = 1024
 
 
 def stream(network: str) -> int:
@@ -261,6 +263,8 @@ def check_resumable(stored: RunConfig, config: RunConfig, *, begun: bool = True)
     A run that has not ``begun`` may change its batch, for which memory may have been too small.
     """
     old, new = json.loads(stored.model_dump_json()), json.loads(config.model_dump_json())
+    if old["data"]["cases"] == new["data"]["cases"] and old["data"]["digest"] != new["data"]["digest"]:
+        raise ConfigError("The run cannot be resumed: its cases (data.digest) changed since. Train in another folder.")
     for name in (*NETWORKS, "network"):
         before, after = old["model"].get(name), new["model"].get(name)
         if before and after and after["steps"] > before["steps"]:
@@ -279,7 +283,7 @@ def _refuse_difference(stored: Any, config: Any) -> None:
 
 def _first_difference(old: Any, new: Any, field: str = "") -> tuple[str, Any, Any] | None:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "kind", key)):
             difference = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else key)
             if difference:
                 return difference

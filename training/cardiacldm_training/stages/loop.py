@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +22,14 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from CardiacLDMLib.errors import MemoryShortage, explain, is_gpu_memory_error
-from CardiacLDMLib.files import replace_file, sweep
+from CardiacLDMLib.files import claim_folder, sweep
 from CardiacLDMLib.text import plural
 
 from ..errors import TrainingError
 from .config import TrainingConfig
 from .devices import is_finite_everywhere
 from .monitor import Monitor, is_shown
-from .run_folder import BEST, LAST, is_fixed, load_checkpoint
+from .run_folder import BEST, LAST, is_fixed, load_checkpoint, save_checkpoint, to_state
 from .state import Score, State
 
 
@@ -157,12 +157,25 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(), "precision": self.precision.state_dict(),
                 "state": asdict(self.state),
             }  # fmt: skip
-            with replace_file(path) as part:
-                torch.save(content, part)
+            save_checkpoint(content, path)
         self.fabric.barrier()
 
     def load(self, path: Path) -> None:
+        """Take up a training where the checkpoint ``path`` left it. Raises :class:`TrainingError`."""
         content = load_checkpoint(path)
+        state = to_state(content, path)
+        try:
+            self._take_tensors(content)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if explain(error).kind == "memory":
+                raise
+            raise TrainingError(
+                f"The checkpoint {path} is of another network or version: delete it to train this network again."
+            ) from error
+        self.state = state
+        self.state.finished = self._is_finished()  # by today's number of steps, which may have grown
+
+    def _take_tensors(self, content: dict[str, Any]) -> None:
         self.network.load_state_dict(content["network"])
         self.average.load_state_dict(content["average"])
         for group in content["optimizer"]["param_groups"]:
@@ -170,8 +183,6 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         if self.scales_gradients and content.get("precision"):  # not if other devices computed in other 16 bits
             self.precision.load_state_dict(content["precision"])
-        self.state = State(**content["state"])
-        self.state.finished = self._is_finished()  # by today's number of steps, which may have grown
 
     def _is_finished(self) -> bool:
         return self.state.step >= self.config.steps or self.stopped_early
@@ -225,7 +236,7 @@ class _Examples(Dataset):
         return self.stage.example(n)
 
 
-def _loader(stage: Stage, indices: Sequence[list[int]], workers: int, pin: bool) -> DataLoader:
+def _loader(stage: Stage, indices: Iterable[list[int]], workers: int, pin: bool) -> DataLoader:
     return DataLoader(
         _Examples(stage), batch_sampler=indices, num_workers=workers, pin_memory=pin,
         prefetch_factor=4 if workers else None,
@@ -245,13 +256,22 @@ def train_network(
     Write ``best.ckpt``, ``last.ckpt`` and TensorBoard events to ``folder``. With ``resume`` continue from ``last.ckpt``
     if it exists; a finished run goes on if ``config`` has more steps, and its learning rate rises again. When ``stop``
     returns True after a step, training ends there with a checkpoint, to be resumed (on one device only: ranks would not
-    agree). Raises :class:`TrainingError` when the loss is not a finite number, and ``MemoryShortage``.
+    agree). Raises :class:`TrainingError` when the loss is not a finite number, ``MemoryShortage``, and ``OutputError``
+    also when another process trains into ``folder``.
     """
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder, older_than=0)  # no other process writes checkpoints here
-    fabric.barrier()
-    run = _Run(fabric, config, network, stage, slow)
+    with claim_folder(folder) if fabric.is_global_zero else contextlib.nullcontext():
+        if fabric.is_global_zero:
+            sweep(folder, older_than=0)
+        fabric.barrier()
+        run = _Run(fabric, config, network, stage, slow)
+        return _train(run, folder, title=title, resume=resume, workers=workers, say=say, stop=stop)
+
+
+def _train(
+    run: _Run, folder: Path, *, title: str, resume: bool, workers: int, say: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> State:  # fmt: skip
+    fabric, config, stage = run.fabric, run.config, run.stage
     if resume and (folder / LAST).is_file():
         run.load(folder / LAST)
     if run.state.finished:
@@ -260,7 +280,7 @@ def train_network(
         say(f"{title}: already trained ({steps}{why}; best {stage.measure} {run.state.best:.3f}).")
         return run.state
     run.wrap()
-    indices = list(batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size))
+    indices = batch_indices(run.state.step, config.steps, config.batch, fabric.global_rank, fabric.world_size)
     loader = _loader(stage, indices, workers, pin=fabric.device.type == "cuda")
     monitor = Monitor(fabric.is_global_zero, folder, config, run.state, title=title, measure=stage.measure, say=say)
     with monitor, _explain_shortage(config.batch, folder):

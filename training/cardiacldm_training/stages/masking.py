@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from CardiacLDMLib.packages.fields import Record
 
-from ..cases.settings import Probability
 from ..errors import ConfigError
 
 Side = Annotated[int, Field(ge=1, le=256)]
@@ -30,8 +29,14 @@ class BoxMask(Record):
     kind: Literal["paper"] = "paper"
     count: Annotated[int, Field(ge=1, le=10_000)] = 25
     sides: tuple[Side, Side] = (8, 16)
-    probability: Probability = 0.8
+    probability: Annotated[float, Field(ge=0.01, le=1)] = 0.8
     columns: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> BoxMask:
+        if self.sides[0] > self.sides[1]:
+            raise ValueError("sides: the smaller one comes first")
+        return self
 
     @property
     def hidden_only(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from CardiacLDMLib.files import output_errors
+
 from .config import TrainingConfig
 from .state import Score, State
 
+#: Folder of the TensorBoard events, within that of the network.
+_EVENTS = "tensorboard"
 #: Steps between two TensorBoard points; reading the loss more often would stall a GPU.
 _SHOW_EVERY = 10
 #: Seconds between two lines of progress without a terminal.
@@ -45,16 +51,27 @@ class Monitor:
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.first_step + 1)
+            self.thread_hook, threading.excepthook = threading.excepthook, self._note_error
+            with output_errors(self.folder / _EVENTS):
+                self.writer = SummaryWriter(str(self.folder / _EVENTS), purge_step=self.first_step + 1)
             if sys.stderr.isatty():
                 self._show_bar()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            self.writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+        if self.active:
+            try:
+                with contextlib.suppress(OSError) if kind else output_errors(self.folder / _EVENTS):
+                    self.writer.close()
+            finally:
+                threading.excepthook = self.thread_hook
+
+    def _note_error(self, args: threading.ExceptHookArgs) -> None:
+        """Leave an error of the thread that writes events to its next call in this one, which raises it."""
+        if not issubclass(args.exc_type, OSError):
+            self.thread_hook(args)
 
     def _show_bar(self) -> None:
         from rich.console import Console
@@ -80,8 +97,9 @@ class Monitor:
         if is_shown(state.step):
             self.loss = float(loss)
             if self.active:
-                self.writer.add_scalar("train/loss", self.loss, state.step)
-                self.writer.add_scalar("train/learning_rate", rate, state.step)
+                with output_errors(self.folder / _EVENTS):
+                    self.writer.add_scalar("train/loss", self.loss, state.step)
+                    self.writer.add_scalar("train/learning_rate", rate, state.step)
         if self.bar is not None:
             self.bar.update(self.task, completed=state.step, loss=self.loss, score=self.score)
         elif self.active and time.monotonic() - self.line_at > _LINE_EVERY_S:
@@ -103,15 +121,19 @@ class Monitor:
         seconds = time.monotonic() - self.mark
         self.score = score.value
         if self.active:
-            self.writer.add_scalar(f"validation/{self.measure.lower()}", score.value, state.step)
-            for name, value in score.parts.items():
-                self.writer.add_scalar(f"validation/{name}", value, state.step)
-            if panel is not None:
-                self.writer.add_image("validation/panel", panel, state.step, dataformats="HWC")
-            self.writer.flush()
+            with output_errors(self.folder / _EVENTS):
+                self._write_validation(score, panel, state)
             parts = " ".join(f"{name} {value:.2f}" for name, value in score.parts.items())
             self.say(
                 f"{self.title}: step {state.step}: validation {self.measure} {score.value:.3f} (best "
                 f"{state.best:.3f} at step {state.best_step}); {parts}; {seconds:.0f} s"
             )
         self.mark = time.monotonic()
+
+    def _write_validation(self, score: Score, panel: np.ndarray | None, state: State) -> None:
+        self.writer.add_scalar(f"validation/{self.measure.lower()}", score.value, state.step)
+        for name, value in score.parts.items():
+            self.writer.add_scalar(f"validation/{name}", value, state.step)
+        if panel is not None:
+            self.writer.add_image("validation/panel", panel, state.step, dataformats="HWC")
+        self.writer.flush()

@@ -9,20 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from CardiacLDMLib.files import write_text
+from CardiacLDMLib.errors import OutputError
+from CardiacLDMLib.files import replace_file, write_text
 from CardiacLDMLib.plain_paths import is_unicode
 
 from ..errors import ConfigError, TrainingError
 from .config import FORMAT, NETWORKS, SEGMENTER_NETWORKS, RunConfig, check_resumable
+from .state import State
 
 CONFIG_FILE = "config.json"
 LAST, BEST = "last.ckpt", "best.ckpt"
+#: What every checkpoint holds.
+_PARTS = ("network", "average", "optimizer", "state")
 
 Weights = dict[str, torch.Tensor]
 
@@ -80,14 +85,44 @@ def has_begun(run: Path, network: str) -> bool:
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Replace a checkpoint as a whole. Raises ``OutputError``."""
+    with replace_file(path) as part:
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # torch does not say why the system took no more
+            raise OutputError(f"{path.name} could not be written: is the disk full?") from error
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint's tensors and numbers to the CPU without running code of the file. Raises TrainingError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise TrainingError(f"There is no checkpoint {path}.") from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingError(f"The checkpoint {path} is damaged: delete it to train this network again.") from error
+        raise _damaged(path) from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in _PARTS):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> TrainingError:
+    return TrainingError(f"The checkpoint {path} is damaged: delete it to train this network again.")
+
+
+def load_state(path: Path) -> State:
+    """Return where a checkpoint's training was. Raises :class:`TrainingError`."""
+    return to_state(load_checkpoint(path), path)
+
+
+def to_state(checkpoint: dict[str, Any], path: Path) -> State:
+    """Return the state in the content of the checkpoint ``path``. Raises :class:`TrainingError`."""
+    try:
+        state = State(**checkpoint["state"])
+        return TypeAdapter(State).validate_python(asdict(state))
+    except (TypeError, ValidationError) as error:
+        raise TrainingError(f"{path} is of another version of CardiacLDM: train again in another folder.") from error
 
 
 def averaged_weights(path: Path) -> Weights:
@@ -98,7 +133,7 @@ def averaged_weights(path: Path) -> Weights:
 
 def best_step(run: Path, network: str) -> int:
     """Return the optimiser step of a network's best validation. Raises :class:`TrainingError`."""
-    return int(load_checkpoint(run / network / BEST)["state"]["step"])
+    return load_state(run / network / BEST).step
 
 
 def weights_digest(weights: Weights) -> str:

@@ -76,7 +76,7 @@ class SegmentationStage:
         sampling = self.config.sampling
         points = case.points
         present = np.flatnonzero(points[:, 0, 0] >= 0)
-        if rng.random() < sampling.anywhere or not len(present):
+        if rng.random() < sampling.anywhere or not len(present):  # none may be left at this spacing
             return rng.uniform(0.0, np.array(case.image.shape) - 1.0)
         place = points[rng.choice(present), rng.integers(points.shape[1])]
         return place + rng.uniform(-sampling.jitter, sampling.jitter, 3) * self.config.patch
@@ -114,8 +114,8 @@ class SegmentationStage:
     def _held_out_arrays(self, case: store.PreparedCase) -> tuple[np.ndarray, np.ndarray]:
         """Return windowed image and labels: the whole scan for the locator, the heart's box for the segmenter."""
         image, labels = case.image, case.labels
-        if self.name == "segmenter":
-            box = np.argwhere((labels > 0) & (labels < anatomy.NUM_CLASSES))
+        box = np.argwhere((labels > 0) & (labels < anatomy.NUM_CLASSES))
+        if self.name == "segmenter" and len(box):
             margin = int(np.ceil(_MARGIN_MM / self.config.spacing_mm))
             start, stop = np.maximum(box.min(0) - margin, 0), box.max(0) + 1 + margin
             inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
@@ -167,18 +167,16 @@ def train_segmenter(
     run_folder.check_run(run, run_config, networks, resume=resume)
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     modules = {name: _new_network(run_config, name, start) for name in networks}
+    stages = {name: _stage(name, run_config, prepared[name], pairs) for name in networks}
     slow = _keep_encoder(modules, run_config, encoder) if encoder and "segmenter" in modules else None
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
     fabric.barrier()
     ends = {}
-    for name in networks:
-        settings = run_config.segmenter.network(name)
-        real, held_out = sides(prepared[name], run_config.validation_part)
-        train = _mix(real, pairs if name == "segmenter" else None, run_config)
-        stage = SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
+    for name, stage in stages.items():
+        settings = stage.config
         if fabric.is_global_zero:
-            say(loop.describe(name, modules[name], settings, len(train), len(stage.held_out), "patches"))
+            say(loop.describe(name, modules[name], settings, len(stage.train), len(stage.held_out), "patches"))
         ends[name] = loop.train_network(
             fabric, settings, modules[name], stage, run / name, title=name, resume=resume, workers=workers,
             slow=slow if name == "segmenter" else None, say=say,
@@ -186,12 +184,16 @@ def train_segmenter(
     return ends
 
 
-def _mix(real: Cases, pairs: store.Prepared | None, run_config: RunConfig) -> Mixture:
-    """Return the training cases: real ones, and generated pairs in the share of the configuration."""
+def _stage(name: str, run_config: RunConfig, cases: store.Prepared, pairs: store.Prepared | None) -> SegmentationStage:
+    """Return the stage of a network. Raises TrainingError or ConfigError for cases or pairs that cannot be used."""
+    real, held_out = sides(cases, run_config.validation_part)
     groups = [Group("real cases", real)]
-    if pairs is not None and run_config.data.mix is not None:
+    if name == "segmenter" and pairs is not None and run_config.data.mix is not None:
         groups.append(Group("generated pairs", pairs.cases, run_config.data.mix.share))
-    return Mixture(groups)
+    train = Mixture(groups)
+    train.check_anatomy()
+    settings = run_config.segmenter.network(name)
+    return SegmentationStage(name, settings, seed=run_config.seed, train=train, held_out=held_out)
 
 
 def _keep_encoder(modules: Mapping[str, torch.nn.Module], run_config: RunConfig, encoder: Encoder) -> loop.Slow | None:

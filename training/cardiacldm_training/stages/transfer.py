@@ -80,6 +80,8 @@ def take_encoder(architecture: str, network: torch.nn.Module, weights: dict[str,
                 f"The pre-trained encoder is another network than this {architecture} (its {name} differs): "
                 "pre-train with the same --network and preset."
             )
+        if not weights[name].isfinite().all():
+            raise ConfigError("The pre-trained encoder holds numbers that are not finite: pre-train again.")
     network.load_state_dict({**state, **{name: weights[name] for name in names}})
     return names
 

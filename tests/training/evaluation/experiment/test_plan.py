@@ -35,6 +35,14 @@ PUBLISHED = Path(__file__).parents[4] / "docs" / "results" / "paper-table-plan.j
         (lambda p: p.update(speed=1), ["speed"]),
         (lambda p: p["network"].update(patch=[16, 16]), ["network.patch"]),
         (lambda p: p.pop("primary"), ["primary"]),
+        (lambda p: p.update(seeds=[0, 2**64]), ["seeds.1"]),
+        (lambda p: p["arms"]["mix"].update(share=float("inf")), ["arms.mix.share"]),
+        (lambda p: p["arms"]["baseline"].update(train=["test"]), ["'test'"]),
+        (lambda p: p["protocols"]["equal"].update(steps=10**12), ["protocols.equal.steps"]),
+        (lambda p: p["network"].update(batch=10**9), ["network.batch"]),
+        (lambda p: p["network"].update(spacing_mm=1000), ["network.spacing_mm"]),
+        (lambda p: p["pretrainings"]["own"].update(mask={"kind": "paper", "sides": [9, 8]}), ["own", "sides"]),
+        (lambda p: p["pretrainings"]["own"].update(mask={"kind": "paper", "probability": 0}), ["own", "probability"]),
     ],
 )
 def test_a_wrong_plan_is_named(

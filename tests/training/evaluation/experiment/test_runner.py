@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +20,11 @@ from cardiacldm_training.evaluation.experiment import runs
 from cardiacldm_training.evaluation.experiment.plan import Plan, read_plan
 from cardiacldm_training.evaluation.experiment.rows import ROWS, read_row, read_rows, row_path
 from cardiacldm_training.evaluation.experiment.runner import Outcome, deadline, parse_duration, run_experiment
-from tests.support.training import write_cases
+from CardiacLDMLib import files
+from CardiacLDMLib.errors import OutputError
+from CardiacLDMLib.image.files import read_volume, write_volume
+from CardiacLDMLib.image.grid import Volume
+from tests.support.training import write_case, write_cases
 
 from .conftest import MakePlan
 
@@ -85,7 +90,7 @@ def test_a_killed_experiment_ends_as_the_whole_one(
     command = [sys.executable, "-m", "cardiacldm_training.cli", "experiment", str(write_plan()), "--out", str(out),
                "--workers", "2"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None and not list((out / ROWS).glob("*.json")):
+    while process.poll() is None and not list((out / ROWS).glob("equal*.json")):  # not .part-*
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -135,6 +140,56 @@ def test_cases_that_changed_are_refused(write_plan: MakePlan, tmp_path: Path) ->
     shutil.copy(data / "case_0000" / "labels.nii.gz", data / "case_0001" / "labels.nii.gz")
     with pytest.raises(EvaluationError, match="'test'"):
         quietly(plan, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("network", "fact"),
+    [
+        ({"architecture": "vnet"}, "vnet"),
+        ({"architecture": "joint_autoencoder", "arguments": {}}, "joint_autoencoder"),
+        ({"arguments": {"channels": [4, 8], "strides": [2, 2]}}, "strides"),
+        ({"patch": [15, 16, 16]}, "15 x 16 x 16"),
+        ({"patch": [2, 2, 2]}, "2 x 2 x 2"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_anything_is_made(
+    write_plan: MakePlan, tmp_path: Path, network: dict[str, object], fact: str
+) -> None:
+    path, out = write_plan(lambda p: p["network"].update(network)), tmp_path / "out"
+    with pytest.raises(EvaluationError, match=fact):
+        quietly(read_plan(path), out)
+    assert not out.exists()
+
+
+def test_a_second_experiment_in_one_folder_is_refused(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_CLAIM_SECONDS", 0.2)
+    with files.claim_folder(tmp_path / "out"), pytest.raises(OutputError, match="out"):
+        quietly(plan, tmp_path / "out")
+
+
+def test_pairs_of_another_anatomy_fail_their_arm(write_plan: MakePlan, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "pairs" / "pair_0000")
+    labels = read_volume(case / "labels.nii.gz")
+    write_volume(Volume((labels.array > 0).astype("uint8"), labels.affine), case / "labels.nii.gz")
+    pairs = {"kind": "folders", "folders": [str(tmp_path / "pairs")]}
+    plan = read_plan(write_plan(lambda p: p["sets"].update(pairs=pairs) or p["arms"]["mix"].update(share=0.25)))
+    failed = quietly(plan, tmp_path / "out", arms=["mix"]).failed
+    assert list(failed) == ["equal, mix, seed 3", "equal, mix, seed 4"]
+    assert all("RV" in reason for reason in failed.values())
+
+
+def test_labels_that_no_voxel_holds_are_named(write_plan: MakePlan, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "test" / "dot")
+    labels = read_volume(case / "labels.nii.gz")
+    dot = np.zeros_like(labels.array)
+    dot[3, 3, 3] = 1
+    write_volume(Volume(dot, labels.affine), case / "labels.nii.gz")
+    source = {"kind": "folders", "folders": [str(tmp_path / "test")]}
+    plan = read_plan(write_plan(lambda p: p["sets"].update(test=source) or p["network"].update(spacing_mm=10)))
+    with pytest.raises(EvaluationError, match="dot"):
+        quietly(plan, tmp_path / "out", arms=["baseline"])
 
 
 @pytest.mark.parametrize(

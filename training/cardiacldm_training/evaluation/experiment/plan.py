@@ -15,15 +15,19 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.packages.fields import PLAIN, Record, Text
+from CardiacLDMLib.text import first_problem
 
 from ...cases.settings import AugmentConfig, Positive, SamplingConfig
 from ...errors import EvaluationError
-from ...stages.masking import Mask
+from ...stages.config import MOST_EXAMPLES
+from ...stages.masking import Mask, Side
 from ...virtual.protocol import Appearance
 from ..metrics import METRICS
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=PLAIN)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+#: What torch takes as a seed.
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -43,7 +47,7 @@ class Virtual(Record):
 
     kind: Literal["virtual"] = "virtual"
     cases: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     spacing_mm: Annotated[float, Field(ge=0.7, le=4)] = 1.5
     anatomies: Path | None = None
     template_share: Annotated[float, Field(ge=0, le=1)] = 0.7
@@ -65,9 +69,9 @@ class Network(Record):
     arguments: dict[str, Any] = Field(
         default_factory=lambda: {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "norm": "instance"}
     )
-    spacing_mm: Positive = 3.0
-    patch: tuple[Count, Count, Count] = (48, 48, 48)
-    batch: Count = 2
+    spacing_mm: Annotated[float, Field(ge=0.5, le=10)] = 3.0
+    patch: tuple[Side, Side, Side] = (48, 48, 48)
+    batch: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 2
     learning_rate: Positive = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -101,7 +105,7 @@ class Arm(Record):
     train: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = ("train",)
     pretraining: Name | None = None
     mix: Name | None = None
-    share: Positive = 3.0
+    share: Annotated[float, Field(ge=0.01, le=100)] = 3.0
 
 
 class Protocol(Record):
@@ -149,7 +153,7 @@ class Plan(Record):
     """An experiment. Names in ``arms``, ``protocols`` and endpoints are keys of the other fields."""
 
     title: Text = "Experiment"
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: tuple[Seed, ...]
     sets: dict[Name, Source]
     validation: Name = "validation"
     tests: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -164,6 +168,9 @@ class Plan(Record):
     def _check(self) -> Plan:
         if len(set(self.seeds)) < max(len(self.seeds), 2):
             raise ValueError("seeds: two or more different seeds are needed to tell an effect from chance")
+        tested = [name for arm in self.arms.values() for name in (*arm.train, arm.mix) if name in self.tests]
+        if tested:
+            raise ValueError(f"the set {tested[0]!r} is to be trained on and tested on: choose another one")
         for what, names, known in self._references():
             for name in names:
                 if name is not None and name not in known:
@@ -206,10 +213,7 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = (f"its {where} is wrong: " if where else "") + str(first["msg"]).removeprefix("Value error, ")
-        raise EvaluationError(f"{path.name} is no plan: {reason}.") from error
+        raise EvaluationError(f"{path.name} is no plan: {first_problem(error)}.") from error
     except ValueError as error:  # no JSON, no text, or a name twice
         raise EvaluationError(f"{path.name} is no plan: it is not JSON ({error}).") from error
 

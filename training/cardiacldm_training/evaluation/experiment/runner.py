@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from CardiacLDMLib.errors import MemoryShortage, explain
+from CardiacLDMLib.files import claim_folder
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
 
@@ -59,9 +60,16 @@ def run_experiment(
 ) -> Outcome:  # fmt: skip
     """Make the missing rows of ``plan`` in ``out``, or of ``arms`` alone, until the time ``until`` (s since 1970).
 
-    Raises :class:`EvaluationError` for an unknown arm or results of another plan; DatasetError, AnatomyError.
+    Raises :class:`EvaluationError` for an unknown arm or network and results of another plan; DatasetError,
+    AnatomyError, and OutputError also when another experiment runs in ``out``.
     """
     chosen = _choose_arms(plan, arms)
+    runs.check_network(plan)
+    with claim_folder(out):
+        return _run(plan, chosen, out, workers, until, say)
+
+
+def _run(plan: Plan, chosen: Sequence[str], out: Path, workers: int, until: float, say: Say) -> Outcome:
     keep_plan(plan, out)
     jobs = _missing_jobs(plan, chosen, out)
     total = sum(len(protocol.arms) for protocol in plan.protocols.values()) * len(plan.seeds)

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from CardiacLDMLib.networks.build import build_network, build_reconstructor
+from CardiacLDMLib.errors import PackageError
+from CardiacLDMLib.networks.architectures import ARCHITECTURES
+from CardiacLDMLib.networks.build import build_network, build_reconstructor, fits
 
 from ...cases import store
 from ...cases.mixture import Group, Mixture
 from ...cases.split import split
+from ...errors import EvaluationError
 from ...stages import devices, loop, run_folder, transfer
 from ...stages.config import NetworkConfig, PretrainConfig
 from ...stages.pretrain import PretrainStage
@@ -46,6 +49,25 @@ class Experiment:
     def is_over(self) -> bool:
         """Return whether the time is up."""
         return time.time() >= self.until
+
+
+def check_network(plan: Plan) -> None:
+    """Raise :class:`EvaluationError` unless the plan's network exists and can label its patch."""
+    network, works = plan.network, False
+    reason = f"it cannot work on a patch of {' x '.join(map(str, network.patch))} voxels"
+    known = ARCHITECTURES.get(network.architecture)
+    if known and known.task != "segmentation":
+        raise EvaluationError(f"The plan's network cannot be used: {network.architecture} does not label images.")
+    with torch.device("meta"):
+        try:
+            module = build_network(network.architecture, network.arguments)
+            works = fits(network.architecture, module, network.patch)
+        except PackageError as error:
+            reason = str(error)
+        except (RuntimeError, ValueError):  # torch raises these for sizes that do not match
+            works = False
+    if not works:
+        raise EvaluationError(f"The plan's network cannot be used: {reason}.")
 
 
 # --- pre-training --------------------------------------------------------------------------------------------------
@@ -91,10 +113,10 @@ def train_and_test(experiment: Experiment, protocol_name: str, arm_name: str, se
     if arm.mix is not None:
         pairs = sets.first([arm.mix], math.ceil(arm.share * len(cases)))
         groups.append(Group("pairs", pairs, arm.share))
-    settings = network_config(plan, protocol, sum(len(group.cases) for group in groups))
-    stage = SegmentationStage(
-        "segmenter", settings, seed=seed, train=Mixture(groups), held_out=sets.cases[plan.validation]
-    )
+    mixture = Mixture(groups)
+    mixture.check_anatomy()
+    settings = network_config(plan, protocol, len(mixture))
+    stage = SegmentationStage("segmenter", settings, seed=seed, train=mixture, held_out=sets.cases[plan.validation])
     torch.manual_seed(seed)
     network = build_network(settings.architecture, settings.arguments)
     slow, before = _take_encoder(experiment, network, settings, arm, seed)
@@ -142,7 +164,7 @@ def _take_encoder(
     folder = _pretraining_folder(experiment, arm.pretraining, seed)
     weights = run_folder.averaged_weights(folder / run_folder.BEST)
     slow = transfer.keep_encoder(network, settings, weights)
-    return slow, State(**run_folder.load_checkpoint(folder / run_folder.LAST)["state"])
+    return slow, run_folder.load_state(folder / run_folder.LAST)
 
 
 def _train(

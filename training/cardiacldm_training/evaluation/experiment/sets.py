@@ -75,6 +75,11 @@ def _prepare(
     if prepared.skipped:
         case, reason = prepared.skipped[0]
         raise EvaluationError(f"The case {case} of the set {name!r} cannot be used: {reason}")
+    empty = [case.name for case in prepared.cases if (case.points[:, 0, 0] < 0).all()]
+    if empty:
+        raise EvaluationError(
+            f"The case {empty[0]} of the set {name!r} cannot be used: its labels are too small for {spacing_mm:g} mm."
+        )
     return prepared
 
 
