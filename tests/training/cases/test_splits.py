@@ -40,6 +40,7 @@ def check_sides(splits: Splits) -> None:
 def test_folds_are_even_and_by_patient() -> None:
     splits = make_splits(GROUPS, 5, test=0.2, seed=1)
     check_sides(splits)
+    assert "p07" not in {case.group for case in splits.cases.values()}  # names no patient
     counts = Counter(case.fold for case in splits.cases.values())
     assert counts[None] == 12
     assert sorted(counts[fold] for fold in range(5)) == [9, 9, 9, 9, 12]

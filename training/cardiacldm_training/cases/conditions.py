@@ -108,7 +108,8 @@ def read_conditions(folders: Iterable[Path], reading: Reading | None = None) -> 
         for case in find_cases(folder, reading):
             record = case.image.parent / "case.json"
             case_values = _record(record) if record.is_file() and case.image.parent.name == case.name else {}
-            conditions[f"{folder_name(folder)}/{case.name}"] = {**case_values, **table.get(case.name, {})}
+            sex = {"sex": case.sex} if case.sex else {}  # as a data set's own table tells
+            conditions[f"{folder_name(folder)}/{case.name}"] = {**sex, **case_values, **table.get(case.name, {})}
     return conditions
 
 

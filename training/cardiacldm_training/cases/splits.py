@@ -36,7 +36,10 @@ _CHUNK = 1 << 22
 
 
 class SplitCase(Record):
-    """Group and fold of a case. ``fold``: the one in which it validates; None for a case to test on."""
+    """Group and fold of a case. ``fold``: the one in which it validates; None for a case to test on.
+
+    ``group`` tells groups apart and names no patient.
+    """
 
     group: str
     fold: Annotated[int, Field(ge=0)] | None
@@ -210,13 +213,14 @@ def make_splits(
     their groups follow. ``known``: a split that stays as it is; only new cases are assigned. Raises
     :class:`DatasetError` for fewer groups than folds.
     """
+    groups = {name: _code(group) for name, group in groups.items()}
     members: dict[str, list[str]] = {}
     for name in sorted(groups):
         members.setdefault(groups[name], []).append(name)
     place: dict[str, int | None] = {groups[name]: None for name in tests}
     for name, case in (known.cases if known else {}).items():
         if place.setdefault(groups.get(name, case.group), case.fold) != case.fold:
-            raise DatasetError(f"{name} would be on two sides with its group {groups.get(name)}: make a new split.")
+            raise DatasetError(f"The patient of {name} would be on two sides: make a new split.")
     order = sorted(members, key=lambda group: (-len(members[group]), _rank(group, seed)))
     sizes = Counter({group: len(names) for group, names in members.items()})
     aim = test * sizes.total() if known is None else 0
@@ -240,6 +244,10 @@ def make_splits(
     cases = {name: SplitCase(group=group, fold=place[group]) for name, group in sorted(groups.items())}
     kept = {name: case for name, case in (known.cases if known else {}).items() if name not in cases}
     return Splits(folds=folds, seed=seed, group_by=group_by, cases={**kept, **cases})
+
+
+def _code(group: str) -> str:
+    return hashlib.sha256(group.encode()).hexdigest()[:12]
 
 
 def _rank(group: str, seed: int) -> str:

@@ -60,7 +60,7 @@ def check(
             update(len(found))
     facts = [found[index] for index in range(len(cases))]
     usable, bad = [fact for fact in facts if not fact.problem], [fact for fact in facts if fact.problem]
-    _show(_case_table(usable), _structure_table(usable))
+    _show(_case_table(usable), _structure_table([fact for fact in usable if fact.labelled]))
     for fact in bad:
         tell(f"Cannot be used: {fact.name}: {fact.problem}")
     copies, leaking = find_copies(facts), leaks(facts)
@@ -202,7 +202,7 @@ def _structure_table(facts: Sequence[CaseFacts]) -> Table:
     import numpy as np
 
     table = _table("structure", "labelled", "absent", "unknown", "median mL", "range mL", "unusual")
-    for name in anatomy.NAMES:
+    for name in anatomy.NAMES if facts else ():
         volumes = [dict(fact.volumes)[name] for fact in facts if name in dict(fact.volumes)]
         found = [volume for volume in volumes if volume]
         unusual = sum(any(f.rule == "volume" and name in f.structures for f in fact.findings) for fact in facts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -209,6 +210,10 @@ def _markdown(evaluation: Evaluation) -> str:
         f"{evaluation.tolerance_mm:g} mm. A missed or an extra structure counts as Dice 0, NSD 0 and the scan's "
         "diagonal as HD95.",
     ]
+    unknown = Counter(name for case in evaluation.cases for name in case.unknown)
+    if unknown:
+        counts = ", ".join(f"{name} in {plural(unknown[name], 'case')}" for name in anatomy.NAMES if name in unknown)
+        parts.append(f"Left out, since the labels leave it unknown: {counts}.")
     if evaluation.failed:
         parts.append("Not scored:\n\n" + "\n".join(f"- {name}: {why}" for name, why in evaluation.failed.items()))
     return "\n\n".join(parts) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,30 @@ def test_totalsegmentator(tmp_path: Path) -> None:
     assert find_cases(tmp_path)[0].sex == "female"
 
 
+def test_bad_cases_of_totalsegmentator_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    facts = {
+        "s0002": r"ct\.nii\.gz",
+        "s0003": "no labels",
+        "s0004": r"aorta\.nii\.gz.*grid",
+        "s0005": r"aorta.*several",
+    }
+    facts["s0006"] = r"aorta\.nii\.gz"
+    for case in ("s0001", *facts):
+        datasets.write_totalsegmentator(tmp_path, IMAGE, LABELS, {"LA": "heart_atrium_left", "AO": "aorta"}, case)
+    masks = {case: tmp_path / case / "segmentations" / "aorta.nii.gz" for case in facts}
+    (tmp_path / "s0002" / "ct.nii.gz").unlink()
+    shutil.rmtree(tmp_path / "s0003" / "segmentations")
+    write(Volume(LABELS.array[1:].copy(), LABELS.affine), masks["s0004"])
+    write(LABELS, masks["s0005"])
+    masks["s0006"].write_bytes(masks["s0006"].read_bytes()[:100])
+    good, *bad = find_cases(tmp_path)
+    assert read_case(good).unknown == frozenset(anatomy.NAMES) - {"LA", "AO"}
+    for case in bad:
+        with pytest.raises(VolumeError, match=facts.pop(case.name)):
+            read_case(case)
+    assert not facts
+
+
 def test_totalsegmentator_without_chambers(tmp_path: Path) -> None:
     masks = {"AO": "aorta", "LV": "heart", "LAA": "atrial_appendage_left"}
     datasets.write_totalsegmentator(tmp_path, IMAGE, LABELS, masks)
@@ -128,6 +153,10 @@ def test_totalsegmentator_without_chambers(tmp_path: Path) -> None:
     expected[LABELS.array == anatomy.VALUE["LV"]] = IGNORED
     assert np.array_equal(case.labels.array, expected)
     assert case.unknown == frozenset(anatomy.NAMES) - {"AO", "LAA"}
+    heart = Volume((LABELS.array > 0).astype(np.uint8), LABELS.affine)
+    datasets.write_totalsegmentator(tmp_path / "all", IMAGE, LABELS)
+    write(heart, tmp_path / "all" / "s0001" / "segmentations" / "heart.nii.gz")
+    check_read(only_case(tmp_path / "all"))  # the chambers say more
 
 
 def test_a_table_of_files(tmp_path: Path) -> None:

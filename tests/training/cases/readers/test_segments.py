@@ -141,7 +141,7 @@ def test_broken_segmentations_are_named_and_the_rest_goes_on(tmp_path: Path) -> 
         shutil.copy(tmp_path / "good.seg.nrrd", tmp_path / f"{name}.seg.nrrd")
     shutil.copy(tmp_path / "good.seg.nrrd", tmp_path / "elsewhere.seg.nrrd")
     facts = {
-        "cut": r"cut\.seg\.nrrd", "grid": r"grid\.seg\.nrrd.*grid", "strange": "thing", "two": "two-again",
+        "cut": r"cut\.seg\.nrrd", "grid": r"grid\.seg\.nrrd.*resample", "strange": "thing", "two": "two-again",
         "none": "no labels", "elsewhere": r"elsewhere\.seg\.nrrd",
     }  # fmt: skip
     cases = {case.name: case for case in find_cases(tmp_path)}
@@ -181,6 +181,24 @@ def test_a_dicom_segmentation_with_its_series(tmp_path: Path) -> None:
     assert read.unknown == {"RA", "AO", "PA"}
 
 
+def test_a_segmentation_of_slicers_with_a_dicom_series(tmp_path: Path) -> None:
+    scan, labels = write_dicom(tmp_path / "p1")
+    (tmp_path / "p1" / "heart.dcm").unlink()
+    write_segmentation(labels, tmp_path / "p1" / "heart.seg.nrrd")
+    assert layout_of(tmp_path).NAME == "slicer"
+    read = only_case(tmp_path)
+    assert np.array_equal(read.image.array, scan.array)
+    assert np.array_equal(read.labels.array, labels.array)
+
+
+def test_a_dicom_segmentation_among_its_slices(tmp_path: Path) -> None:
+    scan, labels = write_dicom(tmp_path)
+    shutil.move(tmp_path / "heart.dcm", tmp_path / "ct" / "heart.dcm")
+    read = only_case(tmp_path / "ct")
+    assert np.array_equal(read.image.array, scan.array)
+    assert np.array_equal(read.labels.array, labels.array)
+
+
 def test_wrong_dicom_segmentations_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     write_dicom(tmp_path / "good")
     write_dicom(tmp_path / "other", study="1.2.3.5")
@@ -190,8 +208,9 @@ def test_wrong_dicom_segmentations_are_named_and_the_rest_goes_on(tmp_path: Path
     write_dicom(tmp_path / "cut", study="1.2.3.7")
     whole = (tmp_path / "cut" / "heart.dcm").read_bytes()
     (tmp_path / "cut" / "heart.dcm").write_bytes(whole[: len(whole) - 300])
+    (tmp_path / "stump.dcm").write_bytes(whole[:700])
     cases = {case.name: case for case in find_cases(tmp_path)}
-    facts = {"other": r"heart\.dcm", "two": r"lungs\.dcm", "cut": r"heart\.dcm"}
+    facts = {"other": r"heart\.dcm", "two": r"lungs\.dcm", "cut": r"heart\.dcm", "stump": r"stump\.dcm"}
     assert set(cases) == {*facts, "good"}
     for name, fact in facts.items():
         with pytest.raises(VolumeError, match=fact):

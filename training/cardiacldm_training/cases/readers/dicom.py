@@ -30,19 +30,28 @@ def find(folder: Path) -> list[ImageFiles]:
     """Return a case for each series that a segmentation refers to. No name shows who the patient is."""
     series: dict[str, list[Path]] = {}
     segmentations: list[tuple[Path, Any]] = []
+    cases = []
     for path in _files(folder):
         header = _header(path)
         if header is None:
-            continue
-        if header.get("SOPClassUID") == _SEG:
+            if _SEG.encode() in read_head(path):
+                cases.append(ImageFiles(_name(path), path, path, problem=f"{path.name} cannot be read: it is damaged."))
+        elif header.get("SOPClassUID") == _SEG:
             segmentations.append((path, header))
         else:
             series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)
     counts: dict[str, list[Path]] = {}
     for path, header in segmentations:
         counts.setdefault(_referenced(header), []).append(path)
-    return [_case(folder, path, header, series, counts[_referenced(header)]) for path, header in segmentations
-            if counts[_referenced(header)][0] == path or not _referenced(header)]  # fmt: skip
+    for path, header in segmentations:
+        same = counts[_referenced(header)]
+        if same[0] == path or not _referenced(header):
+            cases.append(_case(folder, path, header, series, same))
+    return cases
+
+
+def _name(path: Path) -> str:
+    return path.name.lower().removesuffix(".dcm").removesuffix(".seg")
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -82,7 +91,7 @@ def _case(
         problem = f"Its series has two segmentations, {segmentations[0].name} and {segmentations[1].name}: keep one."
     image = common_folder(file.parent for file in slices) if slices else path
     place = common_folder([image if slices else path.parent, path.parent]).relative_to(folder)
-    name = "_".join(place.parts) or path.name.lower().removesuffix(".dcm").removesuffix(".seg")
+    name = "_".join(place.parts) or _name(path)
     patient = str(header.get("PatientID") or "")
     digest = hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else ""
     return ImageFiles(

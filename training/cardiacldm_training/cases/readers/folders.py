@@ -27,9 +27,9 @@ def find(folder: Path) -> list[ImageFiles]:
     """
     images = folder / "images" if (folder / "images").is_dir() else folder
     cases = [
-        ImageFiles(case.name, image, file_in(case, LABELS))
+        ImageFiles(case.name, file_in(case, IMAGE) or case / IMAGE, file_in(case, LABELS))
         for case in sub_folders(images)
-        if (image := file_in(case, IMAGE))
+        if file_in(case, IMAGE) or file_in(case, LABELS)
     ]
     scans = volumes(images)
     scans = {name: [path for path in paths if not path.name.lower().endswith(LABEL_ENDINGS)]

@@ -23,13 +23,15 @@ from CardiacLDMLib.image.labels import check_labels
 from CardiacLDMLib.text import join_words, plural, printable
 
 from .files import ImageFiles, stem
-from .label_map import BACKGROUND, OWN, UNKNOWN, LabelMap, Meaning, unknown_structures
+from .label_map import BACKGROUND, OWN, UNKNOWN, LabelMap, Meaning, plain, unknown_structures
 
 #: Tolerance within which a scan and its labels have the same grid.
 SAME_GRID_MM = 0.01
 #: The same for segments that cover a part of the scan, as a share of a voxel: DICOM rounds places to text.
 _SAME_VOXEL = 0.1
-_OTHER_GRID = "another grid than its scan: resample them first."
+#: Names of segments of the whole heart (see :func:`plain`), and the structures that say more than these.
+_WHOLE_HEART = ("heart", "wholeheart")
+_CHAMBERS = {"LA", "LV", "RA", "RV", "MYO"}
 
 
 class Labels(NamedTuple):
@@ -67,13 +69,21 @@ def read_labels(files: ImageFiles, grid: Grid) -> Labels:
     return _values(path, files.label_map, grid)
 
 
+def _check_grid(labels: Grid, scan: Grid, path: Path) -> None:
+    if not labels.same_as(scan, tolerance_mm=SAME_GRID_MM):
+        sizes = [" x ".join(map(str, grid.shape)) for grid in (labels, scan)]
+        where = (
+            f"{sizes[0]} and {sizes[1]} voxels" if sizes[0] != sizes[1] else "in another place or of another spacing"
+        )
+        raise VolumeError(f"{path.name} has another grid than its scan ({where}): resample the labels first.")
+
+
 # --- values --------------------------------------------------------------------------------------------------------
 
 
 def _values(path: Path, label_map: LabelMap, grid: Grid) -> Labels:
     labels = read_volume(path)
-    if not labels.grid.same_as(grid, tolerance_mm=SAME_GRID_MM):
-        raise VolumeError(f"Its labels have {_OTHER_GRID}")
+    _check_grid(labels.grid, grid, path)
     if label_map == OWN:
         check_labels(labels.array)
         return Labels(labels.array.astype(np.uint8))
@@ -126,8 +136,11 @@ def _combined(segments: Iterable[_Segment], grid: Grid) -> Labels:
         names = [printable(segment.name) for segment in segments[:5]]
         listed = f" ({', '.join(names)})" if names else ""
         raise VolumeError(f"None of its segments{listed} is a structure of the heart: name them in a table with --map.")
+    targets = {segment.meaning.target for segment in known if segment.meaning}
     out = np.zeros(grid.shape, dtype=np.uint8)
     for segment in segments:
+        if plain(segment.name) in _WHOLE_HEART and targets >= _CHAMBERS:
+            continue  # what is left of it are walls, which are background
         if segment.meaning is None or segment.meaning.target == UNKNOWN:
             out[segment.layer == segment.value] = Meaning(UNKNOWN).value
     taken = np.zeros(grid.shape, dtype=bool)
@@ -167,7 +180,7 @@ def on_grid(array: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     turn, start = np.rint(to_scan[:3, :3]), np.rint(to_scan[:3, 3])
     distance = np.abs(to_scan[:3, 3] - start) + np.abs(to_scan[:3, :3] - turn) @ (np.array(array.shape) - 1)
     if (np.abs(turn).sum(0) != 1).any() or (np.abs(turn).sum(1) != 1).any() or distance.max() > _SAME_VOXEL:
-        raise VolumeError(f"Its labels have {_OTHER_GRID}")
+        raise VolumeError("Its voxels are not those of the scan: resample the labels to the scan's grid first.")
     axes = [int(np.flatnonzero(row)[0]) for row in turn]
     array = array.transpose(axes)
     out = np.zeros(grid.shape, dtype=array.dtype)
@@ -204,8 +217,7 @@ def mask_files(folder: Path, label_map: LabelMap) -> list[tuple[Path, Meaning]]:
 def _masks(folder: Path, label_map: LabelMap, grid: Grid) -> Iterator[_Segment]:
     for path, meaning in mask_files(folder, label_map):
         mask = read_volume(path)
-        if not mask.grid.same_as(grid, tolerance_mm=SAME_GRID_MM):
-            raise VolumeError(f"{path.name} has {_OTHER_GRID}")
+        _check_grid(mask.grid, grid, path)
         array = _whole_numbers(mask.array, path)
         value = int(array.max())
         if np.count_nonzero(array) != np.count_nonzero(array == value) and value:
@@ -252,4 +264,8 @@ def _dicom_segments(path: Path, label_map: LabelMap, grid: Grid) -> Iterator[_Se
         except Exception as error:
             raise VolumeError(f"{path.name}: its frames do not form a volume.") from error
         affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
-        yield _Segment(about.segment_label, meaning, on_grid(volume.array.transpose(2, 1, 0), affine, grid))
+        try:
+            layer = on_grid(volume.array.transpose(2, 1, 0), affine, grid)
+        except VolumeError as error:
+            raise VolumeError(f"{path.name}: {error}") from error
+        yield _Segment(about.segment_label, meaning, layer)

@@ -1,6 +1,7 @@
 """Segmentations of 3D Slicer (``.seg.nrrd``) beside their scans, in one folder or in a folder for each patient.
 
-A segmentation belongs to the scan in its folder: the only one, or the one whose name its own name begins with.
+A segmentation belongs to the scan in its folder: the only one, or the one whose name its own name begins with; without
+a volume file, the DICOM series in the folder or below.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from CardiacLDMLib.image.dicom.headers import is_dicom
 from CardiacLDMLib.image.tree import LABEL_ENDINGS
 
-from .files import SEGMENTATION, ImageFiles, stem, sub_folders
+from .files import ENDINGS, SEGMENTATION, ImageFiles, stem, sub_folders
 from .label_map import shipped
 
 NAME = "slicer"
@@ -44,6 +46,11 @@ def _segmentations(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if stem(path, (SEGMENTATION,))]
 
 
+def _others(folder: Path) -> Iterator[Path]:
+    """Yield the files of ``folder`` and below that may be DICOM slices."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not stem(path, (SEGMENTATION, *ENDINGS)))
+
+
 def _cases(folder: Path, name: str) -> list[ImageFiles]:
     files = sorted(folder.iterdir())
     scans = {stem(path): path for path in files if stem(path) and not path.name.lower().endswith(LABEL_ENDINGS)}
@@ -54,6 +61,10 @@ def _cases(folder: Path, name: str) -> list[ImageFiles]:
         fitting = list(scans) if len(scans) == 1 else [scan for scan in scans if own.startswith(scan)]
         if fitting:
             owners[max(fitting, key=len)].append(path)
+        elif not scans and any(map(is_dicom, _others(folder))):
+            several = len(_segmentations(folder)) > 1
+            problem = f"Several segmentations lie beside its series, {path.name} for one: keep one." if several else ""
+            cases.append(ImageFiles(name or own, folder, path, shipped(NAME), patient=name, problem=problem))
         else:
             why = f"{path.name} has no scan beside it: name one {own}.nrrd." if scans else f"{path.name} has no scan."
             cases.append(ImageFiles(f"{name}_{own}" if name else own, path, path, shipped(NAME), problem=why))

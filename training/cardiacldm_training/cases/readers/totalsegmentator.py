@@ -31,14 +31,14 @@ def find(folder: Path) -> list[ImageFiles]:
     """Return the cases. Raises :class:`DatasetError` for a ``meta.csv`` that cannot be read."""
     meta = folder / _META
     facts = {row["image_id"]: row for row in read_table(meta, ("image_id",))} if meta.is_file() else {}
-    return [_case(path, image, facts.get(path.name, {}))
-            for path in sub_folders(folder) if (image := file_in(path, IMAGE))]  # fmt: skip
+    return [_case(path, facts.get(path.name, {}))
+            for path in sub_folders(folder) if file_in(path, IMAGE) or (path / _MASKS).is_dir()]  # fmt: skip
 
 
-def _case(folder: Path, image: Path, facts: dict[str, str]) -> ImageFiles:
-    masks = folder / _MASKS
+def _case(folder: Path, facts: dict[str, str]) -> ImageFiles:
+    image, masks = file_in(folder, IMAGE), folder / _MASKS
     part: Literal["", "test"] = "test" if facts.get("split", "").casefold() == "test" else ""
     return ImageFiles(
-        folder.name, image, masks if masks.is_dir() else None, shipped(NAME), part=part,
+        folder.name, image or folder / IMAGE, masks if masks.is_dir() else None, shipped(NAME), part=part,
         sex=_SEXES.get(facts.get("gender", "").casefold()),
     )  # fmt: skip
