@@ -319,10 +319,22 @@ def test_what_a_session_wrote_is_written_again_if_the_folder_goes(tmp_path: Path
     second = journal.new("two", "fix", DIGEST)
     journal.add(second)
     assert [each for each in read(folder).verdicts if each.reader == "Ann"] == [first, second]
-    assert any(each.reader == "Bob" for each in read(folder).verdicts) == (how in ("replaced", "its file alone"))
-    (note,) = journal.notes
-    assert "review" in note
+    assert [each for each in read(folder).verdicts if each.reader == "Bob"] == bob.verdicts
+    assert len(journal.notes) == (how != "replaced")  # by a copy that holds all
+    assert all("review" in note for note in journal.notes)
     journal.add(journal.new("three", "fix", DIGEST))
+    assert len(read(folder).verdicts) == 4
+    assert len(journal.notes) == (how != "replaced")
+
+
+def test_what_earlier_sessions_wrote_is_written_again_too(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "review", "Ann")
+    first.add(first.new("one", "accept", DIGEST))
+    first.close()
+    journal = Journal(tmp_path / "review", "Ann")
+    shutil.rmtree(tmp_path / "review")
+    journal.add(journal.new("two", "fix", DIGEST))
+    assert [each.case for each in read(tmp_path / "review").verdicts] == ["one", "two"]
     assert len(journal.notes) == 1
 
 
@@ -335,6 +347,9 @@ def test_a_folder_that_cannot_be_made_again_keeps_all_in_memory(tmp_path: Path) 
     with pytest.raises(OutputError):
         journal.add(journal.new("two", "fix", DIGEST))
     assert [each.case for each in journal.unsaved] == ["one", "two"]
+    with pytest.raises(OutputError):
+        journal.save()
+    assert len(journal.notes) == 1  # said once
     folder.unlink()
     journal.save()
     assert [each.case for each in read(folder).verdicts] == ["one", "two"]

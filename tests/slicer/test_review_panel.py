@@ -343,8 +343,7 @@ def test_verdicts_are_written_again_if_their_folder_goes(reader: Reader, how: st
     if how == "replaced":
         (reader.folder / "before").rename(folder)
     reader.press(KEY.Key_A)
-    assert ("review" in reader.ui.troubleLabel.text) == reader.ui.troubleLabel.visible
-    assert reader.ui.troubleLabel.visible
+    assert reader.ui.troubleLabel.visible == ("review" in reader.ui.troubleLabel.text) == (how != "replaced")
     found = Journal(folder, "Ann").verdicts
     assert [(v.case == first, v.verdict) for v in found] == [(True, "fix"), (False, "accept")]
     reader.settle()
@@ -726,6 +725,26 @@ def test_a_second_segmentation_is_compared_in_two_colours(reader: Reader, tmp_pa
     count = len(reader.nodes("vtkMRMLSegmentationNode"))
     reader.ui.compareApply.click()
     assert len(reader.nodes("vtkMRMLSegmentationNode")) == count - 1
+
+
+def test_a_verdict_looks_at_no_other_cases(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of cases on a network drive would take seconds."""
+    from CardiacLDMLib.review import readers, worklist
+
+    pairs_folder(reader.folder, 12)
+    for name in ("Ann", "Bob"):
+        judge_all(reader.folder, name, "fix")
+    reader.open()
+    reader.settle()
+    asked: list[str] = []
+    status, done = worklist.Worklist.status, readers.blinded
+    monkeypatch.setattr(worklist.Worklist, "status", lambda self, name: asked.append(name) or status(self, name))
+    monkeypatch.setattr(readers, "blinded", lambda of, case: asked.append(case) or done(of, case))
+    shown = {reader.desk.name}
+    reader.widget.review._act("reject")
+    shown.add(reader.desk.name)
+    reader.widget.review._act("next_case")
+    assert set(asked) <= {*shown, reader.desk.name}
 
 
 # --- looks ---------------------------------------------------------------------------------------------------------

@@ -180,8 +180,8 @@ class Journal:
     also ``unsaved`` ones, which could not be written yet. ``notes``: sentences on damage. Raises
     :class:`JournalError`.
 
-    The folder may be removed or replaced while a session is open: what the session wrote is then written once more, to
-    a new file, and a further note says so.
+    The folder may be removed or replaced while a session is open: what it held is then written once more, to the file
+    of this session, and a further note says so.
     """
 
     def __init__(self, folder: Path, reader: str) -> None:
@@ -190,7 +190,6 @@ class Journal:
             raise JournalError("A review needs the name or the initials of its reader.")
         self.unsaved: list[Verdict] = []
         self.verdicts: list[Verdict] = []
-        self._saved: list[Verdict] = []  # in this session
         self._by_case: dict[str, list[Verdict]] = {}
         repaired = repair(self.folder)
         self.notes = repaired + self.refresh()
@@ -228,25 +227,32 @@ class Journal:
         """Write what is ``unsaved``. Raises :class:`OutputError`; what could not be written stays there."""
         if self._is_gone():
             self.close()
-            again, self._saved = self._saved, []
-            self.unsaved = [*again, *self.unsaved]
-            self.notes.append(
-                f"The folder {printable(self.folder.name)} was removed or replaced: what you said since you opened "
-                f"this review ({plural(len(again), 'line')}) is written to it again. Open the review anew to see "
-                "which verdicts it holds."
-            )
+            self._restore()
         while self.unsaved:
             self._append(line_of(self.unsaved[0]))
-            self._saved.append(self.unsaved.pop(0))
+            del self.unsaved[0]
 
     def _is_gone(self) -> bool:
-        """Return whether this session's file is not at its path any more: what is written to it would be lost."""
+        """Return whether what was read or written is not in the folder any more."""
         if self._handle is None:
-            return False
+            return len(self.verdicts) > len(self.unsaved) and not self.folder.exists()
         try:  # numbers of files change on some network drives: they are not compared
             return os.fstat(self._handle).st_nlink == 0 or os.stat(self._path).st_size != self._size
         except OSError:
             return True
+
+    def _restore(self) -> None:
+        """Let all known verdicts be written again that are not on the disk any more, also those of other readers."""
+        there = {verdict.id for verdict in self.unsaved}
+        with contextlib.suppress(JournalError):
+            there |= {verdict.id for verdict in read(self.folder).verdicts}
+        again = [verdict for verdict in self.verdicts if verdict.id not in there]
+        self.unsaved = [*again, *self.unsaved]
+        if again:
+            self.notes.append(
+                f"The folder {printable(self.folder.name)} was removed or replaced while the review was open: "
+                f"{plural(len(again), 'line')} of its journals {_were(len(again))} written again."
+            )
 
     def of(self, case: str) -> list[Verdict]:
         """Return the verdicts on a case, also undone ones, in the order of their times."""

@@ -176,9 +176,13 @@ class Worklist:
         """Return the verdicts on a case that the reader may see: others' only once both are done with it."""
         return visible(self.journal.of(name), self.journal.reader, name)
 
-    def disagreements(self) -> list[Disagreement]:
-        """Return the disagreements with other readers that the reader may see, also settled ones."""
-        return disagreements(self.journal.verdicts, self.journal.reader)
+    def disagreements(self, name: str | None = None) -> list[Disagreement]:
+        """Return the disagreements with other readers that the reader may see, also settled ones.
+
+        Those of one case, or of all without a name.
+        """
+        verdicts = self.journal.verdicts if name is None else self.journal.of(name)
+        return disagreements(verdicts, self.journal.reader)
 
     # --- order and place ---
 
@@ -247,9 +251,16 @@ class Worklist:
         """Return the first case without a verdict of the reader on its labels; None if all have one."""
         return next((case for case in self.shown("all", order) if not self.status(case.name).is_done), None)
 
-    def advance(self) -> Advance:
-        """Return how far the reader is, and the time for the rest by the median of the cases that are done."""
-        statuses = [self.status(case.name) for case in self.cases]
+    def advance(self, known: dict[str, Status] | None = None) -> Advance:
+        """Return how far the reader is, and the time for the rest by the median of the cases that are done.
+
+        ``known``: statuses by case, to which the others are added: each looks at a file.
+        """
+        known = {} if known is None else known
+        for case in self.cases:
+            if case.name not in known:
+                known[case.name] = self.status(case.name)
+        statuses = [known[case.name] for case in self.cases]
         times = [min(s.judgement.seconds, LONGEST_SECONDS) for s in statuses if s.is_done and s.judgement.seconds > 0.0]
         median = statistics.median(times) if times else None
         done = sum(status.is_done for status in statuses)

@@ -140,6 +140,7 @@ class Desk:
             self._correction.watch(nodes, loader.labels.get(name))
             self._compare.show(loader, nodes)
             session.watch.restart()
+            session.forget(name)
             self.cases.update(session.worklist, name)
             self._show_findings()
             if self._finding is None:
@@ -148,7 +149,7 @@ class Desk:
 
     def checked(self, name: str) -> None:
         if self.session is not None:
-            self.session.forget_findings(name)
+            self.session.forget(name)
             self.cases.update(self.session.worklist, name)
         if name == self.name and self.on_screen:
             self._show_findings()
@@ -369,7 +370,7 @@ class Desk:
         self._written()
         self._finding = None
         self.findings.show([])
-        self.session.forget_findings(name)
+        self.session.forget(name)
         self.loader.corrected(name, labels_sha256, labels)
         if name == self.name:
             self._viewer.remake_surfaces()

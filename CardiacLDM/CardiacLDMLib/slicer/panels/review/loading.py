@@ -198,7 +198,8 @@ class CaseLoader:
             name = self._all[0]
             if self._needs_check(name) and (name in self.nodes or name not in self._in_scene):
                 return self._check(name)
-            del self._all[0]
+            del self._all[0]  # its findings have become known: another case has the same labels
+            later(0.0, lambda name=name: None if self._closed else self._checked(name))  # type: ignore[misc]
         return None
 
     def _needs_check(self, name: str) -> bool:

@@ -15,6 +15,7 @@ from ..parts import duration
 if TYPE_CHECKING:
     from ....review.readers import Disagreement
     from ....review.verdicts import Opinion, Verdict
+    from ....review.worklist import Status
 
 #: What the list shows: the filters of a worklist, and cases on which readers disagree.
 Choice = Filter | Literal["settle"]
@@ -66,6 +67,7 @@ class Session:
         self.trouble = ""
         self.watch = Stopwatch()
         self._badness: dict[str, tuple[float, ...]] = {}
+        self._statuses: dict[str, Status] = {}  # until a verdict changes them, or the list is arranged anew
         self._at: str | None = None  # where the reader stands in the list
         self.arrange("all", "worst")
 
@@ -74,6 +76,7 @@ class Session:
     def arrange(self, which: Choice, order: Order) -> None:
         """Show the cases of a filter in an order. The next case is the first of them."""
         self._at = None
+        self._statuses.clear()
         shown = self.worklist.shown("all" if which == "settle" else which)
         self.names = [case.name for case in shown]
         if which == "settle":
@@ -87,9 +90,10 @@ class Session:
             self._badness[name] = self.worklist.badness(name)
         return self._badness[name]
 
-    def forget_findings(self, name: str) -> None:
-        """Take note that other findings of a case are known now, for the next order."""
+    def forget(self, name: str) -> None:
+        """Take note that other findings or labels of a case are known now."""
         self._badness.pop(name, None)
+        self._statuses.pop(name, None)
 
     def beside(self, name: str | None, step: int) -> str | None:
         """Return the case ``step`` places after ``name`` in the list, None beyond its ends."""
@@ -101,6 +105,7 @@ class Session:
     def stand_at(self, name: str) -> None:
         """Go on after this case of the list."""
         self._at = name
+        self._statuses.pop(name, None)  # its labels may have changed
 
     def next_open(self, name: str | None) -> str | None:
         """Return the first case after ``name`` without a verdict on its labels, then from the top; None without any.
@@ -109,7 +114,12 @@ class Session:
         """
         start = self.names.index(name) + 1 if name in self.names and name == self._at else 0
         around = [*self.names[start:], *self.names[:start]]
-        return next((each for each in around if each != name and not self.worklist.status(each).is_done), None)
+        return next((each for each in around if each != name and not self._status(each).is_done), None)
+
+    def _status(self, name: str) -> Status:
+        if name not in self._statuses:
+            self._statuses[name] = self.worklist.status(name)
+        return self._statuses[name]
 
     def first(self) -> str | None:
         """Return where to go on: the first case without a verdict, or the first one."""
@@ -164,6 +174,8 @@ class Session:
             )
             added = self.worklist.journal.verdicts[-1:]
             result = self._undone(added[0]) if added != before and added and added[0].verdict == "undo" else None
+        for verdict in self.worklist.journal.verdicts[-1:]:
+            self._statuses.pop(verdict.case, None)
         return result
 
     def _undone(self, undo: Verdict) -> Verdict | None:
@@ -171,14 +183,13 @@ class Session:
 
     def unsettled(self, name: str | None = None) -> list[Disagreement]:
         """Return the disagreements that have no outcome yet, of all cases or of one."""
-        found = [each for each in self.worklist.disagreements() if each.settled is None]
-        return [each for each in found if name is None or each.case == name]
+        return [each for each in self.worklist.disagreements(name) if each.settled is None]
 
     # --- words ---
 
     def progress(self) -> tuple[int, int, str]:
         """Return how many cases are done, of how many, and both in words with the time for the rest."""
-        advance = self.worklist.advance()
+        advance = self.worklist.advance(self._statuses)
         words = _("{done} of {total}").format(done=advance.done, total=advance.total)
         if advance.done == advance.total:
             words = _("All {total} judged").format(total=advance.total)
