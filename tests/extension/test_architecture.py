@@ -25,13 +25,14 @@ LAYERS = {
     "cardiacldm_training": (
         ("", "errors"), ("results",), ("cases",), ("virtual",), ("virtual.heart",), ("virtual.body",),
         ("virtual.scanner",), ("virtual.cohort",), ("virtual.report",), ("stages",), ("evaluation",),
-        ("evaluation.fidelity",), ("cards",), ("export",), ("commands",), ("cli", "demo"),
+        ("evaluation.fidelity",), ("cards",), ("export",), ("pipeline",), ("commands",), ("cli", "demo", "step"),
     ),
 }  # fmt: skip
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 #: Functions that are longer because they are lists of options with their help texts.
 OPTION_LISTS = {
-    "commands.fidelity.fidelity", "commands.generate.generate", "commands.segment.segment", "commands.train.segmenter",
+    "commands.fidelity.fidelity", "commands.generate.generate", "commands.pipeline.pipeline",
+    "commands.segment.segment", "commands.train.segmenter",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from .commands import (
     fidelity,
     generate,
     package,
+    pipeline,
     review,
     segment,
     soundness,
@@ -53,6 +54,7 @@ app.command("ablation")(ablation.ablation)
 app.command("experiment")(experiment.experiment)
 app.command("fidelity")(fidelity.fidelity)
 app.add_typer(data.app, name="data")
+app.command("pipeline")(pipeline.pipeline)
 app.add_typer(train.app, name="train")
 app.add_typer(package.app, name="package")
 app.add_typer(review.app, name="review")
