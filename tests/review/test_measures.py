@@ -10,6 +10,7 @@ from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.review import checks
 from CardiacLDMLib.review.checks import check, measured
 from CardiacLDMLib.review.limits import LIMITS
+from CardiacLDMLib.review.scene import grown, shrunk
 from tests.support.box_heart import box_heart, box_volume
 
 #: HU of blood, muscle, fat and lung in the CT of the box heart.
@@ -111,13 +112,44 @@ def test_what_lies_outside_the_scanners_field_is_not_judged() -> None:
 def test_differences_with_the_packages_labels_are_measured_against_background_only() -> None:
     leak = painted("RA", (48, 20, 14), (58, 34, 24))
     found = values(leak, ct(), box_heart())
-    assert found["difference RA beyond"] == pytest.approx(10 * 14 * 10 * 0.008, rel=0.25)  # without its corners
+    assert found["difference RA beyond"] == pytest.approx(9 * 14 * 10 * 0.008)  # but a layer at the border
     assert found["difference RA short of"] == 0.0
     package_leaks = values(box_heart(), ct(), leak)
     assert package_leaks["difference RA short of alike"] == 0.0 < package_leaks["difference RA short of"]
     cut = painted("background", (44, 20, 14), (48, 34, 30))
     assert values(cut, ct(), box_heart())["difference RA short of alike"] > 3.0
     assert found["own labels RA"] > 0.05
+
+
+def test_a_structure_that_lies_off_the_packages_is_measured_in_mm() -> None:
+    array = box_heart()
+    places = np.argwhere(box_heart() == VALUE["RA"]) + [2, 0, 2]
+    array[box_heart() == VALUE["RA"]] = 0
+    array[tuple(places.T)] = VALUE["RA"]
+    found = values(array, None, box_heart())
+    assert found["moved RA"] == pytest.approx(np.hypot(4.0, 4.0), abs=0.5)
+    assert found["surface RA outside"] == pytest.approx(0.0, abs=0.5)
+    assert max(value for key, value in found.items() if key.startswith("moved") and key != "moved RA") < 0.5
+
+
+@pytest.mark.parametrize("voxels", [2, -2])
+def test_a_wall_that_is_too_thick_or_thin_is_measured_at_its_outer_surface(voxels: int) -> None:
+    ventricle = np.isin(box_heart(), [VALUE["LV"], VALUE["MYO"]])
+    changed = grown(ventricle, voxels) if voxels > 0 else shrunk(ventricle, -voxels)
+    array = box_heart()
+    array[ventricle & ~changed] = 0
+    array[changed & (array == 0)] = VALUE["MYO"]
+    found = values(array, None, box_heart())
+    side, other = ("outside", "inside") if voxels > 0 else ("inside", "outside")
+    assert found[f"surface MYO {side}"] == pytest.approx(4.0, abs=1.2)  # but where it meets the atrium and the aorta
+    assert found[f"surface MYO {other}"] < 0.0
+    assert found["moved LV"] < 0.5
+
+
+def test_a_leak_does_not_move_the_whole_surface() -> None:
+    found = values(painted("RA", (48, 20, 14), (58, 34, 24)), None, box_heart())
+    assert found["moved RA"] < 1.0
+    assert found["surface RA outside"] < 1.0
 
 
 def test_mirrored_passes_are_compared() -> None:

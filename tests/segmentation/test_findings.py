@@ -85,6 +85,8 @@ EXAMPLES: dict[Rule, tuple[Finding, tuple[str, ...]]] = {
     "replica": (Finding("replica", value=0.1234, limit=0.5), ("0.123", "0.500")),
     "own labels": (Finding("own labels", ("RA",), 0.488, 0.2), ("RA", "0.51")),
     "difference": (Finding("difference", ("LAA",), 4.23, 2.0, "short of"), ("LAA", "4.2 mL", "short of")),
+    "moved": (Finding("moved", ("LA",), 5.26, 2.0), ("LA", "5.3 mm")),
+    "surface": (Finding("surface", ("MYO",), 2.94, 1.0, "outside"), ("MYO", "2.9 mm", "outside")),
     "mirrored": (Finding("mirrored", ("PA",), 0.3, 0.1), ("PA", "0.70")),
     "blood": (Finding("blood", ("LV",), 62.0, 30.0), ("LV", "62 HU")),
     "pools": (Finding("pools", ("AO",), 0.31, 0.2), ("AO", "31%")),

@@ -6,31 +6,37 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..anatomy import HEART, VALUE
+from ..anatomy import HEART, NAMES, VALUE
 from ..image.labels import Box, agreement
 from ..segmentation.findings import Rule
 from . import tissue
-from .scene import Measure, Scene, grown, largest_part, shrunk
+from .scene import Measure, Scene, largest_part, region
+from .surface import fit, signed_distance
 
-#: Depth in voxels below which a part that the package labels otherwise is a difference of borders, not of shape.
-BEYOND_DEPTH, SHORT_DEPTH = 2, 1
+#: Up to this far from the package's border, mm, a part that it labels otherwise is a difference of borders.
+DEEP_MM = 2.5
 
 
 def measures(scene: Scene) -> Iterator[Measure]:
     """Yield the measures of agreement of a scene.
 
     ``own labels``: 1 - Dice of each structure with the package's. ``mirrored``: the same between the package's labels
-    and those of the mirrored scan. ``difference``, with a CT: mL of the largest thick part of a structure of the heart
-    that is background in the package's labels (``beyond``), also of its part with other HU than the structure, and of
-    the reverse (``short of``), also of its part with the structure's HU. How far labels follow the great vessels, and
-    where they part two structures, is a matter of convention: that counts in the Dice alone. Structures without
-    contrast have limits of their own: the package is unsure of them itself.
+    and those of the mirrored scan. ``moved``: mm by which the surface of a structure lies off the package's as a whole,
+    ``surface``: mm by which it lies ``outside`` or ``inside`` of it; of the muscle this is the outer surface.
+
+    ``difference``, with a CT: mL of the largest part of a structure that is background in the package's labels, away
+    from its border there (``beyond``), also of the part with other HU than the structure; and of the reverse (``short
+    of``), also of the part with the structure's HU. Where labels part two structures, and how far they follow the great
+    vessels, is a matter of convention: of these only parts with other HU count. Structures without contrast have limits
+    of their own: the package is unsure of them itself.
     """
     levels = tissue.read_levels(scene)
     if scene.own is not None:
         for name, dice in agreement(scene.array, scene.own).items():
             yield _whole(scene, "own labels", name, dice, scene.own, tissue.contrast(levels, name))
-        yield from _differences(scene, scene.own, levels)
+        for name in NAMES:
+            if name in scene.boxes and (scene.own == VALUE[name]).any():
+                yield from _against(scene, name, scene.own, levels)
     if scene.mirrored is not None:
         first = scene.array if scene.own is None else scene.own
         for name, dice in agreement(first, scene.mirrored).items():
@@ -38,31 +44,44 @@ def measures(scene: Scene) -> Iterator[Measure]:
 
 
 def _whole(scene: Scene, rule: Rule, name: str, dice: float, others: np.ndarray, faint: str) -> Measure:
-    box = _box_of(scene, name)
+    box = region((scene.array == VALUE[name]) | (others == VALUE[name]))
     differs = (scene.array[box] == VALUE[name]) != (others[box] == VALUE[name])
     return Measure(rule, name, 1.0 - dice, "", differs, box, faint)
 
 
-def _differences(scene: Scene, others: np.ndarray, levels: dict[str, tissue.Level]) -> Iterator[Measure]:
-    for name in (name for name in HEART if name in levels):
-        level = levels[name]
-        box, value, faint = scene.boxes[name], VALUE[name], tissue.contrast(levels, name)
-        mine, theirs, alike = scene.array[box], others[box], tissue.alike(scene, name, level)
-        beyond = _thick((mine == value) & (theirs == 0), BEYOND_DEPTH)
-        short = _thick((mine == 0) & (theirs == value), SHORT_DEPTH)
-        parts = (("beyond", "", beyond), ("beyond", "odd", beyond & ~alike), ("short of", "", short),
-                 ("short of", "alike", short & alike))  # fmt: skip
-        for where, layer, mask in parts:
-            part = largest_part(mask)
-            ml = np.count_nonzero(part) * scene.voxel_ml
-            yield Measure("difference", name, ml, where, part, box, f"{layer} {faint}".strip())
+def _against(scene: Scene, name: str, others: np.ndarray, levels: dict[str, tissue.Level]) -> Iterator[Measure]:
+    """Yield how a structure's surface lies against that of the package, and the parts of the one that lie off it."""
+    box = region((scene.array == VALUE[name]) | (others == VALUE[name]))
+    mine, theirs = scene.array[box], others[box]
+    away, away_from_theirs = (signed_distance(part == VALUE[name], scene.spacing) for part in (mine, theirs))
+    differs = (mine == VALUE[name]) != (theirs == VALUE[name])
+    found = fit(away, away_from_theirs, scene.spacing)
+    yield Measure("moved", name, found.moved_mm, "", differs, box)
+    outer = _outer(scene, box, others) if name == "MYO" else found.outside_mm
+    yield Measure("surface", name, outer, "outside", differs & (mine == VALUE[name]), box)
+    yield Measure("surface", name, -outer, "inside", differs & (theirs == VALUE[name]), box)
+    if name in levels:
+        yield from _parts(scene, name, box, others, (away, away_from_theirs), levels)
 
 
-def _thick(mask: np.ndarray, depth: int) -> np.ndarray:
-    """Return the parts of a mask that reach ``depth`` voxels below its surface."""
-    return mask & grown(shrunk(mask, depth), depth)
+def _parts(
+    scene: Scene, name: str, box: Box, others: np.ndarray, away: tuple[np.ndarray, np.ndarray],
+    levels: dict[str, tissue.Level],
+) -> Iterator[Measure]:  # fmt: skip
+    """Yield the largest parts off the other border; ``away``: distances (I, J, K) from both borders, the own first."""
+    mine, theirs, value = scene.array[box], others[box], VALUE[name]
+    alike, faint = tissue.alike(scene, box, levels[name]), tissue.contrast(levels, name)
+    beyond = (mine == value) & (theirs == 0) & (away[1] > DEEP_MM)
+    short = (mine == 0) & (theirs == value) & (away[0] > DEEP_MM)
+    parts = [("beyond", "", beyond), ("beyond", "odd", beyond & ~alike), ("short of", "", short),
+             ("short of", "alike", short & alike)]  # fmt: skip
+    for where, layer, mask in parts if name in HEART else parts[1:2]:
+        part = largest_part(mask)
+        ml = np.count_nonzero(part) * scene.voxel_ml
+        yield Measure("difference", name, ml, where, part, box, f"{layer} {faint}".strip())
 
 
-def _box_of(scene: Scene, name: str) -> Box:
-    """Return the region of a structure, or the whole scene if the checked labels lack it."""
-    return scene.boxes.get(name, tuple(slice(None) for _ in range(3)))
+def _outer(scene: Scene, box: Box, others: np.ndarray) -> float:
+    """Return by how much the surface around the left ventricle and its wall lies outside the package's, mm."""
+    both = [np.isin(array[box], [VALUE["LV"], VALUE["MYO"]]) for array in (scene.array, others)]
+    return fit(*(signed_distance(mask, scene.spacing) for mask in both), scene.spacing).outside_mm

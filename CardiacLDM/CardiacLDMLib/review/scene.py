@@ -105,15 +105,13 @@ def read_scene(labels: Volume, image: Volume | None, own: Volume | None, mirrore
         means = block_mean(np.ascontiguousarray(in_ras_order(image).array[box]), factors).astype(np.float32)
         hu = smoothed(means, [axis for axis in range(3) if spacing[axis] * factors[axis] < SMOOTH_BELOW_MM])
         hu[grown(means <= OUTSIDE_HU)] = np.nan
-    regions = {name: _region(array == VALUE[name]) for name in NAMES}
-    boxes = {name: region for name, region in regions.items() if region is not None}
+    boxes = {name: region(array == VALUE[name]) for name in NAMES if (array == VALUE[name]).any()}
     return Scene(array, affine, spacing * factors, boxes, hu, chosen(own), chosen(mirrored))
 
 
-def _region(mask: np.ndarray) -> Box | None:
+def region(mask: np.ndarray) -> Box:
+    """Return the region of a structure from its mask, which is not empty."""
     occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not occupied[0].size:
-        return None
     return tuple(slice(max(int(o[0]) - REACH, 0), int(o[-1]) + REACH + 1) for o in occupied)
 
 

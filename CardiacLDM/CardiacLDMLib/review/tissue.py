@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..anatomy import VALUE
+from ..image.labels import Box
 from .scene import Measure, Scene, grown, largest_part, share, shrunk
 
 #: Voxels belong to the tissue of a structure within this many of its spreads, and at least so many HU.
@@ -75,9 +76,10 @@ def contrast(levels: dict[str, Level], name: str) -> str:
     return FAINT if all(abs(other - muscle) < LEAST_CONTRAST for other in others) else ""
 
 
-def alike(scene: Scene, name: str, level: Level, most: float = np.inf) -> np.ndarray:
-    """Return which voxels of the region of a structure hold its tissue, within its reach and at most so many HU."""
-    return np.abs(_hu(scene, name) - level.middle) < min(level.reach, most)
+def alike(scene: Scene, box: Box, level: Level, most: float = np.inf) -> np.ndarray:
+    """Return which voxels of ``box`` hold the tissue of a structure, within its reach and at most so many HU."""
+    assert scene.hu is not None
+    return np.asarray(np.abs(scene.hu[box] - level.middle) < min(level.reach, most))
 
 
 def _hu(scene: Scene, name: str) -> np.ndarray:
@@ -115,7 +117,7 @@ def _odd_tissue(scene: Scene, name: str, level: Level) -> Iterator[Measure]:
 def _border(scene: Scene, name: str, level: Level) -> Iterator[Measure]:
     box, hu = scene.boxes[name], _hu(scene, name)
     seen, bare = ~np.isnan(hu), scene.array[box] == 0
-    odd, same = np.abs(hu - level.middle) >= level.reach, alike(scene, name, level, MOST_HU)  # NaN is neither
+    odd, same = np.abs(hu - level.middle) >= level.reach, alike(scene, box, level, MOST_HU)  # NaN is neither
     first = grown(bare)
     second = grown(first)
     inner = {"2": level.mask & second & ~first, "3": level.mask & grown(second) & ~second}

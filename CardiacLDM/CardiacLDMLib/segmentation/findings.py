@@ -35,6 +35,8 @@ from ..text import join_words, plural, volume_text
 #: - ``own labels``: 1 - Dice of a structure with the package's own labels, most of it allowed
 #: - ``difference``: mL of the largest part that the package labels otherwise, most mL allowed; whether the structure
 #:   reaches ``beyond`` the package's or falls ``short of`` it
+#: - ``moved``: mm by which a structure lies off the package's as a whole, most mm allowed
+#: - ``surface``: mm by which a structure's surface lies ``outside`` or ``inside`` of the package's, most mm allowed
 #: - ``mirrored``: 1 - Dice of a structure between mirrored passes, most of it allowed
 #: - ``blood``: HU by which a pool is darker than muscle, most HU allowed
 #: - ``pools``: how far a pool lies below the brightest one that holds the same blood, as a share of its contrast to
@@ -49,8 +51,8 @@ from ..text import join_words, plural, volume_text
 #: - ``ragged``: share of a structure's surface voxels that hang loose, largest share allowed
 Rule = Literal[
     "no heart", "doubt", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
-    "forbidden contact", "order", "LV open", "agreement", "replica", "own labels", "difference", "mirrored", "blood",
-    "pools", "tissue", "border", "unlabelled", "jump", "shift", "appendage", "ragged",
+    "forbidden contact", "order", "LV open", "agreement", "replica", "own labels", "difference", "moved", "surface",
+    "mirrored", "blood", "pools", "tissue", "border", "unlabelled", "jump", "shift", "appendage", "ragged",
 ]  # fmt: skip
 
 #: A point in RAS mm.
@@ -148,6 +150,15 @@ def _border(f: Finding) -> str:
     return f"At {_value(f):.0%} of its border the tissue of {_names(f)} goes on: the label may end too early"
 
 
+def _surface(f: Finding) -> str:
+    wide = f.where == "outside"
+    if f.structures == ("MYO",):
+        surface, doubt = "outer surface", f"its wall may be too {'thick' if wide else 'thin'}"
+    else:
+        surface, doubt = "surface", f"the label may be too {'large' if wide else 'small'}"
+    return f"The {surface} of {_names(f)} lies {_value(f):.1f} mm {f.where} the package's own labels: {doubt}"
+
+
 def _replica(f: Finding) -> str:
     distances = f"{_value(f):.3f} of the distance to others, below {_limit(f):.3f}"
     return f"The pair is too similar to a training case ({distances})"
@@ -172,6 +183,8 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "replica": _replica,
     "own labels": lambda f: f"{_names(f)} differs from the package's own labels (Dice {1 - _value(f):.2f})",
     "difference": lambda f: f"{_names(f)} is {volume_text(_value(f))} {f.where} the package's own labels in one place",
+    "moved": lambda f: f"{_names(f)} lies {_value(f):.1f} mm off the package's own labels",
+    "surface": _surface,
     "mirrored": lambda f: f"{_names(f)} differs between mirrored passes (Dice {1 - _value(f):.2f})",
     "blood": lambda f: f"{_names(f)} is {_value(f):.0f} HU darker than muscle: check the labels of both",
     "pools": lambda f: f"{_names(f)} is darker than the rest of the left heart (by {_value(f):.0%} of its contrast)",
