@@ -39,8 +39,8 @@ LEAST = {
 #: How far it lies above, in ranges from there to the worst good labels. Tenfold cross-validation chose these numbers:
 #: a rule alarms at most one of 110 cases that are left out (two in the rule ``tissue``), and all rules five of them.
 ROOM = {
-    "border": 3.0, "own labels": 3.0, "mirrored": 3.0, "difference": 4.5, "moved": 2.5, "surface": 2.5, "tissue": 3.0,
-    "unlabelled": 2.5,
+    "border": 3.0, "own labels": 3.0, "mirrored": 3.0, "difference": 4.5, "moved": 2.5, "surface": 4.0,
+    "surface MYO": 2.5, "tissue": 3.0, "unlabelled": 2.5,
 }  # fmt: skip
 USUAL_ROOM = 2.0
 #: The worst good labels of these rules are this quantile: beyond it are cases in which the package itself is wrong.
@@ -94,7 +94,8 @@ def limits_of(good: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, fl
         table[rule] = {}
         for key in sorted(key for key, list_ in values.items() if len(list_) >= FEWEST):
             middle, worst = np.quantile(values[key], [0.5, WORST.get(rule, 1.0)]).tolist()
-            limit = middle + max(ROOM.get(rule, USUAL_ROOM) * (worst - middle), LEAST[rule])
+            room = ROOM.get(f"{rule} {key.split()[0]}", ROOM.get(rule, USUAL_ROOM))
+            limit = middle + max(room * (worst - middle), LEAST[rule])
             if limit <= MOST.get(rule, np.inf):
                 table[rule][key] = limit
     return table

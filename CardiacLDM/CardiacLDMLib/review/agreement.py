@@ -10,11 +10,16 @@ from ..anatomy import HEART, NAMES, VALUE
 from ..image.labels import Box, agreement
 from ..segmentation.findings import Rule
 from . import tissue
-from .scene import Measure, Scene, largest_part, region
+from .scene import Measure, Scene, grown, largest_part, region
 from .surface import fit, signed_distance
 
 #: Up to this far from the package's border, mm, a part that it labels otherwise is a difference of borders.
 DEEP_MM = 2.5
+#: Structures that run on above or below, into vessels of which the end is a matter of convention. What the package does
+#: not label of them counts within this distance, mm, of what it labels in the same axial slice.
+RUN_ON, BESIDE_MM = ("RA", "AO", "PA"), 10.0
+#: Structures of which the package's labels hardly ever differ so far; of the others only what the CT confirms counts.
+SURE = ("LV", "RV", "LAA")
 
 
 def measures(scene: Scene) -> Iterator[Measure]:
@@ -25,10 +30,10 @@ def measures(scene: Scene) -> Iterator[Measure]:
     ``surface``: mm by which it lies ``outside`` or ``inside`` of it; of the muscle this is the outer surface.
 
     ``difference``, with a CT: mL of the largest part of a structure that is background in the package's labels, away
-    from its border there (``beyond``), also of the part with other HU than the structure; and of the reverse (``short
-    of``), also of the part with the structure's HU. Where labels part two structures, and how far they follow the great
-    vessels, is a matter of convention: of these only parts with other HU count. Structures without contrast have limits
-    of their own: the package is unsure of them itself.
+    from its border there, and that holds other HU than the structure (``beyond``); and of the reverse, with the
+    structure's HU (``short of``); of ``SURE`` structures also with any HU. Where labels part two structures, and how
+    far they follow vessels, is a matter of convention: that counts in the Dice alone. Structures without contrast have
+    limits of their own: the package is unsure of them itself.
     """
     levels = tissue.read_levels(scene)
     if scene.own is not None:
@@ -73,9 +78,13 @@ def _parts(
     alike, faint = tissue.alike(scene, box, levels[name]), tissue.contrast(levels, name)
     beyond = (mine == value) & (theirs == 0) & (away[1] > DEEP_MM)
     short = (mine == 0) & (theirs == value) & (away[0] > DEEP_MM)
+    if name in RUN_ON:
+        beyond &= grown(theirs == value, round(BESIDE_MM / float(scene.spacing[:2].max())), axes=(0, 1))
     parts = [("beyond", "", beyond), ("beyond", "odd", beyond & ~alike), ("short of", "", short),
              ("short of", "alike", short & alike)]  # fmt: skip
-    for where, layer, mask in parts if name in HEART else parts[1:2]:
+    for where, layer, mask in parts:
+        if (layer == "" and name not in SURE) or (where == "short of" and name not in HEART):
+            continue
         part = largest_part(mask)
         ml = np.count_nonzero(part) * scene.voxel_ml
         yield Measure("difference", name, ml, where, part, box, f"{layer} {faint}".strip())
@@ -83,5 +92,6 @@ def _parts(
 
 def _outer(scene: Scene, box: Box, others: np.ndarray) -> float:
     """Return by how much the surface around the left ventricle and its wall lies outside the package's, mm."""
-    both = [np.isin(array[box], [VALUE["LV"], VALUE["MYO"]]) for array in (scene.array, others)]
-    return fit(*(signed_distance(mask, scene.spacing) for mask in both), scene.spacing).outside_mm
+    mine, theirs = (np.isin(array[box], [VALUE["LV"], VALUE["MYO"]]) for array in (scene.array, others))
+    away, away_from_theirs = signed_distance(mine, scene.spacing), signed_distance(theirs, scene.spacing)
+    return fit(away, away_from_theirs, scene.spacing).outside_mm

@@ -133,11 +133,11 @@ def share(part: np.ndarray, whole: np.ndarray, fewest: int = 1) -> float:
     return float(np.count_nonzero(part)) / max(float(np.count_nonzero(whole)), float(fewest))
 
 
-def grown(mask: np.ndarray, steps: int = 1) -> np.ndarray:
-    """Return ``mask`` with its neighbours through faces, ``steps`` times."""
+def grown(mask: np.ndarray, steps: int = 1, axes: Sequence[int] = (0, 1, 2)) -> np.ndarray:
+    """Return ``mask`` with its neighbours through faces along ``axes``, ``steps`` times."""
     for _ in range(steps):
         out = mask.copy()
-        for axis in range(3):
+        for axis in axes:
             before, after = np.moveaxis(mask, axis, 0), np.moveaxis(out, axis, 0)
             after[1:] |= before[:-1]
             after[:-1] |= before[1:]
