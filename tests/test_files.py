@@ -369,3 +369,30 @@ def test_a_lock_is_held_by_one_process_until_its_file_is_closed(tmp_path: Path) 
         assert lock(file.fileno())
         assert subprocess.run([sys.executable, "-c", other], check=False).returncode == 0
     assert subprocess.run([sys.executable, "-c", other], check=False).returncode == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
+def test_only_files_are_hashed(tmp_path: Path) -> None:
+    """A pipe would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
+        with pytest.raises(OSError):  # noqa: PT011 - of several kinds
+            files.sha256(path)
+
+
+def test_a_claimed_folder_is_refused_until_its_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    monkeypatch.setattr(files, "_CLAIM_SECONDS", 0.2)
+    script = "with claim_folder(folder / 'folder'):\n    print('held', flush=True)\n    sys.stdin.read()"
+    header = (
+        f"import sys\nfrom pathlib import Path\nfrom CardiacLDMLib.files import *\nfolder = Path({str(tmp_path)!r})\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", header + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == b"held"
+    with pytest.raises(OutputError, match="folder"), files.claim_folder(folder):
+        raise AssertionError("Two processes own it.")
+    holder.kill()
+    holder.communicate()
+    with files.claim_folder(folder):
+        assert folder.is_dir()

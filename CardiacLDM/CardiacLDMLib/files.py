@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -113,7 +114,9 @@ def write_json(path: str | os.PathLike[str], content: Any, *, sort_keys: bool = 
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's content as hexadecimal digits. Raises ``OSError``."""
+    """Return the SHA-256 of a file's content as hexadecimal digits. Raises ``OSError``, also for what is no file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+        raise OSError(errno.EINVAL, "It is no file", os.fspath(path))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

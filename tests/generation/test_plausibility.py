@@ -91,3 +91,12 @@ def test_lv_facing_the_scans_edge_is_not_open() -> None:
 def test_no_label_map(array: np.ndarray) -> None:
     with pytest.raises(VolumeError):
         plausibility.as_labels(volume(array))
+
+
+@pytest.mark.parametrize("voxels", [1, 2, 7])
+def test_labels_of_few_voxels_have_boxes(voxels: int) -> None:
+    array = np.zeros((9, 9, 9), dtype=np.uint8)
+    array[0, 0, :voxels] = VALUE["LAA"]
+    labels = plausibility.as_labels(volume(array))
+    assert list(labels.boxes) == ["LAA"]
+    assert labels.boxes["LAA"] == (slice(0, 1), slice(0, 1), slice(0, voxels))

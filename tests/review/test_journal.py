@@ -438,3 +438,12 @@ def test_refreshing_keeps_what_is_known_if_a_newer_version_comes_by(tmp_path: Pa
         journal.refresh()
     journal.add(journal.new("two", "accept", DIGEST))
     assert [v.case for v in journal.verdicts] == ["one", "two"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes among its files")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"Ann-{module.machine()}-{'0' * 12}.jsonl"
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda p: p.symlink_to(p)}[kind](path)
+    with pytest.raises(JournalError, match=path.name):
+        Journal(tmp_path, "Ann")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from CardiacLDMLib.errors import OutputError, VolumeError
+from CardiacLDMLib.image.case_names import case_name
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.review import cache, sources, worklist
 from CardiacLDMLib.review.cache import content_hash
@@ -214,3 +215,9 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
         file.write_text(text)
         again = open_worklist(tmp_path, "Ann")
         assert again.findings("a") == []
+
+
+def test_corrected_labels_of_a_case_with_the_longest_name_have_a_file(tmp_path: Path) -> None:
+    digest = worklist.write_corrected(tmp_path, case_name("日" * 200), small_labels())
+    (path,) = (tmp_path / worklist.CORRECTED).iterdir()
+    assert digest[:16] in path.name

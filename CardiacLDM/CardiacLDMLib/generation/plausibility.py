@@ -126,9 +126,11 @@ def _crop(volume: Volume, in_scan: bool) -> Labels:
 
 
 def _boxes(array: np.ndarray) -> list[tuple[slice, slice, slice] | None]:
-    """Return the box of each value from 0 up to the largest; None for values that do not occur."""
+    """Return the box of each label up to the largest, after that of the background; None if it does not occur."""
     import cc3d
 
+    if array.size <= array.max():  # cc3d wants more voxels than that
+        array = np.pad(array, ((0, len(NAMES) + 1), (0, 0), (0, 0)))
     statistics = cc3d.statistics(array)
     counted = zip(statistics["bounding_boxes"], statistics["voxel_counts"], strict=True)
     return [box if count else None for box, count in counted]

@@ -18,6 +18,7 @@ from ..image.files import write_volume
 from ..image.grid import Volume
 from ..results.pairs import IMAGE, LABELS
 from ..text import base_name, printable, unique_name
+from .journal import FOLDER
 from .readers import Version
 from .sources import ReviewCase, package_of, read_both
 from .study import Study
@@ -25,6 +26,8 @@ from .verdicts import Opinion
 
 #: What was exported, beside the cases; training leaves it alone.
 RECORD = "review.json"
+#: Names that would make an export within a folder under review part of it.
+_TAKEN = ("images", "labels", FOLDER)
 
 
 @dataclass
@@ -42,6 +45,8 @@ def export(study: Study, verdict: Opinion, out: Path, done: Callable[[int], None
     the number of cases looked at. Raises :class:`OutputError`, also if ``out`` exists, and :class:`UserError` if no
     case has the verdict.
     """
+    if out.name.casefold() in _TAKEN:
+        raise OutputError(f"{printable(out.name)} is a name of folders that hold cases to review: choose another name.")
     if out.exists():
         raise OutputError(f"{printable(base_name(out))} exists already: choose another name.")
     exported, records = Exported(), dict[str, dict[str, object]]()

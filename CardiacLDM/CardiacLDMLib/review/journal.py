@@ -62,9 +62,13 @@ def read(folder: Path) -> Content:
 
 
 def journals(folder: Path) -> list[Path]:
-    """Return the journals of a review folder. Raises :class:`JournalError` if it cannot be opened."""
+    """Return the journals of a review folder. Raises :class:`JournalError` if it or one of them cannot be opened."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith(ENDING) and path.name[0] != ".")
+        found = sorted(path for path in folder.iterdir() if path.name.endswith(ENDING) and path.name[0] != ".")
+        for path in found:
+            if not path.is_file():
+                raise JournalError(f"The journal {printable(path.name)} is no file: move it away.")
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

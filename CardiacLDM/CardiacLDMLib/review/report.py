@@ -6,8 +6,6 @@ It names cases as the list does, and readers.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from ..anatomy import NAMES
 from ..files import write_text
 from ..results.html import Cells, Table
 from ..segmentation.findings import Finding, sentence
-from ..text import duration_text, plural
+from ..text import csv_text, duration_text, plural
 from .readers import Disagreement, Judgement
 from .study import Outcome, Study, worst_first
 from .verdicts import OPINIONS, standing
@@ -56,7 +54,7 @@ def write_findings(found: Found, out: Path) -> Path:
     rows: list[Cells] = [(name, "unreadable", *blank, why) for name, why in found.unreadable.items()]
     for name, findings in found.findings:
         rows += [_finding_row(name, finding) for finding in findings] or [(name, "", *blank, "")]
-    write_text(out / FINDINGS_FILE, _csv(columns, rows))
+    write_text(out / FINDINGS_FILE, csv_text([columns, *rows]))
     return out / FINDINGS_FILE
 
 
@@ -64,13 +62,6 @@ def _finding_row(name: str, f: Finding) -> Cells:
     place = [f"{x:.1f}" for x in f.place] if f.place is not None else [""] * 3
     numbers = ["" if x is None else f"{x:.4g}" for x in (f.severity, f.value, f.limit)]
     return (name, f.rule, " ".join(f.structures), *numbers, *place, sentence(f))
-
-
-def _csv(columns: Cells, rows: Sequence[Cells]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *rows])
-    return text.getvalue()
 
 
 def findings_table(found: Found) -> Table:
@@ -107,7 +98,7 @@ def write_verdicts(study: Study, hidden: set[str], out: Path) -> Path:
                     v.case, v.reader, v.structure, v.verdict, v.outcome, "" if v.labels_sha256 in there else "yes",
                     v.reason, *place, f"{v.seconds:.1f}", v.time, v.package, v.labels_sha256, v.scan_sha256,
                 ))  # fmt: skip
-    write_text(out / VERDICTS_FILE, _csv(columns, rows))
+    write_text(out / VERDICTS_FILE, csv_text([columns, *rows]))
     return out / VERDICTS_FILE
 
 

@@ -290,7 +290,7 @@ def write_corrected(review: Path, case: str, labels: Volume) -> str:
 
 def _plain(name: str) -> str:
     """Return the beginning of a name as part of a file's name on any system."""
-    return re.sub(r"[^\w.-]+", "_", name)[:80]
+    return re.sub(r"[^\w.-]+", "_", name)[:80].encode()[:160].decode(errors="ignore")
 
 
 def open_worklist(path: Path, reader: str, *, scans: Path | None = None, review: Path | None = None) -> Worklist:

@@ -350,3 +350,29 @@ def test_a_journal_of_a_newer_version_stops_before_any_work(pairs: Path, ann: Wo
         assert result.exit_code == 2
         assert "newer" in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_tables_hold_no_formulas(pairs: Path) -> None:
+    (pairs / "pair_0001").rename(pairs / "=1+1")
+    evil = open_worklist(pairs, '=HYPERLINK("http://x")')
+    evil.judge("=1+1", "reject", reason="@SUM(A1)")
+    assert run("report", pairs, "--pictures", 0).exit_code == 0
+    for name in ("verdicts.csv", "findings.csv"):
+        cells = [cell for row in rows(pairs / "review" / "report" / name) for cell in row.values()]
+        assert any("1+1" in cell for cell in cells)
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "+"))]
+
+
+@pytest.mark.parametrize("name", ["Images", "labels", "review"])
+def test_an_export_does_not_become_part_of_the_review(pairs: Path, ann: Worklist, name: str) -> None:
+    ann.judge("pair_0001", "accept")
+    result = run("export", pairs, "--out", pairs / name)
+    assert (result.exit_code, name in result.stderr) == (2, True)
+    assert not (pairs / name / "review.json").exists()
+
+
+def test_damage_of_journals_is_said(pairs: Path, ann: Worklist) -> None:
+    ann.judge("pair_0001", "accept")
+    (pairs / "review" / "Bob.jsonl").write_text("hand-edited\n")
+    for command in ("check", "report"):
+        assert "Bob.jsonl" in run(command, pairs).stderr

@@ -140,8 +140,6 @@ def export(
     if kind is None:
         raise ConfigError(f"--verdict is one of {', '.join(OPINIONS)}.")
     study = _open(folder, scans, review)
-    for note in study.notes:
-        say(note)
     with counted_progress("Cases", len(study.cases)) as update:
         exported = write_cases(study, kind, out, update)
     study.cache.save()
@@ -161,7 +159,10 @@ def _open(folder: str, scans: Path | None, review: Path | None) -> Study:
 
     if not folder:
         raise ConfigError("FOLDER is empty: name a folder or a table.")
-    return Study(open_source(Path(folder), scans, review))
+    study = Study(open_source(Path(folder), scans, review))
+    for note in study.notes:
+        say(note)
+    return study
 
 
 def compare_all(study: Study, device: str) -> dict[str, str]:

@@ -6,9 +6,7 @@ Labels are compared on the case's own grid, so that the scores cover the whole p
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from CardiacLDMLib.files import write_text
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
-from CardiacLDMLib.text import plural
+from CardiacLDMLib.text import csv_text, plural
 
 from ..cases.readers.cases import read_case
 from ..cases.readers.files import CaseFiles
@@ -177,13 +175,11 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _csv(evaluation: Evaluation) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("case", "structure", *METRICS, "outcome"))
+    rows: list[tuple[str, ...]] = [("case", "structure", *METRICS, "outcome")]
     for case in evaluation.cases:
         for score in case.structures:
-            writer.writerow((case.case, score.structure, *(f"{getattr(score, m):.6g}" for m in METRICS), score.outcome))
-    return text.getvalue()
+            rows.append((case.case, score.structure, *(f"{getattr(score, m):.6g}" for m in METRICS), score.outcome))
+    return csv_text(rows)
 
 
 def table(summary: Sequence[Summary]) -> str:

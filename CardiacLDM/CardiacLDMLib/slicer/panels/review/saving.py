@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from slicer.i18n import tr as _
 from ....errors import UserError
 from ....files import write_text
 from ....review.verdicts import standing
+from ....text import csv_text
 from ....worker.job import Failure
 from .loading import CaseLoader
 
@@ -132,14 +131,6 @@ def save_verdicts(worklist: Worklist, path: Path) -> int:
                 "yes" if is_outdated else "no", f"{each.seconds:g}", each.time, each.package, each.labels_sha256,
                 each.scan_sha256,
             ))  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([[_plain(cell) for cell in row] for row in rows])
-    write_text(path, "\ufeff" + text.getvalue())  # Excel takes a file without this mark for another encoding
+    text = csv_text([COLUMNS, *rows])
+    write_text(path, "\ufeff" + text)  # Excel takes a file without this mark for another encoding
     return len(rows)
-
-
-def _plain(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
