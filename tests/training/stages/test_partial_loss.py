@@ -41,19 +41,32 @@ def logits_of(labels: torch.Tensor, sure: float = 40.0) -> torch.Tensor:
 
 
 def test_unknown_structures_may_be_drawn_or_not() -> None:
-    """Background and the atrium may hold the appendage: neither drawing it nor leaving it out costs anything."""
+    """Background may hold the appendage and more of the aorta: neither drawing nor leaving out costs anything."""
     truth = torch.zeros((1, 1, 6, 6, 6), dtype=torch.uint8)
     truth[..., :2], truth[..., 4:] = LA, AO
-    with_appendage, without = truth.clone(), truth.clone()
-    with_appendage[:, :, 0], with_appendage[:, :, 1, :, 2:4] = LAA, AO
-    with_appendage[..., 4:] = AO
-    for drawn in (with_appendage, without):
-        logits = logits_of(drawn).requires_grad_()
+    drawn = truth.clone()
+    drawn[:, :, 0, :, 2:4], drawn[:, :, 1, :, 2:4] = LAA, AO
+    for labels in (drawn, truth):
+        logits = logits_of(labels).requires_grad_()
         loss = partial_loss(logits, truth, tables({"LAA", "AO"}))
         loss.backward()
         assert loss.detach() < 1e-4
         assert torch.isfinite(logits.grad).all()
-    assert partial_loss(logits_of(with_appendage), truth, tables(set())) > 1.0
+    assert partial_loss(logits_of(drawn), truth, tables(set())) > 1.0
+
+
+def test_an_atrium_may_hold_an_appendage_but_is_none() -> None:
+    """Some draw the appendage with the atrium: there it costs little, but a network cannot take one for the other."""
+    truth = torch.zeros((1, 1, 8, 8, 8), dtype=torch.uint8)
+    truth[..., :4] = LA
+
+    def cost(part: int, label: int) -> float:
+        drawn = truth.clone()
+        drawn[:, :, :part, :, :4] = label
+        return float(partial_loss(logits_of(drawn), truth, tables({"LAA"})))
+
+    assert 0.0 <= cost(0, LAA) < cost(1, LAA) < 0.2 * cost(1, LV)
+    assert cost(8, LAA) > 1.0
 
 
 def test_wrong_structures_still_cost() -> None:
@@ -91,7 +104,7 @@ def test_a_stage_trains_on_complete_and_other_cases(cases: list[store.PreparedCa
     stage = SegmentationStage("segmenter", tiny_network(), seed=0, train=cases, held_out=cases)
     examples = [stage.example(n) for n in range(6)]
     batch = {key: torch.from_numpy(np.stack([each[key] for each in examples])) for key in examples[0]}
-    assert {bool(each["fitting"][0, LAA]) for each in examples} == {True, False}
+    assert {float(each["fitting"][0, LAA]) for each in examples} == {0.0, 1.0}
     network = torch.nn.Conv3d(1, 9, 3, padding=1)
     loss = stage.loss(network, batch)
     loss.backward()

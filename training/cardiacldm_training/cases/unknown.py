@@ -1,7 +1,8 @@
 """What is unknown in the labels of a case, for the loss and for scores.
 
 A structure that a data set does not label, or labels in part, may lie where its labels say background; an appendage
-that it does not label may also lie within the atrium. So a label stands for one of several classes there.
+that it does not label may also lie within the atrium. So a label stands for one of several classes there. In the
+atrium the appendage is the less likely one: were both alike, a network could take the whole atrium for an appendage.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from CardiacLDMLib import anatomy
 
 from .readers.label_map import IGNORED
 
-#: Structure -> the one that holds it in data sets that do not label it.
-PART_OF = {"LAA": "LA"}
+#: Structure -> the one that may hold it in data sets that do not label it, and about its share of that one's volume.
+PART_OF = {"LAA": ("LA", 0.1)}
 
 
 def fitting_classes(unknown: Collection[str]) -> np.ndarray:
-    """Return which classes each label of a case may stand for, (10, 9) bool; the last row: of :data:`IGNORED` voxels.
+    """Return the weights of the classes that each label of a case may stand for, (10, 9) float32, 0 for the others.
 
-    ``unknown``: the structures that the case does not label, or labels in part.
+    The last row is that of :data:`IGNORED` voxels. ``unknown``: the structures that the case does not label, or labels
+    in part.
     """
-    table = np.eye(anatomy.NUM_CLASSES + 1, anatomy.NUM_CLASSES, dtype=bool)
-    table[anatomy.NUM_CLASSES] = True
+    table = np.eye(anatomy.NUM_CLASSES + 1, anatomy.NUM_CLASSES, dtype=np.float32)
+    table[anatomy.NUM_CLASSES] = 1.0
     for name in unknown:
-        table[anatomy.BACKGROUND, anatomy.VALUE[name]] = True
+        table[anatomy.BACKGROUND, anatomy.VALUE[name]] = 1.0
         if name in PART_OF:
-            table[anatomy.VALUE[PART_OF[name]], anatomy.VALUE[name]] = True
+            whole, share = PART_OF[name]
+            table[anatomy.VALUE[whole], anatomy.VALUE[name]] = share
     return table
 
 
@@ -43,7 +46,7 @@ def comparable(
     rows = np.minimum(reference, np.uint8(anatomy.NUM_CLASSES))
     if not len(unknown) and not (rows == anatomy.NUM_CLASSES).any():
         return prediction, np.asarray(reference)
-    prediction = np.where(fitting_classes(unknown)[rows, prediction], reference, prediction)
+    prediction = np.where(fitting_classes(unknown)[rows, prediction] > 0, reference, prediction)
     kept = np.zeros(IGNORED + 1, dtype=np.uint8)
     for structure in anatomy.STRUCTURES:
         if structure.name not in unknown:

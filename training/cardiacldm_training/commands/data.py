@@ -143,7 +143,7 @@ def _cases(
     folders: Sequence[Path], layout: str | None, labels_map: Path | None, *, full_names: bool = False
 ) -> list[ImageFiles]:
     """Return the cases of all folders, and say which layouts they have; names include the folder's if necessary."""
-    from ..cases.readers.layouts import find_images, layout_of
+    from ..cases.readers.layouts import find_images, layout_of, other_layouts
     from ..cases.store import full_name
 
     reading = reading_of(layout, labels_map)
@@ -152,6 +152,9 @@ def _cases(
         kind = layout_of(folder, layout)
         found = find_images(folder, reading)
         tell(f"{folder}: layout {kind.NAME} ({kind.ABOUT}), {plural(len(found), 'case')}.")
+        others = other_layouts(folder, kind) if layout is None else []
+        if others:
+            say(f"{folder} also looks like {join_words(others)}: choose with --layout.")
         several = full_names or len(folders) > 1
         cases += [replace(case, name=full_name(folder, case.name)) if several else case for case in found]
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]

@@ -10,7 +10,14 @@ import pytest
 
 from cardiacldm_training.cases.readers.cases import ReadCase, read_case
 from cardiacldm_training.cases.readers.label_map import IGNORED, read_label_map
-from cardiacldm_training.cases.readers.layouts import LAYOUTS, Reading, find_cases, find_images, layout_of
+from cardiacldm_training.cases.readers.layouts import (
+    LAYOUTS,
+    Reading,
+    find_cases,
+    find_images,
+    layout_of,
+    other_layouts,
+)
 from cardiacldm_training.errors import ConfigError, DatasetError
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
@@ -205,6 +212,14 @@ def test_a_layout_can_be_named(tmp_path: Path) -> None:
         find_cases(tmp_path, Reading("nnunet"))
     with pytest.raises(ConfigError, match="mmwhs"):
         find_cases(tmp_path, Reading("nothing"))
+
+
+def test_a_folder_of_two_layouts_is_named(tmp_path: Path) -> None:
+    datasets.write_mmwhs(tmp_path, IMAGE, LABELS)
+    assert other_layouts(tmp_path, layout_of(tmp_path)) == []
+    write_cases(tmp_path, 1)
+    assert layout_of(tmp_path).NAME == "mmwhs"
+    assert other_layouts(tmp_path, layout_of(tmp_path)) == ["cardiacldm"]
 
 
 def test_an_empty_folder_names_all_layouts(tmp_path: Path) -> None:

@@ -61,11 +61,11 @@ def read_labels(files: ImageFiles, grid: Grid) -> Labels:
     if path is None:
         return Labels(np.zeros(grid.shape, dtype=np.uint8))
     if path.is_dir():
-        return _combined(_masks(path, files.label_map, grid), grid)
+        return _combined(_masks(path, files.label_map, grid), grid, path)
     if path.is_file() and is_dicom(path):
-        return _combined(_dicom_segments(path, files.label_map, grid), grid)
+        return _combined(_dicom_segments(path, files.label_map, grid), grid, path)
     if path.is_file() and is_segmentation(path):
-        return _combined(_slicer_segments(path, files.label_map, grid), grid)
+        return _combined(_slicer_segments(path, files.label_map, grid), grid, path)
     return _values(path, files.label_map, grid)
 
 
@@ -90,6 +90,8 @@ def _values(path: Path, label_map: LabelMap, grid: Grid) -> Labels:
     array = _whole_numbers(labels.array, path)
     present = _present(array)
     wrong = [int(value) for value in present if value and value not in label_map.values]
+    if wrong and not label_map.values:
+        raise VolumeError(f"{path.name} holds no segments but values: say in a table with --map what they mean.")
     if wrong:
         raise VolumeError(
             f"The labels {path.name} hold {'the value' if len(wrong) == 1 else 'the values'} "
@@ -128,14 +130,17 @@ def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
 # --- segments ------------------------------------------------------------------------------------------------------
 
 
-def _combined(segments: Iterable[_Segment], grid: Grid) -> Labels:
+def _combined(segments: Iterable[_Segment], grid: Grid, path: Path) -> Labels:
     """Return segments as one label map. Raises :class:`VolumeError` if none of them is a structure."""
     segments = list(segments)
     known = [segment for segment in segments if segment.meaning and segment.meaning.target in anatomy.NAMES]
     if not known:
         names = [printable(segment.name) for segment in segments[:5]]
         listed = f" ({', '.join(names)})" if names else ""
-        raise VolumeError(f"None of its segments{listed} is a structure of the heart: name them in a table with --map.")
+        raise VolumeError(
+            f"{path.name} holds no segment of a heart structure that is known by code or name{listed}: name them in a "
+            "table with --map."
+        )
     targets = {segment.meaning.target for segment in known if segment.meaning}
     out = np.zeros(grid.shape, dtype=np.uint8)
     for segment in segments:

@@ -57,6 +57,13 @@ def layout_of(folder: Path, name: str | None = None) -> Layout:
     return next((layout for layout in LAYOUTS if layout.recognises(folder)), folders)
 
 
+def other_layouts(folder: Path, chosen: Layout) -> list[str]:
+    """Return the names of further layouts that recognise ``folder``; the cases that they would find are not read."""
+    if folder.is_file():  # a table
+        return []
+    return [layout.NAME for layout in LAYOUTS if layout is not chosen and layout.recognises(folder)]
+
+
 def find_images(folder: Path, reading: Reading | None = None) -> list[ImageFiles]:
     """Return the images of ``folder``, with their labels where these exist, ordered by name.
 
