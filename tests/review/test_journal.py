@@ -338,6 +338,16 @@ def test_what_earlier_sessions_wrote_is_written_again_too(tmp_path: Path) -> Non
     assert len(journal.notes) == 1
 
 
+def test_refreshing_after_the_folder_went_forgets_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "review", "Ann")
+    journal.add(journal.new("one", "accept", DIGEST))
+    shutil.rmtree(tmp_path / "review")
+    journal.refresh()
+    assert [each.case for each in journal.verdicts] == ["one"]
+    journal.save()
+    assert [each.case for each in read(tmp_path / "review").verdicts] == ["one"]
+
+
 def test_a_folder_that_cannot_be_made_again_keeps_all_in_memory(tmp_path: Path) -> None:
     folder = tmp_path / "review"
     journal = Journal(folder, "Ann")

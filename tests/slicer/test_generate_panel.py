@@ -27,7 +27,8 @@ from CardiacLDMLib.worker.job import Failure, JobListener
 from CardiacLDMLib.worker.messages import GeneratedPair, GeneratePair
 from tests.support.box_heart import box_heart
 from tests.support.generator_package import GRID, write_tiny_generator
-from tests.support.host import Host, close_module, held_ms, open_module, pump, start_host
+from tests.support.host import Host, held_ms, open_module, pump
+from tests.support.person import Person, module_open
 from tests.support.phantom_package import write_phantom_package
 
 STANDSTILL_MS = 100.0
@@ -36,29 +37,13 @@ STANDSTILL_MS = 100.0
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The stand-in with the module open on the Generate tab, a tiny generator and a segmenter."""
-    home = tmp_path_factory.mktemp("data")
-    write_tiny_generator(home / "cardiacldm" / "models" / "tiny")
-    write_phantom_package(home / "cardiacldm" / "models" / "phantom")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(home))
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("jobs")))  # nobody else's jobs
-        host = start_host()
-        host.reset()
+    with module_open(tmp_path_factory, tiny=write_tiny_generator, phantom=write_phantom_package) as host:
         open_module().ui.tabs.currentIndex = 1
         yield host
-        close_module()
-        host.check()
 
 
-class User:
+class User(Person):
     """The actions and observations of a user."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-
-    @property
-    def widget(self) -> Any:
-        return self.host.modules["CardiacLDM"].widget
 
     @property
     def panel(self) -> Any:
@@ -72,15 +57,6 @@ class User:
     def settings(self) -> Any:
         return self.widget.logic.getParameterNode().generate
 
-    @property
-    def scene(self) -> Any:
-        import slicer
-
-        return slicer.mrmlScene
-
-    def choose(self, combo: Any, value: str) -> None:
-        combo.currentIndex = [combo.itemData(index) for index in range(combo.count)].index(value)
-
     def prepare(self, count: int = 1, seed: int = 7, steps: int = 0, check: bool = False) -> None:
         """Choose the tiny generator and settings; none of its pairs would pass the checks."""
         self.choose(self.ui.package, "tiny")
@@ -89,8 +65,7 @@ class User:
         self.ui.check.checked = check
 
     def wait(self, until: Callable[[], object], seconds: float = 200.0) -> None:
-        assert pump(seconds, until=until), (self.ui.progressLabel.text, self.ui.errorLabel.text)
-        self.host.check()
+        super().wait(until, seconds)
 
     def generate(self, **choices: Any) -> None:
         """Press Generate and wait for the end."""

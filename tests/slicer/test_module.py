@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,8 @@ from CardiacLDMLib.image.files import write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.packages import manifest, store
 from CardiacLDMLib.slicer import dependencies
-from tests.support.host import Heartbeat, Host, close_module, held_ms, open_module, pump, reload_module, start_host
+from tests.support.host import Heartbeat, Host, close_module, held_ms, open_module, pump, reload_module
+from tests.support.person import Person, module_open
 from tests.support.phantom import phantom
 from tests.support.phantom_package import write_phantom_package
 
@@ -41,28 +42,12 @@ STANDSTILL_MS = 100.0
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The stand-in with the module open and a small package that labels the phantom."""
-    home = tmp_path_factory.mktemp("data")
-    write_phantom_package(home / "cardiacldm" / "models" / "phantom")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(home))
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("jobs")))  # nobody else's jobs
-        host = start_host()
-        host.reset()
-        open_module()
+    with module_open(tmp_path_factory, phantom=write_phantom_package) as host:
         yield host
-        close_module()
-        host.check()
 
 
-class User:
+class User(Person):
     """The actions and observations of a user."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-
-    @property
-    def widget(self) -> Any:
-        return self.host.modules["CardiacLDM"].widget
 
     @property
     def ui(self) -> Any:
@@ -71,12 +56,6 @@ class User:
     @property
     def settings(self) -> Any:
         return self.widget.logic.getParameterNode().segment
-
-    @property
-    def scene(self) -> Any:
-        import slicer
-
-        return slicer.mrmlScene
 
     def load(self, size: int = 60, name: str = "CT", finer: int = 1) -> Any:
         """Add a scan of 180 mm with ``size`` voxels along each side, each divided into ``finer`` along each side."""
@@ -93,25 +72,12 @@ class User:
             volume = Volume(array, affine)
         return volumes.volume_to_node(self.scene, volume, name)
 
-    def choose(self, combo: Any, value: str) -> None:
-        values = [combo.itemData(index) for index in range(combo.count)]
-        combo.currentIndex = values.index(value)
-
     def prepare(self, quality: str = "full", size: int = 60, finer: int = 1) -> Any:
         volume = self.load(size, finer=finer)
         self.ui.inputVolume.setCurrentNode(volume)
         self.choose(self.ui.package, "phantom")
         self.choose(self.ui.quality, quality)
         return volume
-
-    def segmentations(self) -> list[Any]:
-        import slicer
-
-        return list(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
-
-    def wait(self, until: Callable[[], object], seconds: float = 60.0) -> None:
-        assert pump(seconds, until=until), (self.ui.progressLabel.text, self.ui.errorLabel.text)
-        self.host.check()
 
     def apply(self) -> None:
         """Press Apply and wait for the end."""

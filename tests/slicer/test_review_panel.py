@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,8 @@ from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.review.journal import Journal
 from CardiacLDMLib.review.worklist import open_worklist
-from tests.support.host import Host, close_module, held_ms, open_module, pump, reload_module, start_host
+from tests.support.host import Host, held_ms, open_module, pump, reload_module
+from tests.support.person import Person, module_open
 from tests.support.phantom import phantom
 from tests.support.review import pairs_folder, results_folder, training_folder, write_case
 
@@ -33,25 +33,16 @@ REVIEW_TAB = 2
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("jobs")))  # nobody else's jobs
-        host = start_host()
-        host.reset()
-        open_module()
+    with module_open(tmp_path_factory) as host:
         yield host
-        close_module()
-        host.check()
 
 
-class Reader:
+class Reader(Person):
     """The actions and observations of a reader."""
 
     def __init__(self, host: Host, folder: Path) -> None:
-        self.host, self.folder = host, folder
-
-    @property
-    def widget(self) -> Any:
-        return self.host.modules["CardiacLDM"].widget
+        super().__init__(host)
+        self.folder = folder
 
     @property
     def ui(self) -> Any:
@@ -61,12 +52,6 @@ class Reader:
     def desk(self) -> Any:
         return self.widget.review.desk
 
-    @property
-    def scene(self) -> Any:
-        import slicer
-
-        return slicer.mrmlScene
-
     def open(self, folder: Path | None = None, name: str = "Ann", wait: bool = True) -> None:
         self.ui.readerName.text = name
         self.ui.casesPath.currentPath = str(folder or self.folder)
@@ -74,9 +59,8 @@ class Reader:
         if wait:
             self.wait(lambda: self.desk.on_screen)
 
-    def wait(self, until: Callable[[], object], seconds: float = 60.0) -> None:
-        assert pump(seconds, until=until), (self.ui.messageLabel.text, self.ui.stateLabel.text, self.desk.name)
-        self.host.check()
+    def words(self) -> tuple[object, ...]:
+        return (self.ui.messageLabel.text, self.ui.stateLabel.text, self.desk.name)
 
     def settle(self) -> None:
         """Wait until nothing is to be done any more: the next case is in the scene, all cases are checked."""
@@ -97,11 +81,6 @@ class Reader:
 
     def rows(self, table: Any, column: int) -> list[str]:
         return [table.item(row, column).text() for row in range(table.rowCount)]
-
-    def nodes(self, kind: str) -> list[Any]:
-        import slicer
-
-        return list(slicer.util.getNodesByClass(kind))
 
     def background(self) -> str:
         import slicer
@@ -635,6 +614,23 @@ def test_another_readers_verdict_is_hidden_until_both_are_done(reader: Reader) -
     ]  # fmt: skip
 
 
+def test_what_another_reader_says_meanwhile_is_seen(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    reader.press(KEY.Key_A)
+    judge_all(reader.folder, "Bob", "reject")
+    choose = lambda value: reader.choose(reader.ui.show, value) or reader.ui.show.activated.emit(0)  # noqa: E731
+    choose("settle")
+    assert reader.rows(reader.ui.caseTable, 0) == [name]
+    reader.desk.choose(name)
+    assert "Bob" in reader.ui.othersLabel.text
+    judge_all(reader.folder, "Cid", "fix")
+    reader.host.modules["CardiacLDM"].leave()
+    open_module()
+    assert "Cid" in reader.ui.othersLabel.text
+
+
 def test_different_corrections_are_settled_by_choosing_the_labels(reader: Reader) -> None:
     from tests.support.box_heart import box_pair, without
 
@@ -992,6 +988,17 @@ def test_reloading_ends_the_review_and_leaves_nothing(reader: Reader) -> None:
     assert reader.ui.readerName.text == "Ann"  # asked once
     reader.open()
     assert reader.ui.progress.value == 1
+
+
+def test_reloading_while_the_package_works_and_scans_are_found_is_quiet(reader: Reader, package: Any) -> None:
+    reader.open()
+    reader.ui.withPackage.click()
+    reader.ui.scansPath.currentPath = str(reader.folder)
+    reader.ui.openCases.click()
+    reload_module()
+    pump(0.5)
+    reader.host.check()
+    reader.widget.ui.tabs.currentIndex = REVIEW_TAB
 
 
 def test_a_node_that_the_user_removed_is_read_again(reader: Reader) -> None:

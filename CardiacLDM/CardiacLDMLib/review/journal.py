@@ -195,20 +195,24 @@ class Journal:
         self.unsaved: list[Verdict] = []
         self.verdicts: list[Verdict] = []
         self._by_case: dict[str, list[Verdict]] = {}
-        repaired = repair(self.folder)
-        self.notes = repaired + self.refresh()
-        spellings = {verdict.reader.casefold(): verdict.reader for verdict in self.verdicts}
-        self.reader = spellings.get(self.reader.casefold(), self.reader)  # "ann" is Ann, and may see what Ann said
         self._handle: int | None = None
         self._path = self.folder
         self._size = 0
         self._last = ""
+        self.notes = repair(self.folder)
+        self.notes += self.refresh()
+        spellings = {verdict.reader.casefold(): verdict.reader for verdict in self.verdicts}
+        self.reader = spellings.get(self.reader.casefold(), self.reader)  # "ann" is Ann, and may see what Ann said
 
     def refresh(self) -> list[str]:
         """Read all journals again, those of other readers too; return sentences on damage.
 
-        Raises :class:`JournalError`; the known verdicts then stay as they were.
+        Raises :class:`JournalError`; the known verdicts then stay as they were. What the folder held and was removed is
+        ``unsaved`` again.
         """
+        if self._is_gone():
+            self.close()
+            self._restore()
         content = read(self.folder)
         known = {verdict.id for verdict in content.verdicts}
         added = [verdict for verdict in self.unsaved if verdict.id not in known]

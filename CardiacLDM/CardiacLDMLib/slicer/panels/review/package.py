@@ -39,6 +39,7 @@ class PackageBox:
         self._seconds: list[float] = []  # that cases took
         self._waiting: list[str] = []
         self._running = ""
+        self._is_closed = False
         self._number = 0  # of the review: a job of the one before may still end
         ui.withPackage.connect("clicked()", self._switch)
         self.refresh()
@@ -58,6 +59,7 @@ class PackageBox:
     def close(self) -> None:
         """End the process."""
         self.begin(None, None)
+        self._is_closed = True
         self._dispatcher.close()
 
     # --- one case after the other ---
@@ -93,6 +95,8 @@ class PackageBox:
             self._go_on()
 
     def _go_on(self) -> None:
+        if self._is_closed:  # the widgets may be gone
+            return
         waiting = self._waiting
         while waiting and not self._running and not self._dispatcher.busy:
             looked_at = self._looked_at()

@@ -40,7 +40,7 @@ class ReviewPanel:
         self._session: Session | None = None
         self._loader: CaseLoader | None = None
         self._source: Path | None = None  # of the cases
-        self._in_batch = False
+        self._in_batch = self._is_closed = False
         self._dispatcher = Dispatcher(self._worker_changed, ("--light",))  # a process of its own, which needs no torch
         self.desk = Desk(ui, self._say, self.refresh)
         self._save = SaveBox(ui, self._say)
@@ -87,6 +87,8 @@ class ReviewPanel:
         self._keys.watch()
         if self._session is not None:
             self._session.watch.go_on()
+            self._session.read_again()
+            self.refresh()
         self.desk.take_over()
 
     def leave(self) -> None:
@@ -105,6 +107,7 @@ class ReviewPanel:
 
     def cleanup(self) -> None:
         """End the review before the widgets are deleted."""
+        self._is_closed = True
         self._keys.stop()
         self._end()
         self._dispatcher.close()
@@ -152,7 +155,7 @@ class ReviewPanel:
         from ....worker.review_messages import FindScans, FoundScans
 
         def done(reply: FoundScans) -> None:
-            later(0.0, lambda: then(reply.scans))  # once this job has ended
+            later(0.0, lambda: None if self._is_closed else then(reply.scans))  # once this job has ended
 
         request = FindScans(source=folder.absolute())
         self._say(_("Looking for scans in {folder}").format(folder=folder.name))
@@ -258,6 +261,7 @@ class ReviewPanel:
 
     def _arrange(self, *_unused: Any) -> None:
         if self._session is not None:
+            self._session.read_again()
             self._session.arrange(self.ui.show.currentData, self.ui.order.currentData)
             self.desk.cases.fill(self._session.worklist, self._session.names)
             self.desk.cases.mark(self.desk.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slicer.i18n import tr as _
 
 from ....errors import OutputError
+from ....review.verdicts import JournalError
 from ....review.worklist import Filter, Order, Worklist
 from ..parts import duration
 
@@ -154,6 +156,12 @@ class Session:
     def undo(self) -> Verdict | None:
         """Take the reader's last verdict back and return it; None without one."""
         return self._write(self.worklist.undo)
+
+    def read_again(self) -> None:
+        """Take note of what other readers have said meanwhile."""
+        with contextlib.suppress(JournalError):  # what is known stays
+            self.worklist.journal.refresh()
+            self._statuses.clear()
 
     def write_again(self) -> None:
         """Try to write what could not be written before."""
