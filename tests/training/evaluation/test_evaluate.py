@@ -18,8 +18,10 @@ from cardiacldm_training.evaluation.segmenter import (
     summarise,
 )
 from CardiacLDMLib.errors import explain
+from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.segmentation.segmenter import Segmenter
+from tests.support import datasets
 from tests.support.phantom_package import write_phantom_package
 from tests.support.training import write_cases
 
@@ -68,6 +70,22 @@ def test_the_command_from_package_to_tables(tmp_path: Path) -> None:
     assert text.startswith("# phantom-by-hand")
     assert "| mean | 2 | 0 | 0 |" in text
     assert str(tmp_path) not in text + (out / "evaluation.json").read_text()
+
+
+def test_structures_that_a_data_set_does_not_label_are_not_scored(tmp_path: Path) -> None:
+    package = write_phantom_package(tmp_path / "phantom-by-hand")
+    case = write_cases(tmp_path / "phantoms", 1) / "case_0000"
+    image, labels = (read_volume(case / f"{name}.nii.gz") for name in ("ct", "labels"))
+    data, out = datasets.write_mmwhs(tmp_path / "whs", image, labels), tmp_path / "figures"
+    result = CliRunner().invoke(
+        app, ["evaluate", "--package", str(package), "--data", str(data), "--out", str(out), "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    (score,) = read_evaluation(out).cases
+    assert score.unknown == ("AO", "PA", "LAA")
+    assert [each.structure for each in score.structures] == ["LA", "LV", "RA", "RV", "MYO"]
+    assert {each.outcome for each in score.structures} == {"found"}
+    assert "LAA in 1 case" in (out / "evaluation.md").read_text()
 
 
 def test_a_case_that_does_not_fit_in_memory_is_named_and_the_others_are_scored(

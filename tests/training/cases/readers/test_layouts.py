@@ -125,7 +125,8 @@ def test_totalsegmentator(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_text("image_id;age;gender;split\ns0001;50;f;train\n")
     assert layout_of(tmp_path).NAME == "totalsegmentator"
     check_read(only_case(tmp_path))
-    assert find_cases(tmp_path)[0].sex == "female"
+    (case,) = find_cases(tmp_path)
+    assert (case.sex, case.columns["age"]) == ("female", "50")
 
 
 def test_bad_cases_of_totalsegmentator_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -134,6 +135,7 @@ def test_bad_cases_of_totalsegmentator_are_named_and_the_rest_goes_on(tmp_path: 
         "s0003": "no labels",
         "s0004": r"aorta\.nii\.gz.*grid",
         "s0005": r"aorta.*several",
+        "s0007": r"aorta\.nrrd",
     }
     facts["s0006"] = r"aorta\.nii\.gz"
     for case in ("s0001", *facts):
@@ -143,6 +145,7 @@ def test_bad_cases_of_totalsegmentator_are_named_and_the_rest_goes_on(tmp_path: 
     shutil.rmtree(tmp_path / "s0003" / "segmentations")
     write(Volume(LABELS.array[1:].copy(), LABELS.affine), masks["s0004"])
     write(LABELS, masks["s0005"])
+    write(Volume((LABELS.array == 1).astype(np.uint8), LABELS.affine), masks["s0007"].with_name("aorta.nrrd"))
     masks["s0006"].write_bytes(masks["s0006"].read_bytes()[:100])
     good, *bad = find_cases(tmp_path)
     assert read_case(good).unknown == frozenset(anatomy.NAMES) - {"LA", "AO"}

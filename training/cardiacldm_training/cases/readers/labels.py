@@ -220,7 +220,10 @@ def mask_files(folder: Path, label_map: LabelMap) -> list[tuple[Path, Meaning]]:
 
 
 def _masks(folder: Path, label_map: LabelMap, grid: Grid) -> Iterator[_Segment]:
+    names: dict[str, Path] = {}
     for path, meaning in mask_files(folder, label_map):
+        if names.setdefault(stem(path), path) != path:
+            raise VolumeError(f"It has two masks, {names[stem(path)].name} and {path.name}: keep one.")
         mask = read_volume(path)
         _check_grid(mask.grid, grid, path)
         array = _whole_numbers(mask.array, path)

@@ -40,5 +40,5 @@ def _case(folder: Path, facts: dict[str, str]) -> ImageFiles:
     part: Literal["", "test"] = "test" if facts.get("split", "").casefold() == "test" else ""
     return ImageFiles(
         folder.name, image or folder / IMAGE, masks if masks.is_dir() else None, shipped(NAME), part=part,
-        sex=_SEXES.get(facts.get("gender", "").casefold()),
+        sex=_SEXES.get(facts.get("gender", "").casefold()), columns=facts,
     )  # fmt: skip
