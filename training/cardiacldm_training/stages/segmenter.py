@@ -99,7 +99,7 @@ class SegmentationStage:
         scored = ~np.isnan(table)
         means = np.where(scored, table, 0).sum(0) / np.maximum(scored.sum(0), 1)
         parts = {s.name: float(means[i]) for i, s in enumerate(anatomy.STRUCTURES) if scored[:, i].any()}
-        return Score(float(np.mean(list(parts.values()))), parts)
+        return Score(float(np.mean(list(parts.values()))) if parts else 0.0, parts)
 
     def predict_case(
         self, fabric: Fabric, network: torch.nn.Module, case: store.PreparedCase

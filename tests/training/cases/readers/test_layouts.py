@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardiacldm_training.cases.readers.cases import ReadCase, read_case
+from cardiacldm_training.cases.readers.cases import ReadCase, read_case, read_whole_labels
 from cardiacldm_training.cases.readers.label_map import IGNORED, read_label_map
 from cardiacldm_training.cases.readers.layouts import (
     LAYOUTS,
@@ -203,6 +203,15 @@ def test_this_projects_folders_are_read_as_before(tmp_path: Path) -> None:
     write_cases(tmp_path, 1)
     assert layout_of(tmp_path).NAME == "cardiacldm"
     assert only_case(tmp_path).unknown == frozenset()
+
+
+def test_labels_that_must_be_whole_are_refused_where_something_is_unknown(tmp_path: Path) -> None:
+    names = {"background": 0, **BACKWARDS}
+    (case,) = find_cases(datasets.write_nnunet(tmp_path / "nn", IMAGE, LABELS, names, BACKWARDS))
+    assert np.array_equal(read_whole_labels(case).array, LABELS.array)
+    (case,) = find_cases(datasets.write_mmwhs(tmp_path / "whs", IMAGE, LABELS))
+    with pytest.raises(VolumeError, match="LAA"):
+        read_whole_labels(case)
 
 
 # --- choosing ------------------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.image.cases import Refused, read_case_with_notes
 from CardiacLDMLib.image.cases import find_cases as find_scans
-from CardiacLDMLib.image.files import read_with_notes
+from CardiacLDMLib.image.files import read_volume, read_with_notes
 from CardiacLDMLib.image.grid import Volume
+from CardiacLDMLib.text import join_words
 
 from .files import ImageFiles
-from .labels import mask_files, read_labels
+from .label_map import IGNORED, OWN
+from .labels import has_segments, mask_files, read_labels
 
 
 class ReadCase(NamedTuple):
@@ -38,6 +40,21 @@ def read_case(files: ImageFiles) -> ReadCase:
     image, notes = _read_scan(files)
     labels = read_labels(files, image.grid)
     return ReadCase(image, Volume(labels.array, image.affine), (*notes, *labels.notes), labels.unknown)
+
+
+def read_whole_labels(files: ImageFiles) -> Volume:
+    """Read the labels of a case, 0 to 8, if possible without its scan.
+
+    Raises :class:`VolumeError`, also for labels that leave something unknown.
+    """
+    check_files(files)
+    path = files.labels
+    if path is not None and path.is_file() and files.label_map == OWN and not has_segments(path):
+        return read_volume(path)
+    case = read_case(files)
+    if case.unknown or (case.labels.array == IGNORED).any():
+        raise VolumeError(f"Its labels leave {join_words(sorted(case.unknown)) if case.unknown else 'voxels'} unknown.")
+    return case.labels
 
 
 def _read_scan(files: ImageFiles) -> tuple[Volume, tuple[str, ...]]:

@@ -34,6 +34,11 @@ _WHOLE_HEART = ("heart", "wholeheart")
 _CHAMBERS = {"LA", "LV", "RA", "RV", "MYO"}
 
 
+def has_segments(path: Path) -> bool:
+    """Return whether labels are segments, of whatever kind of file, and no map of values."""
+    return path.is_dir() or (path.is_file() and (is_dicom(path) or is_segmentation(path)))
+
+
 class Labels(NamedTuple):
     """Labels as read: uint8 array (I, J, K) on the scan's grid, with 255 where they teach nothing.
 

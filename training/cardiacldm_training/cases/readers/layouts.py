@@ -92,7 +92,7 @@ def _find(folder: Path, reading: Reading) -> list[ImageFiles]:
     try:
         found = named(layout_of(folder, reading.layout).find(folder))
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be opened: {error.strerror or error}.") from error
+        raise DatasetError(f"{error.filename or folder} cannot be opened: {error.strerror or error}.") from error
     return [replace(case, label_map=overridden(case.label_map, reading.table)) for case in found]
 
 

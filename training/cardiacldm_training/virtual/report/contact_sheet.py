@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from CardiacLDMLib.anatomy import CHEST_WINDOW
+from CardiacLDMLib.anatomy import BACKGROUND, CHEST_WINDOW, NUM_CLASSES
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import AIR_HU, Volume
 from CardiacLDMLib.results.pictures import PLANES, Field, heart_index, sample_plane, to_grey, write_png
 
+from ...cases.readers.cases import read_case
 from ...cases.readers.files import CaseFiles
 
 #: Side of a plane in mm and in pixels, and the planes averaged over the depth of a pixel.
@@ -39,7 +40,10 @@ def virtual_tile(files: CaseFiles) -> Tile:
     """Return the tile of a case with labels. Raises ``VolumeError``."""
     record = files.labels.parent / "case.json"
     content = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    return Tile(_planes(read_volume(files.image), read_volume(files.labels)), f"{files.name}: {caption(content)}")
+    case = read_case(files)
+    labels = np.where(case.labels.array < NUM_CLASSES, case.labels.array, np.uint8(BACKGROUND))
+    planes = _planes(case.image, Volume(labels, case.labels.affine))
+    return Tile(planes, f"{files.name}: {caption(content)}")
 
 
 def real_tile(path: Path, number: int, find_heart: Callable[[Volume], Volume]) -> Tile:

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from CardiacLDMLib.anatomy import NAMES, PUBLISHED, Measure
 from CardiacLDMLib.errors import VolumeError
 from CardiacLDMLib.generation import plausibility
-from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.segmentation.findings import clause
 
+from ...cases.readers.cases import read_whole_labels
 from ...cases.readers.files import CaseFiles
 from ...cases.workers import spread
 from ...errors import AnatomyError
@@ -166,7 +166,7 @@ def judge_files(files: CaseFiles) -> Judgement | tuple[str, str]:
     try:
         path = files.labels.parent / "case.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return judge(read_volume(files.labels), files.name, record)
+        return judge(read_whole_labels(files), files.name, record)
     except (VolumeError, OSError, json.JSONDecodeError) as error:
         return files.name, str(error)
 
