@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +175,28 @@ def test_n_goes_to_the_worst_place_of_each_finding_in_all_views(reader: Reader) 
     assert reader.desk.findings.chosen is found[0]  # round to the first one
     reader.press(KEY.Key_P)
     assert reader.desk.findings.chosen is found[-1]
+
+
+def test_new_findings_leave_the_reader_where_they_are(reader: Reader) -> None:
+    write_case(
+        reader.folder / "pair_0002/ct.nii.gz", reader.folder / "pair_0002/labels.nii.gz", array=box_with_an_island()
+    )
+    reader.open()
+    reader.settle()
+    reader.desk.choose("pair_0002")
+    reader.settle()
+    worklist = reader.widget.review._session.worklist
+    found = worklist.known_findings("pair_0002")
+    extra = replace(found[0], rule="ragged")
+    worklist.keep("pair_0002", [found[0], extra])
+    reader.desk.checked("pair_0002")
+    reader.press(KEY.Key_N)
+    assert reader.desk.findings.chosen == extra
+    place = reader.place()
+    worklist.keep("pair_0002", [replace(found[0], rule="jump"), *found, extra])  # as after a comparison
+    reader.desk.checked("pair_0002")
+    assert reader.desk.findings.chosen == extra
+    assert np.abs(reader.place() - place).max() < 0.01
 
 
 def box_with_an_island() -> np.ndarray:

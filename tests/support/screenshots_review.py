@@ -83,7 +83,7 @@ class ReviewStudio:
 
 
 def review(studio: ReviewStudio, pairs: Path, other: Path | None) -> None:
-    """Take pictures: idle, a case with findings, one structure, compared, trouble, narrow."""
+    """Take pictures: idle, a case with findings, one structure, the package, compared, trouble, narrow."""
     ui, desk = studio.ui, studio.panel.desk
     ui.readerName.text = ""
     studio.shoot("review-idle")
@@ -98,6 +98,14 @@ def review(studio: ReviewStudio, pairs: Path, other: Path | None) -> None:
     studio.shoot("review-structure")
     desk.verdicts.choose(0)
     studio.shoot("review-all")
+    ui.withPackage.click()
+    if not pump(300, until=lambda: " s a case" in ui.packageLabel.text):
+        raise SystemExit("It takes too long.")
+    ui.source.collapsed = False
+    studio.shoot("review-package", NARROW)
+    ui.source.collapsed = True
+    ui.withPackage.click()
+    studio.settle()
     desk.judge("reject")
     studio.settle()
     desk.verdicts.choose(6)

@@ -159,7 +159,9 @@ class Desk:
         """List the findings of the case and go to the worst, unless the reader has gone somewhere already."""
         found = self.loader.findings(self.name) if self.loader is not None and self.name is not None else None
         self.findings.show(found or [])
-        if found and self._finding is None and not self.verdicts.structure:
+        if self._finding is not None:
+            self.findings.mark(self._finding)
+        elif found and not self.verdicts.structure:
             self.findings.choose(0)
 
     def _go_to_finding(self, finding: Finding) -> None:

@@ -166,7 +166,7 @@ class PackageBox:
         if left and self._seconds:
             seconds = statistics.median(self._seconds)
             lines.append(
-                _("{n} cases are left, about {time}, {each:.0f} s a case.").format(
+                _("{n} cases are left, {time}; {each:.0f} s a case.").format(
                     n=left, time=duration(seconds * left), each=seconds
                 )
             )

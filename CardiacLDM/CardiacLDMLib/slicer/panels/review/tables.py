@@ -124,6 +124,11 @@ class FindingTable:
         row = self._table.currentRow()
         return self.findings[row] if 0 <= row < len(self.findings) else None
 
+    def mark(self, finding: Finding) -> None:
+        """Select the row of a finding, if there is one, and stay where the views are."""
+        if finding in self.findings:
+            self._table.setCurrentCell(self.findings.index(finding), 0)
+
     def step(self, by: int) -> None:
         """Go to the next or the previous finding; after the last one comes the first."""
         if self.findings:
