@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cardiacldm_training.cases.readers.cases import read_case
-from cardiacldm_training.cases.readers.label_map import IGNORED
+from cardiacldm_training.cases.readers.label_map import IGNORED, read_label_map
 from cardiacldm_training.cases.readers.labels import on_grid
-from cardiacldm_training.cases.readers.layouts import find_cases, layout_of
+from cardiacldm_training.cases.readers.layouts import Reading, find_cases, layout_of
 from cardiacldm_training.results.dicom_seg import write_dicom_seg
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.errors import VolumeError
@@ -106,6 +106,26 @@ def test_older_codes_are_known(tmp_path: Path) -> None:
         [{"Name": "Segment_1", "Tags": terminology("T-32300", "SRT")}],
     )  # fmt: skip
     assert np.array_equal(only_case(tmp_path).labels.array, only(LABELS, {"LA": 0}))
+
+
+def test_a_users_table_comes_before_codes(tmp_path: Path) -> None:
+    write(IMAGE, tmp_path / "data" / "scan.nii.gz")
+    layer = np.select([LABELS.array == V[name] for name in ("LA", "PA", "AO")], [1, 2, 3], 0)
+    write_segments(
+        tmp_path / "data" / "scan.seg.nrrd", [layer], LABELS.affine,
+        [
+            {"Name": "Herzohr", "Tags": terminology("82471001")},
+            {"Name": "Stamm", "LabelValue": 2, "Tags": terminology("45341000")},  # pulmonary trunk
+            {"Name": "Gefaess", "LabelValue": 3, "Tags": terminology("113262008")},
+        ],
+    )  # fmt: skip
+    (tmp_path / "map.csv").write_text("label,structure\nherzohr,LAA\nSCT 113262008,AO\n")
+    (case,) = find_cases(tmp_path / "data", Reading(table=read_label_map(tmp_path / "map.csv")))
+    expected = only(LABELS, {"PA": 0, "AO": 0})
+    expected[LABELS.array == V["LA"]] = V["LAA"]
+    read = read_case(case)
+    assert np.array_equal(read.labels.array, expected)
+    assert read.unknown == frozenset(anatomy.NAMES) - {"LAA", "AO"}
 
 
 @pytest.mark.parametrize("kind", KINDS[:4])

@@ -47,24 +47,33 @@ class Meaning(NamedTuple):
 class LabelMap:
     """The meaning of values (whole numbers) and of names (see :func:`plain`). ``title`` names it in messages.
 
-    ``named``: the names that a data set itself gives its values, which tell their meaning. ``only_one``: the end of the
-    sentence that refuses labels with a single value, if that is a sign of other labels.
+    ``named``: the names that a data set itself gives its values, which tell their meaning. ``chosen``: the names of a
+    user's table, which come before codes. ``only_one``: the end of the sentence that refuses labels with a single
+    value, if that is a sign of other labels.
     """
 
     title: str
     values: Mapping[int, Meaning] = field(repr=False)
     names: Mapping[str, Meaning] = field(repr=False)
     named: Mapping[int, str] = field(default_factory=dict, repr=False)
+    chosen: Mapping[str, Meaning] = field(default_factory=dict, repr=False)
     only_one: str = field(default="", repr=False)
 
     def of_name(self, name: str) -> Meaning | None:
-        """Return what the name of a segment or mask stands for; None for an unfamiliar one."""
+        """Return what the name of a segment or mask stands for; None for an unfamiliar one.
+
+        A code can be a name too: "SCT 45341000".
+        """
         return self.names.get(plain(name))
+
+    def of_choice(self, name: str) -> Meaning | None:
+        """Return what a name stands for in a user's table; None if there is none."""
+        return self.chosen.get(plain(name))
 
     @property
     def record(self) -> str:
         """A text that differs between maps that read labels differently."""
-        return repr((sorted(self.values.items()), sorted(self.names.items())))
+        return repr([sorted(each.items()) for each in (self.values, self.names, self.chosen)])
 
 
 def unknown_structures(meanings: Iterable[Meaning]) -> frozenset[str]:
@@ -96,7 +105,7 @@ def _known_names() -> Mapping[str, Meaning]:
 def read_label_map(path: Path) -> LabelMap:
     """Read a table. Its names come before those that are known anyway. Raises :class:`DatasetError`, naming the row."""
     values, names = _read(path)
-    return LabelMap(printable(path.name), values, {**_known_names(), **names})
+    return LabelMap(printable(path.name), values, {**_known_names(), **names}, chosen=names)
 
 
 def overridden(label_map: LabelMap, table: LabelMap | None) -> LabelMap:
@@ -105,10 +114,10 @@ def overridden(label_map: LabelMap, table: LabelMap | None) -> LabelMap:
         return label_map
     names = {**label_map.names, **table.names}
     if table.values:
-        return LabelMap(table.title, table.values, names)
+        return LabelMap(table.title, table.values, names, chosen=table.chosen)
     if label_map.named:
         return by_names(label_map.title, label_map.named, names)
-    return replace(label_map, names=names)
+    return replace(label_map, names=names, chosen=table.chosen)
 
 
 def by_names(title: str, named: Mapping[int, str], names: Mapping[str, Meaning] | None = None) -> LabelMap:

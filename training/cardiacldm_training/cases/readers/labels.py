@@ -205,14 +205,17 @@ def on_grid(array: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     return out
 
 
-def _of_code(scheme: str, code: str) -> Meaning | None:
-    """Return the structure that a code stands for; SNOMED's older codes too."""
+def _meaning(label_map: LabelMap, scheme: str, code: str, names: Sequence[str]) -> Meaning | None:
+    """Return what a segment stands for: by the user's table, then by its code, then by its names; None if unknown."""
     from pydicom.sr.coding import Code
 
+    chosen = next(filter(None, map(label_map.of_choice, (*names, f"{scheme} {code}"))), None)
+    if chosen is not None:
+        return chosen
     for structure in anatomy.STRUCTURES:
-        if Code(code, scheme, "") == Code(structure.snomed_code, "SCT", ""):
+        if Code(code, scheme, "") == Code(structure.snomed_code, "SCT", ""):  # SNOMED's older codes too
             return Meaning(structure.name)
-    return None
+    return next(filter(None, map(label_map.of_name, (f"{scheme} {code}", *names))), None)
 
 
 # --- the kinds of files with segments ------------------------------------------------------------------------------
@@ -253,7 +256,7 @@ def _slicer_segments(path: Path, label_map: LabelMap, grid: Grid) -> Iterator[_S
     for number, segment in enumerate(segments):
         name = str(segment.get("name") or segment["id"])
         kind = (segment.get("terminology") or {}).get("type") or ["", ""]
-        meaning = _of_code(kind[0], kind[1]) or label_map.of_name(name) or label_map.of_name(str(segment["id"]))
+        meaning = _meaning(label_map, kind[0], kind[1], (name, str(segment["id"])))
         layer = int(segment.get("layer", number if array.ndim == 4 else 0))
         if not 0 <= layer < len(placed):
             raise VolumeError(f"{path.name} cannot be read: the segment {printable(name)} lies in no layer.")
@@ -271,7 +274,7 @@ def _dicom_segments(path: Path, label_map: LabelMap, grid: Grid) -> Iterator[_Se
     for number in numbers:
         about = content.get_segment_description(number)
         code = about.segmented_property_type
-        meaning = _of_code(code.scheme_designator, code.value) or label_map.of_name(about.segment_label)
+        meaning = _meaning(label_map, code.scheme_designator, code.value, (about.segment_label,))
         try:
             volume = content.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
         except Exception as error:
