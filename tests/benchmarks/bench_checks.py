@@ -33,13 +33,13 @@ from tests.support.faults import KINDS, plant
 #: A limit lies at least so far above the median of good labels.
 LEAST = {
     "tissue": 1.2, "border": 0.08, "unlabelled": 0.6, "pools": 0.15, "blood": 15.0, "jump": 0.1, "shift": 1.0,
-    "ragged": 0.03, "appendage": 9.0, "own labels": 0.1, "difference": 1.2, "moved": 1.0, "surface": 0.75,
+    "ragged": 0.03, "appendage": 9.0, "own labels": 0.1, "difference": 1.5, "moved": 1.0, "surface": 0.75,
     "mirrored": 0.1,
 }  # fmt: skip
 #: How far it lies above, in ranges from there to the worst good labels. Tenfold cross-validation chose these numbers:
 #: a rule alarms at most one of 110 cases that are left out (two in the rule ``tissue``), and all rules five of them.
 ROOM = {
-    "border": 3.0, "own labels": 3.0, "mirrored": 3.0, "difference": 4.5, "moved": 2.5, "surface": 4.0,
+    "border": 3.0, "own labels": 3.0, "mirrored": 3.0, "difference": 5.5, "moved": 2.5, "surface": 4.0,
     "surface MYO": 2.5, "tissue": 3.0, "unlabelled": 2.5,
 }  # fmt: skip
 USUAL_ROOM = 2.0

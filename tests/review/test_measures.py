@@ -112,7 +112,7 @@ def test_what_lies_outside_the_scanners_field_is_not_judged() -> None:
 def test_differences_with_the_packages_labels_are_measured_against_background_only() -> None:
     leak = painted("RA", (48, 20, 14), (58, 34, 24))
     found = values(leak, ct(), box_heart())
-    assert found["difference RA beyond odd"] == pytest.approx(4 * 14 * 10 * 0.008)  # 2.5 to 10 mm from its border
+    assert found["difference RA beyond odd"] == pytest.approx(7 * 14 * 10 * 0.008)  # 2.5 to 15 mm from its border
     assert found["difference RA short of alike"] == 0.0
     assert values(box_heart(), ct(), leak)["difference RA short of alike"] == 0.0  # the CT speaks against the package
     cut = painted("background", (44, 20, 14), (48, 34, 30))
@@ -123,9 +123,9 @@ def test_differences_with_the_packages_labels_are_measured_against_background_on
 def test_a_vessel_that_is_followed_further_than_by_the_package_is_no_difference() -> None:
     short = box_heart()
     short[:, :, 44:][short[:, :, 44:] == VALUE["AO"]] = 0
-    assert values(box_heart(), ct(), short)["difference AO beyond odd"] == 0.0
+    assert values(box_heart(), ct(), short)["difference AO beyond"] == 0.0
     aside = painted("AO", (18, 30, 46), (24, 40, 52))
-    assert values(aside, ct(), box_heart())["difference AO beyond odd"] > 1.5
+    assert values(aside, ct(), box_heart())["difference AO beyond"] > 0.9
 
 
 def test_a_structure_that_lies_off_the_packages_is_measured_in_mm() -> None:

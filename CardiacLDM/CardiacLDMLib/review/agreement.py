@@ -17,7 +17,9 @@ from .surface import fit, signed_distance
 DEEP_MM = 2.5
 #: Structures that run on above or below, into vessels of which the end is a matter of convention. What the package does
 #: not label of them counts within this distance, mm, of what it labels in the same axial slice.
-RUN_ON, BESIDE_MM = ("RA", "AO", "PA"), 10.0
+RUN_ON, BESIDE_MM = ("RA", "AO", "PA"), 15.0
+#: The aorta looks like much that lies beside it: of it counts what is further off than this, mm, with any HU.
+FAR_MM = 5.0
 #: Structures of which the package's labels hardly ever differ so far; of the others only what the CT confirms counts.
 SURE = ("LV", "RV", "LAA")
 
@@ -80,11 +82,14 @@ def _parts(
     short = (mine == 0) & (theirs == value) & (away[0] > DEEP_MM)
     if name in RUN_ON:
         beyond &= grown(theirs == value, round(BESIDE_MM / float(scene.spacing[:2].max())), axes=(0, 1))
-    parts = [("beyond", "", beyond), ("beyond", "odd", beyond & ~alike), ("short of", "", short),
-             ("short of", "alike", short & alike)]  # fmt: skip
+    parts = [("beyond", "odd", beyond & ~alike)]
+    if name == "AO":
+        parts = [("beyond", "", beyond & (away[1] > FAR_MM))]
+    if name in HEART:
+        parts.append(("short of", "alike", short & alike))
+    if name in SURE:
+        parts += [("beyond", "", beyond), ("short of", "", short)]
     for where, layer, mask in parts:
-        if (layer == "" and name not in SURE) or (where == "short of" and name not in HEART):
-            continue
         part = largest_part(mask)
         ml = np.count_nonzero(part) * scene.voxel_ml
         yield Measure("difference", name, ml, where, part, box, f"{layer} {faint}".strip())
