@@ -654,6 +654,20 @@ def test_what_another_reader_says_meanwhile_is_seen(reader: Reader) -> None:
     assert "Cid" in reader.ui.othersLabel.text
 
 
+def test_an_empty_list_says_so(reader: Reader) -> None:
+    reader.open()
+    reader.settle()
+    name = reader.desk.name
+    reader.ui.show.setFocus()
+    for _ in range(4):
+        reader.press(KEY.Key_Down, on=reader.ui.show)
+    assert not reader.rows(reader.ui.caseTable, 0)
+    assert reader.ui.show.currentText in reader.ui.messageLabel.text
+    assert reader.desk.name == name
+    reader.press(KEY.Key_F)  # the case on the screen can still be judged
+    assert [v["case"] for v in reader.verdicts()] == [name]
+
+
 def test_different_corrections_are_settled_by_choosing_the_labels(reader: Reader) -> None:
     from tests.support.box_heart import box_pair, without
 

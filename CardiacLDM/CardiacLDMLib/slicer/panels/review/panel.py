@@ -263,6 +263,8 @@ class ReviewPanel:
         if self._session is not None:
             self._session.read_again()
             self._session.arrange(self.ui.show.currentData, self.ui.order.currentData)
+            if not self._session.names:  # a turn of the mouse wheel is enough to get here
+                self._say(_('No case is in the list "{list}".').format(list=self.ui.show.currentText))
             self.desk.cases.fill(self._session.worklist, self._session.names)
             self.desk.cases.mark(self.desk.name)
             self.desk.look_ahead()
