@@ -59,7 +59,7 @@ def write_report(contents: Contents) -> Path:
     ]
     if "evaluate" not in settings.skip:
         parts += _figures(contents)
-    parts += _curves(places)
+    parts += _curves(contents)
     if "generate" not in settings.skip:
         parts += _pairs(places)
     parts.append(html.table(_times(contents)))
@@ -146,23 +146,27 @@ def _without_doubt(labels: Volume) -> Volume:
 # --- curves and pairs ----------------------------------------------------------------------------------------------
 
 
-def _curves(places: Places) -> Iterator[str]:
+def _curves(contents: Contents) -> Iterator[str]:
     """Draw the validations of each network that was trained."""
+    places, steps = contents.places, {step.name for step in contents.steps}
     networks = {
-        "autoencoder: Dice": places.generator_run / "autoencoder",
-        "diffusion: error": places.generator_run / "diffusion",
-        "pre-training: error": places.pretraining / "pretrain", "locator: Dice": places.segmenter_run / "locator",
-        "segmenter: Dice": places.segmenter_run / "segmenter",
+        "autoencoder: Dice": ("autoencoder", places.generator_run / "autoencoder"),
+        "diffusion: error": ("diffusion", places.generator_run / "diffusion"),
+        "pre-training: error": ("pretraining", places.pretraining / "pretrain"),
+        "locator: Dice": ("segmenter", places.segmenter_run / "locator"),
+        "segmenter: Dice": ("segmenter", places.segmenter_run / "segmenter"),
+    }
+    curves = {
+        title: load_checkpoint(run / LAST)["state"]["curve"] for title, (step, run) in networks.items()
+        if step in steps and (run / LAST).is_file()
     }  # fmt: skip
-    curves = {name: load_checkpoint(run / LAST)["state"]["curve"] for name, run in networks.items()
-              if (run / LAST).is_file()}  # fmt: skip
     drawn = {name: curve for name, curve in curves.items() if curve}
     if not drawn:
         return
     figure = new_figure(3.4 * len(drawn), 2.8)
     for axes, (name, curve) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
-        steps, scores = zip(*curve, strict=True)
-        axes.plot(steps, [-score if "error" in name else score for score in scores], marker=".")
+        at, scores = zip(*curve, strict=True)
+        axes.plot(at, [-score if "error" in name else score for score in scores], marker=".")
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)
