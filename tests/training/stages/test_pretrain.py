@@ -181,5 +181,5 @@ def test_the_command_refuses_what_cannot_be(data: Path, tmp_path: Path) -> None:
 
 def test_preparation_for_segmenters_still_needs_labels(data: Path) -> None:
     prepared = prepare(data)
-    assert len(prepared.cases) == 2
+    assert len(prepared.cases) == 3
     assert [name for name, reason in prepared.skipped if "no labels" in reason] == ["scans/case_0002"]
