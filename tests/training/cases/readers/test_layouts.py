@@ -234,6 +234,12 @@ def test_a_folder_of_two_layouts_is_named(tmp_path: Path) -> None:
     assert other_layouts(tmp_path, layout_of(tmp_path)) == ["cardiacldm"]
 
 
+def test_the_folder_above_a_data_set_names_it(tmp_path: Path) -> None:
+    datasets.write_nnunet(tmp_path / "Dataset001_Heart", IMAGE, LABELS, {"LA": 1}, {"LA": 1})
+    with pytest.raises(DatasetError, match="Dataset001_Heart has the layout nnunet"):
+        find_cases(tmp_path)
+
+
 def test_an_empty_folder_names_all_layouts(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as raised:
         find_cases(tmp_path)

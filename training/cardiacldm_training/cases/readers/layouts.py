@@ -10,7 +10,7 @@ from CardiacLDMLib.text import printable
 
 from ...errors import ConfigError, DatasetError
 from . import dicom, folders, imagecas, mmwhs, nnunet, slicer, table, totalsegmentator
-from .files import CaseFiles, ImageFiles, named
+from .files import CaseFiles, ImageFiles, named, sub_folders
 from .label_map import LabelMap, overridden
 
 
@@ -71,7 +71,7 @@ def find_images(folder: Path, reading: Reading | None = None) -> list[ImageFiles
     """
     found = _find(folder, reading or Reading())
     if not found:
-        raise DatasetError(f"{folder} holds no images: it needs .nii.gz, .nii, .nrrd or .mha files.{_choices()}")
+        raise DatasetError(f"{folder} holds no images: it needs .nii.gz, .nii, .nrrd or .mha files.{_advice(folder)}")
     return found
 
 
@@ -82,9 +82,9 @@ def find_cases(folder: Path, reading: Reading | None = None) -> list[CaseFiles]:
     """
     found = [case for case in _find(folder, reading or Reading()) if case.labels is not None or case.part != "test"]
     if not found:
-        raise DatasetError(f"{folder} holds no cases.{_choices()}")
+        raise DatasetError(f"{folder} holds no cases.{_advice(folder)}")
     if all(case.labels is None for case in found):
-        raise DatasetError(f"None of the cases of {folder} has labels, {found[0].name} for one.{_choices()}")
+        raise DatasetError(f"None of the cases of {folder} has labels, {found[0].name} for one.{_advice(folder)}")
     return [_with_labels(case) for case in found]
 
 
@@ -104,5 +104,10 @@ def _with_labels(case: ImageFiles) -> CaseFiles:
     return CaseFiles(**values)
 
 
-def _choices() -> str:
+def _advice(folder: Path) -> str:
+    """Return where cases are, if a sub-folder has a layout; otherwise which layouts there are."""
+    for path in sub_folders(folder) if folder.is_dir() else ():
+        for layout in LAYOUTS:
+            if layout.recognises(path):
+                return f" Its folder {printable(path.name)} has the layout {layout.NAME}: name that one."
     return " Layouts: " + "; ".join(f"{layout.NAME} ({layout.ABOUT})" for layout in LAYOUTS) + "."
