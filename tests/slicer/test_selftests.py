@@ -18,12 +18,14 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*Test.py"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_selftests_pass_in_the_stand_in(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    if name == "CardiacLDMGenerateTest":  # whichever generator is there, a tiny one is
+    if name == "CardiacLDMGenerateTest":  # any generator will do, and a tiny one needs a fifth of the time
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
         write_tiny_generator(tmp_path / "cardiacldm" / "models" / "tiny")
     host = start_host()
     host.reset()
     open_module("CardiacLDM")
+    if name == "CardiacLDMGenerateTest":
+        monkeypatch.setattr("CardiacLDMLib.slicer.panels.generate.facts.installed_generators", lambda: ["tiny"])
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.delitem(sys.modules, name, raising=False)
     result = unittest.TestResult()
