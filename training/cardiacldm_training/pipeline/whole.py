@@ -124,7 +124,8 @@ def divide(request: Request, places: Places) -> Division:
     reading = Reading(request.settings.layout, read_label_map(labels_map) if labels_map else None)
     cases = find_cases(folder, reading)
     if split is None:
-        split = _own_split(request, folder, places.out / SPLIT_FILE, len(cases))
+        patients = len({case.patient or case.name for case in cases})
+        split = _own_split(request, folder, places.out / SPLIT_FILE, patients)
     fold = read_fold(split, 0)
     parts = [(case, fold.part(full_name(folder, case.name))) for case in cases]
     train = [case for case, part in parts if part in ("train", "validation")]
@@ -136,10 +137,10 @@ def divide(request: Request, places: Places) -> Division:
     return Division(Data(folder, split, labels_map), train, kept)
 
 
-def _own_split(request: Request, folder: Path, path: Path, cases: int) -> Path:
+def _own_split(request: Request, folder: Path, path: Path, patients: int) -> Path:
     """Keep a fifth of the patients aside, and divide the others into folds; extend a split that is there."""
     share = 0.0 if "evaluate" in request.settings.skip else 0.2
-    folds = max(min(5, round((1 - share) * cases)), 2)
+    folds = max(min(5, int((1 - share) * patients)), 2)
     layout = () if request.settings.layout is None else ("--layout", request.settings.layout)
     begun = ("--extend",) if path.exists() else ("--folds", str(folds), "--test", str(share))
     seed = ("--seed", str(request.settings.seed))
