@@ -6,6 +6,7 @@ are needed, so this runs in Slicer's Python too.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,14 +129,16 @@ def _values_at(array: np.ndarray, index: np.ndarray, linear: bool, outside: floa
 
 def _interpolate(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return values (N,) float64, interpolated trilinearly at ``index`` (N, 3) within the array."""
-    below = np.minimum(np.floor(index).astype(np.intp), np.maximum(np.array(array.shape) - 2, 0))
-    share = index - below
+    axes = []  # of each axis, the weights of both neighbours and their indices
+    for place, length in zip(index.T, array.shape, strict=True):
+        below = np.minimum(np.floor(place).astype(np.intp), max(length - 2, 0))
+        share = place - below
+        axes.append(((1 - share, below), (share, np.minimum(below + 1, length - 1))))
     values = np.zeros(len(index))
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.where(corner, share, 1 - share).prod(axis=1)
-        at = np.minimum(below + corner, np.array(array.shape) - 1)
+    for (first, i), (second, j), (third, k) in itertools.product(*axes):
+        weight = first * second * third
         # 0 * NaN is NaN: a neighbour of weight 0 must not count
-        values += np.where(weight > 0, array[tuple(at.T)] * weight, 0.0)
+        values += np.where(weight > 0, array[i, j, k] * weight, 0.0)
     return values
 
 

@@ -45,7 +45,7 @@ _AMBER, _GREY = "#ffb454", "0.75"
 
 def draw_overview(pair: Pair, title: str) -> Figure:
     """Draw three planes through the heart, the scan above, labels over it below, and a legend."""
-    rows = [[view(pair, plane, VIEW_PIXELS, labelled=labelled) for plane in PLANES] for labelled in (False, True)]
+    rows = zip(*(both_views(pair, plane, VIEW_PIXELS) for plane in PLANES), strict=True)
     canvas = np.concatenate([_row(row) for row in rows])
     canvas = np.pad(canvas, ((0, LEGEND_PIXELS), (0, 0), (0, 0)))
     figure = _figure(canvas)
@@ -136,8 +136,7 @@ def view(
     ``marked`` (I, J, K; bool) are drawn in full colour, with a white line around them.
     """
     field = _slice_field(pair.labels, plane, index)
-    grey = to_grey(sample_plane(pair.image, plane, field, pixels, linear=True, outside=AIR_HU))
-    labels = _nearest(pair.labels.array, pair.labels, plane, field, pixels)
+    grey, labels = _sample(pair, plane, field, pixels)
     colours = tint(grey, labels if labelled else np.zeros_like(labels), PAIR_TINT)
     if marked is not None:
         here = _nearest(marked.astype(np.uint8), pair.labels, plane, field, pixels) > 0
@@ -145,6 +144,18 @@ def view(
             colours[here & (labels > 0)] = COLOURS[labels[here & (labels > 0)]]
         colours[ndimage.binary_dilation(here, iterations=2) & ~here] = 255
     return colours.astype(np.uint8)
+
+
+def both_views(pair: Pair, plane: Plane, pixels: int) -> list[np.ndarray]:
+    """Return :func:`view` on ``plane`` through the heart without labels and with them, of one sampling."""
+    grey, labels = _sample(pair, plane, _slice_field(pair.labels, plane, None), pixels)
+    return [tint(grey, each, PAIR_TINT).astype(np.uint8) for each in (np.zeros_like(labels), labels)]
+
+
+def _sample(pair: Pair, plane: Plane, field: Field, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return grey levels and labels (pixels, pixels) of a pair on a plane."""
+    grey = to_grey(sample_plane(pair.image, plane, field, pixels, linear=True, outside=AIR_HU))
+    return grey, _nearest(pair.labels.array, pair.labels, plane, field, pixels)
 
 
 def _slice_field(labels: Volume, plane: Plane, index: int | None) -> Field:
@@ -172,8 +183,7 @@ def _row(views: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _tile(pair: Pair) -> np.ndarray:
-    planes = [(plane, labelled) for plane in (AXIAL, CORONAL) for labelled in (False, True)]
-    views = [view(pair, plane, SMALL_PIXELS, labelled=labelled) for plane, labelled in planes]
+    views = [each for plane in (AXIAL, CORONAL) for each in both_views(pair, plane, SMALL_PIXELS)]
     return np.pad(np.concatenate(views, axis=1), ((0, CAPTION_PIXELS + GAP_PIXELS), (0, GAP_PIXELS), (0, 0)))
 
 
