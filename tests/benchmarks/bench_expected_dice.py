@@ -1,15 +1,15 @@
 """How well a package's own probabilities foretell the Dice of its labels, on virtual cases that are also made harder.
 
-    cardiacldm cohort --out calibration --cases 60 --seed 1901 --anatomies ANATOMIES
-    cardiacldm cohort --out unseen --cases 100 --seed 3902 --anatomies ANATOMIES
+    cardiacldm cohort --out calibration --cases 40 --seed 1901 --anatomies ANATOMIES
+    cardiacldm cohort --out unseen --cases 50 --seed 3902 --anatomies ANATOMIES
     python -m tests.benchmarks.bench_expected_dice measure calibration --work work
     python -m tests.benchmarks.bench_expected_dice measure unseen --work work
     python -m tests.benchmarks.bench_expected_dice rates calibration unseen --work work
 
-``measure`` segments each case as it is and once with a change whose kind and strength are drawn, and keeps for each
-structure the Dice and what the probabilities promise: twice the probability within the label, over its voxels and the
-probability everywhere. ``rates`` fits a line between the two on the first cohort, in logits and with a constant for
-each structure, and tests it on the second one. docs/research/review.md has the figures.
+``measure`` segments each case, two of three with a change whose kind and strength are drawn, and keeps for each
+structure the Dice and what the probabilities promise. ``rates`` fits a line between the two on the first cohort, in
+logits and with a constant for each structure, and tests it on the second one; it prints the line as it stands in the
+entry ``expected_dice`` of a manifest. docs/research/review.md has the figures.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from scipy import ndimage, stats
 
-from CardiacLDMLib.anatomy import NAMES, VALUE
+from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.image.files import read_volume
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.store import find_package
+from CardiacLDMLib.progress import QUALITIES
 from CardiacLDMLib.segmentation.gate import Signs
 from CardiacLDMLib.segmentation.run import Run
 from CardiacLDMLib.segmentation.segmenter import Segmenter
@@ -45,15 +46,9 @@ class PromisingSegmenter(Segmenter):
     promise: dict[str, float]
 
     def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
-        logits, grid, signs = super()._segment_box(volume, box, run)
-        shares, values = logits.softmax(0), logits.argmax(0)
-        self.promise = {}
-        for name in NAMES:
-            inside = values == VALUE[name]
-            if inside.any():
-                share = shares[VALUE[name]]
-                self.promise[name] = float(2 * share[inside].sum() / (inside.sum() + share.sum()))
-        return logits, grid, signs
+        parts = super()._segment_box(volume, box, run)
+        self.promise = run.promised
+        return parts
 
 
 def harder(scan: Volume, labels: Volume, kind: str, rng: np.random.Generator) -> tuple[Volume, Volume]:
@@ -82,22 +77,28 @@ def harder(scan: Volume, labels: Volume, kind: str, rng: np.random.Generator) ->
 
 def measure(options: argparse.Namespace) -> None:
     folder = options.folders[0]
-    file = options.work / f"{folder.name}.json"
+    file = _file(options, folder)
     known = json.loads(file.read_text()) if file.exists() else {}
     segmenter = PromisingSegmenter(find_package(options.package), "cpu")
     for number, path in enumerate(sorted(folder.glob("case_*/ct.nii.gz"))[: options.cases]):
+        kind = "plain" if number % 3 == 0 else KINDS[number * 2 // 3 % len(KINDS)]
+        name = f"{path.parent.name} {kind}"
+        if name in known:
+            continue
         scan, labels = read_volume(path), read_volume(path.with_name("labels.nii.gz"))
-        for kind in ("plain", KINDS[number % len(KINDS)]):
-            name = f"{path.parent.name} {kind}"
-            if name in known:
-                continue
-            rng = np.random.default_rng([number, len(kind)])
-            image, truth = (scan, labels) if kind == "plain" else harder(scan, labels, kind, rng)
-            segmenter.promise = {}
-            dice = agreement(truth.array, segmenter.segment(image, quality="fast").labels.array)
-            known[name] = {n: (promise, dice[n]) for n, promise in segmenter.promise.items() if n in dice}
-            file.write_text(json.dumps(known))
-            print(name, flush=True)
+        rng = np.random.default_rng([number, len(kind)])
+        image, truth = (scan, labels) if kind == "plain" else harder(scan, labels, kind, rng)
+        segmenter.promise = {}
+        result = segmenter.segment(image, quality=options.quality)
+        dice = agreement(truth.array, result.labels.array)
+        found = [n for n in segmenter.promise if result.volumes_ml[n] > 0.0 and n in dice]
+        known[name] = {n: (segmenter.promise[n], dice[n]) for n in found}
+        file.write_text(json.dumps(known))
+        print(name, flush=True)
+
+
+def _file(options: argparse.Namespace, folder: Path) -> Path:
+    return Path(options.work / f"{folder.name}-{options.quality}.json")
 
 
 def logit(share: np.ndarray) -> np.ndarray:
@@ -116,20 +117,22 @@ def table(file: Path) -> tuple[np.ndarray, ...]:
 
 
 def rates(options: argparse.Namespace) -> None:
-    case, terms, dice = table(options.work / f"{options.folders[0].name}.json")
+    case, terms, dice = table(_file(options, options.folders[0]))
 
-    def line(chosen: np.ndarray) -> np.ndarray:
+    def fit(chosen: np.ndarray) -> np.ndarray:
         return np.asarray(np.linalg.lstsq(terms[chosen], logit(dice)[chosen], rcond=None)[0])
 
     rest = np.concatenate([
-        (logit(dice) - terms @ line(case % FOLDS != fold))[case % FOLDS == fold] for fold in range(FOLDS)
+        (logit(dice) - terms @ fit(case % FOLDS != fold))[case % FOLDS == fold] for fold in range(FOLDS)
     ])  # fmt: skip
     low, high = np.quantile(rest, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    fitted = line(np.ones(len(dice), dtype=bool))
-    _, terms, dice = table(options.work / f"{options.folders[1].name}.json")
+    fitted = fit(np.ones(len(dice), dtype=bool))
+    _, terms, dice = table(_file(options, options.folders[1]))
     foretold, true = terms @ fitted, logit(dice)
     held = (true >= foretold + low) & (true <= foretold + high)
-    print(f"line {np.round(fitted, 2).tolist()}; interval {low:.2f} to {high:.2f} in logits")
+    constants = {name: round(float(value), 3) for name, value in zip(NAMES, fitted[1:], strict=True)}
+    line = {"slope": round(float(fitted[0]), 3), "constants": constants, "low": round(low, 3), "high": round(high, 3)}
+    print(json.dumps({options.quality: line}))
     print(f"| all | {stats.spearmanr(foretold, dice)[0]:.2f} | {held.mean():.0%} | {len(dice)} |")
     for column, name in enumerate(NAMES, start=1):
         of = terms[:, column] > 0
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="a virtual cohort; rates: the fitted and the tested one")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--package", default="virtual-heart-v1")
+    parser.add_argument("--quality", choices=QUALITIES, default="full")
     parser.add_argument("--cases", type=int)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

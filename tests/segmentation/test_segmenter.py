@@ -441,7 +441,7 @@ def test_a_package_with_random_weights_runs(tmp_path: Path) -> None:
     assert result.labels.array.max() < anatomy.NUM_CLASSES
     assert result.heart_found == bool(result.labels.array.any())
     assert dataclasses.asdict(result).keys() == {
-        "labels", "warnings", "seconds", "network_seconds", "device", "heart_found", "volumes_ml",
+        "labels", "warnings", "seconds", "network_seconds", "device", "heart_found", "volumes_ml", "expected_dice",
     }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ pytest.importorskip("PySide6")
 
 from PySide6 import QtCore
 
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.slicer import segmentations
 from tests.slicer import test_module
 from tests.slicer.test_module import User
 from tests.support.host import Heartbeat, open_module, pump
@@ -260,24 +262,29 @@ def test_a_copy_gets_a_table_of_its_own(user: User) -> None:
     assert [table.GetID() for table in _tables()] == [node.GetNodeReferenceID("CardiacLDM.volumes")]
 
 
+def _save_and_load(user: User, nodes: tuple[Any, ...], folder: Path) -> None:
+    """Write the scene with the data of ``nodes``, close it and load it."""
+    for each in nodes:
+        ending = {"vtkMRMLSegmentationNode": ".seg.nrrd", "vtkMRMLTableNode": ".tsv"}.get(each.GetClassName(), ".nrrd")
+        storage = each.CreateDefaultStorageNode()
+        storage.SetFileName(str(folder / f"{each.GetID()}{ending}"))
+        user.scene.AddNode(storage)
+        each.SetAndObserveStorageNodeID(storage.GetID())
+        assert storage.WriteData(each)
+    user.scene.SetURL(str(folder / "scene.mrml"))
+    assert user.scene.Commit()
+    user.scene.Clear(0)
+    assert user.scene.Connect()
+    pump(1.0)
+
+
 def test_corrections_are_noticed_in_a_scene_that_was_loaded(user: User, tmp_path: Path) -> None:
     scan = user.prepare("fast")
     user.apply()
     (node,) = user.segmentations()
     before = _table_ml(node)
     user.host.modules["CardiacLDM"].leave()
-    for each in (scan, node, *_tables()):
-        ending = {"vtkMRMLSegmentationNode": ".seg.nrrd", "vtkMRMLTableNode": ".tsv"}.get(each.GetClassName(), ".nrrd")
-        storage = each.CreateDefaultStorageNode()
-        storage.SetFileName(str(tmp_path / f"{each.GetID()}{ending}"))
-        user.scene.AddNode(storage)
-        each.SetAndObserveStorageNodeID(storage.GetID())
-        assert storage.WriteData(each)
-    user.scene.SetURL(str(tmp_path / "scene.mrml"))
-    assert user.scene.Commit()
-    user.scene.Clear(0)
-    assert user.scene.Connect()
-    pump(1.0)
+    _save_and_load(user, (scan, node, *_tables()), tmp_path)
     (node,) = user.segmentations()
     assert _table_ml(node) == before
     assert "changed since" not in user.ui.resultLabel.text
@@ -288,6 +295,53 @@ def test_corrections_are_noticed_in_a_scene_that_was_loaded(user: User, tmp_path
     user.wait(lambda: _table_ml(node)["LA"] == 0.0, 5)
     assert "changed since" in user.ui.resultLabel.text
     open_module()
+
+
+def _trust(user: User) -> dict[str, str]:
+    """Return the words for the expected Dice, by structure; empty where the column is hidden."""
+    if user.ui.volumes.isColumnHidden(3):
+        return {}
+    return {_row_name(user, row): user.ui.volumes.item(row, 3).text() for row in range(user.ui.volumes.rowCount)}
+
+
+def test_the_expected_dice_is_kept_in_the_scene_until_the_labels_are_changed(user: User, tmp_path: Path) -> None:
+    scan = user.prepare("full")  # the quality at which the package foretells it
+    user.apply()
+    pump(0.6)
+    (node,) = user.segmentations()
+    words = _trust(user)
+    assert list(words) == list(anatomy.NAMES)
+    assert words["LV"] == "reliable"
+    assert words["LAA"] == "wrong"
+    tips = {_row_name(user, row): user.ui.volumes.item(row, 3).toolTip() for row in range(8)}
+    expected = segmentations.expected_dice_of(node)
+    for name, tip in tips.items():
+        assert f"expected Dice {expected[name].text()}" in tip
+        assert "virtual" in tip
+    assert user.widget.parent.minimumSizeHint.width() <= 300
+    _save_and_load(user, (scan, node, *_tables()), tmp_path)
+    (node,), scan = user.segmentations(), user.settings.inputVolume
+    assert segmentations.expected_dice_of(node) == expected
+    assert _trust(user) == words
+    array = _array(node, scan, "LA")
+    array[::2] = 0
+    _edit(node, scan, "LA", array)
+    user.wait(lambda: "changed since" in user.ui.resultLabel.text, 5)
+    assert _trust(user) == {}
+    assert segmentations.expected_dice_of(node) == {}
+    assert not any("Dice" in user.ui.volumes.item(row, 0).toolTip() for row in range(8))
+
+
+def test_a_package_or_quality_without_an_expected_dice_shows_none(user: User) -> None:
+    user.prepare("full")
+    user.apply()
+    assert _trust(user)
+    user.choose(user.ui.quality, "fast")
+    user.apply()
+    assert user.ui.resultLabel.text.startswith("CT heart_1:")
+    assert _trust(user) == {}
+    table = segmentations.table_of(user.segmentations()[1])
+    assert table.GetNumberOfColumns() == len(segmentations.TABLE_COLUMNS)
 
 
 def test_a_result_is_shown_under_its_own_scan(user: User) -> None:

@@ -58,4 +58,5 @@ def spec(spacing_mm: float, patch: int) -> SimpleNamespace:
 def phantom_package() -> Any:
     """Return the parts of a package that a Segmenter reads; its networks are to be :class:`ByIntensity`."""
     networks = {"locator": spec(5.0, 32), "segmenter": spec(2.0, 48)}
-    return SimpleNamespace(manifest=SimpleNamespace(name="phantom", kind="segmenter", networks=networks))
+    manifest = SimpleNamespace(name="phantom", kind="segmenter", networks=networks, expected_dice=None)
+    return SimpleNamespace(manifest=manifest)

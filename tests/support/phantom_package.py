@@ -2,22 +2,28 @@
 
 The first convolution samples every second voxel. ReLUs with thresholds 35 HU apart form a triangle around the HU of
 each structure. The transposed convolution interpolates linearly. Where no triangle is above a half, background wins.
+It foretells the Dice of its labels at quality full alone.
 """
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import torch
 
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.packages.expected_dice import DiceLine, DiceRecord
 from CardiacLDMLib.packages.write import write_package
 from tests.support.package import tiny_manifest
 from tests.support.phantom import STRUCTURE_HU, WINDOW_HU
 
 HALF_WIDTH_HU = 35.0
 _SHARPNESS = 20.0
+#: Above the promise, and far below it for the appendage.
+LINE = DiceLine(slope=1.0, constants={**dict.fromkeys(anatomy.NAMES, 3.0), "LAA": -6.0}, low=-0.5, high=0.4)
+RECORD = DiceRecord(qualities={"full": LINE}, fitted_on="Nothing", tested_on="Nothing", date=datetime.date(2026, 1, 2))
 
 
 def write_phantom_package(folder: Path) -> Path:
@@ -30,7 +36,7 @@ def write_phantom_package(folder: Path) -> Path:
             update={**changes, "window_hu": WINDOW_HU, "spacing_mm": 3.0}
         ),
     }
-    manifest = manifest.model_copy(update={"networks": networks})
+    manifest = manifest.model_copy(update={"networks": networks, "expected_dice": RECORD})
     weights = {spec.weights: _weights(dict(spec.arguments)) for spec in networks.values()}
     write_package(folder, manifest, weights, "# Phantom\n\nWeights set by hand, for tests.\n")
     return folder

@@ -145,6 +145,7 @@ def test_a_volume_is_labelled_as_by_the_segmenter_itself(warm: Bench, package: s
     assert reply.labels.grid.same_as(CT.grid)
     assert reply.heart_found
     assert reply.volumes_ml == expected.volumes_ml
+    assert reply.expected_dice == expected.expected_dice != {}
     assert (reply.device, reply.quality, reply.package.name) == ("cpu", "full", "phantom")
     assert 0 < reply.network_seconds <= sum(reply.stage_seconds.values()) <= reply.seconds
     steps = [progress.step for progress in outcome.progress]
@@ -192,6 +193,15 @@ def test_unknown_packages_and_devices(warm: Bench, package: str) -> None:
         refused = failure(warm, SegmentVolume(image=CT, **options))
         assert refused.kind == kind
         assert fact in refused.message
+
+
+def test_a_case_is_opened_with_the_expected_dice_of_its_report(warm: Bench, package: str, tmp_path: Path) -> None:
+    write_volume(CT, tmp_path / "chest.nrrd")
+    case = {"source": tmp_path / "chest.nrrd", "out": tmp_path / "out"}
+    made = done(warm, SegmentFile(**case, package=package, device="cpu"))
+    opened = done(warm, messages.OpenCase(**case, name="chest"))
+    report = CaseReport.model_validate_json(made.files[-1].read_text(encoding="utf-8"))
+    assert opened.expected_dice == report.expected_dice == made.expected_dice != {}
 
 
 def test_files_and_dicom_folders(warm: Bench, package: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field, FiniteFloat, JsonValue, field_validator, model_valid
 
 from .. import anatomy
 from ..networks.architectures import ARCHITECTURES, check_arguments
+from .expected_dice import DiceRecord
 from .fields import PLAIN, Record, Text
 from .generator_spec import GeneratorSpec
 from .upgrade import SCHEMA_VERSION
@@ -125,6 +126,9 @@ class Manifest(Record):
         ),
     ]
     generator: Annotated[GeneratorSpec | None, Field(description="Of a generator only.")] = None
+    expected_dice: Annotated[
+        DiceRecord | None, Field(description="Of a segmenter whose labels were compared with their probabilities.")
+    ] = None
     training: Provenance
     figures: list[Figure]
     licence: Text
@@ -151,6 +155,8 @@ class Manifest(Record):
             raise ValueError("the entry generator belongs to packages of the kind generator, and to each of them")
         if self.generator is not None:
             self._generator_agrees(self.generator)
+            if self.expected_dice is not None:
+                raise ValueError("the entry expected_dice belongs to packages of the kind segmenter")
         return self
 
     def _architectures_do_their_tasks(self) -> None:

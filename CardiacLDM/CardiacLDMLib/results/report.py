@@ -6,11 +6,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from pydantic import Field
 
 from .. import __version__
 from ..image.grid import Volume
 from ..packages.fields import Record
 from ..progress import Quality
+from .trust import ExpectedDice
 
 NOTICE = "Research use, not a medical device."
 
@@ -35,7 +37,8 @@ class CaseReport(Record):
     """The content of ``NAME.report.json``.
 
     ``source``: base name of the input, the only field that may identify a patient. ``volumes_ml``: by structure.
-    ``warnings``: sentences. ``seconds``: by stage, reading and writing included. ``software``: versions by name.
+    ``expected_dice``: by structure, empty if the package does not foretell it at this quality. ``warnings``: sentences.
+    ``seconds``: by stage, reading and writing included. ``software``: versions by name.
     """
 
     schema_version: int = 2
@@ -47,6 +50,7 @@ class CaseReport(Record):
     quality: Quality
     heart_found: bool
     volumes_ml: dict[str, float]
+    expected_dice: dict[str, ExpectedDice] = Field(default_factory=dict)
     warnings: list[str]
     seconds: dict[str, float]
     grid: GridRecord

@@ -85,6 +85,7 @@ def _report(
         volumes_ml={
             name: round(volume_ml, 2) or rounded_volume(volume_ml) for name, volume_ml in result.volumes_ml.items()
         },
+        expected_dice=result.expected_dice,
         warnings=[*case.notes, *result.warnings],
         seconds={"read": reading_s, **result.seconds},
         grid=grid_record(volume),

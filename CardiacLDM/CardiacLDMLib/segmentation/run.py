@@ -28,6 +28,7 @@ class Run:
     cancelled: Callable[[], bool] | None
     batch: int = field(init=False)
     warnings: list[str] = field(default_factory=list)
+    promised: dict[str, float] = field(default_factory=dict)  # Dice by structure, of the last pass on the box
     seconds: dict[str, float] = field(default_factory=dict)
     network_seconds: float = 0.0
     _stage: str = "prepare"

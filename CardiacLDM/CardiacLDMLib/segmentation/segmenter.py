@@ -29,6 +29,7 @@ from .findings import Finding, findings, sentence
 from .gate import Signs, cut_off_at, read_signs
 from .heart import BOX_STEP, MIN_HEART_ML, grow_box, heart_box
 from .pieces import unsure_pieces
+from .promise import expected_dice, promised_dice, total_shares
 from .run import Run
 from .scan import check_scan, to_window
 from .strays import clean_scan
@@ -36,6 +37,7 @@ from .windows import autocast, predict_with_flips, window_count, window_step
 
 if TYPE_CHECKING:
     from ..packages.store import ModelPackage
+    from ..results.trust import ExpectedDice
 
 #: Depth below the heart's box in which the descending aorta is labelled too, mm.
 AORTA_BELOW_MM = 200.0
@@ -52,7 +54,8 @@ class Segmentation:
 
     ``labels``: uint8 on the grid of the input, all zero without a heart. ``warnings``: sentences for the user.
     ``seconds``: by stage; ``network_seconds``: the part of them spent in the networks. ``device``: the last one used,
-    which is the CPU if the GPU's memory was too small. ``volumes_ml``: by structure name.
+    which is the CPU if the GPU's memory was too small. ``volumes_ml``: by structure name. ``expected_dice``: of the
+    structures that were found, if the package foretells it at this quality.
     """
 
     labels: Volume
@@ -62,6 +65,7 @@ class Segmentation:
     device: str
     heart_found: bool
     volumes_ml: dict[str, float]
+    expected_dice: dict[str, ExpectedDice]
 
 
 class Segmenter:
@@ -110,8 +114,16 @@ class Segmenter:
             run.use_cpu()
             labels, signs = self._label(volume, run)
         result = _result(Volume(labels, volume.affine), signs, run)
+        result.expected_dice.update(self._expected_dice(result, run))
         run.finish()
         return result
+
+    def _expected_dice(self, result: Segmentation, run: Run) -> dict[str, ExpectedDice]:
+        """Return the expected Dice of the structures that the result has, if the package foretells it."""
+        record = self.package.manifest.expected_dice
+        line = record.qualities.get(run.quality) if record is not None else None
+        found = {name: dice for name, dice in run.promised.items() if result.volumes_ml[name] > 0.0}
+        return expected_dice(line, found) if line is not None else {}
 
     def _label(self, volume: Volume, run: Run) -> tuple[np.ndarray, Signs]:
         """Return labels (uint8) on the grid of the volume, and the signs of a heart."""
@@ -194,11 +206,17 @@ class Segmenter:
         others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
         with torch.inference_mode():
             logits[others, :, :, :below] = logits.min()
-            probability, values = (array.cpu().numpy() for array in logits.softmax(0).max(0))
+            shares = logits.softmax(0)
+            totals = total_shares(shares)
+            probability, values = (array.cpu().numpy() for array in shares.max(0))
+            del shares  # as large as the logits
             values = values.astype(np.uint8)
             unsure = unsure_pieces(values, probability)
             values[unsure] = anatomy.BACKGROUND
-            logits[1:, torch.from_numpy(unsure).to(logits.device)] = logits.min()
+            there = torch.from_numpy(unsure).to(logits.device)
+            totals -= total_shares(logits[:, there].softmax(0))
+            logits[1:, there] = logits.min()
+        run.promised = promised_dice(values, probability, totals)
         found = Volume(clean(values, grid.voxel_ml), grid.affine)
         return logits, grid, read_signs(image, found, probability, volume.grid)
 
@@ -273,4 +291,4 @@ def _result(labels: Volume, signs: Signs, run: Run) -> Segmentation:
         run.warnings.append(sentence(Finding("no heart", (), heart_ml, MIN_HEART_ML, where)))
         labels.array[...] = anatomy.BACKGROUND
         volumes = dict.fromkeys(volumes, 0.0)
-    return Segmentation(labels, run.warnings, run.seconds, run.network_seconds, run.device, heart_found, volumes)
+    return Segmentation(labels, run.warnings, run.seconds, run.network_seconds, run.device, heart_found, volumes, {})

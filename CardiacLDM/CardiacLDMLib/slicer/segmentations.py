@@ -5,7 +5,7 @@ Slicer is imported inside functions, so that this file can be imported without i
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from .. import anatomy
 from ..errors import VolumeError
 from ..image.grid import Volume
 from ..image.labels import check_labels, foreground_box
+from ..results.trust import ExpectedDice, read_text
 from ..segmentation.findings import Finding, flag, volume_findings
 from ..text import rounded_volume
 from .volumes import (
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Columns of a table of volumes.
 TABLE_COLUMNS = ("Structure", "Volume (mL)", "Flag")
+#: A further column, of automatic labels whose package foretells it.
+EXPECTED_COLUMN = "Expected Dice (90 % interval)"
 #: Tolerances within which two grids have the same voxels: of the directions (per voxel), and of the place (voxels).
 SAME_VOXELS, SAME_PLACE = 1e-5, 1e-2
 #: Roles of node references: of a segmentation to its scan and to its table, and of the table to its segmentation.
@@ -134,12 +137,16 @@ def table_of(node: vtkMRMLSegmentationNode) -> vtkMRMLTableNode | None:
 
 
 def volumes_table(
-    scene: vtkMRMLScene, node: vtkMRMLSegmentationNode, volumes_ml: dict[str, float], flags: dict[str, str]
+    scene: vtkMRMLScene,
+    node: vtkMRMLSegmentationNode,
+    volumes_ml: dict[str, float],
+    flags: dict[str, str],
+    expected_dice: Mapping[str, ExpectedDice] | None = None,
 ) -> vtkMRMLTableNode:
     """Write structure, volume in mL and flag of the eight structures to the segmentation's table node; return it.
 
-    A segmentation has one table; each holds a reference to the other. A new table is placed beside it in the subject
-    hierarchy.
+    ``expected_dice`` adds a column; it holds for automatic labels alone. A segmentation has one table; each holds a
+    reference to the other. A new table is placed beside it in the subject hierarchy.
     """
     import vtk
 
@@ -148,14 +155,19 @@ def volumes_table(
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} volumes"))
         place_beside(scene, table, node)
     titles, volumes, words = vtk.vtkStringArray(), vtk.vtkDoubleArray(), vtk.vtkStringArray()
+    columns = dict(zip(TABLE_COLUMNS, (titles, volumes, words), strict=True))
     for structure in anatomy.STRUCTURES:
         titles.InsertNextValue(structure.title)
         volume = volumes_ml.get(structure.name, 0.0)
         volumes.InsertNextValue(round(volume, 3) or rounded_volume(volume))  # a few voxels are not 0
         words.InsertNextValue(flags.get(structure.name, ""))
+    if expected_dice:
+        expected = columns[EXPECTED_COLUMN] = vtk.vtkStringArray()
+        for name in anatomy.NAMES:
+            expected.InsertNextValue(expected_dice[name].text(digits=3) if name in expected_dice else "")
     was = table.StartModify()
     table.RemoveAllColumns()
-    for heading, column in zip(TABLE_COLUMNS, (titles, volumes, words), strict=True):
+    for heading, column in columns.items():
         column.SetName(heading)
         table.AddColumn(column)
     table.SetLocked(True)
@@ -174,6 +186,19 @@ def volumes_of(node: vtkMRMLSegmentationNode) -> list[tuple[str, float, str]]:
     names = {structure.title: structure.name for structure in anatomy.STRUCTURES}
     rows = [[table.GetCellText(row, column) for column in columns] for row in range(table.GetNumberOfRows())]
     return [(names[title], float(volume), words) for title, volume, words in rows if title in names]
+
+
+def expected_dice_of(node: vtkMRMLSegmentationNode) -> dict[str, ExpectedDice]:
+    """Return the expected Dice in the segmentation's table, by structure; empty without one, or after corrections."""
+    table = table_of(node)
+    column = table.GetColumnIndex(EXPECTED_COLUMN) if table is not None else -1
+    if table is None or column < 0 or node.GetAttribute(f"{PREFIX}corrected"):
+        return {}
+    titles = table.GetColumnIndex(TABLE_COLUMNS[0])
+    names = {structure.title: structure.name for structure in anatomy.STRUCTURES}
+    cells = [(table.GetCellText(row, titles), table.GetCellText(row, column)) for row in range(table.GetNumberOfRows())]
+    read = {names[title]: read_text(text) for title, text in cells if title in names}
+    return {name: expected for name, expected in read.items() if expected is not None}
 
 
 def scan_of(node: vtkMRMLSegmentationNode) -> vtkMRMLScalarVolumeNode | None:

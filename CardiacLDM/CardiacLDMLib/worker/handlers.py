@@ -152,7 +152,7 @@ def open_case(request: messages.OpenCase, job: RunningJob) -> messages.OpenedCas
         program_version=report.software.get("cardiacldm", ""), time=made.isoformat(timespec="seconds"), image=image,
         labels=Volume(labels.array.astype(np.uint8), image.affine), warnings=report.warnings,
         seconds=sum(report.seconds.values()), device=report.device, quality=report.quality,
-        heart_found=report.heart_found, volumes_ml=report.volumes_ml,
+        heart_found=report.heart_found, volumes_ml=report.volumes_ml, expected_dice=report.expected_dice,
         package=messages.PackageName(**report.package.model_dump()),
     )  # fmt: skip
 
@@ -214,6 +214,7 @@ def _facts(segmenter: Segmenter, result: Segmentation, quality: str, job: Runnin
         "quality": quality,
         "heart_found": result.heart_found,
         "volumes_ml": result.volumes_ml,
+        "expected_dice": result.expected_dice,
         "package": _package_name(segmenter.package),
     }
 

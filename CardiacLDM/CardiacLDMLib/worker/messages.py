@@ -22,6 +22,7 @@ from ..errors import JobError
 from ..files import PART
 from ..image.grid import Volume
 from ..progress import Quality
+from ..results.trust import ExpectedDice
 from ..text import first_problem
 from .device import Device, DeviceCheck
 from .message import FilePath, Message, Reply, Request
@@ -41,7 +42,10 @@ class PackageName(Message):
 
 
 class ResultFacts(Reply):
-    """Facts about labels. ``seconds``: how long they took to make. ``volumes_ml``: mL by structure."""
+    """Facts about labels. ``seconds``: how long they took to make. ``volumes_ml``: mL by structure.
+
+    ``expected_dice``: by structure, empty if the package does not foretell it at this quality.
+    """
 
     warnings: list[str]
     seconds: float
@@ -49,6 +53,7 @@ class ResultFacts(Reply):
     quality: Quality
     heart_found: bool
     volumes_ml: dict[str, float]
+    expected_dice: dict[str, ExpectedDice] = Field(default_factory=dict)
     package: PackageName
 
 

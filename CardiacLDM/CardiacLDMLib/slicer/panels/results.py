@@ -1,4 +1,4 @@
-"""The results of a segmentation: volumes, provenance and warnings.
+"""The results of a segmentation: volumes, provenance, warnings and how good the labels are expected to be.
 
 All of it is read from the scene, so a scene that is opened later shows the same.
 """
@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 import slicer
 
 from ... import anatomy
+from ...results.trust import ExpectedDice
 from ...text import join_words, rounded_volume, volume_text
 from .. import segmentations, volumes
 from .parts import ATTENTION
@@ -21,7 +22,7 @@ from .parts import ATTENTION
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
-STRUCTURE, ML, FLAG = range(3)
+STRUCTURE, ML, FLAG, TRUST = range(4)
 #: Short forms of the flags for a narrow column; the tooltip has the full text.
 SHORT = {
     "not found": _("none"),
@@ -30,6 +31,8 @@ SHORT = {
     "unusually small": _("small"),
     "unusually large": _("large"),
 }
+#: Words for the expected Dice.
+TRUST_WORDS = {"reliable": _("reliable"), "look": _("look"), "wrong": _("wrong")}
 
 
 class ScanResults:
@@ -96,6 +99,7 @@ class ResultBox:
         header.setSectionResizeMode(STRUCTURE, qt.QHeaderView.Stretch)
         header.setSectionResizeMode(ML, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(FLAG, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(TRUST, qt.QHeaderView.ResizeToContents)
         ui.volumes.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)  # long names wrap
         ui.volumes.connect("cellClicked(int,int)", self._jump)
         ui.volumes.connect("cellActivated(int,int)", self._jump)
@@ -104,7 +108,8 @@ class ResultBox:
         """Show the results of ``node``; hide the box for None. ``hidden``: names of the scan's invisible results."""
         record = volumes.provenance(node) if node is not None else {}
         rows = segmentations.volumes_of(node) if node is not None else []
-        shown = (node, node.GetName() if node is not None else "", record, rows, hidden)
+        expected = segmentations.expected_dice_of(node) if node is not None else {}
+        shown = (node, node.GetName() if node is not None else "", record, rows, expected, hidden)
         if shown == self._shown:
             return
         self._node, self._shown = node, shown
@@ -114,14 +119,15 @@ class ResultBox:
         self._ui.resultLabel.text = "\n".join(_summary(node.GetName(), record, hidden))
         self._ui.warningsLabel.text = _warnings(record)
         self._ui.warningsLabel.visible = bool(record.get("warnings"))
-        self._fill(rows)
+        self._fill(rows, expected)
 
-    def _fill(self, rows: list[tuple[str, float, str]]) -> None:
+    def _fill(self, rows: list[tuple[str, float, str]], expected: dict[str, ExpectedDice]) -> None:
         table = self._ui.volumes
         table.sortingEnabled = False  # sorting would move rows while they are filled
         table.rowCount = len(rows)
+        table.setColumnHidden(TRUST, not expected)
         for row, (name, volume_ml, flag) in enumerate(rows):
-            for column, item in enumerate(_items(name, volume_ml, flag)):
+            for column, item in enumerate(_items(name, volume_ml, flag, expected.get(name))):
                 table.setItem(row, column, item)
         table.horizontalHeader().setSortIndicator(-1, qt.Qt.AscendingOrder)  # until the user sorts
         table.sortingEnabled = True
@@ -135,8 +141,8 @@ class ResultBox:
             volumes.jump_slices(slicer.mrmlScene, place)
 
 
-def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
-    """Return the three cells of a structure. The volume is a number, so that the column sorts by it."""
+def _items(name: str, volume_ml: float, flag: str, expected: ExpectedDice | None) -> list[Any]:
+    """Return the four cells of a structure. The volume is a number, so that the column sorts by it."""
     structure = anatomy.STRUCTURES[anatomy.NAMES.index(name)]
     title = qt.QTableWidgetItem(structure.title)
     title.setData(qt.Qt.UserRole, name)
@@ -146,17 +152,25 @@ def _items(name: str, volume_ml: float, flag: str) -> list[Any]:
     number.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     mark = qt.QTableWidgetItem(SHORT.get(flag, flag))
     mark.setForeground(qt.QBrush(qt.QColor(ATTENTION)))
-    for item in (title, number, mark):
-        item.setToolTip(_tip(structure, volume_ml, flag))
-    return [title, number, mark]
+    trust = qt.QTableWidgetItem(TRUST_WORDS[expected.word] if expected is not None else "")
+    if expected is not None and expected.word != "reliable":
+        trust.setForeground(qt.QBrush(qt.QColor(ATTENTION)))
+    items = [title, number, mark, trust]
+    for item in items:
+        item.setToolTip(_tip(structure, volume_ml, flag, expected))
+    return items
 
 
-def _tip(structure: anatomy.Structure, volume_ml: float, flag: str) -> str:
+def _tip(structure: anatomy.Structure, volume_ml: float, flag: str, expected: ExpectedDice | None) -> str:
     words = [f"{structure.title} ({structure.name}): {volume_text(volume_ml)}"]
     if structure.volume_limits_ml:
         low, high = structure.volume_limits_ml
         words.append(_("usual in adults: {low:.0f} to {high:.0f} mL").format(low=low, high=high))
-    return "\n".join([*words, flag] if flag else words)
+    if flag:
+        words.append(flag)
+    if expected is not None:
+        words.append(_("expected Dice {dice}, estimated on virtual hearts").format(dice=expected.text()))
+    return "\n".join(words)
 
 
 def _summary(name: str, record: dict[str, str], hidden: list[str]) -> list[str]:

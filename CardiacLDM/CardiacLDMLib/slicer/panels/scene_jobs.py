@@ -218,7 +218,7 @@ def _add_facts(
     """Add the record of how and when (UTC) the labels were made, and the table of volumes."""
     volumes.set_provenance(node, {"program": f"CardiacLDM {program_version}", "time": time, **_record(reply)})
     flags = segmentations.flags_for(reply.volumes_ml, at_edge)
-    segmentations.volumes_table(node.GetScene(), node, reply.volumes_ml, flags)
+    segmentations.volumes_table(node.GetScene(), node, reply.volumes_ml, flags, reply.expected_dice)
 
 
 def find_labels(labels: np.ndarray) -> Generator[None, None, tuple[tuple[slice, ...], set[str]]]:
