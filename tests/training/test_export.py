@@ -54,7 +54,8 @@ def write_run(run: Path) -> Path:
         states[role] = build_network(spec.architecture, spec.arguments).state_dict()
         (run / role).mkdir(parents=True)
         averaged = {f"module.{name}": value for name, value in states[role].items()} | {"n_averaged": torch.tensor(1)}
-        torch.save({"average": averaged, "state": {"step": len(role)}}, run / role / run_folder.BEST)
+        checkpoint = {"network": {}, "average": averaged, "optimizer": {}, "state": {"step": len(role)}}
+        torch.save(checkpoint, run / role / run_folder.BEST)
     digest = run_folder.weights_digest(states["autoencoder"])
     latents = {
         "shift": [0.1, 0.2, 0.3, 0.4], "scale": [1.0, 2.0, 3.0, 4.0], "cases": 5, "autoencoder": digest,
@@ -244,7 +245,8 @@ def segmenter_run(prepared: store.Prepared, tmp_path_factory: pytest.TempPathFac
         weights = build_network("unet", config.segmenter.network(name).arguments).state_dict()
         (run / name).mkdir(parents=True)
         averaged = {f"module.{key}": value for key, value in weights.items()}
-        torch.save({"average": averaged, "state": {"step": step}}, run / name / run_folder.BEST)
+        checkpoint = {"network": {}, "average": averaged, "optimizer": {}, "state": {"step": step}}
+        torch.save(checkpoint, run / name / run_folder.BEST)
     run_folder.write_config(config, run)
     return run
 
