@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
-from CardiacLDMLib.text import printable
+from CardiacLDMLib.text import printable, printable_line
 
 from ...errors import ConfigError, DatasetError
 from . import dicom, folders, imagecas, mmwhs, nnunet, slicer, table, totalsegmentator
@@ -51,7 +51,7 @@ def layout_of(folder: Path, name: str | None = None) -> Layout:
     if not folder.exists():
         raise DatasetError(f"There is no folder {folder}.")
     if folder.is_file() and folder.suffix.lower() != ".csv":
-        raise DatasetError(f"{printable(str(folder))} is no folder, and no table of cases (CSV).")
+        raise DatasetError(f"{printable_line(str(folder))} is no folder, and no table of cases (CSV).")
     if name is not None:
         return LAYOUTS[NAMES.index(name)]
     return next((layout for layout in LAYOUTS if layout.recognises(folder)), folders)

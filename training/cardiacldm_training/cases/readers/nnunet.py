@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from CardiacLDMLib.text import printable
+from CardiacLDMLib.text import folder_name, printable_line
 
 from ...errors import DatasetError
 from .files import ImageFiles, paired, volumes
@@ -48,7 +48,8 @@ def _label_map(path: Path) -> LabelMap:
         labels: Any = json.loads(path.read_text(encoding="utf-8"))["labels"]
         named = _names_of_values(labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{printable(str(path))} cannot be read: its labels must be names with values.") from error
+        name = printable_line(f"{folder_name(path.parent)}/{path.name}")
+        raise DatasetError(f"{name} cannot be read: its labels must be names with values.") from error
     return by_names(ABOUT_FILE, named)
 
 
