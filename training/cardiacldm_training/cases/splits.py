@@ -213,7 +213,7 @@ def make_splits(
     their groups follow. ``known``: a split that stays as it is; only new cases are assigned. Raises
     :class:`DatasetError` for fewer groups than folds.
     """
-    groups = {name: _code(group) for name, group in groups.items()}
+    groups = _without_patients(groups, known)
     members: dict[str, list[str]] = {}
     for name in sorted(groups):
         members.setdefault(groups[name], []).append(name)
@@ -246,8 +246,15 @@ def make_splits(
     return Splits(folds=folds, seed=seed, group_by=group_by, cases={**kept, **cases})
 
 
-def _code(group: str) -> str:
-    return hashlib.sha256(group.encode()).hexdigest()[:12]
+def _without_patients(groups: Mapping[str, str], known: Splits | None) -> dict[str, str]:
+    """Return the group of each case named after one of its cases, as in a ``known`` split: the file names no patient.
+
+    A hash would name them: there are few enough patient numbers to try them all.
+    """
+    codes: dict[str, str] = {}
+    for name in sorted(groups, key=lambda name: (known is None or name not in known.cases, name)):
+        codes.setdefault(groups[name], known.cases[name].group if known and name in known.cases else name)
+    return {name: codes[group] for name, group in groups.items()}
 
 
 def _rank(group: str, seed: int) -> str:
