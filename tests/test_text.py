@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -83,17 +81,4 @@ def test_unique_names_ignore_case() -> None:
     taken: set[str] = set()
     assert [text.unique_name(name, taken) for name in ("scan", "Scan", "other", "scan")] == [
         "scan", "Scan-2", "other", "scan-3",
-    ]  # fmt: skip
-
-
-def test_no_cell_of_a_table_is_a_formula() -> None:
-    rows = [
-        ["=1+1", "@x", "+4", "-2.5e3"],
-        ["-rf", "a=b", "", '=HYPERLINK("http://x")\nnext'],
-        ["\t=1", "-inf", "1", "x"],
-    ]
-    read = list(csv.reader(io.StringIO(text.csv_text(rows), newline="")))
-    assert read == [
-        ["'=1+1", "'@x", "+4", "-2.5e3"], ["'-rf", "a=b", "", '\'=HYPERLINK("http://x")\nnext'],
-        ["'\t=1", "-inf", "1", "x"],
     ]  # fmt: skip

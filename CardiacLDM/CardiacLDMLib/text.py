@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,23 +91,6 @@ def duration_text(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def csv_text(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of cells as CSV. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_plain_cell(cell) for cell in row] for row in rows])
-    return text.getvalue()
-
-
-def _plain_cell(cell: str) -> str:
-    if cell[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
 
 
 def first_problem(error: ValidationError) -> str:

@@ -17,7 +17,7 @@ PACKAGES = {
 #: stands for the module or folder of that name and for all within it, unless a longer name fits.
 LAYERS = {
     "CardiacLDMLib": (
-        ("", "anatomy", "errors", "files", "plain_paths", "progress", "text", "torch_device"),
+        ("", "anatomy", "errors", "files", "plain_paths", "progress", "tables", "text", "torch_device"),
         ("image",), ("networks",),
         ("postprocess",), ("packages",), ("results",), ("segmentation",), ("generation",), ("review",), ("worker",),
         ("slicer",), ("slicer.panels",),

@@ -14,7 +14,8 @@ from ..anatomy import NAMES
 from ..files import write_text
 from ..results.html import Cells, Table
 from ..segmentation.findings import Finding, sentence
-from ..text import csv_text, duration_text, plural
+from ..tables import csv_text
+from ..text import duration_text, plural
 from .readers import Disagreement, Judgement
 from .study import Outcome, Study, worst_first
 from .verdicts import OPINIONS, standing

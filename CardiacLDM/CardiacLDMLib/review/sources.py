@@ -6,8 +6,6 @@ reads voxels is imported inside functions.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import VolumeError
 from ..image.case_names import case_name
+from ..tables import read_rows
 from ..text import base_name, printable, unique_name
 from .journal import FOLDER
 
@@ -28,8 +27,6 @@ VOLUMES, SEGMENTATION = (".nii.gz", ".nii", ".nrrd", ".mha"), ".seg.nrrd"
 RESULTS = (".labels.nii.gz", ".labels.nii")
 #: Files of a pair or a virtual case, and what names the model package that made the labels.
 CT, LABELS, PROVENANCE, REPORT = "ct.nii.gz", "labels.nii.gz", "provenance.json", ".report.json"
-#: Columns of a table of cases; the first is needed with one of the others.
-COLUMNS = ("case", "image", "labels")
 #: Tolerance within which a scan and its labels have the same grid.
 SAME_GRID_MM = 0.01
 
@@ -201,29 +198,10 @@ def cases_of_table(path: Path) -> list[ReviewCase]:
 
     Commas, semicolons or tabs separate; paths are relative to the table. Raises :class:`VolumeError`.
     """
-    name = _shown(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise VolumeError(f"{name} cannot be read: {error.strerror}.") from error
-    if b"\0" in data:
-        raise VolumeError(f"{name} is no table of text: save it as CSV.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # as spreadsheets on Windows write
-    head = text.lstrip().partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
-    try:
-        table = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise VolumeError(f"{name} is no table that can be read: {error}.") from error
-    titles = [cell.lower() for cell in table[0]] if table else []
-    if not {"case", "labels"} <= set(titles):
-        raise VolumeError(f"{name} needs a first line with the columns case, image and labels.")
-    cases = [_row(dict(zip(titles, row, strict=False)), path.absolute().parent) for row in table[1:]]
+    rows = read_rows(path, VolumeError, ("case", "labels"), "case, image and labels")
+    cases = [_row(row, path.absolute().parent) for row in rows]
     if not cases:
-        raise VolumeError(f"{name} holds no cases.")
+        raise VolumeError(f"{_shown(path)} holds no cases.")
     return _unique(cases)
 
 

@@ -19,7 +19,8 @@ from CardiacLDMLib.files import write_text
 from CardiacLDMLib.packages.fields import Record
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.segmentation.segmenter import Segmenter
-from CardiacLDMLib.text import csv_text, plural
+from CardiacLDMLib.tables import csv_text
+from CardiacLDMLib.text import plural
 
 from ..cases.readers.cases import read_case
 from ..cases.readers.files import CaseFiles

@@ -7,16 +7,15 @@ the data set labels only a part, such as an aorta that is cut. What the table la
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from CardiacLDMLib import anatomy
+from CardiacLDMLib.tables import read_rows
 from CardiacLDMLib.text import printable
 
 from ...errors import DatasetError
@@ -153,33 +152,9 @@ def _read(path: Path) -> tuple[dict[int, Meaning], dict[str, Meaning]]:
     return values, names
 
 
-def read_table(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, by its columns in lower case, without spaces around cells and empty rows.
-
-    Commas, semicolons or tabs separate. Raises :class:`DatasetError`.
-    """
-    name = printable(path.name)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{name} cannot be read: {error.strerror or error}.") from error
-    if b"\0" in data:
-        raise DatasetError(f"{name} is no table of text: save it as CSV.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # as spreadsheets on Windows write
-    head = text.lstrip().partition("\n")[0]
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
-    except csv.Error as error:
-        raise DatasetError(f"{name} is no table that can be read: {error}.") from error
-    table = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
-    titles = [cell.lower() for cell in table[0]] if table else []
-    missing = [column for column in needed if column not in titles]
-    if missing:
-        raise DatasetError(f"{name} needs a first line with the columns {', '.join(needed)}.")
-    return [dict(zip(titles, row + [""] * len(titles), strict=False)) for row in table[1:]]
+def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, see :func:`read_rows`. Raises :class:`DatasetError`."""
+    return read_rows(path, DatasetError, needed, ", ".join(needed))
 
 
 #: This project's own values.

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from ....errors import UserError
 from ....files import write_text
 from ....review.verdicts import standing
-from ....text import csv_text
+from ....tables import csv_text
 from ....worker.job import Failure
 from .loading import CaseLoader
 
