@@ -66,7 +66,7 @@ def open_files(path: str, reader: str, verdicts: str, folder: str, scans: list[F
     count = sum(not case.scan_files for case in opened.worklist.cases)
     if count:
         opened.notes.append(
-            _("{n} of {total} cases have no CT. If it lies elsewhere, choose its folder under Scans and open again.")
+            _("Cases without a CT: {n} of {total}. If it lies elsewhere, choose its folder under Scans and open again.")
             .format(n=count, total=len(opened.worklist.cases))
         )  # fmt: skip
     return replace(opened, source=place, scans=Path(folder).absolute() if folder else None)

@@ -166,16 +166,16 @@ class PackageBox:
         if left and self._seconds:
             seconds = statistics.median(self._seconds)
             lines.append(
-                _("{n} cases are left, {time}; {each:.0f} s a case.").format(
+                _("Cases left: {n}, {time}; {each:.0f} s a case.").format(
                     n=left, time=duration(seconds * left), each=seconds
                 )
             )
         elif left:
-            lines.append(_("The package segments the first of {n} cases.").format(n=left))
+            lines.append(_("The package segments the first case; cases in all: {n}.").format(n=left))
         else:
             lines.append(_("All cases are compared that have a CT and labels of another origin."))
         if self._failures:
             name, why = next(iter(self._failures.items()))
             count = len(self._failures)
-            lines.append(_("{n} could not be compared; {name}: {why}").format(n=count, name=name, why=why))
+            lines.append(_("Not compared: {n}. {name}: {why}").format(n=count, name=name, why=why))
         return "\n".join(lines)

@@ -222,7 +222,7 @@ class ReviewPanel:
             self._session.write_again()
         if not self.unsaved:
             return True
-        text = _("{n} verdicts could not be written and would be lost. To keep them, choose another folder under "
+        text = _("Not written, and lost if you go on: {n} of your verdicts. To keep them, choose another folder under "
                  "Verdicts and open the same cases. {question}")  # fmt: skip
         may = bool(slicer.util.confirmOkCancelDisplay(text.format(n=self.unsaved, question=question)))
         self.refresh()

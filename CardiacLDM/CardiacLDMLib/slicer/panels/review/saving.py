@@ -88,7 +88,7 @@ class SaveBox:
             return
 
         def done(reply: ExportedCases) -> None:
-            words = [_("{n} accepted cases are in {folder}.").format(n=reply.count, folder=out)]
+            words = [_("Accepted cases in {folder}: {n}.").format(n=reply.count, folder=out)]
             words += [f"{name}: {why}" for name, why in reply.left_out.items()]
             self._say("\n".join(words))
 
