@@ -140,18 +140,16 @@ def test_a_step_without_its_results_is_not_done(place: Workplace) -> None:
     assert place.names == ["one", "two", "two"]
 
 
-def test_pairs_that_are_never_accepted_do_not_stop_the_work(place: Workplace) -> None:
-    pairs = place.out / "first"
-    step = replace(place.steps[0], name="pairs", results=(pairs,))
+def test_a_part_that_failed_does_not_stop_the_work(place: Workplace) -> None:
+    step = replace(place.steps[0], end=place.out / "first" / "summary.json")
     place.codes["first"] = 1
+    with pytest.raises(TrainingError):  # it did not come to its end
+        place.run([step])
+    (place.out / "first" / "summary.json").write_text("{}")
+    assert not place.run([step])["first"].before
+    place.codes["first"] = 2
     with pytest.raises(TrainingError):
-        place.run([step])
-    (pairs / "acceptance.json").write_text("{}")
-    with pytest.raises(TrainingError):  # none was accepted
-        place.run([step])
-    (pairs / "pair_0000").mkdir()
-    (pairs / "pair_0000" / "ct.nii.gz").write_text("voxels")
-    assert not place.run([step])["pairs"].before
+        place.run([replace(step, command=("one", "other"))])
 
 
 def test_a_killed_process_is_named(place: Workplace) -> None:

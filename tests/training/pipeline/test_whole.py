@@ -13,7 +13,8 @@ from cardiacldm_training.cases.splits import read_fold
 from cardiacldm_training.cli import app
 from cardiacldm_training.pipeline import costs, runner, whole
 from cardiacldm_training.pipeline.costs import Cost
-from cardiacldm_training.pipeline.steps import Data, Machine, Places, Settings, make_steps
+from cardiacldm_training.pipeline.steps import Data, Machine, Settings, make_steps, places_in
+from CardiacLDMLib import files
 from tests.support.generator_package import write_tiny_generator
 from tests.support.phantom_package import write_phantom_package
 from tests.support.training import write_case, write_cases
@@ -158,12 +159,15 @@ def test_folders_that_cannot_be_used(stand_in: StandIn, data: Path, tmp_path: Pa
     assert not [name for name in stand_in.names if name != "data split"]
 
 
-def test_two_pipelines_in_one_folder(stand_in: StandIn, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with whole._held(tmp_path / "run"):
-        result = invoke(data, tmp_path / "run")
+def test_two_pipelines_in_one_folder(
+    stand_in: StandIn, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_CLAIM_SECONDS", 0.0)
+    with files.claim_folder(tmp_path / "run"):
+        result = invoke(data, tmp_path / "run", "--resume")
     assert result.exit_code == 2
-    assert "Another pipeline" in result.output
+    assert stand_in.calls == []
+    assert not (tmp_path / "run" / "pipeline.json").exists()
 
 
 def test_a_full_disk_is_foreseen(
@@ -173,6 +177,8 @@ def test_a_full_disk_is_foreseen(
     result = invoke(data, tmp_path / "run")
     assert result.exit_code == 2
     assert stand_in.names == ["data split"]
+    monkeypatch.setattr(whole, "_expect", lambda *_: {})
+    assert invoke(data, tmp_path / "run", "--skip", "generate").exit_code == 0  # nothing had begun: no --resume
 
 
 # --- steps and costs -----------------------------------------------------------------------------------------------
@@ -180,14 +186,14 @@ def test_a_full_disk_is_foreseen(
 
 def test_every_step_needs_steps_before_it(tmp_path: Path) -> None:
     work = costs.budget(Settings(name="x"), 8)
-    places, cases = Places(tmp_path, "x"), Data(tmp_path / "data", tmp_path / "split.json", tmp_path / "map.csv")
+    places, cases = places_in(tmp_path, "x"), Data(tmp_path / "data", tmp_path / "split.json", tmp_path / "map.csv")
     steps = make_steps(Settings(name="x", layout="nnunet"), work, cases, places, Machine(workers=3))
     done: set[str] = set()
     for step in steps:
         assert set(step.needs) <= done
         done.add(step.name)
-        if step.reads_data and step.name != "pairs":
-            assert {"--layout", "--map", "--split"} <= set(step.command)
+        if step.reads_data:
+            assert {"--layout", "--map"} <= set(step.command)
 
 
 def test_the_budget_follows_effort_and_cases() -> None:

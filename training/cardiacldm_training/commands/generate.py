@@ -33,6 +33,7 @@ from .common import (
     say,
     stop_on_signal,
 )
+from .data_options import LayoutOption, MapOption, reading_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from CardiacLDMLib.generation.settings import Settings
     from CardiacLDMLib.packages.store import ModelPackage
 
+    from ..cases.readers.layouts import Reading
+    from ..evaluation.fidelity.cases import CaseSet
     from ..results.pair_files import Rates
 
 #: Longer or larger runs need --yes.
@@ -85,6 +88,8 @@ def generate(
         list[Path] | None,
         typer.Option(help="The generator's training cases, to reject pairs that are copies of them; may be repeated."),
     ] = None,
+    layout: LayoutOption = None,
+    labels_map: MapOption = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where the prepared cases of --train go; TRAIN/.prepared if not given.")
     ] = None,
@@ -117,7 +122,8 @@ def generate(
     fabric = _launch(device, devices, nodes, console)
     with stop_on_signal(console) as cancelled:
         generator = _generator(model, fabric)
-        judge = _make_judge(checker, generator, train, cache, fabric, console) if check else None
+        known = _Known(train or [], reading_of(layout, labels_map), cache)
+        judge = _make_judge(checker, generator, known, fabric, console) if check else None
         stop = _stop_with_parent(fabric, cancelled)
         code = _Run(generator, judge, seed, settings, count, out, fabric, console, stop).generate_all(yes)
     if code:
@@ -162,10 +168,18 @@ def _generator(model: ModelPackage, fabric: Fabric) -> Generator:
     return Generator(model, str(fabric.device))
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The generator's training cases, whose copies are rejected; how to read them; where they are prepared."""
+
+    folders: list[Path]
+    reading: Reading
+    cache: Path | None
+
+
 def _make_judge(
-    checker: ModelPackage | None, generator: Generator, train: list[Path] | None, cache: Path | None, fabric: Fabric,
-    console: Console,
-) -> Judge:  # fmt: skip
+    checker: ModelPackage | None, generator: Generator, known: _Known, fabric: Fabric, console: Console
+) -> Judge:
     """Return the judge of pairs. Raises EvaluationError or DatasetError for unusable training cases."""
     from CardiacLDMLib.generation.acceptance import Judge
     from CardiacLDMLib.segmentation.segmenter import Segmenter
@@ -175,12 +189,16 @@ def _make_judge(
     from ..evaluation.fidelity.solvers import generator_view
 
     segmenter = Segmenter(checker, str(fabric.device)) if checker else None
-    if not train:
+    if not known.folders:
         return Judge(segmenter)
     note: Callable[[str], None] = console.print if fabric.is_global_zero else lambda line: None
     view = generator_view(generator)
-    _in_first(fabric, lambda: len(open_case_set(train, view, cache, note)))  # one process prepares the cases
-    cases = open_case_set(train, view, cache)
+
+    def open_cases(say: Callable[[str], None]) -> CaseSet:
+        return open_case_set(known.folders, view, known.cache, say, known.reading)
+
+    _in_first(fabric, lambda: len(open_cases(note)))  # one process prepares the cases
+    cases = open_cases(lambda line: None)
     note(f"Reading {len(cases)} training cases, to recognise copies of them.")
     return Judge(segmenter, further=[MemorisationCheck(TrainingCases(cases))])
 

@@ -21,7 +21,7 @@ from ..errors import TrainingError
 from .record import Hashes, PipelineRecord, StepRecord, inputs_digest, write_record
 from .steps import Step
 
-#: Exit code of a command of which a part failed, as ``generate`` when some pairs were rejected for good.
+#: Exit code of a command of which a part failed: a pair that was never accepted, a case that cannot be measured.
 _PARTLY_FAILED = 1
 
 
@@ -104,7 +104,7 @@ class _Work:
     def _start(self, step: Step, goes_on: bool) -> None:
         command = (*step.command, *step.pace, *(step.resume if goes_on else ()))
         code = self._run(command)
-        if code == 0 or (code == _PARTLY_FAILED and step.name == "pairs" and _has_pairs(step)):
+        if code == 0 or (code == _PARTLY_FAILED and step.end is not None and step.end.is_file()):
             return
         cause = "was killed, perhaps because memory ran out" if code == -signal.SIGKILL else "failed (see above)"
         raise TrainingError(
@@ -120,12 +120,6 @@ def _remove(made: Sequence[Path], say: Say) -> None:
             say(f"Scans or settings have changed: {place.name} is made anew.")
             with output_errors(place):
                 remove_folder(place)
-
-
-def _has_pairs(step: Step) -> bool:
-    """Return whether all pairs were tried and some were accepted: a pair that never is does not stop the work."""
-    folder = step.makes[0]
-    return (folder / "acceptance.json").is_file() and any(folder.glob("pair_*/ct.nii.gz"))
 
 
 # --- the process ---------------------------------------------------------------------------------------------------

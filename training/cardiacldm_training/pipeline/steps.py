@@ -59,7 +59,8 @@ class Step:
     """One command. ``makes``: what it writes, which goes before it is done anew; ``results``: what counts of that.
 
     ``needs``: steps whose results it reads. ``reads_data``: it reads the scans. ``pace``: options of the machine.
-    ``resume``: options with which it goes on after a stop.
+    ``resume``: options with which it goes on after a stop. ``end``: a file that the command writes at its end, also if
+    a pair or a case has failed, which is no reason to stop.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Step:
     reads_data: bool = False
     pace: tuple[str, ...] = ()
     resume: tuple[str, ...] = ()
+    end: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,42 +86,27 @@ class Data:
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of a pipeline within its folder ``out``."""
+    """The folders of a pipeline, all within ``out``."""
 
     out: Path
-    name: str
+    prepared: Path
+    generator_run: Path
+    generator_package: Path
+    pairs: Path
+    pretraining: Path
+    segmenter_run: Path
+    segmenter_package: Path
+    evaluation: Path
 
-    @property
-    def prepared(self) -> Path:
-        return self.out / "prepared"
 
-    @property
-    def generator_run(self) -> Path:
-        return self.out / "generator"
-
-    @property
-    def generator_package(self) -> Path:
-        return self.out / "packages" / f"{self.name}-pairs"
-
-    @property
-    def pairs(self) -> Path:
-        return self.out / "pairs"
-
-    @property
-    def pretraining(self) -> Path:
-        return self.out / "pretrain"
-
-    @property
-    def segmenter_run(self) -> Path:
-        return self.out / "segmenter"
-
-    @property
-    def segmenter_package(self) -> Path:
-        return self.out / "packages" / self.name
-
-    @property
-    def evaluation(self) -> Path:
-        return self.out / "evaluation"
+def places_in(out: Path, name: str) -> Places:
+    """Return the folders of the pipeline in ``out`` whose segmenter has this ``name``."""
+    packages = out / "packages"
+    return Places(
+        out, prepared=out / "prepared", generator_run=out / "generator", generator_package=packages / f"{name}-pairs",
+        pairs=out / "pairs", pretraining=out / "pretrain", segmenter_run=out / "segmenter",
+        segmenter_package=packages / name, evaluation=out / "evaluation",
+    )  # fmt: skip
 
 
 def parse_parts(names: Iterable[str]) -> tuple[Part, ...]:
@@ -159,9 +146,13 @@ class _Maker:
 
     @property
     def _folder(self) -> tuple[str, ...]:
+        return ("--data", str(self.data.folder), *self._reading, "--split", str(self.data.split))
+
+    @property
+    def _reading(self) -> tuple[str, ...]:
         layout = () if self.settings.layout is None else ("--layout", self.settings.layout)
         meaning = () if self.data.labels_map is None else ("--map", str(self.data.labels_map))
-        return ("--data", str(self.data.folder), *layout, *meaning, "--split", str(self.data.split))
+        return (*layout, *meaning)
 
     @property
     def _preset(self) -> tuple[str, ...]:
@@ -203,14 +194,14 @@ class _Maker:
     def pairs(self) -> Step:
         """Draw pairs. Copies of the scans are rejected: a pair must not show a patient."""
         folder, own = self.places.pairs, self.settings.generator is None
-        copies = ("--train", str(self.data.folder)) if own else ()
+        copies = ("--train", str(self.data.folder), *self._reading) if own else ()
         return Step(
             "pairs", "Generate pairs",
             ("generate", "--package", self.settings.generator or str(self.places.generator_package),
              "--count", str(self.budget.pairs), "--seed", str(self.settings.seed), *copies, "--cache",
              str(self.places.prepared), "--out", str(folder), "--yes"),
             makes=(folder,), results=(folder,), needs=("generator package",) if own else (), reads_data=own,
-            pace=self._pace[:4],
+            pace=self._pace[:4], end=folder / "acceptance.json",
         )  # fmt: skip
 
     def pretraining(self) -> Step:
@@ -254,7 +245,7 @@ class _Maker:
             ("evaluate", *self._folder, "--part", "test", "--package", str(self.places.segmenter_package),
              "--out", str(folder)),
             makes=(folder,), results=(folder / "evaluation.json",), needs=("segmenter",), reads_data=True,
-            pace=self._pace[:2],
+            pace=self._pace[:2], end=folder / "evaluation.json",
         )  # fmt: skip
 
     def card(self) -> Step:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from CardiacLDMLib.errors import OutputError
-from CardiacLDMLib.files import lock
+from CardiacLDMLib.files import claim_folder
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.results.case_files import check_folder
 from CardiacLDMLib.text import size_text
@@ -31,9 +30,9 @@ from .costs import Cost
 from .record import PipelineRecord, read_record, write_record
 from .report import Contents, write_report
 from .runner import describe_end, run_command, run_steps
-from .steps import Budget, Data, Machine, Places, Settings, Step, make_steps
+from .steps import Budget, Data, Machine, Places, Settings, Step, make_steps, places_in
 
-SPLIT_FILE, LOCK_FILE = "split.json", ".lock"
+SPLIT_FILE = "split.json"
 
 #: Called with the missing steps, the cost of each by name, and the sum.
 Show = Callable[[Sequence[Step], Mapping[str, Cost], Cost], None]
@@ -60,28 +59,24 @@ def run_pipeline(request: Request, *, resume: bool, say: Say, show: Show) -> lis
     Raises ConfigError, DatasetError, OutputError, TrainingError, DeviceError, and ``Stopped``.
     """
     settings, out = request.settings, request.out.absolute()
-    places = Places(out, settings.name)
+    places = places_in(out, settings.name)
     if request.folder.absolute() in (out, *out.parents):
         raise ConfigError(f"{out.name} lies within the folder of the scans: choose one outside it.")
     check_folder(out)
-    record = read_record(out)
-    if record is not None and not resume:
-        raise ConfigError(f"{out.name} holds a pipeline already: add --resume, or choose another folder.")
-    record = PipelineRecord(settings=settings, steps=record.steps if record else {})
-    write_record(record, out)
-    with _held(out):
+    with claim_folder(out):  # two pipelines in one folder would overwrite each other
+        known = read_record(out)
+        if known is not None and not resume:
+            raise ConfigError(f"{out.name} holds a pipeline already: add --resume, or choose another folder.")
         cases = divide(request, places)
         work = costs.budget(settings, len(cases.train))
         steps = make_steps(settings, work, cases.data, places, request.machine)
+        record = PipelineRecord(settings=settings, steps=known.steps if known else {})
         expected = _expect(request, work, cases, places)
-        missing = [step for step in steps if step.name not in record.steps or record.steps[step.name].results is None]
-        needed = costs.total(expected, [step.name for step in missing])
-        show(missing, expected, needed)
-        _check_disk(out, needed)
+        _announce(steps, record, expected, out, show)
+        write_record(record, out)
         sources = [cases.data.folder, cases.data.split, *filter(None, [cases.data.labels_map])]
-        ended = run_steps(
-            steps, record, out, sources, expected={name: cost.seconds for name, cost in expected.items()}, say=say
-        )
+        seconds = {name: cost.seconds for name, cost in expected.items()}
+        ended = run_steps(steps, record, out, sources, expected=seconds, say=say)
         say(describe_end(ended))
         device = request.machine.device
         write_report(Contents(settings, places, steps, ended, len(cases.train), cases.kept_aside, device))
@@ -89,17 +84,19 @@ def run_pipeline(request: Request, *, resume: bool, say: Say, show: Show) -> lis
     return [*own, places.segmenter_package]
 
 
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Lock the folder: two pipelines in one would overwrite each other. Raises :class:`ConfigError`."""
-    with (out / LOCK_FILE).open("ab") as file:
-        try:
-            free = lock(file.fileno())
-        except OSError:  # a file system without locks
-            free = True
-        if not free:
-            raise ConfigError(f"Another pipeline works in {out.name}: wait for its end, or choose another folder.")
-        yield
+def _announce(
+    steps: Sequence[Step], record: PipelineRecord, expected: Mapping[str, Cost], out: Path, show: Show
+) -> None:
+    """Show what the steps that are not done take. Raises ``OutputError`` if the disk is too small."""
+    missing = [step for step in steps if step.name not in record.steps or record.steps[step.name].results is None]
+    needed = costs.total(expected, [step.name for step in missing])
+    show(missing, expected, needed)
+    free = shutil.disk_usage(out).free
+    if needed.disk_bytes > free:
+        raise OutputError(
+            f"The pipeline needs about {size_text(needed.disk_bytes)}, but {out.name} has {size_text(free)} free: make "
+            "room, or choose another disk."
+        )
 
 
 # --- the cases -----------------------------------------------------------------------------------------------------
@@ -182,12 +179,3 @@ def _cost_of_reading(request: Request, cases: Division, places: Places) -> Cost:
     workers = request.machine.workers if request.machine.workers is not None else usual_workers()
     count = len(cases.train)
     return Cost((time.monotonic() - began) * count / max(workers, 1), float(size * count))
-
-
-def _check_disk(out: Path, needed: Cost) -> None:
-    free = shutil.disk_usage(out).free
-    if needed.disk_bytes > free:
-        raise OutputError(
-            f"The pipeline needs about {size_text(needed.disk_bytes)}, but {out.name} has {size_text(free)} free: make "
-            "room, or choose another disk."
-        )

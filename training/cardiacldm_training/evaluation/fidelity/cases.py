@@ -21,6 +21,7 @@ from ...cases.augment import box
 from ...cases.pairs import heart_centre
 from ...cases.prepare import whole_cases
 from ...cases.readers.files import CaseFiles
+from ...cases.readers.layouts import Reading
 from ...errors import EvaluationError
 
 
@@ -87,13 +88,16 @@ class CaseSet:
 
 
 def open_case_set(
-    folders: Sequence[Path], view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None
-) -> CaseSet:
+    folders: Sequence[Path], view: View, cache: Path | None, say: Callable[[str], None] = lambda line: None,
+    reading: Reading | None = None,
+) -> CaseSet:  # fmt: skip
     """Prepare the cases of all ``folders`` for ``view``, in ``cache`` or each folder's ``.prepared``.
+
+    ``reading``: how the folders are to be read; recognised by itself if None.
 
     Raises DatasetError if a folder has no cases, :class:`EvaluationError` if no case can be used.
     """
-    files = store.gather(folders, cache)
+    files = store.gather(folders, cache, reading=reading)
     name = ", ".join(folder_name(folder) for folder in folders)
     say(f"Preparing {plural(len(files), 'case')} of {name} at {view.spacing_mm:g} mm.")
     prepared = whole_cases(store.prepare(files, view.spacing_mm))
