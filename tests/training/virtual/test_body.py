@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import cc3d
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cardiacldm_training.virtual.body.body import paint_body, place_labels
 from cardiacldm_training.virtual.body.canvas import Canvas, capsule_mask, interpolation_weights
@@ -111,6 +112,24 @@ def test_veins_reach_the_atria_and_are_not_labelled(whole: tuple[Heart, BodyFram
         chamber = np.bincount(joined[body.labels == VALUE[atrium]]).argmax()
         assert ((joined == chamber) & (body.tissue == Tissue[vein])).sum() * SPACING**3 > 2000.0, vein
     assert not (body.labels[body.tissue == Tissue.PULMONARY_VEIN] > 0).any()
+
+
+def voxels_beside(body: Body, name: str, tissue: Tissue) -> int:
+    """Voxels of a labelled structure that share a face with a tissue."""
+    return int((ndimage.binary_dilation(body.tissue == tissue) & (body.labels == VALUE[name])).sum())
+
+
+def test_veins_touch_the_structures_that_they_resemble() -> None:
+    """The left upper pulmonary vein lies against the appendage, the superior vena cava against the aorta."""
+    appendage, aorta = [], []
+    for seed in range(4):
+        heart, frame = drawn(seed)
+        lattice = lattice_around(heart, (90.0, 90.0), 20.0, 100.0)
+        body = paint_body(heart, lattice, frame, np.random.default_rng(seed))
+        appendage.append(voxels_beside(body, "LAA", Tissue.PULMONARY_VEIN))
+        aorta.append(voxels_beside(body, "AO", Tissue.CAVA))
+    assert sum(n > 0 for n in appendage) >= 3, appendage
+    assert sum(n > 0 for n in aorta) >= 3, aorta
 
 
 @pytest.mark.parametrize("half", [(90.0, 90.0), (250.0, 190.0)])

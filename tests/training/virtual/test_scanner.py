@@ -170,6 +170,35 @@ def test_the_tip_of_a_slow_appendage_is_darker() -> None:
     assert image[tuple(tip.T)].mean() < image[tuple(ostium.T)].mean() - 60
 
 
+def test_dense_blood_streams_through_the_right_atrium_above_clear_blood() -> None:
+    """The stream has the cava's brightness, and the floor of the atrium the darkness of blood from below."""
+    body = small_chest()
+    protocol = replace(PLAIN, phase="dual", left_hu=300, right_hu=250, superior_cava_hu=900, mixing=0.5, noise_hu=1)
+    at = np.argwhere(body.labels == Tissue.RA)
+    roof, floor = at[at[:, 2] > np.quantile(at[:, 2], 0.8)], at[at[:, 2] < np.quantile(at[:, 2], 0.2)]
+    brightest, differences = {}, []
+    for stream in (0.0, 1.0):
+        images = [scan(body, LATTICE, replace(protocol, stream=stream), np.random.default_rng(n)) for n in range(3)]
+        brightest[stream] = np.mean([np.quantile(image[tuple(at.T)], 0.95) for image in images])
+        differences.append(np.mean([image[tuple(roof.T)].mean() - image[tuple(floor.T)].mean() for image in images]))
+    assert brightest[1.0] > brightest[0.0] + 100
+    assert differences[1] > 200
+    drawn = [draw_protocol(np.random.default_rng(n)) for n in range(300)]
+    assert 0.45 < np.mean([one.stream > 0 for one in drawn if one.phase in ("arterial", "dual")]) < 0.65
+    assert not any(one.stream for one in drawn if one.phase in ("venous", "none"))
+
+
+def test_appendages_are_half_filled_in_a_share_of_the_scans_with_contrast() -> None:
+    rng = np.random.default_rng(8)
+    drawn = [draw_protocol(rng) for _ in range(600)]
+    late = {phase: np.mean([one.tip_filling < 1.0 for one in drawn if one.phase == phase]) for phase in PHASES}
+    assert 0.25 < late["arterial"] < 0.45
+    assert 0.1 < late["dual"] < 0.3
+    assert late["venous"] == late["none"] == 0.0
+    equal = [abs(one.superior_cava_hu / one.left_hu - 1) < 0.25 for one in drawn if one.phase == "arterial"]
+    assert np.mean(equal) > 0.12  # a cava as bright as the aorta
+
+
 def test_every_tissue_has_a_look() -> None:
     for appearance in RANGES:
         mean, _ = draw_means(ScanProtocol(appearance=appearance), RANGES[appearance], np.random.default_rng(0))

@@ -22,6 +22,12 @@ NATIVE_BLOOD_HU = 42.0
 IODINE_GAIN = {80: 1.5, 100: 1.22, 120: 1.0, 130: 0.93, 140: 0.87}
 #: Above this the superior vena cava is full of contrast medium that no saline has followed.
 DENSE_CAVA_HU = 450.0
+#: Share of scans, by phase, in which the appendage fills later than the atrium: slow flow.
+LATE_TIP = {"arterial": 0.35, "dual": 0.2}
+#: Share of scans with contrast medium in which a dense stream crosses the right atrium.
+STREAM = 0.55
+#: Share of scans in which the superior vena cava happens to be about as bright as the aorta.
+EQUAL_CAVA = 0.15
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ class ScanProtocol:
     superior_cava_hu: float = NATIVE_BLOOD_HU
     mixing: float = 0.0
     layering: float = 0.0
+    stream: float = 0.0  # of dense blood through the right atrium, as a share of the superior vena cava's blood
     tip_filling: float = 1.0  # of the appendage's tip, as a share of the left atrium's enhancement
     noise_hu: float = 15.0
     iterative: float = 0.0
@@ -160,7 +167,8 @@ def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> Sc
         "superior_cava_hu": cava,
         "mixing": _draw_mixing(rng, contrast, cava, ranges),
         "layering": _uniform(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
-        "tip_filling": _uniform(rng, (0.15, 0.8)) if phase == "arterial" and rng.random() < 0.3 else 1.0,
+        "stream": _uniform(rng, (0.4, 1.0)) if contrast and rng.random() < STREAM else 0.0,
+        "tip_filling": _uniform(rng, (0.0, 0.8)) if rng.random() < LATE_TIP.get(phase, 0.0) else 1.0,
         "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _uniform(rng, style.iterative), "blur_mm": blur,
         "edge": max(_uniform(rng, style.edge) + _uniform(rng, ranges.edge), 0.0), "slice_mm": thick,
         "bias_hu": _uniform(rng, ranges.bias_hu), "motion_mm": _uniform(rng, ranges.motion_mm) if ungated else 0.0,
@@ -197,6 +205,8 @@ def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ran
         "venous": (late, late + rng.normal(-2, 8), late + rng.normal(0, 15)),
         "none": (0.0, 0.0, 0.0),
     }[phase]
+    if phase != "none" and rng.random() < EQUAL_CAVA:
+        cava = left * rng.uniform(0.8, 1.2)
     left, right, cava = (float(native + iodine * max(x, 0.0)) for x in (left, right, cava))
     return phase, left, right, cava
 

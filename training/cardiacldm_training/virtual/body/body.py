@@ -19,11 +19,12 @@ from .canvas import Canvas, LabelBoxes
 from .cavities import paint_cavities
 from .chest import measure_trunk, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
 from .coronaries import paint_coronaries
+from .courses import paint_courses
 from .frame import BodyFrame, Landmarks
 from .lungs import paint_lungs
 from .surface import draw_sac, paint_surface
 from .valves import paint_valves
-from .vessels import paint_courses, plan_mediastinum
+from .vessels import Mediastinum, plan_mediastinum
 
 
 def paint_body(
@@ -35,12 +36,13 @@ def paint_body(
     """
     canvas, marks = Canvas(lattice), Landmarks(heart)
     labels = place_labels(heart, lattice, frame)
+    plan = None
     if surroundings:
-        _paint_around(canvas, heart, marks, frame, labels, rng)
+        plan = _paint_around(canvas, heart, marks, frame, labels, rng)
     else:
         _paint_plain(canvas, frame)
     boxes, sac = LabelBoxes(labels), draw_sac(marks, rng)
-    paint_surface(canvas, marks, boxes, sac, frame, rng, veins=surroundings)
+    paint_surface(canvas, boxes, sac, frame, rng, plan.veins if plan else None)
     paint_coronaries(canvas, marks, sac, rng)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
@@ -51,19 +53,20 @@ def paint_body(
 
 def _paint_around(
     canvas: Canvas, heart: Heart, marks: Landmarks, frame: BodyFrame, labels: np.ndarray, rng: np.random.Generator
-) -> None:
-    """Paint chest, abdomen, lungs, bones, vessels and table."""
+) -> Mediastinum:
+    """Paint chest, abdomen, lungs, bones, vessels and table; return the plan of the mediastinum."""
     trunk = measure_trunk(canvas, frame, rng)
     paint_wall(canvas, frame, trunk, rng)
     level, bed = draw_diaphragm(canvas, heart, frame, rng)
     paint_abdomen(canvas, frame, trunk, level, rng)
     plan = plan_mediastinum(marks, frame, rng)
-    paint_lungs(canvas, marks, frame, trunk, level, bed, plan, labels, rng)
+    paint_lungs(canvas, frame, trunk, level, bed, plan, labels, rng)
     paint_spine(canvas, frame, rng)
     paint_cage(canvas, frame, rng)
     paint_shoulders(canvas, frame, trunk, rng)
     paint_courses(canvas, plan.courses)
     paint_table(canvas, frame, trunk, rng)
+    return plan
 
 
 def _paint_plain(canvas: Canvas, frame: BodyFrame) -> None:

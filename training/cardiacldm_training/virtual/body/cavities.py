@@ -20,11 +20,20 @@ def paint_cavities(canvas: Canvas, marks: Landmarks, labels: LabelBoxes, rng: np
     """Paint trabeculae, pectinate ridges, papillary muscles and moderator band into the blood of their cavities."""
     axes = ventricle_axes(marks)
     kinds = (("LV", 2.2, rng.uniform(0.4, 2.6), 0.4), ("RV", 2.8, rng.uniform(1.2, 4.0), 0.2),
-             ("RA", 2.2, rng.uniform(0.5, 2.8), 0.5), ("LAA", 1.7, rng.uniform(0.5, 1.8), 0.5))  # fmt: skip
+             ("RA", 2.2, rng.uniform(0.5, 2.8), 0.5), ("LAA", 1.7, *_draw_comb(rng)))  # fmt: skip
     for name, coarse, thick, share in kinds:
         _paint_ridges(canvas, marks, labels, axes, name, coarse, thick, share, rng)
     _paint_papillaries(canvas, marks, axes, rng)
     _paint_moderator_band(canvas, marks, axes, rng)
+
+
+def _draw_comb(rng: np.random.Generator) -> tuple[float, float]:
+    """Draw height (mm) and threshold of the appendage's pectinate muscles.
+
+    They are 1 mm and thicker in 97 % of hearts (Veinot et al., Circulation 1997). Where they are high and dense, the
+    cavity is a feather of narrow clefts.
+    """
+    return (rng.uniform(0.5, 1.8), 0.5) if rng.random() < 0.55 else (rng.uniform(1.8, 4.0), rng.uniform(0.1, 0.5))
 
 
 def _paint_ridges(

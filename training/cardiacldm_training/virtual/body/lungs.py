@@ -11,7 +11,7 @@ from ..tissue import Tissue
 from .abdomen import steepness
 from .canvas import Canvas, blur
 from .chest import Trunk, oval_depth
-from .frame import BodyFrame, Landmarks
+from .frame import BodyFrame
 from .vessels import Mediastinum
 
 #: Volume of lung for each end branch of a tree, mm3.
@@ -64,7 +64,7 @@ def grow_tree(
 
 
 def paint_lungs(
-    canvas: Canvas, marks: Landmarks, frame: BodyFrame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
+    canvas: Canvas, frame: BodyFrame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
     plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Paint both lungs with vessels and airways, above the diaphragm (``level``) and the heart's ``bed``."""
@@ -76,7 +76,7 @@ def paint_lungs(
     for k, side in enumerate((1.0, -1.0)):
         lung = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
         if (lung > 4.0).any():
-            _paint_side(canvas, marks, lung, plan, k, rng)
+            _paint_side(canvas, lung, plan, k, rng)
     _paint_diseases(canvas, frame, room, rng)
 
 
@@ -89,7 +89,7 @@ def _mediastinum_clearance(
              .astype(int) for a, n in enumerate(canvas.lattice.shape)]  # fmt: skip
     mask = labels[np.ix_(*every)] > 0
     scratch = Canvas(coarse)
-    for one in plan.courses:
+    for one in (*plan.courses, *plan.veins.trunks):
         scratch.paint_tube(one.points, one.radii + 0.6, Tissue.SOFT)
     mask |= scratch.tissue > 0
     sigma = rng.uniform(4.5, 7.5)
@@ -111,9 +111,7 @@ def _mediastinum_clearance(
     return np.asarray(np.minimum(free, -np.maximum(np.maximum(column, behind), sheet)), dtype=np.float32)
 
 
-def _paint_side(
-    canvas: Canvas, marks: Landmarks, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator
-) -> None:  # fmt: skip
+def _paint_side(canvas: Canvas, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator) -> None:
     """Paint arteries with bronchi beside them, and veins between them, into lung ``k`` (0 right, 1 left)."""
     spots = np.argwhere(room > 3.0)
     leaves = int(np.clip(len(spots) * canvas.coarse.spacing**3 / LEAF_MM3, 8, MAX_LEAVES))
@@ -124,29 +122,19 @@ def _paint_side(
             canvas.coarse.origin + canvas.coarse.spacing * (chosen + rng.uniform(-0.4, 0.4, chosen.shape))
         )
 
-    side = 1.0 if k == 0 else -1.0
     twig = rng.uniform(0.6, 0.85)
     arteries = grow_tree(draw_ends(), plan.hila[k], twig, rng.uniform(5.5, 7.5), rng)
     for b in arteries:
         canvas.paint_capsule(b.start, b.end, b.r0, b.r1, Tissue.LUNG_VESSEL, LUNG_OR_FAT if b.r0 > 2.2 else LUNG_ONLY)
     _paint_bronchi(canvas, arteries, plan.bronchi[k], plan.hila[k])
     points = draw_ends()
-    ends = vein_ends(marks, side)
+    ends = plan.veins.ends[k]
     upper = (points - ends.mean(0))[:, 2] + 0.5 * (points - ends.mean(0))[:, 1] > 0
     for end, lung in zip(ends, (points[upper], points[~upper]), strict=True):
         if len(lung):
             for b in grow_tree(lung, end, twig, rng.uniform(4.5, 6.0), rng):
                 over = LUNG_OR_FAT if b.r0 > 2.0 else LUNG_ONLY
                 canvas.paint_capsule(b.start, b.end, b.r0, b.r1, Tissue.PULMONARY_VEIN, over)
-
-
-def vein_ends(marks: Landmarks, side: float) -> np.ndarray:
-    """Return where upper and lower pulmonary vein of a side enter the lung, (2, 3) in mm."""
-    out = []
-    for z, along in ((0.5, [side, 0.05, 0.55]), (-0.4, [side, -0.6, -0.3])):
-        ostium = marks.extreme("LA", unit([side, -0.4, z]))
-        out.append(ostium + 24.0 * unit(along))
-    return np.array(out)
 
 
 def _paint_bronchi(canvas: Canvas, arteries: list[Branch], end: np.ndarray, hilum: np.ndarray) -> None:

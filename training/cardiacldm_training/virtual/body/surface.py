@@ -1,4 +1,4 @@
-"""The heart's surface: fat, pericardium and effusion, thin walls, trunks of the pulmonary veins.
+"""The heart's surface: fat, pericardium and effusion, thin walls; the trunks of the pulmonary veins through them.
 
 Labels do not change: fat, walls and veins belong to no structure.
 """
@@ -13,11 +13,11 @@ from scipy import ndimage
 
 from CardiacLDMLib.anatomy import HEART, VALUE
 
-from ..shapes import Lattice, random_field, unit
+from ..shapes import Lattice, random_field
 from ..tissue import Tissue
 from .canvas import Box, Canvas, LabelBoxes, blur
 from .frame import BodyFrame, Landmarks
-from .lungs import vein_ends
+from .pulmonary_veins import PulmonaryVeins, paint_pulmonary_veins
 
 #: Tissues that the fat around the heart may replace.
 REPLACEABLE = (
@@ -58,14 +58,14 @@ def draw_sac(marks: Landmarks, rng: np.random.Generator) -> Sac:
 
 
 def paint_surface(
-    canvas: Canvas, marks: Landmarks, labels: LabelBoxes, sac: Sac, frame: BodyFrame, rng: np.random.Generator,
-    veins: bool,
+    canvas: Canvas, labels: LabelBoxes, sac: Sac, frame: BodyFrame, rng: np.random.Generator,
+    veins: PulmonaryVeins | None,
 ) -> None:  # fmt: skip
-    """Paint fat, pericardium, optionally an effusion, thin walls and, with ``veins``, the pulmonary veins' trunks."""
+    """Paint fat, pericardium, optionally an effusion, thin walls and the trunks of ``veins``, if any."""
     _paint_fat_and_pericardium(canvas, sac, frame, rng)
     _paint_walls(canvas, labels, rng)
     if veins:
-        _paint_pulmonary_veins(canvas, marks, rng)
+        paint_pulmonary_veins(canvas, veins, (*AROUND_HEART, *REPLACEABLE), rng)
 
 
 def _paint_fat_and_pericardium(canvas: Canvas, sac: Sac, frame: BodyFrame, rng: np.random.Generator) -> None:
@@ -110,20 +110,3 @@ def _paint_walls(canvas: Canvas, labels: LabelBoxes, rng: np.random.Generator) -
         if (region := dilate(labels, names, mm, spacing)) is not None:
             box, mask = region
             canvas.tissue[box][mask & ~canvas.tissue_mask(box, keep)] = Tissue.WALL
-
-
-def _paint_pulmonary_veins(canvas: Canvas, marks: Landmarks, rng: np.random.Generator) -> None:
-    """Paint the veins' trunks from the left atrium to the lungs: two a side, at times one common trunk on the left."""
-    centre = marks.centre("LA")
-    common = rng.random() < 0.2
-    over = (*AROUND_HEART, *REPLACEABLE)
-    for side in (1.0, -1.0):
-        ends = vein_ends(marks, side)
-        ostia = [marks.extreme("LA", unit([side, -0.4, z])) for z in (0.5, -0.4)]
-        if common and side < 0:
-            ostia = [0.5 * (ostia[0] + ostia[1]) + [side * 3.0, 0, 0]] * 2
-        for ostium, end in zip(ostia, ends, strict=True):
-            r = rng.uniform(5.0, 8.0)
-            start = 0.65 * ostium + 0.35 * centre
-            canvas.paint_tube([start, ostium, 0.45 * ostium + 0.55 * end, end], [1.15 * r, r, 0.8 * r, 0.62 * r],
-                        Tissue.PULMONARY_VEIN, over)  # fmt: skip

@@ -8,24 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from ..shapes import unit
 from ..tissue import Tissue
-from .canvas import Canvas
+from .courses import Course, Obstacles, make_course
 from .frame import BodyFrame, Landmarks
+from .pulmonary_veins import PulmonaryVeins, plan_pulmonary_veins
 
-
-@dataclass(frozen=True)
-class Course:
-    """A tube through ``points`` (N, 3) with ``radii`` (N,), in mm, and its wall if it has one."""
-
-    points: np.ndarray
-    radii: np.ndarray
-    tissue: Tissue
-    wall: Tissue | None = None
-    wall_mm: float = 0.0
+#: Gap between superior vena cava and ascending aorta, mm: they touch in most patients.
+AORTA_GAP_MM = (-1.5, 2.5)
 
 
 @dataclass(frozen=True)
@@ -35,35 +26,7 @@ class Mediastinum:
     courses: list[Course]
     hila: np.ndarray  # (2, 3) ends of the pulmonary arteries
     bronchi: np.ndarray  # (2, 3) ends of the main bronchi
-
-
-class Obstacles:
-    """Distances (mm) to the labelled structures, to push courses clear of them."""
-
-    def __init__(self, marks: Landmarks) -> None:
-        self.lattice, thin = marks.lattice, marks.labels
-        free = ndimage.distance_transform_edt(thin == 0) - ndimage.distance_transform_edt(thin > 0)
-        self.distance = free.astype(np.float32) * self.lattice.spacing
-        self.gradient = np.stack(np.gradient(ndimage.gaussian_filter(self.distance, 1.0)))
-
-    def push_out(self, points: ArrayLike, radius: float) -> np.ndarray:
-        """Return points (N, 3; mm) moved away from the heart until a tube of ``radius`` mm fits beside it."""
-        moved = np.array(points, dtype=float)
-        for _ in range(8):
-            index = self.lattice.index(moved).T
-            need = radius + 1.0 - ndimage.map_coordinates(self.distance, index, order=1, mode="nearest")
-            slope = np.stack([ndimage.map_coordinates(g, index, order=1, mode="nearest") for g in self.gradient], -1)
-            norm = np.linalg.norm(slope, axis=-1, keepdims=True)
-            moved += slope / np.maximum(norm, 1e-3) * np.clip(need, 0.0, 6.0)[:, None]
-        return moved
-
-
-def make_course(
-    points: ArrayLike, radii: ArrayLike, tissue: Tissue, wall: Tissue | None = None, wall_mm: float = 0.0
-) -> Course:
-    """Return a course; one radius stands for all points."""
-    return Course(np.asarray(points, float), np.broadcast_to(np.asarray(radii, float), len(np.asarray(points))).copy(),
-                  tissue, wall, wall_mm)  # fmt: skip
+    veins: PulmonaryVeins
 
 
 def plan_mediastinum(marks: Landmarks, frame: BodyFrame, rng: np.random.Generator) -> Mediastinum:
@@ -71,6 +34,7 @@ def plan_mediastinum(marks: Landmarks, frame: BodyFrame, rng: np.random.Generato
     obstacles = Obstacles(marks)
     hila = np.stack([marks.extreme("PA", unit([s, -0.35, -0.15])) for s in (1.0, -1.0)])
     airways, carina, bronchi = _plan_airways(marks, frame, hila, obstacles, rng)
+    veins = plan_pulmonary_veins(marks, obstacles, rng)
     courses = [
         *_plan_oesophagus(marks, frame, carina, obstacles, rng),
         *airways,
@@ -78,16 +42,7 @@ def plan_mediastinum(marks: Landmarks, frame: BodyFrame, rng: np.random.Generato
         *_plan_superior_veins(marks, frame, carina, obstacles, rng),
         *_plan_inferior_cava(marks, frame, obstacles, rng),
     ]
-    return Mediastinum(courses, hila, bronchi)
-
-
-def paint_courses(canvas: Canvas, courses: list[Course]) -> None:
-    """Paint the walls of all courses first, so that tubes that join are open to each other."""
-    for one in courses:
-        if one.wall is not None:
-            canvas.paint_tube(one.points, one.radii + one.wall_mm, one.wall)
-    for one in courses:
-        canvas.paint_tube(one.points, one.radii, one.tissue)
+    return Mediastinum(courses, hila, bronchi, veins)
 
 
 def _plan_airways(
@@ -164,9 +119,9 @@ def _plan_superior_veins(
     top = frame.top - rng.uniform(50, 70)
     climb = max(top - up[2], 40.0)
     x = max(up[0], frame.middle[0] + 14.0)
-    knots = obstacles.push_out(
-        np.array([up + [0, 0, 12], [x + 2, up[1] + 2, up[2] + 0.5 * climb], [x, up[1] + 8, up[2] + climb]]), r
-    )
+    knots = np.array([up + [0, 0, 12], [x + 2, up[1] + 2, up[2] + 0.5 * climb], [x, up[1] + 8, up[2] + climb]])
+    gap = rng.uniform(*AORTA_GAP_MM)
+    knots = obstacles.push_out(_beside_the_aorta(marks, knots, r + gap), r, clearance=gap)
     cava = make_course(np.vstack([0.6 * up + 0.4 * ra, up, knots]), [1.1 * r, r, r, 0.97 * r, 0.95 * r], Tissue.CAVA)
     joint = knots[-1]
     left = obstacles.push_out(np.array([joint + [-22, 10, 8], joint + [-55, 8, 22], joint + [-78, -4, 44]]), 0.7 * r)
@@ -181,6 +136,24 @@ def _plan_superior_veins(
     return [cava, make_course(np.vstack([joint, left]), 0.72 * r, arms),
             make_course(np.vstack([joint, right]), 0.75 * r, Tissue.CAVA),
             make_course(np.vstack([column, arch, [*at[:2], arch[-1][2] + 2]]), small, Tissue.VEIN)]  # fmt: skip
+
+
+def _beside_the_aorta(marks: Landmarks, points: np.ndarray, distance: float) -> np.ndarray:
+    """Return points (N, 3; mm) moved to ``distance`` mm from the right side of the ascending aorta at their heights.
+
+    Points above or below it stay.
+    """
+    aorta = marks.points("AO")
+    aorta = aorta[aorta[:, 1] > marks.centre("LA")[1] + 8.0]
+    out = points.copy()
+    for n, point in enumerate(points):
+        section = aorta[np.abs(aorta[:, 2] - point[2]) < 5.0]
+        if len(section) < 8:
+            continue
+        middle = section.mean(0)
+        away = unit([1.0, np.clip((point - middle)[1] / 20.0, -0.9, 0.1), 0.0])
+        out[n, :2] = middle[:2] + away[:2] * (((section - middle) @ away).max() + distance)
+    return out
 
 
 def _plan_inferior_cava(

@@ -10,6 +10,7 @@ from scipy import ndimage
 from ..protocol import IODINE_GAIN, NATIVE_BLOOD_HU, RANGES, Ranges, ScanProtocol
 from ..shapes import Lattice, random_field, smooth_field
 from ..tissue import Tissue, tissue_mask
+from .mixing import MIXED, mix_contrast
 
 T = Tissue
 
@@ -60,8 +61,6 @@ LOOKS: dict[Tissue, Look] = {
     T.VALVE: Look(60, 15, 30, 40, SOFT, (6, 4, 0)),
 }
 
-#: Cavities and vessels with unmixed contrast medium.
-MIXED = (T.RA, T.RV, T.PA, T.CAVA, T.INFERIOR_CAVA)
 #: Least difference between randomised neighbouring structures, HU.
 SEPARATION_HU = 25.0
 
@@ -77,7 +76,7 @@ def paint_hu(tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: 
     image += texture[1][tissue] * medium
     image += texture[2][tissue] * smooth_field(rng, tissue.shape, 14.0 / spacing)
     _add_structure(image, tissue, lattice, fine, medium, protocol, rng)
-    _mix_contrast(image, tissue, lattice, protocol, rng)
+    mix_contrast(image, tissue, lattice, protocol, rng)
     _add_gradients(image, tissue, lattice, protocol, rng)
     return image
 
@@ -192,7 +191,7 @@ def _add_gradients(
     height = lattice.axis(2)
     image += aorta * (slope * (protocol.left_hu - NATIVE_BLOOD_HU) * (height - float(height.mean())))
     if protocol.tip_filling < 1.0:
-        _delay_tip_filling(image, tissue, lattice, protocol)
+        _delay_tip_filling(image, tissue, lattice, protocol, rng)
     if protocol.layering > 0.0:
         pools = tissue_mask(tissue, MIXED)
         if pools.any():
@@ -202,68 +201,21 @@ def _add_gradients(
             image += pools * (protocol.layering * (protocol.right_hu - NATIVE_BLOOD_HU) * down)
 
 
-def _delay_tip_filling(image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol) -> None:
-    """Reduce the enhancement of the appendage from its ostium to its tip. In place."""
+def _delay_tip_filling(
+    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator
+) -> None:
+    """Reduce the enhancement of the appendage beyond a ragged front between its ostium and its tip. In place."""
     appendage = np.argwhere(tissue == T.LAA)
     atrium = np.argwhere(tissue == T.LA)
     if not len(appendage) or not len(atrium):
         return
     away = np.linalg.norm(appendage - atrium.mean(0), axis=1)
     share = (away - away.min()) / max(float(np.ptp(away)), 1e-6)
-    filling = 1.0 - (1.0 - protocol.tip_filling) / (1.0 + np.exp(-(share - 0.5) / 0.1))
+    low, high = appendage.min(0), appendage.max(0) + 1
+    tongues = smooth_field(rng, tuple((high - low).tolist()), rng.uniform(2.5, 5.0) / lattice.spacing)
+    ragged = tongues[tuple((appendage - low).T)]
+    share = share + rng.uniform(0.02, 0.16) * (ragged - ragged.mean())
+    front, width = rng.uniform(0.35, 0.75), rng.uniform(0.04, 0.12)
+    filling = 1.0 - (1.0 - protocol.tip_filling) / (1.0 + np.exp(-(share - front) / width))
     where = tuple(appendage.T)
     image[where] = NATIVE_BLOOD_HU + (image[where] - NATIVE_BLOOD_HU) * filling.astype(np.float32)
-
-
-# --- unmixed contrast in the right heart ---------------------------------------------------------------------------
-
-
-def _mix_contrast(
-    image: np.ndarray, tissue: np.ndarray, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator
-) -> None:
-    """Add unmixed contrast medium to the right heart, less and less from atrium to pulmonary artery. In place.
-
-    Level sets of a smooth field curl like stirred fluid, so the sine of a multiple of such a field gives streaks.
-    """
-    where = tissue_mask(tissue, MIXED)
-    box = ndimage.find_objects(where.astype(np.uint8))
-    if not box or protocol.mixing <= 0.02:
-        return
-    part, spacing = tissue[box[0]], lattice.spacing
-    slow = smooth_field(rng, part.shape, rng.uniform(7, 15) / spacing)
-    fine = smooth_field(rng, part.shape, rng.uniform(2.5, 5) / spacing)
-    swirl = np.sin(rng.uniform(1.5, 4.0) * slow + rng.uniform(0.5, 1.6) * fine)
-    blend = rng.uniform(0.4, 0.95)
-    swirl *= 0.6 + 0.4 * np.tanh(2 * smooth_field(rng, part.shape, 16 / spacing))  # stirred in some regions only
-    pattern = blend * swirl + (1 - blend) * np.clip(slow + 0.6 * fine, -1.7, 1.7)
-    amount = np.zeros(max(Tissue) + 1, np.float32)
-    decay = rng.uniform(0.25, 0.85)
-    amount[[T.RA, T.RV, T.PA]] = 1.0, decay, 0.35 * decay**2
-    amount[[T.CAVA, T.INFERIOR_CAVA]] = 0.35, 0.3
-    above = protocol.mixing * np.maximum(image[box[0]] - NATIVE_BLOOD_HU, 30.0) * amount[part] * pattern
-    local = Lattice(lattice.origin + spacing * np.array([s.start for s in box[0]]), spacing, part.shape)
-    image[box[0]] += above
-    _add_inflow(image[box[0]], part, local, protocol, slow, rng)
-    image[box[0]] = np.where(where[box[0]], np.maximum(image[box[0]], 20.0), image[box[0]])
-
-
-def _add_inflow(
-    image: np.ndarray,
-    tissue: np.ndarray,
-    lattice: Lattice,
-    protocol: ScanProtocol,
-    slow: np.ndarray,
-    rng: np.random.Generator,
-) -> None:
-    """Add clear blood at the atrium's floor (inferior vena cava) and dense blood at its roof (superior). In place."""
-    atrium = tissue == T.RA
-    if not atrium.any() or protocol.phase in ("none", "venous"):
-        return
-    height = np.broadcast_to(lattice.axis(2), tissue.shape)
-    low, high = np.quantile(height[atrium], (0.02, 0.98))
-    up = (height - low) / max(high - low, 1.0) + 0.22 * slow
-    clear = protocol.mixing * rng.uniform(0.3, 1.0) / (1.0 + np.exp((up - rng.uniform(0.1, 0.5)) / 0.1))
-    jet = 0.6 * protocol.mixing / (1.0 + np.exp((rng.uniform(0.7, 1.0) - up) / 0.08))
-    dense = min(protocol.superior_cava_hu, 1200.0)
-    mixed = image + clear * (45.0 - image) + jet * (dense - image)
-    image[atrium] = mixed[atrium]
