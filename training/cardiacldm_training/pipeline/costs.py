@@ -20,7 +20,7 @@ from CardiacLDMLib.torch_device import resolve_device
 from ..stages import presets
 from ..stages.config import DataFacts, GeneratorModel, NetworkConfig, PretrainConfig, SegmenterModel
 from ..stages.masking import parse_mask
-from .steps import Budget, Settings
+from .steps import FURTHER_SHARE, Budget, Settings
 
 #: Voxels of a trial's patch along each axis, at most. Every network halves it a few times.
 _SIDE = 64
@@ -69,6 +69,8 @@ def budget(settings: Settings, cases: int) -> Budget:
         presets.segmenter_config(settings.preset, facts).segmenter.segmenter,
     )
     steps = [max(round(settings.effort * network.steps), 1) for network in networks]
+    if settings.segmenter:
+        steps[3] = max(round(FURTHER_SHARE * steps[3]), 1)
     return Budget(autoencoder=steps[0], diffusion=steps[1], pretrain=steps[2], segmenter=steps[3], pairs=pairs)
 
 

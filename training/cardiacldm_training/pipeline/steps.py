@@ -13,6 +13,8 @@ from ..errors import ConfigError
 
 #: What can be left out: the generated pairs with all that is made of them, the pre-training on them, the evaluation.
 Part = Literal["generate", "pretrain", "evaluate"]
+#: A package is trained further for this share of a preset's steps, at this learning rate: docs/results/few-cases.md.
+FURTHER_SHARE, FURTHER_RATE = 1 / 30, 3e-4
 
 
 class Settings(Record):
@@ -225,7 +227,7 @@ class _Maker:
                 needs.append("pretraining")
                 further += ("--encoder", str(self.places.pretraining))
         if self.settings.segmenter:
-            further += ("--from", self.settings.segmenter)
+            further += ("--from", self.settings.segmenter, "--learning-rate", str(FURTHER_RATE))
         return Step(
             "segmenter", "Train the segmenter",
             ("train", "segmenter", *self._cases, *self._preset, "--steps", str(self.budget.segmenter), *further,
