@@ -259,7 +259,7 @@ def test_the_package_of_a_segmenter_has_the_averaged_weights(segmenter_run: Path
         torch.testing.assert_close(tensor, averaged[name], rtol=1e-3, atol=1e-4)
     training = package.manifest.training
     assert training.configuration["seed"] == training.seed == 3
-    assert training.steps["segmenter"] == run_folder.best_step(segmenter_run, "segmenter")
+    assert training.steps["segmenter"] == run_folder.load_state(segmenter_run / "segmenter" / run_folder.BEST).step
     assert NO_FIGURES in (package.folder / "README.md").read_text()
 
 

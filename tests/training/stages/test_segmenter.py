@@ -264,6 +264,8 @@ def test_training_starts_from_a_package_that_fits(data: Path, whole_run: Path, t
     weights = load_networks(package)["segmenter"].state_dict()
     for name, tensor in run_folder.averaged_weights(tmp_path / "run" / "segmenter" / run_folder.LAST).items():
         torch.testing.assert_close(tensor, weights[name], rtol=0.0, atol=1e-5)
+    both = load_networks(export_run(tmp_path / "run", tmp_path / "further", "further"))  # with the old locator
+    assert equal(both["locator"].state_dict(), load_networks(package)["locator"].state_dict())
     other = tiny_run(prepared, start=start, segmenter=tiny_network(arguments={**TINY, "channels": [4, 12]}))
     with pytest.raises(ConfigError, match=r"segmenter.*tiny"):
         segmenter.train_segmenter(tmp_path / "other", other, begin, ["segmenter"], start=package, **quiet)  # type: ignore[arg-type]

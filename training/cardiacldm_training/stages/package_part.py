@@ -30,13 +30,14 @@ class PackagePart:
 def network_part(
     run: Path, network: str, weights: run_folder.Weights, *, generator: Mapping[str, Any] | None = None, **spec: Any
 ) -> PackagePart:
-    """Return the part of a network whose best checkpoint is in ``run``; ``spec``: fields of its NetworkSpec.
+    """Return the part of a network whose final checkpoint is in ``run``; ``spec``: fields of its NetworkSpec.
 
     Raises TrainingError, and ValidationError for arguments that a package may not have.
     """
-    trained = (run / network / run_folder.BEST).stat().st_mtime
+    checkpoint = run_folder.final_checkpoint(run, network)
+    trained = checkpoint.stat().st_mtime
     return PackagePart(
         spec=NetworkSpec(weights=f"{network}.safetensors", **spec), weights=weights,
-        steps=run_folder.best_step(run, network),
+        steps=run_folder.load_state(checkpoint).step,
         date=datetime.datetime.fromtimestamp(trained, datetime.UTC).date(), generator=generator or {},
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The folder of a training run: its configuration, and for each network a folder with checkpoints.
 
 ``config.json``, and for each network ``NETWORK/best.ckpt`` (the best validation), ``NETWORK/last.ckpt`` (to resume) and
-``NETWORK/tensorboard``. Calibration results lie beside the checkpoints they belong to (see :mod:`calibration`).
+``NETWORK/tensorboard``. ``NETWORK/start.ckpt`` holds the weights of the package that a run started from, for a network
+that it does not train itself. Calibration results lie beside the checkpoints they belong to (see :mod:`calibration`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .config import FORMAT, NETWORKS, SEGMENTER_NETWORKS, RunConfig, check_resum
 from .state import State
 
 CONFIG_FILE = "config.json"
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, START = "last.ckpt", "best.ckpt", "start.ckpt"
 #: What every checkpoint holds.
 _PARTS = ("network", "average", "optimizer", "state")
 
@@ -131,9 +132,18 @@ def averaged_weights(path: Path) -> Weights:
     return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
 
 
-def best_step(run: Path, network: str) -> int:
-    """Return the optimiser step of a network's best validation. Raises :class:`TrainingError`."""
-    return load_state(run / network / BEST).step
+def keep_start(weights: Weights, run: Path, network: str) -> None:
+    """Store a network that the run takes from a package and does not train. Raises ``OutputError``."""
+    average = {f"module.{name}": value for name, value in weights.items()}
+    save_checkpoint(
+        {"network": {}, "average": average, "optimizer": {}, "state": asdict(State())}, run / network / START
+    )
+
+
+def final_checkpoint(run: Path, network: str) -> Path:
+    """Return the checkpoint of a network that a package takes: its best one, or the start if it was not trained."""
+    best, start = run / network / BEST, run / network / START
+    return start if start.exists() and not best.exists() else best
 
 
 def weights_digest(weights: Weights) -> str:

@@ -24,7 +24,7 @@ from ..cases.unknown import comparable, fitting_classes
 from ..errors import ConfigError
 from ..results.pictures import panel
 from . import devices, loop, run_folder, transfer
-from .config import NetworkConfig, RunConfig, stream
+from .config import SEGMENTER_NETWORKS, NetworkConfig, RunConfig, stream
 from .package_part import PackagePart, network_part
 from .partial_loss import partial_loss
 from .pretrain import Encoder
@@ -143,9 +143,9 @@ def package_part(run: Path, run_config: RunConfig, name: str) -> PackagePart:
     """Return a network's part of a package. Raises TrainingError, ValidationError."""
     settings = run_config.segmenter.network(name)
     return network_part(
-        run, name, run_folder.averaged_weights(run / name / run_folder.BEST), architecture=settings.architecture,
-        arguments=settings.arguments, spacing_mm=settings.spacing_mm, patch=settings.patch,
-        window_hu=settings.window_hu,
+        run, name, run_folder.averaged_weights(run_folder.final_checkpoint(run, name)),
+        architecture=settings.architecture, arguments=settings.arguments, spacing_mm=settings.spacing_mm,
+        patch=settings.patch, window_hu=settings.window_hu,
     )  # fmt: skip
 
 
@@ -171,6 +171,8 @@ def train_segmenter(
     slow = _keep_encoder(modules, run_config, encoder) if encoder and "segmenter" in modules else None
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
+        if start is not None:
+            _keep_others(run_config, run, networks, start)
     fabric.barrier()
     ends = {}
     for name, stage in stages.items():
@@ -217,6 +219,13 @@ def _new_network(run_config: RunConfig, name: str, start: ModelPackage | None) -
     if start is not None:
         take_weights(network, name, start)
     return network
+
+
+def _keep_others(run_config: RunConfig, run: Path, networks: Sequence[str], start: ModelPackage) -> None:
+    """Keep the networks of ``start`` that are not trained: they belong to the package that the run becomes."""
+    for name in SEGMENTER_NETWORKS:
+        if name not in networks:
+            run_folder.keep_start(_new_network(run_config, name, start).state_dict(), run, name)
 
 
 def take_weights(network: torch.nn.Module, name: str, start: ModelPackage) -> None:
