@@ -162,6 +162,25 @@ def test_two_devices_share_each_step(data: Path, tmp_path: Path) -> None:
     assert run_folder.load_checkpoint(run / "segmenter" / run_folder.LAST)["state"]["finished"]
 
 
+def test_processes_that_a_cluster_starts_train_one_run(data: Path, tmp_path: Path) -> None:
+    """SLURM's srun starts all processes itself and tells each its number; they prepare the cases side by side."""
+    run, cases = tmp_path / "run", tmp_path / "cohort"
+    shutil.copytree(data, cases, ignore=shutil.ignore_patterns(".prepared"))
+    job = {"SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0",
+           "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": str(20000 + os.getpid() % 10000)}  # fmt: skip
+    command = [sys.executable, str(PROGRAM), str(cases), str(run), "0", "2", "10"]
+    processes = [
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE,
+            env={**environment(), **job, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=250)[1].decode()[-2000:] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert run_folder.load_checkpoint(run / "segmenter" / run_folder.LAST)["state"]["finished"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
