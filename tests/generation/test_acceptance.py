@@ -61,7 +61,8 @@ def test_a_plausible_pair_is_accepted_with_its_agreement(segmenter: Segmenter) -
     assert verdict.faults == []
     assert verdict.agreement is not None
     assert 0.8 < verdict.agreement < 1.0
-    assert Judge(None).verdict(box_pair()) == acceptance.Verdict([], None)
+    assert [remark.rule for remark in verdict.remarks] == ["lattice", "fat", "lung vessels"]
+    assert Judge(None).verdict(box_pair()) == acceptance.Verdict([], None, verdict.remarks)
     assert Judge(segmenter).record()["segmenter"]["sha256"] == segmenter.package.sha256
 
 
@@ -101,7 +102,7 @@ def test_rules_that_true_hearts_break_on_a_coarse_grid_are_ignored() -> None:
 
 
 def test_labels_that_disagree_with_the_image_are_a_fault(segmenter: Segmenter) -> None:
-    moved = box_pair(np.roll(box_heart(), 4, axis=1))
+    moved = box_pair(np.roll(box_heart(), 3, axis=1))
     (fault,) = Judge(segmenter).verdict(moved).faults
     assert (fault.rule, fault.limit) == ("agreement", acceptance.LEAST_AGREEMENT)
     assert fault.value is not None
@@ -126,7 +127,7 @@ def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -
     assert np.array_equal(pair.image.array, plain.image.array)
     assert pair.provenance == plain.provenance | {
         "acceptance": {
-            "attempts": 3, "agreement": None, "segmenter": None,
+            "attempts": 3, "agreement": None, "segmenter": None, "remarks": [],
             "rejected": [[fault_text(Finding("pieces", ("LA",), n, 1))] for n in range(2)],
         }
     }  # fmt: skip
@@ -134,7 +135,7 @@ def test_a_rejected_pair_is_replaced_by_the_next_attempt(generator: Generator) -
 
 def test_the_error_after_the_last_attempt_has_the_reasons(generator: Generator) -> None:
     with pytest.raises(NoAcceptablePair, match="pair 7 ") as e:
-        generate_accepted(generator, AcceptFrom(9), 0, 7, steps=1)
+        generate_accepted(generator, AcceptFrom(99), 0, 7, steps=1)
     reasons = [fault_text(Finding("pieces", ("LA",), n, 1)) for n in range(acceptance.MAX_ATTEMPTS)]
     assert e.value.rejected == [[reason] for reason in reasons]
     assert reasons[-1] in str(e.value)
@@ -152,8 +153,8 @@ def test_progress_never_falls_and_cancelling_ends_it(generator: Generator, segme
         generate_accepted(generator, Judge(segmenter), 0, 0, steps=2, progress=reports.append)
     steps = [step.step for step in reports]
     assert steps == sorted(steps)
-    assert {step.total for step in reports} == {100, 200, 300, 400, 500}
-    assert steps[-1] <= 500
+    assert {step.total for step in reports} == {100 * n for n in range(1, acceptance.MAX_ATTEMPTS + 1)}
+    assert steps[-1] <= 100 * acceptance.MAX_ATTEMPTS
     assert {step.stage for step in reports} >= {"sample", "decode"}
     assert {step.stage for step in reports} <= {*STAGES, "check"}
     seen: Iterator[bool] = iter([False] * 3 + [True] * 9)

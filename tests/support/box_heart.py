@@ -8,9 +8,11 @@ from scipy import ndimage
 from CardiacLDMLib.anatomy import VALUE
 from CardiacLDMLib.generation.generator import Pair
 from CardiacLDMLib.image.grid import Volume
-from tests.support.phantom import STRUCTURE_HU, TISSUE_HU
+from tests.support.phantom import STRUCTURE_HU
 
 SHAPE = (60, 66, 60)
+#: Soft tissue around the heart: the phantom package takes it for no structure.
+SOFT_HU = 30.0
 #: Corners (first, last + 1) of each structure in voxels of 2 or 3 mm, RAS; later ones cover earlier ones.
 BOXES = {
     "MYO": ((12, 26, 8), (28, 46, 28)), "LV": ((15, 28, 11), (25, 43, 25)), "LA": ((12, 14, 20), (30, 28, 34)),
@@ -45,7 +47,7 @@ def box_pair(labels: np.ndarray | None = None, spacing_mm: float = 3.0) -> Pair:
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = -spacing_mm * (np.array(heart.shape) - 1) / 2
     near = ndimage.binary_dilation(heart > 0, iterations=2)
-    hu = np.where(near, TISSUE_HU, -900).astype(np.int16)
+    hu = np.where(near, SOFT_HU, -900).astype(np.int16)
     for value, level in STRUCTURE_HU.items():
         hu[heart == value] = level
     return Pair(Volume(hu, affine), Volume(heart if labels is None else labels, affine), {"conditions": {}})

@@ -1,16 +1,16 @@
 """Judge generated pairs, and generate until one is accepted.
 
-Two things are judged: the plausibility of the labels, by the rules that true hearts keep on a generator's grid, and
-their agreement with a segmenter's labels of the image. A rejected pair is replaced by the next attempt at the same
-number, so an accepted pair depends on package, settings, seed, number and judge alone. No pair of a generator with
-random weights is acceptable: use no judge then.
+Three things are judged: the plausibility of the labels, by the rules that true hearts keep on a generator's grid; the
+image around the heart, by what true scans keep; and the agreement of the labels with a segmenter's on the image. A
+rejected pair is replaced by the next attempt at the same number, so an accepted pair depends on package, settings,
+seed, number and judge alone. No pair of a generator with random weights is acceptable: use no judge then.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from .. import anatomy
@@ -22,11 +22,12 @@ from ..segmentation.findings import Finding, clause
 from ..segmentation.segmenter import Segmenter
 from ..torch_device import same_bits
 from . import plausibility
+from .appearance import image_findings
 from .generator import Generator, OnPreview, Pair
 from .settings import Conditions
 
-#: Most attempts at a pair.
-MAX_ATTEMPTS = 5
+#: Most attempts at a pair: of the pairs of a generator that needs three on average, one in sixty needs more.
+MAX_ATTEMPTS = 10
 #: Smallest mean Dice of an accepted pair. Of 100 virtual cases on the demo grid, 99 reach it.
 LEAST_AGREEMENT = 0.75
 #: Least volume of a structure as a share of its smallest usable one. A true pulmonary artery had 0.93 of that volume.
@@ -56,16 +57,21 @@ class FurtherJudge(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """``faults``: none if the pair is accepted. ``agreement``: mean Dice with the segmenter, None without one."""
+    """``faults``: none if the pair is accepted. ``agreement``: mean Dice with the segmenter, None if it did not look.
+
+    ``remarks``: what is unlike a true scan, but would not change with another attempt.
+    """
 
     faults: list[Finding]
     agreement: float | None
+    remarks: list[Finding] = field(default_factory=list)
 
 
 class Judge:
-    """Judge pairs by plausibility, by a ``segmenter``'s labels of the image if there is one, and by ``further`` judges.
+    """Judge pairs by plausibility, by their image, by a ``segmenter``'s labels of it, and by ``further`` judges.
 
-    The segmenter runs with the fixed number of threads that pairs are generated with, so that verdicts repeat.
+    The segmenter and further judges look only at pairs without other faults, since they take longer. The segmenter runs
+    with the fixed number of threads that pairs are generated with, so that verdicts repeat.
     """
 
     def __init__(
@@ -79,12 +85,15 @@ class Judge:
         cancelled: Callable[[], bool] | None = None,
     ) -> Verdict:  # fmt: skip
         """Return the verdict on ``pair``. ``progress`` and ``cancelled`` are passed to the segmenter."""
-        faults = label_faults(pair.labels)
+        in_image, remarks = image_findings(pair.image, pair.labels)
+        faults = label_faults(pair.labels) + in_image
+        if faults:
+            return Verdict(faults, None, remarks)
         agreement = None
         if self.segmenter is not None:
             agreement = self._agreement(pair, progress, cancelled)
-            faults += agreement_faults(agreement, self.least_agreement)
-        return Verdict(faults + [fault for judge in self.further for fault in judge(pair)], agreement)
+            faults = agreement_faults(agreement, self.least_agreement)
+        return Verdict(faults + [fault for judge in self.further for fault in judge(pair)], agreement, remarks)
 
     def _agreement(
         self, pair: Pair, progress: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None
@@ -152,9 +161,9 @@ def generate_accepted(
     """Return pair ``index`` of ``seed``: the first of up to ``MAX_ATTEMPTS`` attempts that ``judge`` accepts.
 
     Its provenance has an entry ``acceptance`` with the number of ``attempts``, the ``agreement``, the faults of
-    ``rejected`` attempts and the segmenter. Without a judge, the first attempt is returned. In ``progress`` an attempt
-    takes 100 steps, and the total grows by 100 with each further attempt. The other arguments are those of
-    :meth:`Generator.generate`. Raises :class:`NoAcceptablePair` after the last attempt.
+    ``rejected`` attempts, the ``remarks`` on the accepted one and the segmenter. Without a judge, the first attempt is
+    returned. In ``progress`` an attempt takes 100 steps, and the total grows by 100 with each further attempt. The
+    other arguments are those of :meth:`Generator.generate`. Raises :class:`NoAcceptablePair` after the last attempt.
     """
     began, rejected = time.perf_counter(), list[list[str]]()
     for attempt in range(MAX_ATTEMPTS):
@@ -167,7 +176,10 @@ def generate_accepted(
             return pair
         verdict = judge.verdict(pair, judging, cancelled)
         if not verdict.faults:
-            acceptance = {"attempts": attempt + 1, "agreement": verdict.agreement, "rejected": rejected}
+            remarks = [fault_text(remark) for remark in verdict.remarks]
+            acceptance = {
+                "attempts": attempt + 1, "agreement": verdict.agreement, "rejected": rejected, "remarks": remarks,
+            }  # fmt: skip
             return replace(pair, provenance={**pair.provenance, "acceptance": acceptance | judge.record()})
         rejected.append([fault_text(fault) for fault in verdict.faults])
     raise NoAcceptablePair(index, rejected)

@@ -32,6 +32,12 @@ from ..text import join_words, plural, volume_text
 #: - ``order``: none; on which side of the second structure the first one should lie
 #: - ``LV open``: share of the left ventricle's surface that faces background, largest share allowed
 #: - ``agreement``: mean Dice with the segmenter's labels, least Dice allowed
+#: - ``plate``: share of an axial slice's unlabelled voxels that is as bright as bone, largest share allowed
+#: - ``seam``: HU by which the body changes from one axial slice to the next, most HU allowed
+#: - ``surroundings``: median HU of a tissue around the heart, the limit that it exceeds or falls below; the tissue
+#: - ``bone``: share of the body around the heart that is as bright as bone, largest share allowed
+#: - ``lattice``: steps at one place of each latent voxel over those at others, most of it allowed
+#: - ``fat``, ``lung vessels``: their share of the body and of the lungs, least share allowed
 #: - ``own labels``: 1 - Dice of a structure with the package's own labels, most of it allowed
 #: - ``difference``: mL of the largest part that the package labels otherwise, most mL allowed; whether the structure
 #:   reaches ``beyond`` the package's or falls ``short of`` it
@@ -51,7 +57,8 @@ from ..text import join_words, plural, volume_text
 #: - ``ragged``: share of a structure's surface voxels that hang loose, largest share allowed
 Rule = Literal[
     "no heart", "doubt", "cut off", "missing", "volume", "trace", "too small", "pieces", "holes", "islands", "contact",
-    "forbidden contact", "order", "LV open", "agreement", "replica", "own labels", "difference", "moved", "surface",
+    "forbidden contact", "order", "LV open", "agreement", "replica", "plate", "seam", "surroundings", "bone", "lattice",
+    "fat", "lung vessels", "own labels", "difference", "moved", "surface",
     "mirrored", "blood", "pools", "tissue", "border", "unlabelled", "jump", "shift", "appendage", "ragged",
 ]  # fmt: skip
 
@@ -181,6 +188,15 @@ _CLAUSES: dict[Rule, Callable[[Finding], str]] = {
     "LV open": lambda f: f"{_value(f):.1%} of the LV's surface faces background, more than {_limit(f):.0%}",
     "agreement": lambda f: f"The labels do not match the image (Dice {_value(f):.2f}, below {_limit(f):.2f})",
     "replica": _replica,
+    "plate": lambda f: f"{_value(f):.0%} of an axial slice is as bright as bone, more than {_limit(f):.0%}",
+    "seam": lambda f: f"The tissue changes by {_value(f):.0f} HU from slice to slice, by more than {_limit(f):g} HU",
+    "surroundings": lambda f: (
+        f"The {f.where} around the heart has {_value(f):.0f} HU, beyond the usual {_limit(f):g} HU"
+    ),
+    "bone": lambda f: f"{_value(f):.0%} of the body around the heart is as bright as bone, more than {_limit(f):.0%}",
+    "lattice": lambda f: f"Small blocks show in the image ({_value(f):.2f}, more than {_limit(f):g})",
+    "fat": lambda f: f"Only {_value(f):.0%} of the body around the heart is fat, less than {_limit(f):.0%}",
+    "lung vessels": lambda f: f"The lungs lack vessels ({_value(f):.1%} of them, less than {_limit(f):.1%})",
     "own labels": lambda f: f"{_names(f)} differs from the package's own labels (Dice {1 - _value(f):.2f})",
     "difference": lambda f: f"{_names(f)} is {volume_text(_value(f))} {f.where} the package's own labels in one place",
     "moved": lambda f: f"{_names(f)} lies {_value(f):.1f} mm off the package's own labels",

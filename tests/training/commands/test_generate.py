@@ -60,7 +60,7 @@ def checked(package: Path, count: int, out: Path, *options: object) -> Any:
     return result
 
 
-def test_without_a_segmenter_the_labels_alone_are_checked(package: Path, tmp_path: Path) -> None:
+def test_without_a_segmenter_labels_and_image_alone_are_checked(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     assert checked(package, 1, out, *SEED, "--segmenter", "none").exit_code == 1
     reasons = (out / "pair_0000.rejected.json").read_text()
@@ -218,7 +218,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def picky(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that accepts pair 0 at once, pair 1 at the third attempt, pair 2 never, pair 3 at the second one."""
-    first = {0: 0, 1: 2, 2: 9, 3: 1}
+    first = {0: 0, 1: 2, 2: 99, 3: 1}
 
     def verdict(self: acceptance.Judge, pair: Any, *rest: Any) -> acceptance.Verdict:
         record = pair.provenance
@@ -234,11 +234,12 @@ def test_rejected_pairs_are_drawn_again_and_counted(
     out, options = tmp_path / "out", ("--segmenter", segmenter, "--steps", 1)
     assert checked(package, 2, out, *options).exit_code == 0
     assert json.loads((out / "acceptance.json").read_text()) == {
-        "accepted": 2, "drawn": 4, "rejected": 2, "rules": {"agreement": 1, "missing": 2}, "never_accepted": [],
+        "accepted": 2, "drawn": 4, "rejected": 2, "rules": {"agreement": 1, "missing": 2}, "remarks": {},
+        "never_accepted": [],
     }  # fmt: skip
     result = checked(package, 4, out, *options)
     assert result.exit_code == 1
-    for fact in ("Generated 11, rejected 8", "73%", "agreement 3, missing 8", "3 of 4 pairs", "accepted: pair_0002"):
+    for fact in ("Generated 16, rejected 13", "81%", "agreement 6, missing 13", "3 of 4 pairs", "accepted: pair_0002"):
         assert fact in result.output
     assert pairs(out) == ["pair_0000", "pair_0001", "pair_0003"]
     assert json.loads((out / "pair_0001" / "provenance.json").read_text())["attempt"] == 2
@@ -272,6 +273,7 @@ def test_copies_of_training_cases_are_rejected(
 ) -> None:
     """The training cases are the pairs that it generates: each first attempt is a copy."""
     monkeypatch.setattr(acceptance, "label_faults", lambda volume: [])
+    monkeypatch.setattr(acceptance, "image_findings", lambda image, labels: ([], []))
     monkeypatch.setattr(acceptance.Judge, "_agreement", lambda *of_what: 1.0)
     options = ("--segmenter", segmenter, "--train", four, "--cache", tmp_path / "cache")
     result = checked(package, 2, tmp_path / "out", *SEED, *options)

@@ -20,14 +20,15 @@ from tests.support.blocks import blocks
 SETTINGS = {"package": "tiny 1", "seed": 7, "steps": 4}
 
 
-def pair(index: int, rejected: list[list[str]] | None = None) -> Pair:
+def pair(index: int, rejected: list[list[str]] | None = None, remarks: list[str] | None = None) -> Pair:
     scan, labels = blocks("RAS", values=(1, 2, 3))
     grid = np.diag([4.0, 4.0, 4.0, 1.0])
     counts = np.bincount(labels.array.ravel(), minlength=anatomy.NUM_CLASSES) * 64 / 1000
     provenance: dict[str, Any] = {
         "volumes_ml": {s.name: round(float(counts[s.value]), 2) for s in anatomy.STRUCTURES}, "conditions": {},
         "notice": "Synthetic.", "package": {"name": "tiny", "version": "1"}, "seed": 7, "index": index, "attempt": 0,
-        "solver": "euler", "steps": 4, "guidance": 1.0, "acceptance": {"rejected": rejected or []},
+        "solver": "euler", "steps": 4, "guidance": 1.0,
+        "acceptance": {"rejected": rejected or [], "remarks": remarks or []},
     }  # fmt: skip
     return Pair(Volume(scan.array, grid), Volume(labels.array, grid), provenance)
 
@@ -117,14 +118,15 @@ def test_a_folder_is_held_by_one_run_with_the_same_settings(tmp_path: Path) -> N
 
 def test_rates_are_counted_from_the_files(tmp_path: Path) -> None:
     pair_files.write_pair(pair(0), tmp_path)
-    pair_files.write_pair(pair(2, [["contact: LV, RV", "contact: LA, RV"], ["size: LA"]]), tmp_path)
+    pair_files.write_pair(pair(2, [["contact: LV, RV", "contact: LA, RV"], ["size: LA"]], ["fat: little"]), tmp_path)
     pair_files.write_rejection(tmp_path, 1, [["size: LAA"]])
     pair_files.write_rejection(tmp_path, 9, [["size: LAA"]])
     assert pair_files.rejections(tmp_path, 3) == {1: [["size: LAA"]]}
     rates = pair_files.acceptance_rates(tmp_path, 3)
     pair_files.write_rates(tmp_path, rates)
     assert json.loads((tmp_path / "acceptance.json").read_text()) == {
-        "accepted": 2, "drawn": 5, "rejected": 3, "rules": {"contact": 1, "size": 2}, "never_accepted": ["pair_0001"],
+        "accepted": 2, "drawn": 5, "rejected": 3, "rules": {"contact": 1, "size": 2}, "remarks": {"fat": 1},
+        "never_accepted": ["pair_0001"],
     }  # fmt: skip
 
 

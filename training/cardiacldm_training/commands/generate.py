@@ -81,7 +81,7 @@ def generate(
     segmenter: Annotated[
         str | None,
         typer.Option(
-            help="Segmenter package that checks the pairs, the one shipped if not given; none: check the labels alone."
+            help="Segmenter package that checks the pairs, the one shipped if not given; none: no segmenter does."
         ),
     ] = None,
     train: Annotated[
@@ -101,8 +101,8 @@ def generate(
 
     Each pair is a folder pair_NNNN with ct.nii.gz, labels.nii.gz (LA 1, LV 2, RA 3, RV 4, MYO 5, AO 6, PA 7, LAA 8),
     provenance.json and overview.png; contact_sheet.png shows them all. Repeat the command to continue a stopped run.
-    Checks: plausible labels, agreement with a segmenter, no copy of --train cases. A rejected pair is generated again,
-    up to five times in all. acceptance.json counts the rejected pairs by reason.
+    Checks: plausible labels and image, agreement with a segmenter, no copy of --train cases. A rejected pair is
+    generated again, up to ten times in all. acceptance.json counts the rejected pairs by reason.
     """
     let_threads_sleep()
     from CardiacLDMLib.errors import GeneratorError

@@ -52,9 +52,9 @@ def shared_settings(package: ModelPackage, seed: int, settings: Settings, judge:
     """
     check = None
     if judge is not None:
-        check = "labels"
+        check = "labels, image"
         if judge.segmenter is not None:
-            check = f"{_package_text(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
+            check += f", {_package_text(judge.segmenter.package)}, Dice {judge.least_agreement:g}"
         check += "".join(f", {name} {value}" for part in judge.further for name, value in part.record().items())
     return {"package": _package_text(package), "seed": seed, **asdict(settings), "check": check}
 
@@ -238,14 +238,15 @@ def _read_rejection(path: Path) -> tuple[int, list[list[str]]]:
 class Rates:
     """Counts over a folder, written as acceptance.json.
 
-    Pairs ``accepted``, attempts ``drawn`` and ``rejected``, rejected attempts by rule, and names of the pairs of which
-    no attempt was accepted.
+    Pairs ``accepted``, attempts ``drawn`` and ``rejected``, rejected attempts by rule, accepted pairs with a remark by
+    rule, and names of the pairs of which no attempt was accepted.
     """
 
     accepted: int
     drawn: int
     rejected: int
     rules: dict[str, int]
+    remarks: dict[str, int]
     never_accepted: list[str]
 
 
@@ -253,11 +254,19 @@ def acceptance_rates(out: Path, count: int) -> Rates:
     """Count the pairs below ``count`` and their rejected attempts from the files, over all runs."""
     never, done = rejections(out, count), pair_indices(out, count)
     faults = [attempt for attempts in never.values() for attempt in attempts]
+    remarks = []
     for index in done:
-        faults += _read_json(pair_folder(out, index) / PROVENANCE).get("acceptance", {}).get("rejected", [])
-    rules = Counter(rule for attempt in faults for rule in {fault.partition(":")[0] for fault in attempt})
+        acceptance = _read_json(pair_folder(out, index) / PROVENANCE).get("acceptance", {})
+        faults += acceptance.get("rejected", [])
+        remarks.append(acceptance.get("remarks", []))
     names = [pair_name(index) for index in sorted(never)]
-    return Rates(len(done), len(done) + len(faults), len(faults), dict(sorted(rules.items())), names)
+    return Rates(len(done), len(done) + len(faults), len(faults), _by_rule(faults), _by_rule(remarks), names)
+
+
+def _by_rule(findings: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Return how many of the lists of ``rule: clause`` name each rule."""
+    rules = Counter(rule for texts in findings for rule in {text.partition(":")[0] for text in texts})
+    return dict(sorted(rules.items()))
 
 
 def write_rates(out: Path, rates: Rates) -> None:

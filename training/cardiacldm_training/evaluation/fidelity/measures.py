@@ -13,6 +13,7 @@ from scipy.stats import wasserstein_distance
 from CardiacLDMLib import __version__
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.generation.acceptance import agreement_faults, label_faults
+from CardiacLDMLib.generation.appearance import image_findings
 from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
@@ -45,6 +46,7 @@ class CaseMeasures:
     features: np.ndarray  # (F,)
     dice: dict[str, float] | None
     faults: frozenset[str]  # rules for which the pair would be rejected
+    remarks: frozenset[str]  # rules of mere remarks on its image
 
     @property
     def mean_dice(self) -> float:
@@ -81,12 +83,13 @@ class Examiner:
         if segment:
             dice = agreement(pair.labels, self.segmenter.segment(pair.image_volume, quality="fast").labels.array)
         label_measures = labels.examine(pair)
-        faults = label_faults(pair.labels_volume)
+        in_image, remarks = image_findings(pair.image_volume, pair.labels_volume)
+        faults = label_faults(pair.labels_volume) + in_image
         if dice:
             faults += agreement_faults(float(np.mean(list(dice.values()))))
         return CaseMeasures(
             pair.name, label_measures, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume),
-            dice, frozenset(fault.rule for fault in faults),
+            dice, frozenset(fault.rule for fault in faults), frozenset(remark.rule for remark in remarks),
         )  # fmt: skip
 
     def examine_all(self, source: CaseSet, segmented: int, items: str, say: Say) -> list[CaseMeasures]:
@@ -191,12 +194,14 @@ def _compare(
 
 
 def _acceptance(pairs: Sequence[CaseMeasures], references: Sequence[CaseMeasures]) -> list[Comparison | None]:
-    """Compare the rates at which ``generation.acceptance`` rejects segmented cases, in all and by rule."""
-    sides = [[f.faults for f in side if f.dice] for side in (pairs, references)]
-    rows = [compare.compare_means("rejected", *([float(bool(f)) for f in side] for side in sides), kind="rate")]
-    for rule in sorted({rule for side in sides for faults in side for rule in faults}):
-        rates = [[float(rule in faults) for faults in side] for side in sides]
-        rows.append(compare.compare_means(f"rejected: {rule}", *rates, kind="rate"))
+    """Compare the rates at which ``generation.acceptance`` rejects segmented cases and remarks on them, by rule."""
+    sides = [[f for f in side if f.dice] for side in (pairs, references)]
+    faults, remarks = ([[getattr(f, name) for f in side] for side in sides] for name in ("faults", "remarks"))
+    rows = [compare.compare_means("rejected", *([float(bool(f)) for f in side] for side in faults), kind="rate")]
+    for word, found in (("rejected", faults), ("remark", remarks)):
+        for rule in sorted({rule for side in found for rules in side for rule in rules}):
+            rates = [[float(rule in rules) for rules in side] for side in found]
+            rows.append(compare.compare_means(f"{word}: {rule}", *rates, kind="rate"))
     return rows
 
 

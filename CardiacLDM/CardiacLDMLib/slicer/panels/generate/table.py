@@ -67,8 +67,9 @@ def _cells(pair: SyntheticPair) -> list[Any]:
     )
     items = [qt.QTableWidgetItem(text) for text in texts]
     conditions = ", ".join(f"{name}: {value}" for name, value in record.get("conditions", {}).items())
+    remarks = [text.partition(": ")[2] for text in acceptance.get("remarks", [])]
     for item in items:
-        item.setToolTip(conditions or _("no conditions"))
+        item.setToolTip("\n".join([conditions or _("no conditions"), *remarks]))
     for item in items[1:]:
         item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return items
