@@ -1,4 +1,4 @@
-"""Sliding windows: their number, and mirrored predictions."""
+"""Sliding windows: their places and mean beside MONAI's, and mirrored predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
 from CardiacLDMLib.segmentation import segmenter
-from CardiacLDMLib.segmentation.windows import predict_with_flips, window_count
+from CardiacLDMLib.segmentation.windows import predict_in_windows, predict_with_flips, window_places
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,18 +18,23 @@ from CardiacLDMLib.segmentation.windows import predict_with_flips, window_count
     st.integers(1, 5),
     st.sampled_from(list(segmenter.OVERLAP.values())),
 )
-def test_window_count_is_that_of_monai(
+def test_windows_are_those_of_monai_to_the_bit(
     shape: tuple[int, ...], patch: tuple[int, ...], batch: int, overlap: float
 ) -> None:
-    windows = 0
+    generator = torch.Generator().manual_seed(0)
+    weights, source = (torch.randn(size, generator=generator) for size in ((3, 1, 3, 3, 3), (1, 1, *shape)))
+    seen: list[torch.Tensor] = []
 
-    def predict(part: torch.Tensor) -> torch.Tensor:
-        nonlocal windows
-        windows += len(part)
-        return part
+    def predict(windows: torch.Tensor) -> torch.Tensor:
+        seen.append(windows.clone())
+        return torch.nn.functional.conv3d(windows, weights, padding=1)
 
-    sliding_window_inference(torch.zeros(1, 1, *shape), patch, batch, predict, overlap=overlap)
-    assert windows == window_count(shape, patch, overlap)
+    expected = sliding_window_inference(source, patch, batch, predict, overlap=overlap, mode="gaussian")
+    of_monai, seen[:] = torch.cat(seen), []
+    mean = predict_in_windows(source, patch, batch, predict, overlap)
+    assert torch.equal(torch.cat(seen), of_monai)
+    assert torch.equal(mean, expected[0])
+    assert len(of_monai) == len(window_places(shape, patch, overlap))
 
 
 def test_flips_give_the_plain_prediction_three_quarters_of_the_weight() -> None:

@@ -33,20 +33,9 @@ def _norm(norm: Norm) -> tuple[str, dict[str, Any]]:
 
 
 def _unet(arguments: UNetArguments, out_channels: int) -> torch.nn.Module:
-    from monai.networks.blocks import Convolution
-    from monai.networks.nets import UNet
+    from .unet import UNet
 
-    network = UNet(
-        spatial_dims=3, in_channels=IN_CHANNELS, out_channels=out_channels, channels=arguments.channels,
-        strides=arguments.strides, num_res_units=arguments.num_res_units, norm=_norm(arguments.norm),
-    )  # fmt: skip
-    if arguments.light_top:
-        width, below = arguments.channels[:2]
-        joined = width + (width if len(arguments.channels) > 2 else below)  # the lowest level has its own width
-        network.model[-1] = Convolution(
-            3, joined, out_channels, strides=arguments.strides[0], is_transposed=True, conv_only=True
-        )
-    return network
+    return UNet(arguments, IN_CHANNELS, out_channels)
 
 
 def _dynunet(arguments: DynUNetArguments, out_channels: int) -> torch.nn.Module:
@@ -95,9 +84,16 @@ def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
 
 
 def _segments(module: torch.nn.Module, patch: Shape) -> bool:
-    """Return whether the network maps a patch to logits of the same size."""
+    """Return whether the network maps a patch to logits of the same size.
+
+    Computing on the meta device loads torch's compiler, which takes longer than labelling a small scan.
+    """
     import torch
 
+    from .unet import UNet
+
+    if isinstance(module, UNet):
+        return module.takes(patch)
     return module(torch.empty(1, IN_CHANNELS, *patch)).shape == (1, OUT_CHANNELS, *patch)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 
 from .. import anatomy
 from ..errors import SegmenterError, is_gpu_memory_error
@@ -33,7 +32,7 @@ from .promise import expected_dice, promised_dice, total_shares
 from .run import Run
 from .scan import check_scan, to_window
 from .strays import clean_scan
-from .windows import autocast, predict_with_flips, window_count, window_step
+from .windows import autocast, predict_in_windows, predict_with_flips, window_places, window_step
 
 if TYPE_CHECKING:
     from ..packages.store import ModelPackage
@@ -237,7 +236,7 @@ class Segmenter:
         network = self._networks[name].to(run.device)
         flips = run.quality == "flips" and name == "segmenter"
         overlap = OVERLAP[run.quality]
-        batches = math.ceil(window_count(source.shape[2:], patch, overlap) / run.batch)
+        batches = math.ceil(len(window_places(tuple(source.shape[2:]), patch, overlap)) / run.batch)
         done = 0
 
         def predict(windows: torch.Tensor) -> torch.Tensor:
@@ -250,9 +249,7 @@ class Segmenter:
                 return network(windows).float()
 
         with torch.inference_mode():
-            return sliding_window_inference(
-                source.to(run.device), patch, run.batch, predict, overlap=overlap, mode="gaussian", sigma_scale=0.125
-            )[0]
+            return predict_in_windows(source.to(run.device), patch, run.batch, predict, overlap)
 
 
 def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:

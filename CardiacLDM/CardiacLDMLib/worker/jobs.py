@@ -31,10 +31,15 @@ class Jobs:
     def load(self) -> None:
         """Import the libraries, on a thread of its own while the first job is being sent.
 
-        An error is only printed: the job that needs the library meets it again and reports it.
+        Jobs wait for those of a segmenter; those of a generator follow, which take longer. An error is only printed:
+        the job that needs the library meets it again and reports it.
         """
         try:
-            import CardiacLDMLib.segmentation.segmenter  # noqa: F401
+            import CardiacLDMLib.segmentation.segmenter
+
+            self._loaded.set()
+            import CardiacLDMLib.networks.denoiser
+            import CardiacLDMLib.networks.joint_autoencoder  # noqa: F401
         except Exception as error:
             print(f"The libraries cannot be loaded: {error}", file=sys.stderr)
         finally:

@@ -17,7 +17,7 @@ from .loop import Slow
 
 
 def _unet(network: Any) -> Iterator[torch.nn.Module]:
-    """Yield the way down of MONAI's ``UNet``: sequences of (down, connection around the level below, up)."""
+    """Yield the way down of the U-Net: sequences of (down, connection around the level below, up)."""
     block = network.model
     while isinstance(block, torch.nn.Sequential) and len(block) == 3 and hasattr(block[1], "submodule"):
         yield block[0]
