@@ -15,11 +15,12 @@ from CardiacLDMLib.image.grid import AIR_HU, Volume
 from CardiacLDMLib.results.pictures import (
     PLANE_PIXELS,
     PLANES,
-    TINT,
     Field,
     Plane,
     heart_field,
     sample_plane,
+    tint,
+    to_grey,
 )
 from CardiacLDMLib.results.report import NOTICE, CaseReport
 from CardiacLDMLib.text import volume_text
@@ -29,6 +30,10 @@ from .pictures import rgb
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+#: Size of the picture, and the lower left corners of the planes, in pixels.
+_WIDTH, _HEIGHT = 1100, 1140
+_CORNERS = ((19, 557), (19, 27), (569, 557))
 
 
 def draw_case(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
@@ -46,39 +51,22 @@ def _figure(volume: Volume, labels: Volume, report: CaseReport) -> Figure:
     from matplotlib.figure import Figure
 
     field = heart_field(labels)
-    figure = Figure(figsize=(11.0, 11.4), dpi=100, facecolor="black")
+    figure = Figure(figsize=(_WIDTH / 100, _HEIGHT / 100), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
-    places = ((0.0, 0.485), (0.0, 0.02), (0.5, 0.485))
-    for plane, (left, bottom) in zip(PLANES, places, strict=True):
-        _draw_plane(figure.add_axes((left + 0.01, bottom, 0.48, 0.455)), plane, volume, labels, field)
+    for plane, (left, bottom) in zip(PLANES, _CORNERS, strict=True):
+        place = (left / _WIDTH, bottom / _HEIGHT, PLANE_PIXELS / _WIDTH, PLANE_PIXELS / _HEIGHT)
+        _draw_plane(figure.add_axes(place), plane, volume, labels, field)
     _write_legend(figure, report)
     return figure
 
 
-def _tints() -> np.ndarray:
-    """Return (9, 4): translucent colour by label value."""
-    table = np.zeros((anatomy.NUM_CLASSES, 4))
-    for structure in anatomy.STRUCTURES:
-        table[structure.value] = (*rgb(structure), TINT)
-    return table
-
-
 def _draw_plane(axes: Axes, plane: Plane, volume: Volume, labels: Volume, field: Field) -> None:
-    """Draw one view in millimetres around the field's centre, so that voxels keep their true proportions."""
+    """Draw one view with the letters of its directions, pixel by pixel."""
     from matplotlib.patheffects import withStroke
 
-    half = field.size_mm / 2
-    extent = (-half, half, -half, half)
-    image = sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU)[::-1]
-    label = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)[::-1]
-    low, high = anatomy.PICTURE_WINDOW
-    axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
-    axes.imshow(_tints()[label.astype(np.uint8)], origin="lower", extent=extent, interpolation="nearest")
-    for structure in anatomy.STRUCTURES:
-        mask = label == structure.value
-        if mask.any():
-            colour = rgb(structure)
-            axes.contour(mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2, extent=extent)
+    grey = to_grey(sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU))
+    names = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)
+    axes.imshow(tint(grey, names.astype(np.uint8)).astype(np.uint8), interpolation="nearest")
     axes.set_axis_off()
     outline = [withStroke(linewidth=2.5, foreground="black")]
     style: dict[str, Any] = {"color": "white", "fontsize": 13, "transform": axes.transAxes, "path_effects": outline}
