@@ -41,11 +41,13 @@ def segment_case(
     draw: Draw = draw_planes,
     write_dicom_seg: WriteDicomSeg | None = None,
     aside: Path | None = None,
+    read: Callable[[Case], tuple[Volume, tuple[str, ...]]] = read_case_with_notes,
 ) -> SegmentedCase:
     """Read and label a case and write its files to the folder ``out``; all of them, or none.
 
     ``progress`` is called with every step, including reading and writing. ``cancelled`` is called between steps; if it
-    returns True, ``Cancelled`` is raised. ``draw`` draws the picture, ``write_dicom_seg`` writes a DICOM SEG too.
+    returns True, ``Cancelled`` is raised. ``read`` reads the case, or has done so ahead: only what the case waits for
+    it counts as the time of reading. ``draw`` draws the picture, ``write_dicom_seg`` writes a DICOM SEG too.
     ``aside``: see :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or
     ``OutputError``.
     """
@@ -58,7 +60,7 @@ def segment_case(
 
     began = time.perf_counter()
     step(0, "read")
-    volume, notes = read_case_with_notes(case)
+    volume, notes = read(case)
     case = replace(case, notes=(*case.notes, *notes))
     reading = time.perf_counter() - began
     result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)

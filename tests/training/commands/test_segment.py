@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,9 +287,70 @@ def test_an_unforeseen_error_stops_only_its_case(
     assert "chest.report.json" in files(tmp_path / "out")
 
 
+def test_the_next_scan_is_read_while_one_is_labelled(
+    tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first scan waits for the reading of the second one, which gets the labels that it gets by itself."""
+    from CardiacLDMLib.image import ahead
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    read, segment = ahead.read_case_with_notes, Segmenter.segment
+    there = threading.Event()
+    labelled = 0
+
+    def noticed(case: Any) -> Any:
+        if case.name == "second":
+            there.set()
+        return read(case)
+
+    def patient(self: Segmenter, volume: Volume, **options: object) -> object:
+        nonlocal labelled
+        labelled += 1
+        assert there.wait(60)
+        return segment(self, volume, **options)  # type: ignore[arg-type]
+
+    second = scan.with_name("second.nrrd")
+    write_volume(Volume(read_volume(scan).array[:, :, 4:], AFFINE), second)
+    assert run(second, "--out", tmp_path / "alone", "--package", package).exit_code == 0
+    monkeypatch.setattr(ahead, "read_case_with_notes", noticed)
+    monkeypatch.setattr(Segmenter, "segment", patient)
+    assert run(scan, second, "--out", tmp_path / "out", "--package", package).exit_code == 0
+    assert labelled == 2
+    for ending in (".labels.nii.gz", ".seg.nrrd"):
+        name = f"second{ending}"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_scan_that_does_not_fit_beside_the_next_one_is_labelled_alone(
+    tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from CardiacLDMLib.image.ahead import ReadAhead
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    segment, stop = Segmenter.segment, ReadAhead.stop
+    freed = False
+
+    def stopped(self: ReadAhead) -> bool:
+        nonlocal freed
+        freed = True
+        return stop(self)
+
+    def tight(self: Segmenter, volume: Volume, **options: object) -> object:
+        if not freed:
+            raise MemoryError
+        return segment(self, volume, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ReadAhead, "stop", stopped)
+    monkeypatch.setattr(Segmenter, "segment", tight)
+    shutil.copy(scan, scan.with_name("second.nrrd"))
+    result = run(scan.parent, "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 0, result.output
+    assert len(files(tmp_path / "out")) == 2 * len(ENDINGS)
+
+
 LIMITED = """
 import resource, sys
-import SimpleITK, monai.inferers, torch
+import matplotlib.figure, SimpleITK, torch
 from cardiacldm_training.cli import app
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000,) * 2)

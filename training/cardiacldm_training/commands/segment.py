@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,8 +32,10 @@ from .common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from CardiacLDMLib.image.ahead import ReadAhead
     from CardiacLDMLib.image.cases import Case, Refused
     from CardiacLDMLib.image.dicom.stacks import Series
+    from CardiacLDMLib.packages.store import ModelPackage
     from CardiacLDMLib.results.report import CaseReport
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
@@ -83,7 +86,6 @@ def segment(
     """
     from CardiacLDMLib.packages.store import find_package
     from CardiacLDMLib.results.case_files import check_folder
-    from CardiacLDMLib.segmentation.segmenter import Segmenter
 
     console = make_console()
     if fast and tta:
@@ -100,10 +102,20 @@ def segment(
     sorted_inputs = _sort_inputs(inputs, folder, existing, series, dicom_seg, console)
     run = _Run(folder, quality, dicom_seg, console, sorted_inputs)
     if sorted_inputs.cases:
-        segmenter = Segmenter(model, device)
-        with stop_on_signal(console) as cancelled:
-            run.segment_all(segmenter, cancelled)
+        _segment_all(run, model, device)
     run.finish()
+
+
+def _segment_all(run: _Run, model: ModelPackage, device: str) -> None:
+    """Load the networks and segment the cases. torch, which starts slowly, is imported beside reading the first one."""
+    from CardiacLDMLib.image.ahead import ReadAhead
+
+    with contextlib.closing(ReadAhead(run.inputs.cases)) as ahead:
+        from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+        segmenter = Segmenter(model, device)
+        with stop_on_signal(run.console) as cancelled:
+            run.segment_all(segmenter, ahead, cancelled)
 
 
 # --- before the first case -----------------------------------------------------------------------------------------
@@ -189,7 +201,7 @@ class _Run:
     done: int = 0
     stopped: bool = False
 
-    def segment_all(self, segmenter: Segmenter, cancelled: Callable[[], bool]) -> None:
+    def segment_all(self, segmenter: Segmenter, ahead: ReadAhead, cancelled: Callable[[], bool]) -> None:
         """Segment all cases; one that fails does not stop the others."""
         from CardiacLDMLib.image.cases import Refused
 
@@ -197,7 +209,7 @@ class _Run:
         for number, case in enumerate(self.inputs.cases, start=1):
             label = f"{case.name} ({number} of {total})" if total > 1 else case.name
             try:
-                report = self._segment(case, segmenter, label, cancelled)
+                report = self._segment(case, segmenter, ahead, label, cancelled)
             except (Cancelled, KeyboardInterrupt):
                 self.stopped = True
                 return
@@ -209,7 +221,9 @@ class _Run:
                 self.done += 1
                 _print_report(report)
 
-    def _segment(self, case: Case, segmenter: Segmenter, label: str, cancelled: Callable[[], bool]) -> CaseReport:
+    def _segment(
+        self, case: Case, segmenter: Segmenter, ahead: ReadAhead, label: str, cancelled: Callable[[], bool]
+    ) -> CaseReport:
         from CardiacLDMLib.segmentation.case import segment_case
 
         from ..results.case_picture import draw_case
@@ -219,10 +233,16 @@ class _Run:
         if self.dicom_seg and not case.series:
             self.console.print(f"{case.name}: the scan is not DICOM, so no DICOM SEG is written.")
         with job_progress(self.console, label) as progress:
-            return segment_case(
-                case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled, draw=draw_case,
-                write_dicom_seg=write,
-            ).report  # fmt: skip
+            work = partial(
+                segment_case, case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled,
+                draw=draw_case, write_dicom_seg=write, read=ahead.read,
+            )  # fmt: skip
+            try:
+                return work().report
+            except Exception as error:
+                if explain(error).kind != "memory" or not ahead.stop():
+                    raise
+            return work().report  # without the next scan in memory
 
     def finish(self) -> None:
         """Print the last lines, and end with the exit code."""
