@@ -45,7 +45,7 @@ def predict_in_windows(
     mean = torch.empty(0)
     for first in range(0, len(places), batch):
         group = places[first : first + batch]
-        out = predict(torch.cat([source[(..., *place)] for place in group]))
+        out = predict(torch.cat([source[(slice(None), slice(None), *place)] for place in group]))
         if first == 0:
             mean = torch.zeros((out.shape[1], *total.shape), device=source.device)
         out *= weight
