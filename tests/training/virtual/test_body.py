@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from cardiacldm_training.virtual.body.body import paint_body, place_labels
 from cardiacldm_training.virtual.body.canvas import Canvas, capsule_mask, interpolation_weights
-from cardiacldm_training.virtual.body.frame import BodyFrame, draw_frame, extend_aorta
+from cardiacldm_training.virtual.body.frame import BodyFrame, Landmarks, draw_frame, extend_aorta
 from cardiacldm_training.virtual.body.lungs import grow_tree
+from cardiacldm_training.virtual.body.surface import draw_sac
 from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, draw_heart
 from cardiacldm_training.virtual.shapes import Lattice
 from cardiacldm_training.virtual.tissue import Body, Tissue
@@ -112,6 +113,23 @@ def test_veins_reach_the_atria_and_are_not_labelled(whole: tuple[Heart, BodyFram
         chamber = np.bincount(joined[body.labels == VALUE[atrium]]).argmax()
         assert ((joined == chamber) & (body.tissue == Tissue[vein])).sum() * SPACING**3 > 2000.0, vein
     assert not (body.labels[body.tissue == Tissue.PULMONARY_VEIN] > 0).any()
+
+
+def test_the_heart_lies_in_as_much_fat_as_published() -> None:
+    """104 +- 51 mL within the pericardium (computed tomography of 30 patients, PMC5537129), more on the right."""
+    ml, beside_lung = [], []
+    for seed in range(4):
+        heart, frame = drawn(seed)
+        rng = np.random.default_rng(seed)
+        sac = draw_sac(Landmarks(heart), frame, rng)
+        lattice = lattice_around(heart, (100.0, 100.0), 90.0, 90.0)
+        body = paint_body(heart, lattice, frame, np.random.default_rng(seed))
+        empty = sac.inside[sac.labels == 0]
+        ml.append((empty > 0).sum() * sac.lattice.spacing**3 / 1000.0)
+        artery = ndimage.binary_dilation(body.tissue == Tissue.CORONARY_ARTERY) & (body.labels == 0)
+        beside_lung.append((body.tissue[artery] == Tissue.LUNG).mean())
+    assert all(90 < n < 480 for n in ml), ml  # with walls, vessels and pericardium, which take a third
+    assert max(beside_lung) < 0.1, beside_lung
 
 
 def voxels_beside(body: Body, name: str, tissue: Tissue) -> int:

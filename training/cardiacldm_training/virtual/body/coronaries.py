@@ -10,6 +10,7 @@ from CardiacLDMLib.anatomy import VALUE
 from ..shapes import perpendicular, unit
 from ..tissue import Tissue
 from .canvas import Canvas
+from .courses import Obstacles
 from .frame import Landmarks, ventricle_axes
 from .surface import AROUND_HEART, Sac
 
@@ -34,7 +35,9 @@ def _trace_groove(
     return np.array(out).reshape(-1, 3)
 
 
-def paint_coronaries(canvas: Canvas, marks: Landmarks, sac: Sac, rng: np.random.Generator) -> None:
+def paint_coronaries(
+    canvas: Canvas, marks: Landmarks, obstacles: Obstacles, sac: Sac, rng: np.random.Generator
+) -> None:
     """Paint the left main, anterior descending, circumflex, right and posterior descending artery, and the veins."""
     axes = ventricle_axes(marks)
     points = sac.points() - axes.base.astype(np.float32)
@@ -58,7 +61,36 @@ def paint_coronaries(canvas: Canvas, marks: Landmarks, sac: Sac, rng: np.random.
         knots = course if start is None else np.vstack([start, course])
         canvas.paint_tube(knots, np.linspace(size, 0.55 * size, len(knots)), Tissue.CORONARY_ARTERY, AROUND_HEART)
     canvas.paint_tube([root, trunk], [1.3 * r, 1.2 * r], Tissue.CORONARY_ARTERY, AROUND_HEART)
+    over_wall = axes.apex - 1.2 * axes.septum
+    for course, way, share in ((descending, over_wall, 1.0), (left, axes.apex, 0.8), (right, axes.apex, 0.7)):
+        _paint_branches(canvas, obstacles, course, way, 0.6 * share * r, rng)
+    beside = obstacles.push_out(descending + rng.normal(0, 3.0, 3), 1.5) if len(descending) > 2 else descending
+    if len(beside):  # the great cardiac vein begins beside the artery
+        canvas.paint_tube(beside, np.full(len(beside), rng.uniform(0.9, 1.8)), Tissue.CORONARY_VEIN, AROUND_HEART)
     _paint_coronary_sinus(canvas, marks, left, rng)
+
+
+def _paint_branches(
+    canvas: Canvas, obstacles: Obstacles, course: np.ndarray, way: np.ndarray, r: float, rng: np.random.Generator
+) -> None:  # fmt: skip
+    """Paint branches of an artery over the ventricles' surface, roughly along ``way``, in a sleeve of fat.
+
+    ``course`` is the artery's path (N, 3; mm). Every second branch is a vein.
+    """
+    if len(course) < 3:
+        return
+    for n, start in enumerate(course[rng.permutation(len(course))[: int(rng.integers(1, 5))]]):
+        turn = unit(unit(way) + rng.normal(0, 0.25, 3))
+        points = [start]
+        for _ in range(int(rng.integers(3, 8))):
+            points.append(obstacles.push_out((points[-1] + 7.0 * turn)[None], r, clearance=rng.uniform(0.3, 1.5))[0])
+            turn = unit(turn + rng.normal(0, 0.15, 3))
+        on_wall = [p for p in points if obstacles.distance_at(p) < 8.0]
+        if len(on_wall) > 2:
+            radii = np.linspace(r, 0.5 * r, len(on_wall))
+            canvas.paint_tube(on_wall, radii + 1.8, Tissue.FAT, (Tissue.LUNG,))
+            tissue = Tissue.CORONARY_VEIN if n % 2 else Tissue.CORONARY_ARTERY
+            canvas.paint_tube(on_wall, radii, tissue, AROUND_HEART)
 
 
 def _aortic_root(marks: Landmarks) -> np.ndarray:

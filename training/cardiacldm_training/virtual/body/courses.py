@@ -33,6 +33,11 @@ class Obstacles:
         self.distance = free.astype(np.float32) * self.lattice.spacing
         self.gradient = np.stack(np.gradient(ndimage.gaussian_filter(self.distance, 1.0)))
 
+    def distance_at(self, point: np.ndarray) -> float:
+        """Return the distance (mm) of a point (3,; mm) to the nearest structure, negative inside."""
+        index = self.lattice.index(point)[:, None]
+        return float(ndimage.map_coordinates(self.distance, index, order=1, mode="nearest")[0])
+
     def push_out(self, points: ArrayLike, radius: float, clearance: float = 1.0) -> np.ndarray:
         """Return points (N, 3; mm) moved away from the heart until a tube of ``radius`` mm fits beside it.
 

@@ -29,9 +29,8 @@ class Mediastinum:
     veins: PulmonaryVeins
 
 
-def plan_mediastinum(marks: Landmarks, frame: BodyFrame, rng: np.random.Generator) -> Mediastinum:
+def plan_mediastinum(marks: Landmarks, obstacles: Obstacles, frame: BodyFrame, rng: np.random.Generator) -> Mediastinum:
     """Plan all courses, in the order in which they are painted."""
-    obstacles = Obstacles(marks)
     hila = np.stack([marks.extreme("PA", unit([s, -0.35, -0.15])) for s in (1.0, -1.0)])
     airways, carina, bronchi = _plan_airways(marks, frame, hila, obstacles, rng)
     veins = plan_pulmonary_veins(marks, obstacles, rng)

@@ -21,6 +21,7 @@ from ...errors import AnatomyError
 from ..shapes import Lattice
 from .appendage import draw_appendage, replace_appendage
 from .deform import COARSE, Deformation, draw_deformation, grow
+from .grooves import cut_grooves
 from .measures import Measures, draw_measures
 from .model import HeartModel
 from .parametric import parametric_model
@@ -31,6 +32,8 @@ from .topology import Box, boxes_of, faults, repair
 LOW_MM, HIGH_MM = np.array([-115.0, -115.0, -110.0]), np.array([115.0, 115.0, 135.0])
 #: Share of templates whose appendage is replaced: most of theirs are not segmented from an image.
 NEW_APPENDAGE = 0.8
+#: Targets are larger by this, since the grooves between the chambers are cut out of them.
+GROOVES = {"RA": 1.025, "RV": 1.03}
 #: Number of steps in which a model grows to its target volumes.
 STEPS = 8
 #: Draws until the templates are reported as unusable.
@@ -120,7 +123,7 @@ def _draw_once(rng: np.random.Generator, lattice: Lattice, sources: HeartSources
     if replaced:
         model = replace_appendage(model, kind, rng)
     deformation = _fit_deformation(rng, model, measures, sources.deformation)
-    labels = deform_labels(model, deformation, lattice)
+    labels = cut_grooves(deform_labels(model, deformation, lattice), lattice.spacing, rng)
     targets = {"systole": measures.systole, "body_surface_m2": measures.body_surface,
                "aorta_mm": measures.calibres["AO"], "pulmonary_mm": measures.calibres["PA"]}  # fmt: skip
     targets |= {f"{n}_{'diastole' if n in ('LV', 'RV') else 'systole'}_ml": v
@@ -134,8 +137,9 @@ def _fit_deformation(rng: np.random.Generator, model: HeartModel, measures: Meas
     target_ml = sum(measures.volumes.values())
     scale = float(np.clip((target_ml / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
     deformation = draw_deformation(rng, strength, scale, scale * model.bottom_z)
+    targets = {name: ml * GROOVES.get(name, 1.0) for name, ml in measures.volumes.items()}
     section_ratios = {name: (mm / (scale * model.calibres_mm[name])) ** 2 for name, mm in measures.calibres.items()}
-    return grow(deformation, GrowthRates(model, dict(measures.volumes), section_ratios, measures.septum), STEPS)
+    return grow(deformation, GrowthRates(model, targets, section_ratios, measures.septum), STEPS)
 
 
 class GrowthRates:

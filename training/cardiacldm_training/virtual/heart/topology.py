@@ -54,12 +54,12 @@ def _grow(box: Box, voxels: int, shape: tuple[int, ...]) -> Box:
     return a, b, c
 
 
-def _box_of_contact(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, reach: int) -> Box | None:
+def box_of_contact(labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, reach: int) -> Box | None:
     """Return the box in which ``first`` and ``second`` can lie within ``reach`` voxels of each other, or None."""
     if first not in boxes or second not in boxes:
         return None
-    ends = [(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(*(_grow(boxes[v], reach, labels.shape) for v in (first, second)), strict=True)]  # fmt: skip
+    wide = [_grow(boxes[value], reach, labels.shape) for value in (first, second)]
+    ends = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*wide, strict=True)]
     if any(stop <= start for start, stop in ends):
         return None
     return _grow((slice(*ends[0]), slice(*ends[1]), slice(*ends[2])), reach, labels.shape)
@@ -69,7 +69,7 @@ def _contact(
     labels: np.ndarray, boxes: dict[int, Box], first: int, second: int, mm: float, spacing: float
 ) -> tuple[Box, np.ndarray] | None:
     """Return the voxels of ``first`` within ``mm`` of ``second``: a box and the mask in it, or None."""
-    box = _box_of_contact(labels, boxes, first, second, int(mm / spacing) + 2)
+    box = box_of_contact(labels, boxes, first, second, int(mm / spacing) + 2)
     if box is None:
         return None
     one, other = labels[box] == first, labels[box] == second

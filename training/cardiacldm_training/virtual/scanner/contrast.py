@@ -169,8 +169,9 @@ def _add_structure(
     factor = rng.uniform(*RANGES[protocol.appearance].texture)
     spacing = lattice.spacing
     sheets = np.exp(-np.square(smooth_field(rng, tissue.shape, 7.0 / spacing) / 0.07))  # level sets of a smooth field
+    lobules = np.exp(-np.square(medium / 0.12))
     fat = tissue == T.FAT
-    image += (factor * rng.uniform(10, 40)) * (fat * sheets)
+    image += fat * (factor * (rng.uniform(10, 45) * sheets + rng.uniform(0, 35) * lobules))
     fibre = ndimage.gaussian_filter1d(medium, 8.0 / spacing, axis=2, truncate=2.5)
     image -= (factor * rng.uniform(30, 120)) * ((tissue == T.MUSCLE) * np.clip(fibre - 0.55, 0.0, 0.8))
     lung = tissue == T.LUNG
