@@ -131,6 +131,15 @@ def test_a_failed_step_is_resumed(place: Workplace) -> None:
     assert place.names == ["one", "one", "two"]
 
 
+def test_a_step_of_which_nothing_succeeded_says_what_to_do(place: Workplace) -> None:
+    first, second = place.steps
+    second = replace(second, end=place.out / "second" / "a", some="pair_*", advice="Draw with another generator.")
+    place.codes["second"] = 1  # a part failed
+    with pytest.raises(TrainingError, match="another generator"):
+        place.run([first, second])
+    assert place.run([first, replace(second, some="*")])["second"].seconds >= 0.0
+
+
 def test_a_step_without_its_results_is_not_done(place: Workplace) -> None:
     place.nothing.add("second")
     with pytest.raises(TrainingError, match="Second"):

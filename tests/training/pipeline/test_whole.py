@@ -131,6 +131,13 @@ def test_shipped_packages_are_started_from(stand_in: StandIn, data: Path, tmp_pa
     assert "--learning-rate" in segmenter
 
 
+def test_a_trial_keeps_pairs_that_no_check_would_accept(stand_in: StandIn, data: Path, tmp_path: Path) -> None:
+    assert invoke(data, tmp_path / "run", "--effort", "0.01").exit_code == 0
+    generate = next(call for call in stand_in.calls if call[0] == "generate")
+    assert "--no-check" in generate
+    assert "--train" not in generate
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -30,6 +30,8 @@ _OVERHEAD = 1.3
 _BYTES_PER_WEIGHT = 20
 #: Memory of torch, Lightning and MONAI themselves.
 _LIBRARIES_BYTES = 700e6
+#: Attempts at an accepted pair.
+_ATTEMPTS = 2
 #: Conditions of the trial's denoiser; their number changes little.
 _CHOICES, _NUMBERS = (3, 3), 8
 
@@ -118,7 +120,9 @@ def _generator_costs(settings: Settings, work: Budget, device: str) -> dict[str,
         "autoencoder": autoencoder.training(work.autoencoder),
         "diffusion": denoiser.training(work.diffusion),
         "pairs": Cost(
-            work.pairs * one_pair, work.pairs * 2.4 * voxels, autoencoder.memory_bytes / 3 + _LIBRARIES_BYTES
+            _ATTEMPTS * work.pairs * one_pair,
+            work.pairs * 2.4 * voxels,
+            autoencoder.memory_bytes / 3 + _LIBRARIES_BYTES,
         ),
     }
 

@@ -105,6 +105,8 @@ class _Work:
         command = (*step.command, *step.pace, *(step.resume if goes_on else ()))
         code = self._run(command)
         if code == 0 or (code == _PARTLY_FAILED and step.end is not None and step.end.is_file()):
+            if step.end is not None and not any(step.end.parent.glob(step.some)):
+                raise TrainingError(f"The step '{step.title}' has made nothing that can be used. {step.advice}")
             return
         cause = "was killed, perhaps because memory ran out" if code == -signal.SIGKILL else "failed (see above)"
         raise TrainingError(

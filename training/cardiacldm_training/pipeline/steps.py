@@ -15,6 +15,12 @@ from ..errors import ConfigError
 Part = Literal["generate", "pretrain", "evaluate"]
 #: A package is trained further for this share of a preset's steps, at this learning rate: docs/results/few-cases.md.
 FURTHER_SHARE, FURTHER_RATE = 1 / 30, 3e-4
+_NO_PAIRS = (
+    "No pair passed the checks: repeat the command with --resume and a larger --effort, with --from virtual-pairs-v1, "
+    "or with --skip generate."
+)
+#: Below this effort a pipeline is a trial: its generator draws nothing that a check would accept.
+TRIAL_EFFORT = 0.1
 
 
 class Settings(Record):
@@ -62,7 +68,8 @@ class Step:
 
     ``needs``: steps whose results it reads. ``reads_data``: it reads the scans. ``pace``: options of the machine.
     ``resume``: options with which it goes on after a stop. ``end``: a file that the command writes at its end, also if
-    a pair or a case has failed, which is no reason to stop.
+    a pair or a case has failed, which is no reason to stop. ``some``: files of which at least one must be there then; ``advice``: what to do
+    if there is none.
     """
 
     name: str
@@ -75,6 +82,8 @@ class Step:
     pace: tuple[str, ...] = ()
     resume: tuple[str, ...] = ()
     end: Path | None = None
+    some: str = "*"
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,16 +203,18 @@ class _Maker:
         )  # fmt: skip
 
     def pairs(self) -> Step:
-        """Draw pairs. Copies of the scans are rejected: a pair must not show a patient."""
+        """Draw pairs. Copies of the scans are rejected: a pair must not show a patient. A trial keeps all."""
         folder, own = self.places.pairs, self.settings.generator is None
         copies = ("--train", str(self.data.folder), *self._reading) if own else ()
+        checks = ("--no-check",) if own and self.settings.effort < TRIAL_EFFORT else copies
         return Step(
             "pairs", "Generate pairs",
             ("generate", "--package", self.settings.generator or str(self.places.generator_package),
-             "--count", str(self.budget.pairs), "--seed", str(self.settings.seed), *copies, "--cache",
+             "--count", str(self.budget.pairs), "--seed", str(self.settings.seed), *checks, "--cache",
              str(self.places.prepared), "--out", str(folder), "--yes"),
             makes=(folder,), results=(folder,), needs=("generator package",) if own else (), reads_data=own,
             pace=self._pace[:4], end=folder / "acceptance.json",
+            some="pair_*/ct.nii.gz", advice=_NO_PAIRS,
         )  # fmt: skip
 
     def pretraining(self) -> Step:
