@@ -68,8 +68,8 @@ class Step:
 
     ``needs``: steps whose results it reads. ``reads_data``: it reads the scans. ``pace``: options of the machine.
     ``resume``: options with which it goes on after a stop. ``end``: a file that the command writes at its end, also if
-    a pair or a case has failed, which is no reason to stop. ``some``: files of which at least one must be there then; ``advice``: what to do
-    if there is none.
+    a pair or a case has failed, which is no reason to stop. ``some``: files of which at least one must be there then;
+    ``advice``: what to do if there is none.
     """
 
     name: str
