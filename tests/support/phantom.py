@@ -58,5 +58,5 @@ def spec(spacing_mm: float, patch: int) -> SimpleNamespace:
 def phantom_package() -> Any:
     """Return the parts of a package that a Segmenter reads; its networks are to be :class:`ByIntensity`."""
     networks = {"locator": spec(5.0, 32), "segmenter": spec(2.0, 48)}
-    manifest = SimpleNamespace(name="phantom", kind="segmenter", networks=networks, expected_dice=None)
+    manifest = SimpleNamespace(name="phantom", kind="segmenter", networks=networks, borders=None, expected_dice=None)
     return SimpleNamespace(manifest=manifest)

@@ -70,6 +70,14 @@ class NetworkSpec(Record):
         return self
 
 
+class BorderSpec(Record):
+    """How borders of blood and wall are refined by the HU of the scan, at the qualities full and flips."""
+
+    weight: Annotated[
+        FiniteFloat, Field(gt=0, le=1, description="Of the HU's log-likelihood, beside the log-probability.")
+    ]
+
+
 class Provenance(Record):
     """Where the weights come from."""
 
@@ -126,6 +134,9 @@ class Manifest(Record):
         ),
     ]
     generator: Annotated[GeneratorSpec | None, Field(description="Of a generator only.")] = None
+    borders: Annotated[
+        BorderSpec | None, Field(description="Of a segmenter whose borders are refined. Without it they are not.")
+    ] = None
     expected_dice: Annotated[
         DiceRecord | None, Field(description="Of a segmenter whose labels were compared with their probabilities.")
     ] = None
@@ -155,8 +166,9 @@ class Manifest(Record):
             raise ValueError("the entry generator belongs to packages of the kind generator, and to each of them")
         if self.generator is not None:
             self._generator_agrees(self.generator)
-            if self.expected_dice is not None:
-                raise ValueError("the entry expected_dice belongs to packages of the kind segmenter")
+            for entry in ("borders", "expected_dice"):
+                if getattr(self, entry) is not None:
+                    raise ValueError(f"the entry {entry} belongs to packages of the kind segmenter")
         return self
 
     def _architectures_do_their_tasks(self) -> None:

@@ -46,7 +46,7 @@ def write_package(
                 raise PackageError(f"{folder.name} was not written: in its {role}, {error}.") from error
         (content / CARD).write_text(card, encoding="utf-8", newline="\n")
         hashes = {name: sha256(content / name) for name in sorted(manifest.file_names())}
-        unused = {name for name in ("generator", "expected_dice") if getattr(manifest, name) is None}
+        unused = {name for name in ("generator", "borders", "expected_dice") if getattr(manifest, name) is None}
         text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=2, exclude=unused) + "\n"
         (content / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
         package = verify_package(content)

@@ -23,6 +23,7 @@ from ..packages.store import require_kind
 from ..packages.weights import load_networks
 from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import choose_device
+from .borders import averaged, find_borders, next_slab
 from .cleanup import clean
 from .findings import Finding, findings, sentence
 from .gate import Signs, cut_off_at, read_signs
@@ -147,11 +148,31 @@ class Segmenter:
                 _label_nearest(part, logits, grid, inner, run)
             return signs
         with run.stage("resample"):
-            _label_slices(part, logits, grid, inner, run)
+            inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            self._label_box(part, logits.cpu().numpy(), grid, Volume(volume.array[inside], inner.affine), run)
             del logits
         with run.stage("clean"):
             part[...] = clean_scan(part, inner)
         return signs
+
+    def _label_box(self, part: np.ndarray, logits: np.ndarray, grid: Grid, scan: Volume, run: Run) -> None:
+        """Fill ``part`` (uint8, on the grid of ``scan``) from the logits on ``grid``, a few slices at a time.
+
+        Borders are refined by HU if the package asks for it, but not at the quality ``fast``.
+        """
+        spec, borders = self.package.manifest.borders, None
+        if spec is not None and run.quality != "fast":
+            scan = Volume(averaged(scan.array, scan.spacing), scan.affine)
+            hu = np.concatenate([slab for _, slab in nearest(scan.array, scan.affine, grid)], axis=2)
+            borders = find_borders(largest(logits), hu, spec.weight)
+        bands = borders.on(grid, scan.grid) if borders is not None else None
+        for k, values in interpolate(logits, grid.affine, scan.grid):
+            run.step(k / part.shape[2])
+            slab = np.s_[:, :, k : k + values.shape[3]]
+            part[slab] = largest(values)
+            if borders is not None and bands is not None:
+                borders.move(part[slab], values, scan.array[slab], next_slab(bands, values.shape[3]))
+        fill_outside(part, scan.grid, grid, anatomy.BACKGROUND)
 
     def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
         """Return the RAS box (2, 3) around the heart with its margin, within the scan; None without a heart.
@@ -252,16 +273,8 @@ class Segmenter:
             return predict_in_windows(source.to(run.device), patch, run.batch, predict, overlap)
 
 
-def _label_slices(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:
-    """Fill ``part`` (uint8, on ``target``) with the likeliest structure, a few slices at a time; 0 outside ``grid``."""
-    for k, values in interpolate(logits.cpu().numpy(), grid.affine, target):
-        run.step(k / target.shape[2])
-        part[:, :, k : k + values.shape[3]] = largest(values)
-    fill_outside(part, target, grid, anatomy.BACKGROUND)
-
-
 def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:
-    """Fill ``part`` like :func:`_label_slices`, but clean the labels on ``grid`` and take those of the nearest voxels.
+    """Fill ``part`` (uint8, on ``target``) with the labels of the nearest voxels of ``grid``, cleaned there.
 
     ``target`` must not be coarser than ``grid``, so that a single piece stays single. ``grid`` has far fewer voxels to
     clean.
