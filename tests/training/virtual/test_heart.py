@@ -126,7 +126,8 @@ def test_measures_follow_the_published_distributions() -> None:
             assert np.std(values) == pytest.approx(sd, rel=0.15), (sex, name)
         assert np.mean([m.at_rest["LA"] / m.body_surface for m in healthy]) == pytest.approx(50.6, rel=0.05)
     assert {f for m in drawn for f in m.findings} >= {
-        "enlarged LA", "enlarged RA", "hypertrophy", "septal hypertrophy", "dilated LV", "dilated aorta", "systole"
+        "enlarged LA", "enlarged RA", "hypertrophy", "septal hypertrophy", "dilated LV", "dilated aorta", "dissection",
+        "mural thrombus", "systole"
     }  # fmt: skip
 
 

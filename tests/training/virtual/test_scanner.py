@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from cardiacldm_training.cases.condition_names import IMPLANTS, PHASES, SCANNER_STYLES
-from cardiacldm_training.virtual.body.implants import draw_calcium, draw_implant
+from cardiacldm_training.virtual.body.implants import draw_calcium, draw_catheter, draw_implant
 from cardiacldm_training.virtual.protocol import RANGES, SITES, ScanProtocol, draw_protocol
 from cardiacldm_training.virtual.scanner.artefacts import projector, slice_matrix
 from cardiacldm_training.virtual.scanner.contrast import draw_means
@@ -188,6 +188,29 @@ def test_dense_blood_streams_through_the_right_atrium_above_clear_blood() -> Non
     assert not any(one.stream for one in drawn if one.phase in ("venous", "none"))
 
 
+def test_sharp_kernels_give_scans_as_noisy_as_real_ones() -> None:
+    """A share of scans has a lung kernel; their noise includes the 88 HU of a real scan in slices of 2.5 mm."""
+    rng = np.random.default_rng(9)
+    drawn = [draw_protocol(rng) for _ in range(800)]
+    sharp = [one for one in drawn if one.sharp]
+    assert 0.06 < len(sharp) / len(drawn) < 0.2
+    noise = [one.noise_hu for one in sharp]
+    assert np.quantile(noise, 0.25) < 60 < np.quantile(noise, 0.9)
+    assert np.mean(noise) > 2 * np.mean([one.noise_hu for one in drawn if not one.sharp])
+    assert np.mean([one.edge for one in sharp]) > 0.7
+
+
+@pytest.mark.parametrize(("kind", "reached"), [("central", {"CAVA"}), ("pulmonary", {"CAVA", "RA", "RV", "PA"})])
+def test_catheters_run_through_the_right_heart(kind: str, reached: set[str]) -> None:
+    body = small_chest()
+    body.labels[30:36, 34:40, 26:32] = body.tissue[30:36, 34:40, 26:32] = Tissue.PA
+    (catheter,) = draw_catheter(body, LATTICE, kind, np.random.default_rng(2))
+    crossed = {Tissue(code).name for code in np.unique(body.tissue[tuple(catheter.where.T)])}
+    assert crossed >= reached
+    assert 100 < catheter.hu <= 1200
+    assert not draw_catheter(body, LATTICE, "none", np.random.default_rng(2))
+
+
 def test_appendages_are_half_filled_in_a_share_of_the_scans_with_contrast() -> None:
     rng = np.random.default_rng(8)
     drawn = [draw_protocol(rng) for _ in range(600)]
@@ -223,7 +246,8 @@ def test_randomised_scans_go_beyond_realistic_ones_but_keep_the_wall_apart_from_
     apart = np.mean([abs(one.left_hu - one.myocardium_hu) >= 25 for one in wild])
     assert 0.8 < apart < 0.95
     assert np.corrcoef([one.left_hu for one in wild], [one.right_hu for one in wild])[0, 1] < 0.5
-    assert max(one.noise_hu for one in wild) > 1.5 * max(one.noise_hu for one in tame)
+    loud, quiet = (np.quantile([one.noise_hu for one in drawn if not one.sharp], 0.98) for drawn in (wild, tame))
+    assert loud > 1.4 * quiet
     assert np.std([one.myocardium_hu for one in wild]) > 2 * np.std([one.myocardium_hu for one in tame])
     assert all(one.myocardium_hu < one.left_hu for one in tame if one.phase == "arterial")
 

@@ -28,7 +28,7 @@ from ..cases.workers import spread
 from ..errors import AnatomyError
 from .body.body import paint_body
 from .body.frame import draw_frame, extend_aorta
-from .body.implants import draw_implant
+from .body.implants import draw_catheter, draw_implant
 from .heart.anatomy import Heart, HeartSources, draw_heart
 from .heart.templates import read_template, template_files
 from .protocol import Appearance, ScanProtocol, draw_protocol
@@ -36,7 +36,7 @@ from .scanner.scanner import draw_view, scan
 from .shapes import Lattice
 
 #: Increased whenever a seed gives other bytes than before.
-FORMAT = 8
+FORMAT = 9
 #: Approximate size of a case of 1.5 mm on disk, MB.
 CASE_MB = 9.0
 
@@ -100,7 +100,10 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     implant = draw_implant(body, lattice, protocol.implant, rng)
     if not implant:  # none, or its site is outside the scan
         protocol = replace(protocol, implant="none")
-    image = scan(body, lattice, protocol, rng, implant)
+    catheter = draw_catheter(body, lattice, protocol.catheter, rng)
+    if not catheter:
+        protocol = replace(protocol, catheter="none")
+    image = scan(body, lattice, protocol, rng, [*implant, *catheter])
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
     record = {"index": index, "seed": settings.seed, "view": view, "synthetic": True}

@@ -26,6 +26,11 @@ DENSE_CAVA_HU = 450.0
 LATE_TIP = {"arterial": 0.35, "dual": 0.2}
 #: Share of scans with contrast medium in which a dense stream crosses the right atrium.
 STREAM = 0.55
+#: What a sharp kernel (lung or bone, such as B70f) does to the noise and edges of the site's own kernel, our estimate:
+#: factor on the noise, addition to the edge enhancement, factor on the point spread.
+SHARP_NOISE, SHARP_EDGE, SHARP_BLUR = (2.0, 4.0), (0.5, 1.6), (0.65, 0.95)
+#: Kinds of catheter in the central veins and the heart, and their shares.
+CATHETERS = {"none": 0.87, "central": 0.11, "pulmonary": 0.02}
 #: Share of scans in which the superior vena cava happens to be about as bright as the aorta.
 EQUAL_CAVA = 0.15
 
@@ -83,22 +88,23 @@ class Site:
     slice_mm: Span
     iterative: Span  # 0: filtered back-projection, 1: smooth, blotchy noise
     ungated: float  # share of scans without ECG gating
+    sharp: float  # share of scans with a sharp kernel
 
 
 #: The scanner styles; their names are the values of ``conditions.scan_location``.
 SITES: dict[str, Site] = {
     "heart_centre": Site(0.36, (0.66, 0.26, 0.03, 0.05), {"heart": 0.6, "wide": 0.28, "chest": 0.12},
-                         (80, 100, 100, 120), (11, 26), (0.5, 0.75), (0.0, 0.3), (0.5, 1.0), (0.2, 0.8), 0.08),
+                         (80, 100, 100, 120), (11, 26), (0.5, 0.75), (0.0, 0.3), (0.5, 1.0), (0.2, 0.8), 0.08, 0.03),
     "university": Site(0.20, (0.38, 0.30, 0.20, 0.12), {"heart": 0.3, "wide": 0.3, "chest": 0.4},
-                       (100, 120), (9, 24), (0.5, 0.9), (0.0, 0.4), (0.6, 3.0), (0.0, 0.7), 0.4),
+                       (100, 120), (9, 24), (0.5, 0.9), (0.0, 0.4), (0.6, 3.0), (0.0, 0.7), 0.4, 0.1),
     "chest_clinic": Site(0.15, (0.18, 0.38, 0.24, 0.20), {"wide": 0.3, "chest": 0.7},
-                         (100, 120), (12, 36), (0.45, 0.7), (0.2, 0.9), (1.0, 3.0), (0.0, 0.5), 0.8),
+                         (100, 120), (12, 36), (0.45, 0.7), (0.2, 0.9), (1.0, 3.0), (0.0, 0.5), 0.8, 0.3),
     "emergency": Site(0.13, (0.22, 0.52, 0.22, 0.04), {"wide": 0.2, "chest": 0.5, "trunk": 0.3},
-                      (100, 120, 140), (10, 27), (0.55, 0.9), (0.0, 0.3), (1.0, 5.0), (0.0, 0.6), 0.8),
+                      (100, 120, 140), (10, 27), (0.55, 0.9), (0.0, 0.3), (1.0, 5.0), (0.0, 0.6), 0.8, 0.08),
     "community": Site(0.10, (0.20, 0.20, 0.38, 0.22), {"wide": 0.2, "chest": 0.6, "trunk": 0.2},
-                      (120, 130), (9, 20), (0.7, 1.2), (0.0, 0.2), (2.5, 5.0), (0.0, 0.2), 0.9),
+                      (120, 130), (9, 20), (0.7, 1.2), (0.0, 0.2), (2.5, 5.0), (0.0, 0.2), 0.9, 0.1),
     "screening": Site(0.06, (0.10, 0.05, 0.05, 0.80), {"heart": 0.3, "wide": 0.2, "chest": 0.5},
-                      (100, 120), (18, 45), (0.5, 0.9), (0.0, 0.6), (1.0, 3.0), (0.0, 0.6), 0.5),
+                      (100, 120), (18, 45), (0.5, 0.9), (0.0, 0.6), (1.0, 3.0), (0.0, 0.6), 0.5, 0.15),
 }  # fmt: skip
 
 
@@ -133,6 +139,8 @@ class ScanProtocol:
     circle: bool = False
     implant: str = "none"
     calcium: bool = False
+    sharp: bool = False  # a sharp kernel
+    catheter: str = "none"
 
 
 def _uniform(rng: np.random.Generator, span: Span) -> float:
@@ -158,8 +166,7 @@ def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> Sc
     kv = int(rng.choice(style.kv))
     phase, left, right, cava = _draw_enhancement(rng, _choose(rng, PHASES, ranges.phases or style.phases), kv, ranges)
     thick = float(np.clip(np.exp(rng.uniform(*np.log(style.slice_mm))) * _uniform(rng, ranges.slice), 0.5, 5.0))
-    blur = float(np.clip(_uniform(rng, style.blur_mm) * _uniform(rng, ranges.blur), 0.35, 2.2))
-    noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _uniform(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
+    sharp = bool(rng.random() < style.sharp)
     contrast = phase in ("arterial", "dual")
     ungated = rng.random() < style.ungated
     values = {
@@ -169,8 +176,7 @@ def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> Sc
         "layering": _uniform(rng, (0.1, 0.5)) if contrast and rng.random() < 0.12 else 0.0,
         "stream": _uniform(rng, (0.4, 1.0)) if contrast and rng.random() < STREAM else 0.0,
         "tip_filling": _uniform(rng, (0.0, 0.8)) if rng.random() < LATE_TIP.get(phase, 0.0) else 1.0,
-        "noise_hu": float(np.clip(noise, 2.0, 150.0)), "iterative": _uniform(rng, style.iterative), "blur_mm": blur,
-        "edge": max(_uniform(rng, style.edge) + _uniform(rng, ranges.edge), 0.0), "slice_mm": thick,
+        **_draw_grain(rng, style, ranges, thick, sharp), "slice_mm": thick,
         "bias_hu": _uniform(rng, ranges.bias_hu), "motion_mm": _uniform(rng, ranges.motion_mm) if ungated else 0.0,
         "step_mm": _uniform(rng, (0.3, 1.0)) if not ungated and rng.random() < 2 * ranges.steps else 0.0,
         "streaks": _uniform(rng, ranges.streaks),
@@ -178,8 +184,23 @@ def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> Sc
     return ScanProtocol(
         appearance=appearance, site=name, phase=phase, kv=kv,
         circle=bool(rng.random() < ranges.circle), implant=_choose(rng, IMPLANTS, ranges.implants),
-        calcium=bool(rng.random() < ranges.calcium), **{key: round(value, 2) for key, value in values.items()},
+        calcium=bool(rng.random() < ranges.calcium), sharp=sharp,
+        catheter=_choose(rng, tuple(CATHETERS), tuple(CATHETERS.values())),
+        **{key: round(value, 2) for key, value in values.items()},
     )  # fmt: skip
+
+
+def _draw_grain(rng: np.random.Generator, style: Site, ranges: Ranges, thick: float, sharp: bool) -> dict[str, float]:
+    """Draw noise, point spread, edge enhancement and reconstruction of slices of ``thick`` mm."""
+    noise = np.exp(rng.uniform(*np.log(style.noise_hu))) * _uniform(rng, ranges.noise) * np.sqrt(1.5 / max(thick, 0.8))
+    blur = _uniform(rng, style.blur_mm) * _uniform(rng, ranges.blur)
+    edge = max(_uniform(rng, style.edge) + _uniform(rng, ranges.edge), 0.0)
+    iterative = _uniform(rng, style.iterative)
+    if sharp:
+        noise, edge = noise * _uniform(rng, SHARP_NOISE), edge + _uniform(rng, SHARP_EDGE)
+        blur, iterative = blur * _uniform(rng, SHARP_BLUR), 0.2 * iterative
+    return {"noise_hu": float(np.clip(noise, 2.0, 180.0)), "iterative": iterative,
+            "blur_mm": float(np.clip(blur, 0.35, 2.2)), "edge": edge}  # fmt: skip
 
 
 def _draw_enhancement(rng: np.random.Generator, phase: str, kv: int, ranges: Ranges) -> tuple[str, float, float, float]:

@@ -57,6 +57,9 @@ class Tissue(IntEnum):
     SOFT = 42  # thymus, lymph nodes, gallbladder, pancreas: soft tissue of no particular kind
     COLLAPSED_LUNG = 43
     AIRWAY_WALL = 44
+    FALSE_LUMEN = 45  # of a dissected aorta, labelled as aorta, as the next two
+    THROMBUS = 46
+    FLAP = 47
 
 
 def tissue_mask(tissue: np.ndarray, codes: Iterable[Tissue]) -> np.ndarray:

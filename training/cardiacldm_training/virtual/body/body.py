@@ -15,6 +15,7 @@ from ..heart.anatomy import Heart
 from ..shapes import Lattice, tube_mask
 from ..tissue import Body, Tissue
 from .abdomen import draw_diaphragm, paint_abdomen
+from .aorta import paint_aortic_disease
 from .canvas import Canvas, LabelBoxes
 from .cavities import paint_cavities
 from .chest import measure_trunk, paint_cage, paint_shoulders, paint_spine, paint_table, paint_wall
@@ -49,6 +50,7 @@ def paint_body(
     canvas.tissue[inside] = labels[inside]
     paint_valves(canvas, marks, boxes, rng)
     paint_cavities(canvas, marks, boxes, rng)
+    paint_aortic_disease(canvas, marks, boxes, frame, rng)
     return Body(canvas.tissue, labels)
 
 

@@ -137,7 +137,7 @@ def draw_aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
         start = above + np.array([-27.0, -58.0, -22.0])
         radius = float(rng.uniform(9.5, 13.5))
         arch = np.column_stack([course, np.linspace(1.2, 1.05, 4) * radius])
-    drift = rng.normal(0.0, 5.0, 2)
+    drift = rng.normal(0.0, 5.0 if rng.random() < 0.85 else 15.0, 2)  # some aortas are elongated
     down = [
         [*start, radius],
         [start[0] + 0.2 * drift[0], start[1] - 2.0, start[2] - 30.0, radius],

@@ -44,6 +44,32 @@ def draw_implant(body: Body, lattice: Lattice, kind: str, rng: np.random.Generat
     return [one for one in bodies if len(one.where)]
 
 
+def draw_catheter(body: Body, lattice: Lattice, kind: str, rng: np.random.Generator) -> list[ForeignBody]:
+    """Draw a catheter of a kind in ``CATHETERS``; empty if it is ``none`` or its veins are not in the scan.
+
+    A central one, as of a port, ends where the superior vena cava opens into the right atrium or a little beyond; a
+    pulmonary one runs through both right chambers into the pulmonary artery. Plastic made visible to X-rays has some
+    hundred HU and is 2 to 3 mm thick.
+    """
+    body_map = _BodyMap(body, lattice, rng)
+    cava, atrium = body_map.tissue_voxels(Tissue.CAVA), body_map.structure_voxels("RA")
+    if kind == "none" or len(cava) < 20 or not len(atrium):
+        return []
+    levels = np.quantile(cava[:, 2], np.linspace(1.0, 0.0, 6))
+    way = [cava[np.abs(cava[:, 2] - z) <= 2.0].mean(0) for z in levels]
+    way = [p + rng.normal(0, 1.0, 3) for p in way]
+    if kind == "central":
+        way = way[: int(rng.integers(4, 7))] + ([0.5 * (way[-1] + atrium.mean(0))] if rng.random() < 0.4 else [])
+    else:
+        ventricle, artery = body_map.structure_voxels("RV"), body_map.structure_voxels("PA")
+        if not len(ventricle) or not len(artery):
+            return []
+        root = artery[artery[:, 1] >= np.quantile(artery[:, 1], 0.9)].mean(0)
+        side = artery[artery[:, 0] >= np.quantile(artery[:, 0], 0.85)].mean(0)
+        way += [atrium.mean(0), ventricle.mean(0), 0.4 * ventricle.mean(0) + 0.6 * root, artery.mean(0), side]
+    return [body_map.make_tube(body_map.to_mm(np.array(way)), rng.uniform(0.9, 1.5), rng.uniform(250.0, 1200.0))]
+
+
 def paint_foreign_bodies(image: np.ndarray, foreign: Iterable[ForeignBody]) -> None:
     """Set the HU of foreign bodies in an image. In place."""
     for one in foreign:
@@ -131,7 +157,8 @@ def _calcify_aortic_wall(body_map: _BodyMap) -> list[ForeignBody]:
         return []
     inside = body_map.body.labels[box] == VALUE["AO"]
     rim = np.argwhere(inside & ~ndimage.binary_erosion(inside, border_value=1)) + [s.start for s in box]
-    return _draw_grains(body_map, rim, 8, (0.5, 1.6), 9.0)
+    most = 8 if body_map.rng.random() < 0.7 else 40  # in some patients the whole arch is calcified
+    return _draw_grains(body_map, rim, most, (0.5, 1.6), 9.0)
 
 
 def _calcify_mitral_annulus(body_map: _BodyMap) -> list[ForeignBody]:
@@ -205,6 +232,32 @@ def _make_valve(body_map: _BodyMap) -> list[ForeignBody]:
 
 
 def _make_stent(body_map: _BodyMap) -> list[ForeignBody]:
+    """Draw a stent graft of the aorta or one to three coronary stents."""
+    return (_make_stent_graft(body_map) if body_map.rng.random() < 0.35 else []) or _make_coronary_stents(body_map)
+
+
+def _make_stent_graft(body_map: _BodyMap) -> list[ForeignBody]:
+    """Draw the zigzag rings of a stent graft on the wall of the descending aorta."""
+    rng, aorta, atrium = body_map.rng, body_map.structure_voxels("AO"), body_map.structure_voxels("LA")
+    if not len(atrium):
+        return []
+    behind = body_map.to_mm(aorta[aorta[:, 1] < atrium[:, 1].mean() - 8.0 / body_map.lattice.spacing])
+    if len(behind) * body_map.lattice.spacing**3 < 8000.0:
+        return []
+    top = behind[:, 2].max() - rng.uniform(6.0, 20.0)
+    turn, bodies = np.linspace(0, 2 * np.pi, 33), []
+    zigzag = rng.uniform(2.0, 4.0) * np.abs((turn * 4 / np.pi) % 2 - 1)
+    for z in np.arange(top, max(top - rng.uniform(80.0, 180.0), behind[:, 2].min() + 4.0), -rng.uniform(9.0, 14.0)):
+        section = behind[np.abs(behind[:, 2] - z) < body_map.lattice.spacing]
+        if len(section) < 12:
+            continue
+        radius = np.clip(2.0 * section[:, :2].std(0).mean(), 6.0, 22.0)
+        ring = section.mean(0) + np.column_stack([radius * np.cos(turn), radius * np.sin(turn), zigzag])
+        bodies.append(body_map.make_tube(ring, 0.35))
+    return bodies
+
+
+def _make_coronary_stents(body_map: _BodyMap) -> list[ForeignBody]:
     """Draw one to three stents: pieces of coronary artery whose voxels hold blood and metal mesh."""
     artery = body_map.tissue_voxels(Tissue.CORONARY_ARTERY)
     if not len(artery):

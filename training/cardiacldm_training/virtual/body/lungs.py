@@ -8,7 +8,7 @@ import numpy as np
 
 from ..shapes import unit
 from ..tissue import Tissue
-from .abdomen import steepness
+from .abdomen import ellipsoid_level, steepness
 from .canvas import Canvas, blur
 from .chest import Trunk, oval_depth
 from .frame import BodyFrame
@@ -173,6 +173,8 @@ def _paint_diseases(canvas: Canvas, frame: BodyFrame, room: np.ndarray, rng: np.
         canvas.fill(np.minimum(back - canvas.y, room + 1.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=LUNG_ONLY)
     if rng.random() < 0.10:
         _paint_patches(canvas, room, 9.0, rng.uniform(1.7, 2.4), Tissue.COLLAPSED_LUNG, rng)
+    if rng.random() < 0.14:
+        paint_beside_heart(canvas, frame, room, rng)
     if rng.random() < 0.12:
         _paint_patches(canvas, room - 2.0, 5.0, rng.uniform(1.3, 2.1), Tissue.GAS, rng)
     for _ in range(int(rng.poisson(0.5))):
@@ -187,12 +189,26 @@ def _paint_effusion(
     canvas: Canvas, frame: BodyFrame, room: np.ndarray, whole: tuple[Tissue, ...], rng: np.random.Generator
 ) -> None:  # fmt: skip
     """Paint fluid at the back and below and, in most cases, collapsed lung in front of it."""
-    surface = frame.spine_at(0.0)[1] + rng.uniform(-28, 25) - 0.12 * (canvas.z - frame.seat)
+    high = 25.0 if rng.random() < 0.7 else 75.0  # a large one reaches the heart
+    surface = frame.spine_at(0.0)[1] + rng.uniform(-28, high) - 0.12 * (canvas.z - frame.seat)
     surface = surface + 2.5 * canvas.noise(rng, 22.0)
     if rng.random() < 0.75:
         dense = surface + rng.uniform(3, 16) + 3.0 * canvas.noise(rng, 8.0)
         canvas.fill(np.minimum(dense - canvas.y, room - 2.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=LUNG_ONLY)
     canvas.fill(np.minimum(surface - canvas.y, room).astype(np.float32), Tissue.FLUID, over=whole + (Tissue.FAT,))
+
+
+def paint_beside_heart(canvas: Canvas, frame: BodyFrame, room: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint a consolidated or collapsed part of a lung that lies against the heart, around its open airways."""
+    spots = canvas.coarse.origin + canvas.coarse.spacing * np.argwhere((room > 0) & (room < 6.0))
+    ahead = spots[:, 1] - frame.spine_at(spots[:, 2])[:, 1]
+    low = (spots[:, 2] > frame.seat + 5.0) & (spots[:, 2] < frame.seat + 85.0)
+    spots = spots[low & (ahead > 20.0) & (np.abs(spots[:, 0] - frame.middle[0]) < 0.65 * frame.half_width)]
+    if not len(spots):
+        return
+    blob = ellipsoid_level(canvas, spots[rng.integers(len(spots))], rng.uniform(20.0, 55.0, 3))
+    blob = blob + rng.uniform(2.0, 7.0) * canvas.noise(rng, rng.uniform(6.0, 14.0))
+    canvas.fill(np.minimum(blob, room + 2.0).astype(np.float32), Tissue.COLLAPSED_LUNG, over=LUNG_ONLY)
 
 
 def _paint_patches(

@@ -63,7 +63,7 @@ def draw_measures(rng: np.random.Generator) -> Measures:
 def _with_findings(
     rng: np.random.Generator, full: dict[str, float], calibres: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, float], float, tuple[str, ...]]:
-    """Draw findings: enlarged atria, hypertrophy, a dilated left ventricle, dilated vessels."""
+    """Draw findings: enlarged atria, hypertrophy, a dilated left ventricle, dilated vessels, a diseased aorta."""
     full, calibres, septum, findings = dict(full), dict(calibres), 0.0, []
     if rng.random() < 0.16:
         findings.append("enlarged LA")
@@ -86,6 +86,14 @@ def _with_findings(
     if rng.random() < 0.08:
         findings.append("dilated aorta")
         calibres["AO"] = rng.uniform(41.0, 52.0)
+    disease = rng.random()
+    if disease < 0.05:
+        findings.append("dissection")
+        calibres["AO"] *= rng.uniform(1.0, 1.3)
+        calibres["AO behind"] *= rng.uniform(1.1, 1.6)
+    elif disease < 0.085:
+        findings.append("mural thrombus")
+        calibres["AO behind"] *= rng.uniform(1.1, 1.7)
     if rng.random() < 0.07:
         findings.append("dilated PA")
         calibres["PA"] = rng.uniform(30.0, 37.0)

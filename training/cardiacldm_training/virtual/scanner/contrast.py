@@ -59,6 +59,8 @@ LOOKS: dict[Tissue, Look] = {
     T.SOFT: Look(42, 12, 14, 32, SOFT, (6, 8, 5)),
     T.COLLAPSED_LUNG: Look(35, 15, 45, 75, (-300, 330), (10, 20, 12)),
     T.VALVE: Look(60, 15, 30, 40, SOFT, (6, 4, 0)),
+    T.THROMBUS: Look(44, 8, 1, 3, SOFT, (4, 8, 6)),
+    T.FLAP: Look(55, 10, 15, 25, SOFT, (5, 4, 0)),
 }
 
 #: Least difference between randomised neighbouring structures, HU.
@@ -124,12 +126,16 @@ def _blood_hu(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator) 
         return float(hu + ranges.spread * share * (hu - native) * rng.standard_normal())
 
     cardiac = {"arterial": rng.uniform(0.1, 0.6), "dual": rng.uniform(0.3, 0.9)}.get(protocol.phase, 0.95)
+    false = {"arterial": rng.uniform(0.1, 1.0), "dual": rng.uniform(0.4, 1.05)}.get(
+        protocol.phase, rng.uniform(0.9, 1.05)
+    )
     venous = {"arterial": rng.uniform(0.0, 0.12), "dual": rng.uniform(0.0, 0.12)}.get(protocol.phase, 0.97)
     renal = venous + (rng.uniform(0.0, 0.2) if protocol.phase != "venous" else 0.0)
     lungs = rng.random()
     blood = {
         T.LV: left, T.LA: near(left, 0.04), T.LAA: near(left, 0.05), T.AO: near(left, 0.04),
-        T.PULMONARY_VEIN: near(left, 0.05), T.CORONARY_ARTERY: native + rng.uniform(0.8, 1.0) * (left - native),
+        T.FALSE_LUMEN: false, T.PULMONARY_VEIN: near(left, 0.05),
+        T.CORONARY_ARTERY: native + rng.uniform(0.8, 1.0) * (left - native),
         T.CORONARY_VEIN: native + cardiac * (left - native), T.RV: right, T.RA: near(right, 0.08),
         T.PA: near(0.8 * right + 0.2 * left, 0.07), T.CAVA: protocol.superior_cava_hu,
         T.INFERIOR_CAVA: native + renal * (left - native), T.VEIN: native + venous * (left - native),

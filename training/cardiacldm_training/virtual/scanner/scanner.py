@@ -27,15 +27,15 @@ BEATING = tuple(Tissue[name] for name in HEART) + (
 
 
 def scan(
-    body: Body, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator, implant: Iterable[ForeignBody] = ()
+    body: Body, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator, foreign: Iterable[ForeignBody] = ()
 ) -> np.ndarray:
-    """Return the CT (int16 HU, (I, J, K)) of a body on its own lattice.
+    """Return the CT (int16 HU, (I, J, K)) of a body, with ``foreign`` implants and catheters, on its own lattice.
 
     Steps follow the order of a real scan: HU, motion, projection errors, slice profile, kernel, noise; last the errors
     of finished slices.
     """
     image = paint_hu(body.tissue, lattice, protocol, rng)
-    paint_foreign_bodies(image, [*draw_calcium(body, lattice, protocol, rng), *implant])
+    paint_foreign_bodies(image, [*draw_calcium(body, lattice, protocol, rng), *foreign])
     if protocol.motion_mm > 0:
         artefacts.blend_heartbeat(image, tissue_mask(body.tissue, BEATING), lattice, protocol.motion_mm, rng)
     error_hu, noise_factor = artefacts.projection_errors(image, lattice, protocol, rng)
