@@ -115,12 +115,15 @@ def averaged(hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Return the mean of ``hu`` (I, J, K) over the voxels within ``AVERAGE_MM`` along each axis, edges continued."""
     for axis, reach in enumerate((AVERAGE_MM / spacing).astype(int).tolist()):
         if reach:
-            lines = np.moveaxis(hu, axis, 0)
-            places = np.arange(len(lines))
-            total = np.zeros(lines.shape, dtype=np.float32)
-            for step in range(-reach, reach + 1):
-                total += lines[(places + step).clip(0, len(lines) - 1)]
-            hu = np.moveaxis(total / (2 * reach + 1), 0, axis)
+            total = hu.astype(np.float32, order="K")
+            out, lines = np.moveaxis(total, axis, 0), np.moveaxis(hu, axis, 0)
+            for step in range(1, reach + 1):
+                out[step:] += lines[:-step]
+                out[:step] += lines[:1]
+                out[:-step] += lines[step:]
+                out[-step:] += lines[-1:]
+            total /= 2 * reach + 1
+            hu = total
     return hu
 
 
