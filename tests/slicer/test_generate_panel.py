@@ -354,7 +354,7 @@ class Worker:
 def reply(index: int) -> GeneratedPair:
     """Return a pair as it comes from the worker, accepted at the second attempt."""
     pair = expected(index)
-    acceptance = {"attempts": 2, "agreement": 0.876, "rejected": [["agreement: 0.5"]]}
+    acceptance = {"attempts": 2, "agreement": 0.876, "rejected": [["agreement: 0.5"]], "remarks": ["fat: Only 9%"]}
     provenance = {**pair.provenance, "acceptance": acceptance}
     return GeneratedPair(image=pair.image, labels=pair.labels, provenance=provenance, device="cpu", seconds=1.0)
 
@@ -371,6 +371,7 @@ def test_rejected_pairs_are_listed_and_the_others_continue(user: User, monkeypat
     assert "1 generated again" in user.ui.resultLabel.text
     assert not user.ui.errorBox.visible
     assert [user.rows(column)[0] for column in (0, 2, 3)] == ["Synthetic 7-0001", "0.88", "2x"]
+    assert "Only 9%" in user.ui.pairs.item(0, 1).toolTip()
 
 
 def test_the_workers_warnings_are_shown_once(user: User, monkeypatch: pytest.MonkeyPatch) -> None:

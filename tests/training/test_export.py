@@ -18,7 +18,7 @@ from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import TrainingError
 from cardiacldm_training.evaluation.fidelity.compare import Comparison, Spread
-from cardiacldm_training.evaluation.fidelity.report import Report
+from cardiacldm_training.evaluation.fidelity.record import Report
 from cardiacldm_training.evaluation.segmenter import evaluate_cases, write_evaluation
 from cardiacldm_training.export import GeneratorAbout, export_run
 from cardiacldm_training.stages import autoencoder, calibration, run_folder

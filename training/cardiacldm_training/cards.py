@@ -9,7 +9,8 @@ from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import Manifest
 from CardiacLDMLib.text import plural
 
-from .evaluation.fidelity.report import Report, card_section
+from .evaluation.fidelity.markdown import card_section
+from .evaluation.fidelity.record import Report
 from .evaluation.segmenter import Evaluation, table
 
 #: A card of the user has this where the tables of figures are to go.

@@ -26,7 +26,9 @@ from CardiacLDMLib.text import first_problem
 
 from . import cards
 from .errors import ConfigError
-from .evaluation.fidelity.report import JSON_FILE, Report, comparisons
+from .evaluation.fidelity.markdown import comparisons
+from .evaluation.fidelity.record import Report
+from .evaluation.fidelity.report import JSON_FILE
 from .evaluation.metrics import METRICS
 from .evaluation.segmenter import Evaluation, read_evaluation
 from .stages import autoencoder, diffusion, segmenter

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from typer.testing import CliRunner
 
+from cardiacldm_training.cases.readers.layouts import find_cases
 from cardiacldm_training.cli import app
 from cardiacldm_training.virtual.report import contact_sheet, diversity, files
 from cardiacldm_training.virtual.report import plausibility as report
@@ -104,6 +106,12 @@ def test_contact_sheets_with_and_without_captions(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["contact-sheet", str(data), "--out", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "sheet.png").stat().st_size < (tmp_path / "sheet_marked.png").stat().st_size
+    alone = sitk.ReadImage(str(tmp_path / "sheet.png")).GetSize()
+    more = ["contact-sheet", str(data), "--pairs", str(data), "--cases", "3", "--out", str(tmp_path / "more.png")]
+    assert CliRunner().invoke(app, more).exit_code == 0
+    assert sitk.ReadImage(str(tmp_path / "more.png")).GetSize() == (alone[0], alone[1])  # four tiles in a row
+    (case, _) = find_cases(data)
+    assert contact_sheet.pair_tile(case).caption == f"GENERATED {case.name}"
     image = Volume(heart() * np.int16(50), np.diag([2.0] * 3 + [1.0]))
     write_volume(image, tmp_path / "scan.nii.gz")
     tile = contact_sheet.real_tile(tmp_path / "scan.nii.gz", 1, lambda scan: volume(heart()))

@@ -255,9 +255,14 @@ def gather(
     cases: list[tuple[ImageFiles, Path]] = []
     for folder in folders:
         found = find_images(folder, reading) if images_alone else find_cases(folder, reading)
-        place = cache or (folder.parent if folder.is_file() else folder) / ".prepared"
+        place = prepared_folder(folder, cache)
         cases += [(replace(case, name=full_name(folder, case.name)), place) for case in found if case.part != "test"]
     return cases
+
+
+def prepared_folder(folder: Path, cache: Path | None) -> Path:
+    """Return where the prepared cases of ``folder`` go: ``cache``, or without it ``.prepared`` beside them."""
+    return cache or (folder.parent if folder.is_file() else folder) / ".prepared"
 
 
 def full_name(folder: Path, case: str) -> str:

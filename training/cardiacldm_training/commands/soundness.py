@@ -90,18 +90,22 @@ def contact_sheet(
         Path, typer.Option(help="The PNG to write; NAME_marked.png is written beside it.", show_default=False)
     ],
     real: Annotated[list[Path] | None, typer.Option(help="A real scan to show among them; may be repeated.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of generated pairs to show among them, as many as virtual cases.")
+    ] = None,
     cases: Annotated[int, typer.Option(min=1, help="How many virtual cases, the first ones.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Another seed shuffles the scans differently.")] = 0,
 ) -> None:
-    """Draw virtual cases and real scans in one picture: three planes each, same window, same scale.
+    """Draw virtual cases, generated pairs and real scans in one picture: three planes each, same window, same scale.
 
     One picture has numbers only, to guess which scans are real; the other names them. The shipped segmenter finds the
     hearts of real scans.
     """
     from ..cases.readers.layouts import find_cases
-    from ..virtual.report.contact_sheet import real_tile, virtual_tile, write_sheets
+    from ..virtual.report.contact_sheet import pair_tile, real_tile, virtual_tile, write_sheets
 
     tiles = [virtual_tile(files) for files in find_cases(data)[:cases]]
+    tiles += [pair_tile(files) for files in find_cases(pairs)[:cases]] if pairs else []
     finder = _heart_finder() if real else None
     tiles += [real_tile(path, n, finder) for n, path in enumerate(real or [], start=1) if finder]
     for path in write_sheets(tiles, out, seed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from CardiacLDMLib.text import folder_name, plural
 
 from ...cases import store
 from ...cases.augment import box
+from ...cases.conditions import Conditions, read_conditions
 from ...cases.pairs import heart_centre
 from ...cases.prepare import whole_cases
 from ...cases.readers.files import CaseFiles
@@ -67,12 +68,14 @@ class CaseSet:
     """Cases on disk, opened one at a time.
 
     ``skipped``: reason by name of each case that cannot be used. Names include the folder if there are several.
+    ``conditions``: those that are known, by name.
     """
 
     name: str
     cases: Sequence[store.PreparedCase]
     skipped: dict[str, str]
     view: View
+    conditions: Mapping[str, Conditions] = field(default_factory=dict, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +109,21 @@ def open_case_set(
     if not prepared.cases:
         case, why = next(iter(skipped.items()))
         raise EvaluationError(f"No case of {', '.join(map(str, folders))} can be used; {case}: {why}")
-    return CaseSet(name, [replace(case, name=case.name[short:]) for case in prepared.cases], skipped, view)
+    cases = [replace(case, name=case.name[short:]) for case in prepared.cases]
+    known = {case[short:]: values for case, values in _conditions(folders, reading).items()}
+    return CaseSet(name, cases, skipped, view, known)
+
+
+def _conditions(folders: Sequence[Path], reading: Reading | None) -> dict[str, Conditions]:
+    """Return the conditions of each case, by its name with its folder; those of a generated pair are in its record."""
+    known = read_conditions(folders, reading)
+    for folder in folders:
+        for path in folder.glob("*/provenance.json"):
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                record = json.loads(path.read_text(encoding="utf-8"))
+                asked = {**(record.get("drawn_conditions") or {}), **(record.get("conditions") or {})}
+                known[f"{folder_name(folder)}/{path.parent.name}"] = asked
+    return known
 
 
 def has_texture(folder: Path) -> bool:

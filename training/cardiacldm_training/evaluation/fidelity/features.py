@@ -1,16 +1,18 @@
-"""Features of images (pooled activations of a segmenter's deepest level), Frechet distance and MMD between sets.
+"""Features of images: pooled activations of a segmenter's deepest level (heart), and statistics of slices (slices).
 
-A Frechet distance between n points in d dimensions is biased upwards by about d / n of the variance. So features are
-reduced to a few principal components, and the distance is reported beside that of reference sets of the same size.
+Features of corrupted references are read too. All are kept in files, by the content of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from CardiacLDMLib.files import replace_file
 from CardiacLDMLib.image.grid import Volume, ras_grid
 from CardiacLDMLib.image.resample import resample
 from CardiacLDMLib.packages.store import ModelPackage, require_kind
@@ -18,8 +20,13 @@ from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.segmentation.scan import to_window
 from CardiacLDMLib.torch_device import resolve_device
 
-#: Most principal components, and fewest cases for each.
-COMPONENTS, CASES_PER_COMPONENT = 16, 4
+from .corruptions import CORRUPTIONS, corrupt
+from .slices import slice_features
+
+#: The two kinds of features.
+HEART, SLICES = "heart", "slices"
+#: Part of the names of kept features: raise it when features change.
+VERSION = 1
 
 
 class Features:
@@ -69,65 +76,34 @@ def deepest(network: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
     return [module for size, module in outputs if size == smallest][-1]
 
 
-def standardiser(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that standardises features (n, F) by mean and standard deviation of ``reference`` (n, F).
+class FeatureReader:
+    """Reads both kinds of features of images, and keeps them in ``folder`` for the next report; None keeps nothing."""
 
-    All features have the same weight; their total variance over the reference is 1.
-    """
-    centre, scale = reference.mean(0), reference.std(0)
-    scale = np.maximum(scale, 1e-3 * max(float(scale.mean()), 1e-12))  # a lower limit for constant features
-    return lambda features: (features - centre) / (scale * np.sqrt(len(scale)))
+    def __init__(self, package: ModelPackage, device: str = "cpu", folder: Path | None = None) -> None:
+        self.heart, self.folder = Features(package, device), folder
+        self._network = package.sha256
 
+    def read(self, image: Volume) -> Mapping[str, np.ndarray]:
+        """Return the features of an image (int16 HU) by kind, each (F,) float32."""
+        path = self._path(image)
+        if path is not None and path.is_file():
+            with np.load(path) as kept:
+                return {kind: kept[kind] for kind in (HEART, SLICES)}
+        values = {HEART: self.heart(image), SLICES: slice_features(image.array)}
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(path) as part, part.open("wb") as file:
+                np.savez(file, **values)  # type: ignore[arg-type]
+        return values
 
-def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the Frechet distance of two sets of features (n, F), as normal distributions of principal components.
+    def read_corrupted(self, image: Volume) -> dict[str, Mapping[str, np.ndarray]]:
+        """Return the features of an image after each of the corruptions."""
+        spacing = float(image.spacing[0])
+        return {name: self.read(Volume(corrupt(image.array, name, spacing), image.affine)) for name in CORRUPTIONS}
 
-    The components are those of both sets together, so that variation of only one set counts too.
-    """
-    both = np.concatenate([first, second]).astype(float)
-    _, _, axes = np.linalg.svd(both - both.mean(0), full_matrices=False)
-    components = axes[: max(min(COMPONENTS, len(first) // CASES_PER_COMPONENT), 1)].T
-    return frechet_of_normals(first @ components, second @ components)
-
-
-def frechet_of_normals(first: np.ndarray, second: np.ndarray) -> float:
-    """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) of two sets (n, d), n > d.
-
-    It equals MONAI's ``FIDMetric``, which uses an argument that SciPy 1.18 removes.
-    """
-    one, two = (np.atleast_2d(np.cov(points, rowvar=False)) for points in (first, second))
-    values, vectors = np.linalg.eigh(one)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    common = np.sqrt(np.linalg.eigvalsh(root @ two @ root).clip(0)).sum()
-    shift = first.mean(0) - second.mean(0)
-    return float(max(shift @ shift + np.trace(one) + np.trace(two) - 2 * common, 0.0))
-
-
-def mmd(scale: float) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the unbiased squared maximum mean discrepancy with a Gaussian kernel of width ``scale``.
-
-    It may be slightly negative. MONAI's ``MMDMetric`` has a linear kernel, which compares only means.
-    """
-
-    def distance(first: np.ndarray, second: np.ndarray) -> float:
-        def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return np.exp(-squared_distances(a, b) / (2 * scale**2))
-
-        def mean_within(a: np.ndarray) -> float:
-            table = kernel(a, a)
-            return float((table.sum() - np.trace(table)) / (len(a) * (len(a) - 1)))
-
-        return mean_within(first) + mean_within(second) - 2 * float(kernel(first, second).mean())
-
-    return distance
-
-
-def median_distance(features: np.ndarray) -> float:
-    """Return the median distance between two rows of ``features`` (n, F): the usual kernel width."""
-    squared = squared_distances(features, features)[np.triu_indices(len(features), 1)]
-    return float(max(np.sqrt(np.median(squared)), 1e-6))
-
-
-def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the squared Euclidean distances (n, m) of rows."""
-    return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clip(0)
+    def _path(self, image: Volume) -> Path | None:
+        if self.folder is None:
+            return None
+        content = hashlib.sha256(f"{VERSION} {self._network} {image.array.shape} {image.spacing.tolist()}".encode())
+        content.update(np.ascontiguousarray(image.array).tobytes())
+        return self.folder / f"{content.hexdigest()[:32]}.npz"

@@ -4,103 +4,32 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.stats import wasserstein_distance
 
 from CardiacLDMLib import __version__
 from CardiacLDMLib.anatomy import NAMES
-from CardiacLDMLib.generation.acceptance import agreement_faults, label_faults
-from CardiacLDMLib.generation.appearance import image_findings
-from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess import texture
 from CardiacLDMLib.progress import Say
-from CardiacLDMLib.segmentation.segmenter import Segmenter
 from CardiacLDMLib.text import plural
 
 from ...errors import EvaluationError
 from ..ablation import Budget
-from . import compare, diversity, features, labels, memorisation
+from . import compare, conditions, distances, diversity, features, labels, memorisation
 from . import texture as noise
 from . import tone as brightness
-from .cases import CaseSet, Pair
+from .cases import CaseSet
 from .compare import Comparison
-from .report import CaseRecord, Report, SpectrumRow
+from .examiner import CaseMeasures, Examiner
+from .record import Report, SpectrumRow
 from .utility import Utility, compare_training
 
 #: Fewest held-out cases: two halves of two.
 FEWEST_REFERENCES, FEWEST_PAIRS = 4, 2
-
-
-@dataclass(frozen=True)
-class CaseMeasures:
-    """All measures of one case."""
-
-    name: str
-    labels: labels.LabelFindings
-    texture: noise.Texture
-    tone: np.ndarray  # see tone.measure
-    features: np.ndarray  # (F,)
-    dice: dict[str, float] | None
-    faults: frozenset[str]  # rules for which the pair would be rejected
-    remarks: frozenset[str]  # rules of mere remarks on its image
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean Dice over the structures; NaN without a segmentation."""
-        return float(np.mean(list(self.dice.values()))) if self.dice else float("nan")
-
-    def record(self) -> CaseRecord:
-        """Return the measures for report.json."""
-        return CaseRecord(
-            case=self.name,
-            volumes_ml={name: round(ml, 2) for name, ml in self.labels.volumes_ml.items()},
-            cut=sorted(self.labels.cut),
-            broken=sorted(self.labels.broken),
-            speckle=round(self.labels.speckle, 6),
-            sd_hu={name: round(sd, 2) for name, sd in self.texture.sd_hu.items()},
-            dice=self.dice and {name: round(dice, 4) for name, dice in self.dice.items()},
-        )
-
-
-class Examiner:
-    """Measures cases with a segmenter package: by its features of the image and its labels of the image.
-
-    Raises PackageError for a package that is no segmenter, SegmenterError for a missing device.
-    """
-
-    def __init__(self, package: ModelPackage, device: str) -> None:
-        self.package = package
-        self.segmenter = Segmenter(package, device)
-        self.features = features.Features(package, device)
-
-    def examine(self, pair: Pair, segment: bool = True) -> CaseMeasures:
-        """Measure one case. Raises VolumeError for empty labels, SegmenterError for a grid that is too small."""
-        dice = None
-        if segment:
-            dice = agreement(pair.labels, self.segmenter.segment(pair.image_volume, quality="fast").labels.array)
-        label_measures = labels.examine(pair)
-        in_image, remarks = image_findings(pair.image_volume, pair.labels_volume)
-        faults = label_faults(pair.labels_volume) + in_image
-        if dice:
-            faults += agreement_faults(float(np.mean(list(dice.values()))))
-        return CaseMeasures(
-            pair.name, label_measures, noise.measure(pair), brightness.measure(pair), self.features(pair.image_volume),
-            dice, frozenset(fault.rule for fault in faults), frozenset(remark.rule for remark in remarks),
-        )  # fmt: skip
-
-    def examine_all(self, source: CaseSet, segmented: int, items: str, say: Say) -> list[CaseMeasures]:
-        """Measure all cases of ``source`` and segment ``segmented`` of them, evenly chosen."""
-        indices = set(np.linspace(0, len(source) - 1, min(segmented, len(source))).astype(int).tolist())
-        measures = []
-        for n in range(len(source)):
-            measures.append(self.examine(source[n], segment=n in indices))
-            if (n + 1) % max(len(source) // 5, 1) == 0:
-                say(f"  {n + 1} of {len(source)} {items} examined")
-        return measures
 
 
 def measure_fidelity(
@@ -121,7 +50,7 @@ def measure_fidelity(
     # Before the long measurements, because it may reject the training cases.
     memorised = _find_memorised(generated, reference, train, say) if train else None
     pairs = examiner.examine_all(generated, len(generated), "generated pairs", say)
-    references = examiner.examine_all(reference, len(generated), "held-out cases", say)
+    references = examiner.examine_all(reference, len(generated), "held-out cases", say, corrupt=True)
     utility: Utility | None = None
     if train and budget:
         utility = compare_training(generated, train, reference, budget, out, say)
@@ -143,6 +72,8 @@ def _report(
     """Collect the report's parts; ``pairs`` and ``references`` are the measures of the generated and held-out cases."""
     sources = {"generated": generated, "data": reference} | ({"train": train} if train else {})
     sets = [[f.labels for f in side] for side in (pairs, references)]
+    records = [[f.record() for f in side] for side in (pairs, references)]
+    known = [[source.conditions.get(name, {}) for name in source.names] for source in (generated, reference)]
     textures = [[f.texture for f in side] for side in (pairs, references)]
     rules = [labels.broken_rules(side) for side in sets]
     package = examiner.package
@@ -158,8 +89,10 @@ def _report(
         rules={rule: (count, rules[1][rule]) for rule, count in rules[0].items()},
         spectra=_spectra(*textures), remedy=dict(noise.missing_noise(*textures)),
         tone=brightness.tone_curve(*([f.tone for f in side] for side in (pairs, references))), repair=None,
-        replicas=memorised, utility=utility, curve=[], left_out=_left_out(train, utility),
-        pairs=[f.record() for f in pairs], references=[f.record() for f in references],
+        replicas=memorised, utility=utility, curve=[],
+        conditions=conditions.condition_rows(records[0], records[1], known[0], known[1]),
+        left_out=_left_out(train, utility),
+        pairs=records[0], references=records[1],
     )  # fmt: skip
 
 
@@ -215,13 +148,36 @@ def _agreement(pairs: Sequence[CaseMeasures], references: Sequence[CaseMeasures]
 
 
 def feature_distances(pairs: Sequence[CaseMeasures], references: Sequence[CaseMeasures]) -> list[Comparison | None]:
-    """Compare Frechet distance and MMD of features, standardised over the references."""
-    standardise = features.standardiser(np.stack([f.features for f in references]))
-    generated, reference = (standardise(np.stack([f.features for f in side])) for side in (pairs, references))
-    kernel = features.mmd(features.median_distance(reference))
+    """Compare the sets by each kind of features, standardised over the references: MMD first, then the others.
+
+    Each figure is also that of corrupted references, if their features were read.
+    """
+    rows: list[Comparison | None] = []
+    for kind in (features.SLICES, features.HEART):
+        standardise = distances.standardiser(np.stack([f.features[kind] for f in references]))
+        generated, reference = (standardise(np.stack([f.features[kind] for f in side])) for side in (pairs, references))
+        corrupted = {
+            name: standardise(np.stack([f.corrupted[name][kind] for f in references]))
+            for name in references[0].corrupted
+        }
+        for name, distance, of_kind in _figures_of_sets(reference):
+            rows.append(
+                compare.compare_distances(
+                    f"{name}, {kind}", distance, generated, reference, kind=of_kind, corrupted=corrupted
+                )
+            )
+    return rows
+
+
+def _figures_of_sets(reference: np.ndarray) -> list[tuple[str, distances.Distance, Literal["distance", "share"]]]:
+    """Return name, function and kind of the figures of two sets; what they fix, they take from ``reference`` (n, F)."""
     return [
-        compare.compare_distances("Frechet distance", features.frechet, generated, reference),
-        compare.compare_distances("MMD^2", kernel, generated, reference),
+        ("MMD^2", distances.mmd(distances.median_distance(reference)), "distance"),
+        ("KID", distances.kid(), "distance"),
+        ("Frechet distance", distances.frechet, "distance"),
+        ("precision", distances.precision, "share"),
+        ("recall", distances.recall, "share"),
+        ("told apart by a classifier", distances.told_apart, "share"),
     ]
 
 

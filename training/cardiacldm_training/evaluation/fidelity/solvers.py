@@ -19,8 +19,10 @@ from ...results import pair_files
 from ...results.pair_pictures import draw_cleaning, write_figure
 from . import compare
 from .cases import Pair, View
-from .measures import CaseMeasures, Examiner, feature_distances
-from .report import CurvePoint, Repair
+from .examiner import CaseMeasures, Examiner
+from .features import SLICES
+from .measures import feature_distances
+from .record import CurvePoint, Repair
 
 #: Network evaluations for each pair; both passes of guidance count as one.
 BUDGETS = (5, 10, 20, 30, 50)
@@ -101,12 +103,13 @@ def _measure_point(
             measures.append(examiner.examine(pair))
         except VolumeError:  # empty labels
             unusable += 1
-    frechet, mmd = feature_distances(measures, references) if len(measures) >= compare.FEWEST else (None, None)
+    found = feature_distances(measures, references) if len(measures) >= compare.FEWEST else []
+    figures = {figure.name: figure for figure in found if figure is not None}
     restarts = len(generator.spec.sampling.restarts)
     evaluations = steps * EVALUATIONS[solver] + restarts * RESTART_EVALUATIONS
     return CurvePoint(
         solver=solver, steps=steps, restarts=restarts, evaluations=evaluations, pairs=count, unusable=unusable,
-        frechet=frechet, mmd=mmd,
+        frechet=figures.get(f"Frechet distance, {SLICES}"), mmd=figures.get(f"MMD^2, {SLICES}"),
         dice=compare.mean_and_sd([f.mean_dice for f in measures]) if measures else None,
         sound=sum(not f.labels.broken for f in measures) / count, seconds=seconds / count,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Virtual cases and real scans side by side, to judge by eye what distinguishes them.
+"""Virtual cases, generated pairs and real scans side by side, to judge by eye what distinguishes them.
 
 Every scan is one tile of three planes (axial, coronal, sagittal) through the middle of the heart, all in the same
 window and at the same scale. Real scans are mixed with virtual ones. One sheet has captions that say which is which;
@@ -40,10 +40,18 @@ def virtual_tile(files: CaseFiles) -> Tile:
     """Return the tile of a case with labels. Raises ``VolumeError``."""
     record = files.labels.parent / "case.json"
     content = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return _labelled_tile(files, f"{files.name}: {caption(content)}")
+
+
+def pair_tile(files: CaseFiles) -> Tile:
+    """Return the tile of a generated pair. Raises ``VolumeError``."""
+    return _labelled_tile(files, f"GENERATED {files.name}")
+
+
+def _labelled_tile(files: CaseFiles, words: str) -> Tile:
     case = read_case(files)
     labels = np.where(case.labels.array < NUM_CLASSES, case.labels.array, np.uint8(BACKGROUND))
-    planes = _planes(case.image, Volume(labels, case.labels.affine))
-    return Tile(planes, f"{files.name}: {caption(content)}")
+    return Tile(_planes(case.image, Volume(labels, case.labels.affine)), words)
 
 
 def real_tile(path: Path, number: int, find_heart: Callable[[Volume], Volume]) -> Tile:
