@@ -123,7 +123,7 @@ def _with_packages(settings: Settings, start: Sequence[str]) -> Settings:
 
 def _show_costs(steps: Sequence[Step], costs: Mapping[str, Cost], total: Cost) -> None:
     """Say what the steps that are missing take."""
-    say(f"{plural(len(steps), 'step')} to do; estimates by a trial on this machine, to within a factor of two:")
+    say(f"{plural(len(steps), 'step')} to do; rough estimates by a trial on this machine:")
     for step in steps:
         cost = costs.get(step.name)
         if cost is not None and cost.seconds >= 1.0:

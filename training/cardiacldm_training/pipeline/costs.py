@@ -1,7 +1,7 @@
 """What a pipeline will take on this machine: time, disk and memory, estimated from a trial of each network.
 
 A trial runs the network on a part of its patch, forward and back, and is scaled by the number of voxels. So it needs
-little memory, whatever the preset, and is right to perhaps a factor of two.
+little memory, whatever the preset. Reading of scans and start of programs, some ten seconds a step, are left out.
 """
 
 from __future__ import annotations
