@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,11 +170,8 @@ def _curves(contents: Contents) -> Iterator[str]:
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-    figure.tight_layout()
     data = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        figure.savefig(data, format="png")
+    figure.savefig(data, format="png")
     yield html.heading("Validations during training")
     yield html.picture(data.getvalue(), "curves of the validations", "png")
 
