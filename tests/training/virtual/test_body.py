@@ -160,16 +160,18 @@ def voxels_beside(body: Body, name: str, tissue: Tissue) -> int:
 
 
 def test_veins_touch_the_structures_that_they_resemble() -> None:
-    """The left upper pulmonary vein lies against the appendage, the superior vena cava against the aorta."""
-    appendage, aorta = [], []
+    """Left upper pulmonary vein against the appendage, left lower one and superior vena cava against the aorta."""
+    appendage, aorta, crossed = [], [], []
     for seed in range(4):
         heart, frame = drawn(seed)
         lattice = lattice_around(heart, (90.0, 90.0), 20.0, 100.0)
         body = paint_body(heart, lattice, frame, np.random.default_rng(seed))
         appendage.append(voxels_beside(body, "LAA", Tissue.PULMONARY_VEIN))
         aorta.append(voxels_beside(body, "AO", Tissue.CAVA))
+        crossed.append(voxels_beside(body, "AO", Tissue.PULMONARY_VEIN))
     assert sum(n > 0 for n in appendage) >= 3, appendage
     assert sum(n > 0 for n in aorta) >= 3, aorta
+    assert sum(n > 0 for n in crossed) >= 2, crossed
 
 
 def test_consolidated_lung_lies_against_the_heart_around_open_airways() -> None:

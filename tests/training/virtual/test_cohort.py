@@ -52,6 +52,8 @@ def test_a_case_is_a_ct_with_labels(cases: list[Case]) -> None:
         assert np.quantile(image, 0.995) > 150
         blood = np.quantile(image[ndimage.binary_erosion(labels == VALUE["LV"], iterations=2)], 0.6)  # muscle is darker
         assert blood == pytest.approx(case.record["scan"]["left_hu"], rel=0.15, abs=25)
+        assert set(case.record["tissues_ml"]) == {"fluid", "collapsed_lung", "false_lumen", "thrombus"}
+        assert (case.record["tissues_ml"]["false_lumen"] > 0) <= ("dissection" in case.record["findings"])
         assert case.record["volumes_ml"]["LV"] == pytest.approx((labels == VALUE["LV"]).sum() * 0.027, abs=0.01)
 
 

@@ -34,9 +34,12 @@ from .heart.templates import read_template, template_files
 from .protocol import Appearance, ScanProtocol, draw_protocol
 from .scanner.scanner import draw_view, scan
 from .shapes import Lattice
+from .tissue import Body, Tissue
 
 #: Increased whenever a seed gives other bytes than before.
-FORMAT = 9
+FORMAT = 10
+#: Tissues of disease whose volume in the scan is recorded.
+RECORDED = (Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.FALSE_LUMEN, Tissue.THROMBUS)
 #: Approximate size of a case of 1.5 mm on disk, MB.
 CASE_MB = 9.0
 
@@ -107,7 +110,7 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
     record = {"index": index, "seed": settings.seed, "view": view, "synthetic": True}
-    record |= _case_record(heart, protocol, body.labels, spacing)
+    record |= _case_record(heart, protocol, body, spacing)
     return Case(Volume(image, affine), Volume(body.labels, affine), record)
 
 
@@ -119,10 +122,11 @@ def _scan_lattice(heart: Heart, low: np.ndarray, high: np.ndarray) -> Lattice:
     return Lattice(heart.lattice.origin + start * spacing, spacing, tuple(int(n) for n in shape))
 
 
-def _case_record(heart: Heart, protocol: ScanProtocol, labels: np.ndarray, spacing: float) -> dict[str, Any]:
+def _case_record(heart: Heart, protocol: ScanProtocol, body: Body, spacing: float) -> dict[str, Any]:
     """Return the description of patient and scan; ``conditions`` are those of a generator."""
     voxel_ml = spacing**3 / 1000.0
-    count = np.bincount(labels.ravel(), minlength=NUM_CLASSES)
+    count = np.bincount(body.labels.ravel(), minlength=NUM_CLASSES)
+    tissue = np.bincount(body.tissue.ravel(), minlength=len(Tissue))
     return {
         "anatomy": heart.source,
         "appendage": heart.appendage,
@@ -136,6 +140,7 @@ def _case_record(heart: Heart, protocol: ScanProtocol, labels: np.ndarray, spaci
             "implant": protocol.implant,
             "spacing_mm": spacing,
         },
+        "tissues_ml": {name.name.lower(): round(float(tissue[name]) * voxel_ml, 2) for name in RECORDED},
         "volumes_ml": {s.name: round(float(count[s.value]) * voxel_ml, 2) for s in STRUCTURES},
     }
 

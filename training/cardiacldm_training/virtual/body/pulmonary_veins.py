@@ -1,8 +1,8 @@
 """The trunks of the pulmonary veins from the left atrium to the lungs: two a side, at times one trunk on the left.
 
 The left upper vein runs behind and above the left atrial appendage and touches it, as in nearly every patient. Only a
-fold of the atrial wall, the left lateral ridge, parts the two mouths (Cabrera et al., Eur Heart J 2008). The veins are
-blood of the left atrium without a label.
+fold of the atrial wall, the left lateral ridge, parts the two mouths (Cabrera et al., Eur Heart J 2008). The left lower
+vein crosses before the descending aorta. The veins are blood of the left atrium without a label.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def plan_pulmonary_veins(marks: Landmarks, obstacles: Obstacles, rng: np.random.
             if upper and side < 0:
                 taper = (1.15, 1.0, 0.95, 0.76)
                 knots = _pass_the_appendage(marks, obstacles, r, None if not common else ostium, rng)
+            elif not upper and side < 0:
+                knots[1:] = _pass_the_aorta(marks, knots, 0.8 * r, rng)
             points = np.vstack([0.65 * knots[0] + 0.35 * centre, knots])
             trunks.append(make_course(points, np.array(taper) * r, Tissue.PULMONARY_VEIN))
             ends.append(knots[-1])
@@ -88,3 +90,21 @@ def _pass_the_appendage(
     middle = obstacles.push_out(middle[None], r + gap, clearance=0.0)[0]
     end = middle + rng.uniform(18.0, 30.0) * unit([-0.6, rng.uniform(-0.15, 0.3), rng.uniform(0.4, 0.9)])
     return np.vstack([ostium, middle, obstacles.push_out(end[None], 0.76 * r, clearance=0.5)])
+
+
+def _pass_the_aorta(marks: Landmarks, knots: np.ndarray, r: float, rng: np.random.Generator) -> np.ndarray:
+    """Return middle and end (2, 3; mm) of the left lower vein, moved to cross right before the descending aorta.
+
+    ``knots`` (3, 3; mm) are its ostium, middle and end; they stay where the aorta is not just behind the vein.
+    """
+    aorta = marks.points("AO")
+    section = aorta[(np.abs(aorta[:, 2] - knots[1, 2]) < 6.0) & (aorta[:, 1] < knots[0, 1])]
+    if len(section) < 8:
+        return knots[1:]
+    middle = section.mean(0)
+    before = unit([-0.35, 1.0, 0.0])
+    front = middle + before * (((section - middle) @ before).max() + r + rng.uniform(-1.0, 4.0))
+    if np.linalg.norm((front - knots[0])[:2]) > 45.0 or front[1] > knots[0, 1] + 6.0:
+        return knots[1:]
+    front[2] = knots[1, 2]
+    return np.stack([front, front + 14.0 * unit([-1.0, -0.5, -0.3])])
