@@ -31,7 +31,7 @@ def test_it_is_complete_and_small() -> None:
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    return make_case(UNSEEN, 0)
+    return make_case(UNSEEN, 8)  # a whole heart with room around it
 
 
 @pytest.fixture(scope="module")
