@@ -131,7 +131,7 @@ def test_the_heart_lies_in_as_much_fat_as_published() -> None:
         artery = ndimage.binary_dilation(body.tissue == Tissue.CORONARY_ARTERY) & (body.labels == 0)
         beside_lung.append((body.tissue[artery] == Tissue.LUNG).mean())
     assert all(90 < n < 480 for n in ml), ml  # with walls, vessels and pericardium, which take a third
-    assert max(beside_lung) < 0.2, beside_lung  # in voxels of 4 mm
+    assert np.mean(beside_lung) < 0.15, beside_lung  # in voxels of 4 mm, more than the fat around an artery
 
 
 @pytest.mark.parametrize(
