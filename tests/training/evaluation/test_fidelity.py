@@ -82,7 +82,7 @@ def few_comparisons() -> Iterator[None]:
     look, seen = examiner.Examiner.examine, dict[tuple[object, ...], examiner.CaseMeasures]()
 
     def once(self: examiner.Examiner, pair: Pair, segment: bool = True, corrupt: bool = False) -> examiner.CaseMeasures:
-        key = (self.package.sha256, pair.hu.tobytes(), pair.labels.tobytes(), segment, corrupt)
+        key = (self.package.sha256, self.features.folder, pair.hu.tobytes(), pair.labels.tobytes(), segment, corrupt)
         if key not in seen:
             seen[key] = look(self, pair, segment, corrupt)
         return replace(seen[key], name=pair.name)
