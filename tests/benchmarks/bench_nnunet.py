@@ -1,8 +1,8 @@
 """A whole job beside nnU-Net's: label a CT of 512 x 512 x 224 voxels on the CPU, ours and theirs in turn.
 
-    python -m venv /tmp/nnunet
-    /tmp/nnunet/bin/pip install torch==2.13.0 nnunetv2==2.8.1 pydantic safetensors
-    python tests/benchmarks/bench_nnunet.py /tmp/nnunet/bin/python [--runs 3] [--write]
+    python -m venv VENV
+    VENV/bin/pip install torch==2.13.0 nnunetv2==2.8.1 pydantic safetensors
+    python tests/benchmarks/bench_nnunet.py VENV/bin/python [--runs 3] [--write]
 
 nnU-Net's predictor is given the package's own network, its window, spacing and patch, half overlapping tiles, no
 mirrored ones, and one process (``predict_from_files_sequential``). Both jobs begin with the start of Python and end

@@ -29,7 +29,6 @@ LEAST_MM2 = 1350.0
 #: Least volume (mL) in which a tissue is measured.
 LEAST_ML = 13.5
 
-
 #: Largest share of an axial slice's unlabelled voxels that is bright.
 LARGEST_PLATE = 0.10
 #: Largest step (HU) of the unlabelled body between two axial slices: of a true case, and of a pair that is kept.
