@@ -20,7 +20,8 @@ from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.progress import Cancelled, Progress
 from CardiacLDMLib.segmentation import run, segmenter
 from CardiacLDMLib.segmentation.findings import Finding, cut_off, sentence
-from CardiacLDMLib.segmentation.segmenter import Segmentation, Segmenter
+from CardiacLDMLib.segmentation.run import Run
+from CardiacLDMLib.segmentation.segmenter import Prediction, Segmentation, Segmenter
 from CardiacLDMLib.segmentation.windows import window_places
 from tests.support.box_heart import box_pair
 from tests.support.gpus import Card, pretend_gpus
@@ -411,20 +412,30 @@ def test_an_unknown_quality_is_refused(by_intensity: Segmenter) -> None:
         by_intensity.segment(phantom(scan_grid())[0], quality="best")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("part", ["_predict_box", "_label"])
 def test_full_gpu_memory_outside_the_networks_takes_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter
+    monkeypatch: pytest.MonkeyPatch, by_intensity: Segmenter, part: str
 ) -> None:
-    real = Segmenter._label
+    """A GPU is only named: nothing is moved to it. What fails on it, before or after the networks, is done again."""
+    predict_box, work = Segmenter._predict_box, getattr(Segmenter, part)
     devices = []
 
-    def label(self: Segmenter, volume: Volume, job: Any) -> Any:
-        devices.append(job.device)
-        if job.device != "cpu":
+    def predicted(self: Segmenter, volume: Volume, run: Run) -> Prediction:
+        named, run.device = run.device, "cpu"
+        prediction = predict_box(self, volume, run)
+        run.device = named
+        return prediction
+
+    def full(self: Segmenter, *arguments: Any) -> Any:
+        run = arguments[-1] if part == "_predict_box" else arguments[0].run
+        devices.append(run.device)
+        if run.device != "cpu":
             raise FULL[2]
-        return real(self, volume, job)
+        return work(self, *arguments)
 
     ct, truth = phantom(scan_grid())
-    monkeypatch.setattr(Segmenter, "_label", label)
+    monkeypatch.setattr(Segmenter, "_predict_box", predicted)
+    monkeypatch.setattr(Segmenter, part, full)
     by_intensity.device = "cuda:0"
     result = by_intensity.segment(ct)
     assert devices == ["cuda:0", "cpu"]

@@ -18,7 +18,7 @@ from ..results.report import CaseReport, PackageRecord, grid_record, software_ve
 from ..text import printable_line, rounded_volume
 
 if TYPE_CHECKING:
-    from .segmenter import Segmentation, Segmenter
+    from .segmenter import Prediction, Segmentation, Segmenter
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,21 @@ class SegmentedCase:
     segmentation: Segmentation
 
 
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case that was read, with what the networks say about it, for :func:`finish_case`.
+
+    ``reading_s``: for how long it was waited for. ``began``: when, by ``time.perf_counter``.
+    """
+
+    case: Case
+    volume: Volume
+    prediction: Prediction
+    quality: Quality
+    reading_s: float
+    began: float
+
+
 def segment_case(
     case: Case,
     segmenter: Segmenter,
@@ -39,33 +54,63 @@ def segment_case(
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     draw: Draw = draw_planes,
-    write_dicom_seg: WriteDicomSeg | None = None,
     aside: Path | None = None,
-    read: Callable[[Case], tuple[Volume, tuple[str, ...]]] = read_case_with_notes,
 ) -> SegmentedCase:
     """Read and label a case and write its files to the folder ``out``; all of them, or none.
 
     ``progress`` is called with every step, including reading and writing. ``cancelled`` is called between steps; if it
-    returns True, ``Cancelled`` is raised. ``read`` reads the case, or has done so ahead: only what the case waits for
-    it counts as the time of reading. ``draw`` draws the picture, ``write_dicom_seg`` writes a DICOM SEG too.
-    ``aside``: see :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or
-    ``OutputError``.
+    returns True, ``Cancelled`` is raised. ``draw`` draws the picture. ``aside``: see
+    :func:`~.results.case_files.write_case_files`. Raises ``VolumeError``, ``SegmenterError`` or ``OutputError``.
     """
+    predicted = predict_case(case, segmenter, quality=quality, progress=progress, cancelled=cancelled)
+    return finish_case(predicted, segmenter, out, draw=draw, aside=aside)
 
-    def step(percent: int, stage: str) -> None:
-        if cancelled is not None and cancelled():
-            raise Cancelled
-        if progress is not None:
-            progress(Progress(percent, 100, stage, time.perf_counter() - began))
 
+def predict_case(
+    case: Case,
+    segmenter: Segmenter,
+    *,
+    quality: Quality = "full",
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    read: Callable[[Case], tuple[Volume, tuple[str, ...]]] = read_case_with_notes,
+) -> PredictedCase:
+    """Do the first part of :func:`segment_case`: read the case, and let the networks look at it.
+
+    ``read`` reads the case, or has done so ahead: only what the case waits for it counts as the time of reading.
+    ``progress`` and ``cancelled`` are called in the second part too.
+    """
     began = time.perf_counter()
-    step(0, "read")
+    if cancelled is not None and cancelled():
+        raise Cancelled
+    if progress is not None:
+        progress(Progress(0, 100, "read", 0.0))
     volume, notes = read(case)
     case = replace(case, notes=(*case.notes, *notes))
     reading = time.perf_counter() - began
-    result = segmenter.segment(volume, quality=quality, progress=progress, cancelled=cancelled)
-    step(100, "write")
-    report = _report(case, segmenter, volume, result, quality, reading)
+    prediction = segmenter.predict(volume, quality=quality, progress=progress, cancelled=cancelled)
+    return PredictedCase(case, volume, prediction, quality, reading, began)
+
+
+def finish_case(
+    predicted: PredictedCase,
+    segmenter: Segmenter,
+    out: Path,
+    *,
+    draw: Draw = draw_planes,
+    write_dicom_seg: WriteDicomSeg | None = None,
+    aside: Path | None = None,
+) -> SegmentedCase:
+    """Do the second part of :func:`segment_case`: make the labels, and write the files. ``predicted`` is used up.
+
+    ``write_dicom_seg`` writes a DICOM SEG too. A thread may do this while another one predicts the next case.
+    """
+    volume, run = predicted.volume, predicted.prediction.run
+    result = segmenter.finish(predicted.prediction)
+    run.stop_if_cancelled()
+    if run.progress is not None:
+        run.progress(Progress(100, 100, "write", time.perf_counter() - predicted.began))
+    report = _report(predicted.case, segmenter, volume, result, predicted.quality, predicted.reading_s)
     files = write_case_files(
         out, volume, result.labels, report, draw=draw, write_dicom_seg=write_dicom_seg, aside=aside
     )

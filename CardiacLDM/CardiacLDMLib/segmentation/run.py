@@ -40,12 +40,12 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and report its start."""
+        """Time a stage, or a further part of it, and report its start."""
         self._stage = name
         self.step(0.0)
         began = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     @contextlib.contextmanager
     def in_network(self) -> Iterator[None]:

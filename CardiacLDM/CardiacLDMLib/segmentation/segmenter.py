@@ -68,6 +68,32 @@ class Segmentation:
     expected_dice: dict[str, ExpectedDice]
 
 
+@dataclass
+class PredictedBox:
+    """What the fine network says about the box of a heart: ``logits`` (9, I, J, K) on the RAS grid ``grid``.
+
+    ``image`` (I, J, K): HU there. ``below``: slices at the bottom in which only the aorta is labelled.
+    """
+
+    logits: torch.Tensor
+    grid: Grid
+    image: np.ndarray
+    below: int
+
+
+@dataclass
+class Prediction:
+    """What the networks say about a scan, for :meth:`Segmenter.finish`; ``box`` is None where there is no heart.
+
+    ``volume``: the scan as it was checked. ``coarse``: the signs of a heart in the coarse pass.
+    """
+
+    volume: Volume
+    run: Run
+    coarse: Signs
+    box: PredictedBox | None = None
+
+
 class Segmenter:
     """The two networks of a model package, loaded once for any number of scans.
 
@@ -98,6 +124,17 @@ class Segmenter:
         memory is full, fewer windows at once are used, then the CPU. Raises :class:`SegmenterError` if the volume
         cannot be a CT of the chest or heart.
         """
+        return self.finish(self.predict(volume, quality=quality, progress=progress, cancelled=cancelled))
+
+    def predict(
+        self,
+        volume: Volume,
+        *,
+        quality: Quality = "full",
+        progress: Callable[[Progress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Prediction:
+        """Do the first part of :meth:`segment`: the networks' work."""
         if quality not in QUALITIES:
             raise SegmenterError(f"The quality must be fast, full or flips, not {quality!r}.")
         run = Run(self.device, quality, progress, cancelled)
@@ -105,15 +142,29 @@ class Segmenter:
             volume, warnings = check_scan(volume)
             run.warnings = [*([self.remark] if self.remark else []), *warnings]
         try:
-            labels, signs = self._label(volume, run)
+            return self._predict_box(volume, run)
         except RuntimeError as error:  # from outside the networks; _predict handles it in them
             if run.device == "cpu" or not is_gpu_memory_error(error):
                 raise
+        run.use_cpu()  # outside the except block, the error no longer holds the failed attempt's tensors
+        return self._predict_box(volume, run)
+
+    def finish(self, prediction: Prediction) -> Segmentation:
+        """Do the second part of :meth:`segment`: labels and checks. To be called once for each prediction.
+
+        A thread may do so while another one calls ``predict`` for the next scan.
+        """
+        run = prediction.run
+        try:
+            labels, signs = self._label(prediction)
+        except RuntimeError as error:
+            if run.device == "cpu" or not is_gpu_memory_error(error):
+                raise
             labels = None
-        if labels is None:  # outside the except block, the error no longer holds the failed attempt's tensors
+        if labels is None:  # outside the except block, as above
             run.use_cpu()
-            labels, signs = self._label(volume, run)
-        result = _result(Volume(labels, volume.affine), signs, run)
+            labels, signs = self._label(prediction)
+        result = _result(Volume(labels, prediction.volume.affine), signs, run)
         result.expected_dice.update(self._expected_dice(result, run))
         run.finish()
         return result
@@ -125,21 +176,32 @@ class Segmenter:
         found = {name: dice for name, dice in run.promised.items() if result.volumes_ml[name] > 0.0}
         return expected_dice(line, found) if line is not None else {}
 
-    def _label(self, volume: Volume, run: Run) -> tuple[np.ndarray, Signs]:
-        """Return labels (uint8) on the grid of the volume, and the signs of a heart."""
-        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order of voxels in files
-        return labels, self._fill(in_ras_order(Volume(labels, volume.affine)).array, in_ras_order(volume), run)
-
-    def _fill(self, labels: np.ndarray, volume: Volume, run: Run) -> Signs:
-        """Fill ``labels`` (uint8, all 0) on the grid of ``volume``, in RAS order; return the signs of a heart."""
+    def _predict_box(self, volume: Volume, run: Run) -> Prediction:
+        """Locate the heart, and let the network look at the box around it."""
         with run.stage("locate"):
-            box, coarse = self._locate(volume, run)
+            box, coarse = self._locate(in_ras_order(volume), run)
         if box is None:
-            return coarse
+            return Prediction(volume, run, coarse)
         with run.stage("segment"):
-            logits, grid, signs = self._segment_box(volume, box, run)
+            return Prediction(volume, run, coarse, self._segment_box(in_ras_order(volume), box, run))
+
+    def _label(self, prediction: Prediction) -> tuple[np.ndarray, Signs]:
+        """Return labels (uint8) on the grid of the volume, and the signs of a heart."""
+        volume = prediction.volume
+        labels = np.zeros(volume.array.shape, dtype=np.uint8, order="F")  # the order of voxels in files
+        return labels, self._fill(in_ras_order(Volume(labels, volume.affine)).array, in_ras_order(volume), prediction)
+
+    def _fill(self, labels: np.ndarray, volume: Volume, prediction: Prediction) -> Signs:
+        """Fill ``labels`` (uint8, all 0) on the grid of ``volume``, in RAS order; return the signs of a heart."""
+        run, box = prediction.run, prediction.box
+        if box is None:
+            return prediction.coarse
+        grid = box.grid
+        with run.stage("segment"):
+            logits = box.logits.to(run.device)
+            signs = _judge(box, logits, volume.grid, run)
         if signs.verdict() == "none":
-            return Signs(cut=coarse.cut | signs.cut)
+            return Signs(cut=prediction.coarse.cut | signs.cut)
         start, stop = index_bounds(volume.grid, grid.bounds_ras())
         part = labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         inner = volume.grid.crop(start, stop)
@@ -150,7 +212,8 @@ class Segmenter:
         with run.stage("resample"):
             inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             self._label_box(part, logits.cpu().numpy(), grid, Volume(volume.array[inside], inner.affine), run)
-            del logits
+            del logits, box
+            prediction.box = None  # frees the logits
         with run.stage("clean"):
             part[...] = clean_scan(part, inner)
         return signs
@@ -210,8 +273,8 @@ class Segmenter:
         centre = np.rint((box.mean(axis=0) - half) / step) * step + half
         return np.stack([centre - half, centre + half])
 
-    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
-        """Return logits (9, I, J, K) on the fine RAS grid of the box, the grid, and the signs of a heart.
+    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> PredictedBox:
+        """Return what the network says on the fine RAS grid of the box.
 
         The grid reaches below the box. Only the aorta is labelled there, since the coarse pass misses its lower part.
         """
@@ -221,24 +284,7 @@ class Segmenter:
         below = max(math.ceil(depth / step), 0) * step  # whole steps: windows on the heart are then where they were
         grid = lattice_grid(box - np.array([[0.0, 0.0, below * spec.spacing_mm], [0.0, 0.0, 0.0]]), spec.spacing_mm)
         image = resample(volume, grid, fill=None).array  # air below a scan would look like lung
-        logits = self._predict("segmenter", image, run)
-        fill_outside(image, grid, volume.grid, AIR_HU)
-        others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
-        with torch.inference_mode():
-            logits[others, :, :, :below] = logits.min()
-            shares = logits.softmax(0)
-            totals = total_shares(shares)
-            probability, values = (array.cpu().numpy() for array in shares.max(0))
-            del shares  # as large as the logits
-            values = values.astype(np.uint8)
-            unsure = unsure_pieces(values, probability)
-            values[unsure] = anatomy.BACKGROUND
-            there = torch.from_numpy(unsure).to(logits.device)
-            totals -= total_shares(logits[:, there].softmax(0))
-            logits[1:, there] = logits.min()
-        run.promised = promised_dice(values, probability, totals)
-        found = Volume(clean(values, grid.voxel_ml), grid.affine)
-        return logits, grid, read_signs(image, found, probability, volume.grid)
+        return PredictedBox(self._predict("segmenter", image, run), grid, image, below)
 
     def _predict(self, name: str, image: np.ndarray, run: Run) -> torch.Tensor:
         """Return logits (9, I, J, K) of ``image`` (I, J, K) in HU; with less GPU memory after each shortage."""
@@ -271,6 +317,28 @@ class Segmenter:
 
         with torch.inference_mode():
             return predict_in_windows(source.to(run.device), patch, run.batch, predict, overlap)
+
+
+def _judge(box: PredictedBox, logits: torch.Tensor, scan: Grid, run: Run) -> Signs:
+    """Return the signs of a heart. ``logits``, on the run's device, lose what cannot be; the promised Dice is noted."""
+    grid, image = box.grid, box.image
+    fill_outside(image, grid, scan, AIR_HU)
+    others = [s.value for s in anatomy.STRUCTURES if s.name != "AO"]
+    with torch.inference_mode():
+        logits[others, :, :, : box.below] = logits.min()
+        shares = logits.softmax(0)
+        totals = total_shares(shares)
+        probability, values = (array.cpu().numpy() for array in shares.max(0))
+        del shares  # as large as the logits
+        values = values.astype(np.uint8)
+        unsure = unsure_pieces(values, probability)
+        values[unsure] = anatomy.BACKGROUND
+        there = torch.from_numpy(unsure).to(logits.device)
+        totals -= total_shares(logits[:, there].softmax(0))
+        logits[1:, there] = logits.min()
+    run.promised = promised_dice(values, probability, totals)
+    found = Volume(clean(values, grid.voxel_ml), grid.affine)
+    return read_signs(image, found, probability, scan)
 
 
 def _label_nearest(part: np.ndarray, logits: torch.Tensor, grid: Grid, target: Grid, run: Run) -> None:

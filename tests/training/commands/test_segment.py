@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from cardiacldm_training.cli import app
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.errors import explain
+from CardiacLDMLib.errors import OutputError, explain
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Grid, Volume
 from CardiacLDMLib.results.case_files import ENDINGS
@@ -270,14 +270,14 @@ def test_an_unforeseen_error_stops_only_its_case(
 ) -> None:
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    segment = Segmenter.segment
+    predict = Segmenter.predict
 
     def sometimes(self: Segmenter, volume: Volume, **options: object) -> object:
         if volume.array.shape[2] == 20:
             raise RuntimeError("the moon\nis full")
-        return segment(self, volume, **options)  # type: ignore[arg-type]
+        return predict(self, volume, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Segmenter, "segment", sometimes)
+    monkeypatch.setattr(Segmenter, "predict", sometimes)
     write_volume(Volume(np.zeros((20, 20, 20), dtype=np.int16), np.eye(4)), tmp_path / "odd.nii.gz")
     result = run(tmp_path / "odd.nii.gz", scan, "--out", tmp_path / "out", "--package", package)
     assert result.exit_code == 1
@@ -294,7 +294,7 @@ def test_the_next_scan_is_read_while_one_is_labelled(
     from CardiacLDMLib.image import ahead
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    read, segment = ahead.read_case_with_notes, Segmenter.segment
+    read, predict = ahead.read_case_with_notes, Segmenter.predict
     there = threading.Event()
     labelled = 0
 
@@ -307,13 +307,13 @@ def test_the_next_scan_is_read_while_one_is_labelled(
         nonlocal labelled
         labelled += 1
         assert there.wait(60)
-        return segment(self, volume, **options)  # type: ignore[arg-type]
+        return predict(self, volume, **options)  # type: ignore[arg-type]
 
     second = scan.with_name("second.nrrd")
     write_volume(Volume(read_volume(scan).array[:, :, 4:], AFFINE), second)
     assert run(second, "--out", tmp_path / "alone", "--package", package).exit_code == 0
     monkeypatch.setattr(ahead, "read_case_with_notes", noticed)
-    monkeypatch.setattr(Segmenter, "segment", patient)
+    monkeypatch.setattr(Segmenter, "predict", patient)
     assert run(scan, second, "--out", tmp_path / "out", "--package", package).exit_code == 0
     assert labelled == 2
     for ending in (".labels.nii.gz", ".seg.nrrd"):
@@ -321,13 +321,49 @@ def test_the_next_scan_is_read_while_one_is_labelled(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-def test_a_scan_that_does_not_fit_beside_the_next_one_is_labelled_alone(
+def test_a_case_is_finished_while_the_networks_work_on_the_next_one(
     tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture of the first case waits for the networks' work on the second one, and fails."""
+    from cardiacldm_training.results import case_picture
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    predict, draw = Segmenter.predict, case_picture.draw_case
+    second_began, first_ended = threading.Event(), threading.Event()
+    shapes = []
+
+    def noticed(self: Segmenter, volume: Volume, **options: object) -> object:
+        shapes.append(volume.array.shape)
+        if len(shapes) == 2:
+            second_began.set()
+            assert first_ended.wait(60)
+        return predict(self, volume, **options)  # type: ignore[arg-type]
+
+    def patient(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
+        if report.case == "chest":
+            assert second_began.wait(60)
+            first_ended.set()
+            raise OutputError("The canvas is torn.")
+        draw(volume, labels, report, path)
+
+    monkeypatch.setattr(Segmenter, "predict", noticed)
+    monkeypatch.setattr(case_picture, "draw_case", patient)
+    shutil.copy(scan, scan.with_name("second.nrrd"))
+    result = run(scan.parent, "--out", tmp_path / "out", "--package", package)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.splitlines()[-1] == "  chest: The canvas is torn."
+    assert "second: done" in result.stdout
+    assert files(tmp_path / "out") == sorted(f"second{ending}" for ending in ENDINGS)
+
+
+@pytest.mark.parametrize("part", ["predict", "finish"])
+def test_a_scan_that_does_not_fit_beside_others_is_labelled_alone(
+    tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     from CardiacLDMLib.image.ahead import ReadAhead
     from CardiacLDMLib.segmentation.segmenter import Segmenter
 
-    segment, stop = Segmenter.segment, ReadAhead.stop
+    work, stop = getattr(Segmenter, part), ReadAhead.stop
     freed = False
 
     def stopped(self: ReadAhead) -> bool:
@@ -335,13 +371,13 @@ def test_a_scan_that_does_not_fit_beside_the_next_one_is_labelled_alone(
         freed = True
         return stop(self)
 
-    def tight(self: Segmenter, volume: Volume, **options: object) -> object:
+    def tight(self: Segmenter, *arguments: object, **options: object) -> object:
         if not freed:
             raise MemoryError
-        return segment(self, volume, **options)  # type: ignore[arg-type]
+        return work(self, *arguments, **options)
 
     monkeypatch.setattr(ReadAhead, "stop", stopped)
-    monkeypatch.setattr(Segmenter, "segment", tight)
+    monkeypatch.setattr(Segmenter, part, tight)
     shutil.copy(scan, scan.with_name("second.nrrd"))
     result = run(scan.parent, "--out", tmp_path / "out", "--package", package)
     assert result.exit_code == 0, result.output

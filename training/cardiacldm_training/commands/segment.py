@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from CardiacLDMLib.errors import explain
-from CardiacLDMLib.progress import Cancelled, Quality
+from CardiacLDMLib.progress import Cancelled, Progress, Quality
 from CardiacLDMLib.text import plural, rounded_volume
 
 from .common import (
     FAILED,
     STOPPED,
     DeviceOption,
+    OnProgress,
     SegmenterOption,
     is_dialogue,
     job_progress,
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
     from CardiacLDMLib.image.dicom.stacks import Series
     from CardiacLDMLib.packages.store import ModelPackage
     from CardiacLDMLib.results.report import CaseReport
+    from CardiacLDMLib.segmentation.case import PredictedCase
     from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+_T = TypeVar("_T")
 
 
 @report_errors()
@@ -115,7 +121,7 @@ def _segment_all(run: _Run, model: ModelPackage, device: str) -> None:
 
         segmenter = Segmenter(model, device)
         with stop_on_signal(run.console) as cancelled:
-            run.segment_all(segmenter, ahead, cancelled)
+            _Batch(run, segmenter, ahead, cancelled).segment_all()
 
 
 # --- before the first case -----------------------------------------------------------------------------------------
@@ -191,7 +197,7 @@ def _ask(console: Console, name: str, options: Sequence[Series]) -> Series:
 
 @dataclass
 class _Run:
-    """One call: cases segmented one after the other. ``inputs.refused`` grows by the cases that fail."""
+    """One call. ``inputs.refused`` grows by the cases that fail."""
 
     out: Path
     quality: Quality
@@ -200,49 +206,6 @@ class _Run:
     inputs: _Inputs
     done: int = 0
     stopped: bool = False
-
-    def segment_all(self, segmenter: Segmenter, ahead: ReadAhead, cancelled: Callable[[], bool]) -> None:
-        """Segment all cases; one that fails does not stop the others."""
-        from CardiacLDMLib.image.cases import Refused
-
-        total = len(self.inputs.cases)
-        for number, case in enumerate(self.inputs.cases, start=1):
-            label = f"{case.name} ({number} of {total})" if total > 1 else case.name
-            try:
-                report = self._segment(case, segmenter, ahead, label, cancelled)
-            except (Cancelled, KeyboardInterrupt):
-                self.stopped = True
-                return
-            except Exception as error:  # one case must not stop the others
-                refused = Refused(case.name, explain(error).message)
-                self.inputs.refused.append(refused)
-                self.console.print(f"{case.name}: failed: {refused.reason}")
-            else:
-                self.done += 1
-                _print_report(report)
-
-    def _segment(
-        self, case: Case, segmenter: Segmenter, ahead: ReadAhead, label: str, cancelled: Callable[[], bool]
-    ) -> CaseReport:
-        from CardiacLDMLib.segmentation.case import segment_case
-
-        from ..results.case_picture import draw_case
-        from ..results.dicom_seg import write_dicom_seg
-
-        write = partial(write_dicom_seg, case.series) if self.dicom_seg and case.series else None
-        if self.dicom_seg and not case.series:
-            self.console.print(f"{case.name}: the scan is not DICOM, so no DICOM SEG is written.")
-        with job_progress(self.console, label) as progress:
-            work = partial(
-                segment_case, case, segmenter, self.out, quality=self.quality, progress=progress, cancelled=cancelled,
-                draw=draw_case, write_dicom_seg=write, read=ahead.read,
-            )  # fmt: skip
-            try:
-                return work().report
-            except Exception as error:
-                if explain(error).kind != "memory" or not ahead.stop():
-                    raise
-            return work().report  # without the next scan in memory
 
     def finish(self) -> None:
         """Print the last lines, and end with the exit code."""
@@ -260,6 +223,113 @@ class _Run:
             raise typer.Exit(STOPPED)
         if failed:
             raise typer.Exit(FAILED)
+
+
+@dataclass
+class _Job:
+    """A case on its way. ``alone``: nothing is done beside it. ``show``: what shows its progress at this moment."""
+
+    case: Case
+    label: str
+    alone: bool
+    show: OnProgress = lambda step: None
+
+    def report(self, step: Progress) -> None:
+        self.show(step)
+
+
+class _Batch:
+    """Segments the cases of a run one after the other.
+
+    While the networks work on a case, one thread finishes the case before (labels, picture, files) and another reads
+    the next one, so that three scans are in memory. When that is too much, each case is done by itself.
+    """
+
+    def __init__(self, run: _Run, segmenter: Segmenter, ahead: ReadAhead, cancelled: Callable[[], bool]) -> None:
+        self._run, self._segmenter, self._ahead, self._cancelled = run, segmenter, ahead, cancelled
+        total = len(run.inputs.cases)
+        self._waiting = deque(
+            _Job(case, f"{case.name} ({number} of {total})" if total > 1 else case.name, alone=total == 1)
+            for number, case in enumerate(run.inputs.cases, start=1)
+        )
+        self._finishing: tuple[_Job, Future[CaseReport]] | None = None
+
+    def segment_all(self) -> None:
+        """Segment all cases; one that fails does not stop the others."""
+        with ThreadPoolExecutor(1, thread_name_prefix="finish") as thread:
+            try:
+                while self._waiting:
+                    self._segment_next(thread)
+            except (Cancelled, KeyboardInterrupt):
+                self._run.stopped = True
+                with contextlib.suppress(Cancelled, KeyboardInterrupt):
+                    self._conclude()  # its files are all there, or none
+
+    def _segment_next(self, thread: ThreadPoolExecutor) -> None:
+        """Predict the next case, wait for the end of the one before, and begin to finish this one."""
+        job = self._waiting.popleft()
+        predicted = self._attempt(job, partial(self._predict, job))
+        self._conclude()
+        if predicted is not None:
+            self._finishing = job, thread.submit(self._finish, job, predicted)
+            del predicted
+            if job.alone or not self._waiting:
+                self._conclude()
+
+    def _attempt(self, job: _Job, work: Callable[[], _T]) -> _T | None:
+        """Return what a part of a case gives. None if it fails, which is printed, or lacks memory and waits again."""
+        from CardiacLDMLib.image.cases import Refused
+
+        try:
+            return work()
+        except Cancelled:
+            raise
+        except Exception as error:  # one case must not stop the others
+            explanation = explain(error)
+        if explanation.kind == "memory" and not job.alone:
+            self._ahead.stop()
+            self._waiting.appendleft(job)
+            for waiting in self._waiting:
+                waiting.alone = True
+            return None
+        refused = Refused(job.case.name, explanation.message)
+        self._run.inputs.refused.append(refused)
+        self._run.console.print(f"{job.case.name}: failed: {refused.reason}")
+        return None
+
+    def _predict(self, job: _Job) -> PredictedCase:
+        from CardiacLDMLib.segmentation.case import predict_case
+
+        if self._run.dicom_seg and not job.case.series:
+            self._run.console.print(f"{job.case.name}: the scan is not DICOM, so no DICOM SEG is written.")
+        with job_progress(self._run.console, job.label) as job.show:
+            return predict_case(
+                job.case, self._segmenter, quality=self._run.quality, progress=job.report, cancelled=self._cancelled,
+                read=self._ahead.read,
+            )  # fmt: skip
+
+    def _finish(self, job: _Job, predicted: PredictedCase) -> CaseReport:
+        """Make the labels of a case and write its files, on a thread."""
+        from CardiacLDMLib.segmentation.case import finish_case
+
+        from ..results.case_picture import draw_case
+        from ..results.dicom_seg import write_dicom_seg
+
+        write = partial(write_dicom_seg, job.case.series) if self._run.dicom_seg and job.case.series else None
+        return finish_case(predicted, self._segmenter, self._run.out, draw=draw_case, write_dicom_seg=write).report
+
+    def _conclude(self) -> None:
+        """Wait for the end of the case that is being finished, if there is one, and print its result."""
+        if self._finishing is None:
+            return
+        (job, future), self._finishing = self._finishing, None
+        console = self._run.console
+        # On a terminal a bar shows the wait; elsewhere the lines of the stages go on.
+        with job_progress(console, job.label) if console.is_terminal else contextlib.nullcontext(job.show) as job.show:
+            report = self._attempt(job, future.result)
+        if report is not None:
+            self._run.done += 1
+            _print_report(report)
 
 
 def _print_report(report: CaseReport) -> None:
