@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
 from CardiacLDMLib.anatomy import NAMES, VALUE
 from CardiacLDMLib.errors import VolumeError
-from CardiacLDMLib.image.labels import agreement, check_labels, dice_per_structure, mean_agreement
+from CardiacLDMLib.image.labels import (
+    agreement,
+    check_labels,
+    dice_per_structure,
+    mean_agreement,
+    values_of_pieces,
+)
 
 
 def test_agreement_is_dice_of_structures_in_either_map() -> None:
@@ -50,3 +58,14 @@ def test_the_wrong_value_is_named(value: float, kind: type, name: str) -> None:
     labels[1, 2, 3] = value
     with pytest.raises(VolumeError, match=f"the value {name}:"):
         check_labels(labels)
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_every_piece_has_the_value_of_its_voxels(layout: Literal["C", "F"]) -> None:
+    rng = np.random.default_rng(0)
+    pieces = rng.integers(0, 40, (7, 6, 5)).astype(np.uint16, order=layout)
+    pieces[pieces == 9] = 10
+    values = rng.integers(1, 9, 42).astype(np.uint8)
+    found = values_of_pieces(pieces, values[pieces], 42)
+    assert found.tolist() == [value if (pieces == n).any() else 0 for n, value in enumerate(values)]
+    assert found[9] == found[41] == 0

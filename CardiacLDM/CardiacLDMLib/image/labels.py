@@ -37,6 +37,20 @@ def foreground_box(labels: np.ndarray) -> Box | None:
     return tuple(slice(max(o[0] - 1, 0), min(o[-1] + 2, n)) for o, n in zip(occupied, labels.shape, strict=True))
 
 
+def values_of_pieces(pieces: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return the label (uint8) of each of ``count`` pieces, 0 for those without voxels.
+
+    ``pieces`` and ``labels`` (both I, J, K) have the same memory layout; voxels of a piece have one label. Only the
+    first voxel of each run in memory is looked at, which takes a sixth of the time.
+    """
+    piece, label = pieces.ravel(order="K"), labels.ravel(order="K")
+    starts = np.flatnonzero(piece[1:] != piece[:-1]) + 1
+    values = np.zeros(count, dtype=np.uint8)
+    values[piece[:1]] = label[:1]
+    values[piece[starts]] = label[starts]
+    return values
+
+
 def dice_per_structure(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the Dice (8,) of the structures, in the order of :data:`anatomy.STRUCTURES`.
 

@@ -16,6 +16,7 @@ from .. import anatomy
 from ..files import replace_file
 from ..image.files import itk_errors, write_image
 from ..image.grid import AIR_HU, Volume
+from ..image.labels import foreground_box
 from ..text import volume_text
 from .lettering import ADVANCE, HEIGHT, write_text
 from .report import NOTICE, CaseReport
@@ -61,32 +62,43 @@ class Field:
 def heart_index(labels: Volume) -> np.ndarray | None:
     """Return the centroid of chambers, wall and appendage in voxel indices (3,); None if all are absent."""
     counts = _heart_counts(labels)
-    total = counts[0].sum()
-    return np.array([(count * np.arange(len(count))).sum() / total for count in counts]) if total else None
+    return _centroid(counts) if counts is not None else None
 
 
 def heart_field(labels: Volume) -> Field:
     """Return the field around the heart's centroid that holds the whole heart; without a heart, the whole scan."""
     counts = _heart_counts(labels)
-    index = heart_index(labels)
-    if index is None:
+    if counts is None:
         low, high = labels.grid.bounds_ras()
         return Field((low + high) / 2, float((high - low).max()))
     occupied = [np.flatnonzero(count) for count in counts]
     start, stop = np.array([o[0] for o in occupied]), np.array([o[-1] + 1 for o in occupied])
     low, high = labels.grid.crop(start, stop).bounds_ras()
-    centre = labels.affine[:3, :3] @ index + labels.affine[:3, 3]
+    centre = labels.affine[:3, :3] @ _centroid(counts) + labels.affine[:3, 3]
     reach = np.maximum(high - centre, centre - low).max()
     return Field(centre, max(2 * (float(reach) + MARGIN_MM), LEAST_FIELD_MM))
 
 
-def _heart_counts(labels: Volume) -> list[np.ndarray]:
-    """Return the number of heart voxels in each slice across i, j and k."""
+def _heart_counts(labels: Volume) -> list[np.ndarray] | None:
+    """Return the number of heart voxels in each slice across i, j and k; None if there are none."""
+    box = foreground_box(labels.array)
+    if box is None:
+        return None
     table = np.zeros(256, dtype=bool)
     table[[anatomy.VALUE[name] for name in anatomy.HEART]] = True
-    heart = table[labels.array]
+    heart = table[labels.array[box]]
+    if not heart.any():
+        return None
     flat = heart.sum(axis=2)
-    return [flat.sum(axis=1), flat.sum(axis=0), heart.sum(axis=(0, 1))]
+    counts = [np.zeros(n, dtype=flat.dtype) for n in labels.array.shape]
+    for count, side, inside in zip(counts, box, (flat.sum(1), flat.sum(0), heart.sum((0, 1))), strict=True):
+        count[side] = inside
+    return counts
+
+
+def _centroid(counts: list[np.ndarray]) -> np.ndarray:
+    """Return the mean index (3,) along each axis."""
+    return np.array([(count * np.arange(len(count))).sum() / count.sum() for count in counts])
 
 
 # --- sampling planes -----------------------------------------------------------------------------------------------
@@ -107,34 +119,42 @@ def sample_plane(
     ahead = to_index[:3, :3] @ np.cross(plane.right, plane.up) * (pixel / layers)
     steps = np.arange(pixels) - (pixels - 1) / 2
     centre = to_index[:3, :3] @ field.centre + to_index[:3, 3]
-    index = centre - steps[:, None, None] * up + steps[None, :, None] * right
+    places = []  # along each axis of the array; of length 1 along sides of the plane on which they do not depend
+    for middle, across, along in zip(centre, right, up, strict=True):
+        rows, columns = (steps if step else np.zeros(1) for step in (along, across))
+        places.append(middle - rows[:, None] * along + columns[None, :] * across)
     depths = np.arange(layers) - (layers - 1) / 2
-    return np.mean([_values_at(volume.array, index + depth * ahead, linear, outside) for depth in depths], axis=0)
+    layered = ([place + depth * step for place, step in zip(places, ahead, strict=True)] for depth in depths)
+    planes = (_values_at(volume.array, index, linear, outside) for index in layered)
+    return np.mean([np.broadcast_to(values, (pixels, pixels)) for values in planes], axis=0)
 
 
-def _values_at(array: np.ndarray, index: np.ndarray, linear: bool, outside: float) -> np.ndarray:
-    """Return the values (...), float32, at the voxel indices ``index`` (..., 3), which may be fractions."""
-    last = np.array(array.shape) - 1
-    within = ((index > -0.5 - 1e-6) & (index < last + 0.5 + 1e-6)).all(axis=-1)
-    index = index[within].clip(0, last)
+def _values_at(array: np.ndarray, places: list[np.ndarray], linear: bool, outside: float) -> np.ndarray:
+    """Return the values, float32, at voxel indices, which may be fractions.
+
+    ``places``: the index along each axis of ``array``, as arrays that are broadcast together.
+    """
+    within = np.ones((1, 1), dtype=bool)
+    inside = []
+    for place, length in zip(places, array.shape, strict=True):
+        within = within & (place > -0.5 - 1e-6) & (place < length - 0.5 + 1e-6)
+        inside.append(place.clip(0, length - 1))
     if linear:
-        values = _interpolate(array, index)
+        values = _interpolate(array, inside)
     else:
-        nearest = np.floor(index + 0.5).astype(np.intp)
-        values = array[tuple(nearest.T)]
-    out = np.full(within.shape, outside, dtype=np.float32)
-    out[within] = values
-    return out
+        i, j, k = (np.floor(place + 0.5).astype(np.intp) for place in inside)
+        values = array[i, j, k]
+    return np.where(within, values.astype(np.float32), np.float32(outside))
 
 
-def _interpolate(array: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return values (N,) float64, interpolated trilinearly at ``index`` (N, 3) within the array."""
+def _interpolate(array: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
+    """Return float64 values, interpolated trilinearly at ``places`` as in :func:`_values_at`, within the array."""
     axes = []  # of each axis, the weights of both neighbours and their indices
-    for place, length in zip(index.T, array.shape, strict=True):
+    for place, length in zip(places, array.shape, strict=True):
         below = np.minimum(np.floor(place).astype(np.intp), max(length - 2, 0))
         share = place - below
         axes.append(((1 - share, below), (share, np.minimum(below + 1, length - 1))))
-    values = np.zeros(len(index))
+    values = np.zeros(np.broadcast_shapes(*(place.shape for place in places)))
     for (first, i), (second, j), (third, k) in itertools.product(*axes):
         weight = first * second * third
         # 0 * NaN is NaN: a neighbour of weight 0 must not count

@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 
 from .. import anatomy
-from ..image.labels import Box, foreground_box
+from ..image.labels import foreground_box, values_of_pieces
 
 #: Pieces that a structure may have. The aorta is in two pieces where the scan ends below its arch.
 MAX_PIECES = {anatomy.VALUE["AO"]: 2}
@@ -38,14 +38,12 @@ def _clean_once(region: np.ndarray, voxel_ml: float) -> bool:
     """Repair once, in place. Return whether an island became background."""
     solid = np.where(region == anatomy.BACKGROUND, np.uint8(_BACKGROUND), region)
     components = cc3d.connected_components(solid, connectivity=6)
-    statistics = cc3d.statistics(components)
-    counts = statistics["voxel_counts"]
-    values = np.zeros(len(counts), dtype=np.uint8)
-    values[components.ravel(order="K")] = solid.ravel(order="K")
+    counts = np.bincount(components.ravel(order="K"))
+    values = values_of_pieces(components, solid, len(counts))
     values[values == _BACKGROUND] = anatomy.BACKGROUND
 
     background = values == anatomy.BACKGROUND
-    holes = background & ~_touches_edge(statistics["bounding_boxes"], region.shape)
+    holes = background & (counts > 0) & ~_touches_edge(components, len(counts))
     islands = ~background & ~_pieces_to_keep(values, counts, voxel_ml)
     if not (holes | islands).any():
         return False
@@ -67,11 +65,13 @@ def _pieces_to_keep(values: np.ndarray, counts: np.ndarray, voxel_ml: float) -> 
     return keep
 
 
-def _touches_edge(boxes: list[Box | None], shape: tuple[int, ...]) -> np.ndarray:
-    """Return for each component whether its bounding box (None: no such component) reaches a face of the array."""
-    return np.array(
-        [box is None or any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)) for box in boxes]
-    )
+def _touches_edge(components: np.ndarray, count: int) -> np.ndarray:
+    """Return for each of ``count`` components whether it reaches a face of the array."""
+    touches = np.zeros(count, dtype=bool)
+    for axis in range(3):
+        for face in (0, -1):
+            touches[np.moveaxis(components, axis, 0)[face]] = True
+    return touches
 
 
 def _surroundings(components: np.ndarray, values: np.ndarray, undecided: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import cc3d
 import numpy as np
 
 from .. import anatomy
+from ..image.labels import values_of_pieces
 
 #: Probability from which a voxel's label counts as sure.
 SURE = 0.9
@@ -21,8 +22,7 @@ def unsure_pieces(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
     pieces = cc3d.connected_components(labels, connectivity=6)
     counts = np.bincount(pieces.ravel(order="K"))
     sure = np.bincount(pieces[probability >= SURE], minlength=len(counts))
-    values = np.zeros(len(counts), dtype=np.uint8)
-    values[pieces.ravel(order="K")] = labels.ravel(order="K")
+    values = values_of_pieces(pieces, labels, len(counts))
     unsure = np.zeros(len(counts), dtype=bool)
     for name, value in anatomy.VALUE.items():
         own = np.flatnonzero(values == value)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import anatomy
 from ..image.grid import Grid
-from ..image.labels import Box, foreground_box
+from ..image.labels import Box, foreground_box, values_of_pieces
 from ..image.resample import dilate
 from .cleanup import MIN_SECOND_PIECE_ML, clean
 from .heart import HEART_VALUES, MIN_HEART_ML
@@ -114,8 +114,7 @@ def _remove_drops(region: np.ndarray, grid: Grid) -> None:
     parts = cc3d.connected_components(cores, connectivity=6)
     statistics = cc3d.statistics(parts)
     counts = statistics["voxel_counts"]
-    values = np.zeros(len(counts), dtype=np.uint8)
-    values[parts.ravel(order="K")] = cores.ravel(order="K")
+    values = values_of_pieces(parts, cores, len(counts))
     for value in anatomy.BY_VALUE:
         mine = values == value
         large = mine & (counts > MAX_DROP_SHARE * counts[mine].sum())

@@ -28,12 +28,13 @@ from CardiacLDMLib.text import volume_text
 from .pictures import rgb
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Size of the picture, and the lower left corners of the planes, in pixels.
 _WIDTH, _HEIGHT = 1100, 1140
 _CORNERS = ((19, 557), (19, 27), (569, 557))
+#: Compression level of the PNG: takes half the time of 6, for a tenth more bytes.
+COMPRESSION = 3
 
 
 def draw_case(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
@@ -43,7 +44,8 @@ def draw_case(volume: Volume, labels: Volume, report: CaseReport, path: Path) ->
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a case name in a script that the font lacks
-        _figure(volume, labels, report).savefig(path, format="png", facecolor="black")
+        figure = _figure(volume, labels, report)
+        figure.savefig(path, format="png", facecolor="black", pil_kwargs={"compress_level": COMPRESSION})
 
 
 def _figure(volume: Volume, labels: Volume, report: CaseReport) -> Figure:
@@ -53,29 +55,39 @@ def _figure(volume: Volume, labels: Volume, report: CaseReport) -> Figure:
     field = heart_field(labels)
     figure = Figure(figsize=(_WIDTH / 100, _HEIGHT / 100), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
-    for plane, (left, bottom) in zip(PLANES, _CORNERS, strict=True):
-        place = (left / _WIDTH, bottom / _HEIGHT, PLANE_PIXELS / _WIDTH, PLANE_PIXELS / _HEIGHT)
-        _draw_plane(figure.add_axes(place), plane, volume, labels, field)
+    for plane, corner in zip(PLANES, _CORNERS, strict=True):
+        _draw_plane(figure, corner, plane, volume, labels, field)
     _write_legend(figure, report)
     return figure
 
 
-def _draw_plane(axes: Axes, plane: Plane, volume: Volume, labels: Volume, field: Field) -> None:
-    """Draw one view with the letters of its directions, pixel by pixel."""
+def _draw_plane(
+    figure: Figure, corner: tuple[int, int], plane: Plane, volume: Volume, labels: Volume, field: Field
+) -> None:
+    """Draw one view with the letters of its directions, pixel by pixel. ``corner``: the lower left one.
+
+    It is put on the figure itself: axes take longer to make than the view.
+    """
     from matplotlib.patheffects import withStroke
 
     grey = to_grey(sample_plane(volume, plane, field, PLANE_PIXELS, linear=True, outside=AIR_HU))
     names = sample_plane(labels, plane, field, PLANE_PIXELS, linear=False, outside=anatomy.BACKGROUND)
-    axes.imshow(tint(grey, names.astype(np.uint8)).astype(np.uint8), interpolation="nearest")
-    axes.set_axis_off()
-    outline = [withStroke(linewidth=2.5, foreground="black")]
-    style: dict[str, Any] = {"color": "white", "fontsize": 13, "transform": axes.transAxes, "path_effects": outline}
+    figure.figimage(tint(grey, names.astype(np.uint8)).astype(np.uint8), *corner, origin="upper")
+    style: dict[str, Any] = {
+        "color": "white", "fontsize": 13, "path_effects": [withStroke(linewidth=2.5, foreground="black")]
+    }  # fmt: skip
+
+    def write(x: float, y: float, text: str, **alignment: Any) -> None:
+        """Write at a place given as shares of the view's sides."""
+        place = (corner[0] + x * PLANE_PIXELS) / _WIDTH, (corner[1] + y * PLANE_PIXELS) / _HEIGHT
+        figure.text(*place, text, **(style | alignment))
+
     left, right, top, bottom = tuple(plane.letters)
-    axes.text(0.015, 0.5, left, ha="left", va="center", **style)
-    axes.text(0.985, 0.5, right, ha="right", va="center", **style)
-    axes.text(0.5, 0.985, top, ha="center", va="top", **style)
-    axes.text(0.5, 0.015, bottom, ha="center", va="bottom", **style)
-    axes.text(0.015, 0.985, plane.title, ha="left", va="top", **(style | {"fontsize": 11, "color": "0.7"}))
+    write(0.015, 0.5, left, ha="left", va="center")
+    write(0.985, 0.5, right, ha="right", va="center")
+    write(0.5, 0.985, top, ha="center", va="top")
+    write(0.5, 0.015, bottom, ha="center", va="bottom")
+    write(0.015, 0.985, plane.title, ha="left", va="top", fontsize=11, color="0.7")
 
 
 def _write_legend(figure: Figure, report: CaseReport) -> None:
