@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .common import FAILED, counted_progress, report_errors, say
 
 
@@ -47,6 +48,10 @@ def cohort(
     surroundings: Annotated[
         bool, typer.Option(help="Organs around the heart; without them a plain body, for comparison.")
     ] = True,
+    trunk: Annotated[
+        Path | None,
+        typer.Option(help="Label map of a real trunk (*.nii.gz), whose lungs and organs surround half of the hearts."),
+    ] = None,
     spacing: Annotated[float, typer.Option(min=0.7, max=4.0, help="Voxel size in mm.")] = 1.5,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each takes up to 2 GB of memory.")] = os.cpu_count()
     or 1,
@@ -54,9 +59,12 @@ def cohort(
     """Write a virtual cohort: CT (int16 HU), labels and case.json for each case. It shows no patient."""
     from ..virtual.cohort import PRESETS, CohortSettings, write_cohort
 
+    if trunk and not surroundings:
+        raise ConfigError("--trunk gives organs around the heart, --no-surroundings leaves them out: give only one.")
     choices = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
     settings = CohortSettings(
         seed=seed, spacing_mm=spacing, anatomies=anatomies, template_share=template_share, surroundings=surroundings,
+        trunk=trunk,
         **choices,
     )  # fmt: skip
     with counted_progress("Virtual cases", cases) as update:

@@ -29,6 +29,7 @@ from ..errors import AnatomyError
 from .body.body import paint_body
 from .body.frame import draw_frame, extend_aorta
 from .body.implants import draw_catheter, draw_implant
+from .body.real_trunk import read_trunk
 from .heart.anatomy import Heart, HeartSources, draw_heart
 from .heart.templates import read_template, template_files
 from .protocol import Appearance, ScanProtocol, draw_protocol
@@ -37,7 +38,9 @@ from .shapes import Lattice
 from .tissue import Body, Tissue
 
 #: Increased whenever a seed gives other bytes than before.
-FORMAT = 10
+FORMAT = 11
+#: Share of the bodies whose lungs and organs are those of a real trunk, if one is given.
+TRUNK_SHARE = 0.5
 #: Tissues of disease whose volume in the scan is recorded.
 RECORDED = (Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.FALSE_LUMEN, Tissue.THROMBUS)
 #: Approximate size of a case of 1.5 mm on disk, MB.
@@ -49,9 +52,11 @@ class CohortSettings:
     """Settings of a virtual cohort.
 
     ``anatomies`` is a folder of template label maps, from which ``template_share`` of the hearts come; the others, and
-    all without a folder, are parametric. ``deformation`` is the strength of random deformations; 1 covers the range of
-    adults. ``appearance`` selects the ranges of the scans (:class:`~.protocol.Ranges`). Without ``surroundings`` the
-    heart lies in a plain body, which shows the effect of the surrounding organs on training.
+    all without a folder, are parametric. ``trunk`` is the label map of a real trunk, whose lungs and organs surround
+    half of the hearts; around the others, and all without it, they are drawn. ``deformation`` is the strength of random
+    deformations; 1 covers the range of adults. ``appearance`` selects the ranges of the scans
+    (:class:`~.protocol.Ranges`). Without ``surroundings`` the heart lies in a plain body, which shows the effect of the
+    surrounding organs on training.
     """
 
     seed: int = 0
@@ -61,11 +66,13 @@ class CohortSettings:
     deformation: float = 1.0
     appearance: Appearance = "realistic"
     surroundings: bool = True
+    trunk: Path | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the settings as stored with the cohort: templates by file name and hash, without their folder."""
         record = asdict(self) | {"format": FORMAT}
         record["anatomies"] = {p.name: sha256(p) for p in template_files(self.anatomies)} if self.anatomies else {}
+        record["trunk"] = {self.trunk.name: sha256(self.trunk)} if self.trunk else {}
         return record
 
     def heart_sources(self) -> HeartSources:
@@ -99,7 +106,10 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     protocol = draw_protocol(rng, settings.appearance)
     low, high, view = draw_view(heart, frame, protocol, rng)
     lattice = _scan_lattice(heart, low, high)
-    body = paint_body(heart, lattice, frame, rng, surroundings=settings.surroundings)
+    trunk = None
+    if settings.trunk and settings.surroundings and rng.random() < TRUNK_SHARE:
+        trunk = read_trunk(settings.trunk)
+    body = paint_body(heart, lattice, frame, rng, settings.surroundings, trunk)
     implant = draw_implant(body, lattice, protocol.implant, rng)
     if not implant:  # none, or its site is outside the scan
         protocol = replace(protocol, implant="none")
@@ -109,7 +119,8 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     image = scan(body, lattice, protocol, rng, [*implant, *catheter])
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.round(lattice.origin, 4)
-    record = {"index": index, "seed": settings.seed, "view": view, "synthetic": True}
+    around = trunk.name if trunk else "drawn" if settings.surroundings else "plain"
+    record = {"index": index, "seed": settings.seed, "view": view, "surroundings": around, "synthetic": True}
     record |= _case_record(heart, protocol, body, spacing)
     return Case(Volume(image, affine), Volume(body.labels, affine), record)
 
@@ -183,11 +194,13 @@ def write_cohort(
 ) -> list[str]:
     """Write ``cases`` cases to ``out``, continuing an earlier call; return a sentence for each case that failed.
 
-    ``progress`` receives the number of cases so far. Raises :class:`AnatomyError` if the templates are unusable,
+    ``progress`` receives the number of cases so far. Raises :class:`AnatomyError` if templates or trunk are unusable,
     :class:`OutputError` if ``out`` is unsuitable or a file cannot be written.
     """
     for path in settings.heart_sources().templates:
         read_template(path)
+    if settings.trunk:
+        read_trunk(settings.trunk)
     _check_folder(settings, cases, out)
     failed = []
     try:

@@ -60,6 +60,7 @@ class Tissue(IntEnum):
     FALSE_LUMEN = 45  # of a dissected aorta, labelled as aorta, as the next two
     THROMBUS = 46
     FLAP = 47
+    FISSURE = 48  # between lobes of a lung: less than a voxel of tissue
 
 
 def tissue_mask(tissue: np.ndarray, codes: Iterable[Tissue]) -> np.ndarray:

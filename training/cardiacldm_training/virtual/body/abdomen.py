@@ -14,18 +14,27 @@ from ..tissue import Tissue
 from .canvas import Canvas, blur
 from .chest import Trunk
 from .frame import BodyFrame
+from .trunk_fit import FittedTrunk, diaphragm_heights
 
 FAT = (Tissue.FAT,)
+#: Gaps below the diaphragm that a real trunk's organs close, mm.
+LIVER_GAP_MM, SPLEEN_GAP_MM = 22.0, 10.0
 
 
 def draw_diaphragm(
-    canvas: Canvas, heart: Heart, frame: BodyFrame, rng: np.random.Generator
+    canvas: Canvas, heart: Heart, frame: BodyFrame, real: FittedTrunk | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Draw the heights (mm) of the diaphragm and of the heart's bed, each (I, J, 1) on the coarse lattice.
 
-    The diaphragm has two domes and follows the heart's lower surface between them. There is no lung below the bed: the
-    heart rests on the diaphragm with only fat between them.
+    The diaphragm is that of the ``real`` trunk, or has two domes, and follows the heart's lower surface between them.
+    There is no lung below the bed: the heart rests on the diaphragm with only fat between them.
     """
+    level = diaphragm_heights(canvas, frame, real) if real else _draw_domes(canvas, frame, rng)
+    return _fit_to_heart(canvas, heart, frame, level, rng)
+
+
+def _draw_domes(canvas: Canvas, frame: BodyFrame, rng: np.random.Generator) -> np.ndarray:
+    """Draw the heights (I, J, 1; mm) of two domes."""
     dx, dy = canvas.x - frame.middle[0], canvas.y - frame.middle[1]
     right = frame.seat + rng.uniform(8, 38)
     left = right - rng.uniform(4, 22)
@@ -35,7 +44,7 @@ def draw_diaphragm(
         r2 = np.square((dx - side * frame.half_width) / (0.56 * frame.half_width)) + np.square(v)
         dome = top - 26.0 * r2 - 42.0 * r2**3 - 40.0 * np.clip(-v, 0, 1.2) ** 3
         level = np.logaddexp(level / 6.0, np.maximum(dome, -900.0) / 6.0) * 6.0
-    return _fit_to_heart(canvas, heart, frame, np.maximum(level, frame.seat - 260.0), rng)
+    return np.asarray(np.maximum(level, frame.seat - 260.0))
 
 
 def _fit_to_heart(
@@ -91,9 +100,13 @@ def ellipsoid_level(canvas: Canvas, centre: ArrayLike, axes: ArrayLike) -> np.nd
 
 
 def paint_abdomen(
-    canvas: Canvas, frame: BodyFrame, trunk: Trunk, level: np.ndarray, rng: np.random.Generator
+    canvas: Canvas, frame: BodyFrame, trunk: Trunk, level: np.ndarray, real: FittedTrunk | None,
+    rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Paint diaphragm, abdominal fat and organs below ``level``, the diaphragm's heights (I, J, 1; mm)."""
+    """Paint diaphragm, abdominal fat and organs below ``level``, the diaphragm's heights (I, J, 1; mm).
+
+    Liver, stomach and spleen are those of the ``real`` trunk if there is one.
+    """
     below = (level - canvas.z) / steepness(level, canvas.coarse.spacing)
     inside = np.minimum(below, -trunk.outside).astype(np.float32)
     if not (inside > 0).any():
@@ -101,10 +114,17 @@ def paint_abdomen(
     canvas.fill(inside, Tissue.MUSCLE)
     canvas.fill(inside - np.float32(rng.uniform(1.6, 3.4)), Tissue.FAT)
     room = inside - np.float32(3.0 + rng.uniform(0.0, 0.12) * frame.fat)
-    _paint_liver(canvas, frame, level, room, rng)
-    places = {"stomach": _paint_stomach, "flexure": _paint_flexure, "spleen": _paint_spleen}
-    for name in rng.permutation(list(places)):
-        places[str(name)](canvas, frame, level, room, rng)
+    if real:
+        canvas.fill(real.organ("liver", room, LIVER_GAP_MM), Tissue.LIVER, over=FAT)
+        canvas.fill(real.organ("spleen", room, SPLEEN_GAP_MM), Tissue.SPLEEN, over=FAT)
+        _fill_stomach(canvas, real.organ("stomach", room, SPLEEN_GAP_MM), rng)
+        _paint_liver_vessels(canvas, frame, room, rng)
+        _paint_flexure(canvas, frame, level, room, rng)
+    else:
+        _paint_liver(canvas, frame, room, rng)
+        places = {"stomach": _paint_stomach, "flexure": _paint_flexure, "spleen": _paint_spleen}
+        for name in rng.permutation(list(places)):
+            places[str(name)](canvas, frame, level, room, rng)
     _paint_kidneys(canvas, frame, room, rng)
     _paint_bowel(canvas, frame, room, rng)
     _paint_psoas(canvas, frame)
@@ -116,9 +136,7 @@ def diaphragm_height(canvas: Canvas, level: np.ndarray, x: float, y: float) -> f
     return float(ndimage.map_coordinates(level[..., 0], [[at[0]], [at[1]]], order=1, mode="nearest")[0])
 
 
-def _paint_liver(
-    canvas: Canvas, frame: BodyFrame, level: np.ndarray, room: np.ndarray, rng: np.random.Generator
-) -> None:
+def _paint_liver(canvas: Canvas, frame: BodyFrame, room: np.ndarray, rng: np.random.Generator) -> None:
     """Paint the liver with its veins and, in most cases, the gallbladder."""
     x, y = canvas.x - frame.middle[0], canvas.y
     spine_y = frame.spine_at(frame.seat)[1]
@@ -133,6 +151,12 @@ def _paint_liver(
     body = np.minimum(np.minimum(0.8 * (canvas.z - bottom), 0.8 * (y - behind)), x + reach + 14.0)
     body = np.minimum(body + wobble, room)
     canvas.fill(body.astype(np.float32), Tissue.LIVER, over=FAT)
+    _paint_liver_vessels(canvas, frame, room, rng)
+
+
+def _paint_liver_vessels(canvas: Canvas, frame: BodyFrame, room: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint the liver's veins and, in most cases, the gallbladder."""
+    spine_y = frame.spine_at(frame.seat)[1]
     top = np.array([frame.middle[0] + 22.0, spine_y + 34.0, frame.seat - rng.uniform(2, 14)])
     for direction in ([1.0, 0.1, -0.25], [0.6, 0.9, -0.15], [-0.3, 0.9, -0.2]):
         end = top + unit(direction) * rng.uniform(60, 95)
@@ -161,7 +185,18 @@ def _paint_stomach(
     path = [[x, y, z], [x + 4, y + 22, z - 45], [x + 22, frame.middle[1] + 34, z - 85],
             [frame.middle[0] - 4, frame.middle[1] + 36, z - 100]]  # fmt: skip
     outer = tube_level(canvas, path, [r, 0.85 * r, 0.65 * r, 0.45 * r]) + 2.0 * canvas.noise(rng, 14.0)
-    outer = np.minimum(outer, room)
+    _fill_stomach(canvas, np.minimum(outer, room), rng, y, r)
+
+
+def _fill_stomach(
+    canvas: Canvas, outer: np.ndarray, rng: np.random.Generator, y: float | None = None, r: float = 22.0
+) -> None:
+    """Paint a stomach's wall, food and often gas within a level set, whose middle is at ``y`` (mm)."""
+    if y is None:
+        inside = outer > 0
+        if not inside.any():
+            return
+        y = float(np.broadcast_to(canvas.y, outer.shape)[inside].mean())
     canvas.fill(outer, Tissue.SOFT, over=FAT)
     folds = np.float32(rng.uniform(3.0, 6.5)) + 1.2 * canvas.noise(rng, 5.0)
     lumen = outer - folds

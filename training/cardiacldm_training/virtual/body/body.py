@@ -23,24 +23,28 @@ from .coronaries import paint_coronaries
 from .courses import Obstacles, paint_courses
 from .frame import BodyFrame, Landmarks
 from .lungs import paint_lungs
+from .real_trunk import RealTrunk
 from .surface import draw_sac, paint_surface
+from .trunk_fit import fit_trunk
 from .valves import paint_valves
 from .vessels import Mediastinum, plan_mediastinum
 
 
 def paint_body(
-    heart: Heart, lattice: Lattice, frame: BodyFrame, rng: np.random.Generator, surroundings: bool = True
-) -> Body:
+    heart: Heart, lattice: Lattice, frame: BodyFrame, rng: np.random.Generator, surroundings: bool = True,
+    trunk: RealTrunk | None = None,
+) -> Body:  # fmt: skip
     """Return tissues and labels of heart and body on ``lattice``, whose voxels coincide with those of the heart.
 
-    Without ``surroundings`` the heart lies in a plain oval body with two oval lungs.
+    Lungs, abdominal organs, airways and sternum are those of a real ``trunk`` if there is one, fitted to the heart; all
+    else is drawn. Without ``surroundings`` the heart lies in a plain oval body with two oval lungs.
     """
     canvas, marks = Canvas(lattice), Landmarks(heart)
     obstacles = Obstacles(marks)
     labels = place_labels(heart, lattice, frame)
     plan = None
     if surroundings:
-        plan = _paint_around(canvas, heart, marks, obstacles, frame, labels, rng)
+        plan = _paint_around(canvas, heart, marks, obstacles, frame, labels, trunk, rng)
     else:
         _paint_plain(canvas, frame)
     boxes, sac = LabelBoxes(labels), draw_sac(marks, frame, rng)
@@ -61,17 +65,19 @@ def _paint_around(
     obstacles: Obstacles,
     frame: BodyFrame,
     labels: np.ndarray,
+    real: RealTrunk | None,
     rng: np.random.Generator,
 ) -> Mediastinum:
     """Paint chest, abdomen, lungs, bones, vessels and table; return the plan of the mediastinum."""
+    fitted = fit_trunk(real, canvas, marks, frame, rng) if real else None
     trunk = measure_trunk(canvas, frame, rng)
     paint_wall(canvas, frame, trunk, rng)
-    level, bed = draw_diaphragm(canvas, heart, frame, rng)
-    paint_abdomen(canvas, frame, trunk, level, rng)
-    plan = plan_mediastinum(marks, obstacles, frame, rng)
-    paint_lungs(canvas, frame, trunk, level, bed, plan, labels, rng)
+    level, bed = draw_diaphragm(canvas, heart, frame, fitted, rng)
+    paint_abdomen(canvas, frame, trunk, level, fitted, rng)
+    plan = plan_mediastinum(marks, obstacles, frame, fitted, rng)
+    paint_lungs(canvas, frame, trunk, level, bed, plan, labels, fitted, rng)
     paint_spine(canvas, frame, rng)
-    paint_cage(canvas, frame, rng)
+    paint_cage(canvas, frame, rng, fitted.levels["sternum"] if fitted else None)
     paint_shoulders(canvas, frame, trunk, rng)
     paint_courses(canvas, plan.courses)
     paint_table(canvas, frame, trunk, rng)

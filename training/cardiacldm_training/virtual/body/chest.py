@@ -127,7 +127,7 @@ def rib_heads(frame: BodyFrame) -> np.ndarray:
     return np.asarray(frame.top - 6.0 - frame.pitch * np.arange(12) * np.linspace(0.88, 1.0, 12))
 
 
-def _cage_points(frame: BodyFrame, degrees: np.ndarray, z: np.ndarray, side: float, out: float = 5.0) -> np.ndarray:
+def cage_points(frame: BodyFrame, degrees: np.ndarray, z: np.ndarray, side: float, out: float = 5.0) -> np.ndarray:
     """Return points (N, 3) ``out`` mm outside the cavity at angles from side to front and heights ``z``."""
     width, front, back = frame.cavity(z)
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -136,8 +136,10 @@ def _cage_points(frame: BodyFrame, degrees: np.ndarray, z: np.ndarray, side: flo
     return np.column_stack([frame.middle[0] + side * x, y, z])
 
 
-def paint_cage(canvas: Canvas, frame: BodyFrame, rng: np.random.Generator) -> None:
-    """Paint twelve pairs of ribs, their cartilages and the sternum."""
+def paint_cage(
+    canvas: Canvas, frame: BodyFrame, rng: np.random.Generator, sternum: np.ndarray | None = None
+) -> None:  # fmt: skip
+    """Paint twelve pairs of ribs, their cartilages and the sternum: a drawn one, or where a level set is positive."""
     notch = frame.top - rng.uniform(28, 46)
     length = rng.normal(182, 10) if frame.sex == "male" else rng.normal(160, 9)
     joints = notch - np.array([12, 46, 70, 93, 114, 131, 144, 150, 154, 158]) * length / 170.0
@@ -148,7 +150,11 @@ def paint_cage(canvas: Canvas, frame: BodyFrame, rng: np.random.Generator) -> No
             end = _paint_rib(canvas, frame, side, n, heads[n], slant)
             if n < 10:
                 _paint_cartilage(canvas, frame, side, n, end, joints, calcified)
-    _paint_sternum(canvas, frame, notch, length, rng)
+    if sternum is None:
+        _paint_sternum(canvas, frame, notch, length, rng)
+        return
+    canvas.fill(sternum, Tissue.BONE)
+    canvas.fill(sternum - np.float32(1.7), Tissue.MARROW)
 
 
 def _paint_rib(canvas: Canvas, frame: BodyFrame, side: float, n: int, head: float, slant: float) -> np.ndarray:
@@ -157,7 +163,7 @@ def _paint_rib(canvas: Canvas, frame: BodyFrame, side: float, n: int, head: floa
     start = np.array([[spine[0] + side * 16, spine[1] - 10, head], [spine[0] + side * 34, spine[1] - 27, head - 3]])
     degrees = np.linspace(-60 if n < 11 else -62, RIB_END[n], 9)
     z = head - 6 - slant * (RIB_DROP[n] - 6) * ((degrees + 60) / max(RIB_END[n] + 60, 20)).clip(0, 1) ** 1.1
-    points = np.vstack([start, _cage_points(frame, degrees, z, side)])
+    points = np.vstack([start, cage_points(frame, degrees, z, side)])
     big = 0.9 if frame.sex == "female" else 1.0
     for radius, tissue in ((4.0, Tissue.BONE), (2.3, Tissue.MARROW)):
         canvas.paint_tube(points, np.full(len(points), radius * big), tissue, z_stretch=1.65)

@@ -88,7 +88,7 @@ def _paint_branches(
         on_wall = [p for p in points if obstacles.distance_at(p) < 8.0]
         if len(on_wall) > 2:
             radii = np.linspace(r, 0.5 * r, len(on_wall))
-            canvas.paint_tube(on_wall, radii + 1.8, Tissue.FAT, (Tissue.LUNG,))
+            canvas.paint_tube(on_wall, radii + 1.8, Tissue.FAT, (Tissue.LUNG, Tissue.FISSURE))
             tissue = Tissue.CORONARY_VEIN if n % 2 else Tissue.CORONARY_ARTERY
             canvas.paint_tube(on_wall, radii, tissue, AROUND_HEART)
 

@@ -12,6 +12,7 @@ from .abdomen import ellipsoid_level, steepness
 from .canvas import Canvas, blur
 from .chest import Trunk, oval_depth
 from .frame import BodyFrame
+from .trunk_fit import FittedTrunk
 from .vessels import Mediastinum
 
 #: Volume of lung for each end branch of a tree, mm3.
@@ -65,25 +66,46 @@ def grow_tree(
 
 def paint_lungs(
     canvas: Canvas, frame: BodyFrame, trunk: Trunk, level: np.ndarray, bed: np.ndarray,
-    plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator,
+    plan: Mediastinum, labels: np.ndarray, real: FittedTrunk | None, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Paint both lungs with vessels and airways, above the diaphragm (``level``) and the heart's ``bed``."""
+    """Paint both lungs with vessels and airways, above the diaphragm (``level``) and the heart's ``bed``.
+
+    Their shape and fissures are those of the ``real`` trunk if there is one.
+    """
     above = (canvas.z - level) / steepness(level, canvas.coarse.spacing)
-    room = np.minimum(-trunk.outside - np.float32(rng.uniform(0.6, 2.4)), above - 0.3)
+    cage, above = -trunk.outside - np.float32(rng.uniform(0.6, 2.4)), above - 0.3
+    room = real.lungs(cage, above) if real else np.minimum(cage, above)
     room = np.minimum(room, canvas.z - bed)
-    room = np.minimum(room, _mediastinum_clearance(canvas, frame, plan, labels, rng)).astype(np.float32)
+    room = np.minimum(room, _vessel_clearance(canvas, plan, labels, rng))
+    room = np.minimum(room, -_spine_hull(canvas, frame))
+    if not real:
+        room = np.minimum(room, -_middle_sheet(canvas, frame, rng))
+    room = room.astype(np.float32)
     canvas.fill(room, Tissue.LUNG)
     for k, side in enumerate((1.0, -1.0)):
         lung = np.where(side * (canvas.x - frame.spine[0]) > 0, room, -1.0)
         if (lung > 4.0).any():
             _paint_side(canvas, lung, plan, k, rng)
     _paint_diseases(canvas, frame, room, rng)
+    if real:
+        _paint_fissures(canvas, real, rng)
 
 
-def _mediastinum_clearance(
-    canvas: Canvas, frame: BodyFrame, plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Return a level set that is positive outside a smooth hull of mediastinum and spine, on the coarse lattice."""
+def _paint_fissures(canvas: Canvas, real: FittedTrunk, rng: np.random.Generator) -> None:
+    """Paint the sheets between the lobes, complete only in some patients, about a voxel thick."""
+    for sheet, within in real.fissures():
+        box = canvas.positive_box(np.minimum(within, 6.0 - np.abs(sheet)))
+        shown = canvas.noise(rng, 22.0) + np.float32(rng.uniform(-0.3, 2.0))
+        if box is not None:
+            line = np.abs(canvas.upsample(sheet, box=box)) < 0.55 * canvas.lattice.spacing
+            line &= np.minimum(canvas.upsample(within, box=box), canvas.upsample(shown, box=box)) > 0
+            canvas.tissue[box][line & canvas.tissue_mask(box, LUNG_ONLY)] = Tissue.FISSURE
+
+
+def _vessel_clearance(
+    canvas: Canvas, plan: Mediastinum, labels: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:  # fmt: skip
+    """Return a level set that is positive outside a smooth hull of heart and mediastinum, on the coarse lattice."""
     step, coarse = canvas.coarse.spacing, canvas.coarse
     every = [np.clip(np.rint((coarse.axis(a).ravel() - canvas.lattice.origin[a]) / canvas.lattice.spacing), 0, n - 1)
              .astype(int) for a, n in enumerate(canvas.lattice.shape)]  # fmt: skip
@@ -96,11 +118,24 @@ def _mediastinum_clearance(
     share = blur(mask, sigma, step)
     # The blurred share is 0 beyond a few millimetres: add distance there.
     free = (rng.uniform(0.2, 0.36) - share) * sigma / 0.36 + 25.0 * np.clip(1.0 - share / 0.04, 0, 1)
+    return np.asarray(free, dtype=np.float32)
+
+
+def _spine_hull(canvas: Canvas, frame: BodyFrame) -> np.ndarray:
+    """Return a level set that is positive in the spine and behind it, on the coarse lattice."""
     heights = canvas.z.ravel().astype(float)
     spine = frame.spine_at(heights)
     y = canvas.y - spine[:, 1][None, None]
     column = oval_depth(canvas.x - spine[:, 0][None, None], y, np.array([20.0]), np.array([19.0]), 2.2)
     behind = np.minimum(22.0 - np.abs(canvas.x - spine[:, 0][None, None]), -y)
+    return np.asarray(np.maximum(column, behind), dtype=np.float32)
+
+
+def _middle_sheet(canvas: Canvas, frame: BodyFrame, rng: np.random.Generator) -> np.ndarray:
+    """Return a level set that is positive in the fat between both lungs, on the coarse lattice."""
+    heights = canvas.z.ravel().astype(float)
+    spine = frame.spine_at(heights)
+    y = canvas.y - spine[:, 1][None, None]
     _, front, _ = frame.cavity(heights)
     share = np.clip(y / np.maximum(front - spine[:, 1], 1.0)[None, None], 0, 1)
     middle = spine[:, 0][None, None] * (1 - share) + frame.middle[0] * share
@@ -108,7 +143,7 @@ def _mediastinum_clearance(
         share, [0, 0.25, 0.6, 0.85, 1.0], [9, 8, 4, 2 + 0.3 * frame.fat, rng.uniform(3, 8) + 0.6 * frame.fat]
     )
     sheet = ahead + 2.0 * canvas.noise(rng, 14.0) - np.abs(canvas.x - middle)
-    return np.asarray(np.minimum(free, -np.maximum(np.maximum(column, behind), sheet)), dtype=np.float32)
+    return np.asarray(sheet, dtype=np.float32)
 
 
 def _paint_side(canvas: Canvas, room: np.ndarray, plan: Mediastinum, k: int, rng: np.random.Generator) -> None:

@@ -22,13 +22,15 @@ from .pulmonary_veins import PulmonaryVeins, paint_pulmonary_veins
 #: Tissues above the diaphragm that the fat around the heart may replace.
 AROUND_SAC = (
     Tissue.LUNG, Tissue.LUNG_VESSEL, Tissue.PULMONARY_VEIN, Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.VEIN,
+    Tissue.FISSURE,
 )  # fmt: skip
 #: Tissues that give way to the heart itself and the fat in its grooves.
 REPLACEABLE = (
     *AROUND_SAC, Tissue.LIVER, Tissue.SPLEEN, Tissue.STOMACH, Tissue.SOFT, Tissue.BOWEL, Tissue.GAS,
 )  # fmt: skip
 #: Tissues that a vessel on the heart's surface may replace.
-AROUND_HEART = (Tissue.FAT, Tissue.WALL, Tissue.PERICARDIUM, Tissue.FLUID, Tissue.LUNG, Tissue.MUSCLE)
+AROUND_HEART = (Tissue.FAT, Tissue.WALL, Tissue.PERICARDIUM, Tissue.FLUID, Tissue.LUNG, Tissue.MUSCLE,
+                Tissue.FISSURE)  # fmt: skip
 
 
 #: Volume (mL) within the sac, beside a tenth of the rest, that walls, vessels and pericardium take from the fat.

@@ -14,6 +14,7 @@ from ..tissue import Tissue
 from .courses import Course, Obstacles, make_course
 from .frame import BodyFrame, Landmarks
 from .pulmonary_veins import PulmonaryVeins, plan_pulmonary_veins
+from .trunk_fit import FittedTrunk
 
 #: Gap between superior vena cava and ascending aorta, mm: they touch in most patients.
 AORTA_GAP_MM = (-1.5, 2.5)
@@ -29,13 +30,18 @@ class Mediastinum:
     veins: PulmonaryVeins
 
 
-def plan_mediastinum(marks: Landmarks, obstacles: Obstacles, frame: BodyFrame, rng: np.random.Generator) -> Mediastinum:
-    """Plan all courses, in the order in which they are painted."""
+def plan_mediastinum(
+    marks: Landmarks, obstacles: Obstacles, frame: BodyFrame, real: FittedTrunk | None, rng: np.random.Generator
+) -> Mediastinum:
+    """Plan all courses, in the order in which they are painted.
+
+    Trachea and oesophagus run as in the ``real`` trunk if there is one.
+    """
     hila = np.stack([marks.extreme("PA", unit([s, -0.35, -0.15])) for s in (1.0, -1.0)])
-    airways, carina, bronchi = _plan_airways(marks, frame, hila, obstacles, rng)
+    airways, carina, bronchi = _plan_airways(marks, frame, hila, obstacles, real, rng)
     veins = plan_pulmonary_veins(marks, obstacles, rng)
     courses = [
-        *_plan_oesophagus(marks, frame, carina, obstacles, rng),
+        *_plan_oesophagus(marks, frame, carina, obstacles, real, rng),
         *airways,
         *_plan_arch_branches(marks, frame, rng),
         *_plan_superior_veins(marks, frame, carina, obstacles, rng),
@@ -45,8 +51,9 @@ def plan_mediastinum(marks: Landmarks, obstacles: Obstacles, frame: BodyFrame, r
 
 
 def _plan_airways(
-    marks: Landmarks, frame: BodyFrame, hila: np.ndarray, obstacles: Obstacles, rng: np.random.Generator
-) -> tuple[list[Course], np.ndarray, np.ndarray]:
+    marks: Landmarks, frame: BodyFrame, hila: np.ndarray, obstacles: Obstacles, real: FittedTrunk | None,
+    rng: np.random.Generator,
+) -> tuple[list[Course], np.ndarray, np.ndarray]:  # fmt: skip
     """Return trachea and main bronchi, the carina and the bronchi's ends (2, 3)."""
     top = marks.extreme("PA", np.array([0.0, 0.0, 1.0]))[2]
     z = top + rng.uniform(-4, 8)
@@ -57,6 +64,10 @@ def _plan_airways(
     r = rng.uniform(7.0, 9.5) if frame.sex == "male" else rng.uniform(6.0, 8.0)
     up = frame.top - np.array([-60.0, 0.0, 45.0])
     above = np.column_stack([np.full(3, frame.middle[0]), frame.spine_at(up)[:, 1] + np.array([44, 36, 34]), up])
+    if real and len(real.trachea) > 2:
+        *above, carina = real.trachea[:, :3]
+        r = float(np.clip(np.median(real.trachea[:, 3]), 5.5, 10.0))
+        above, carina = _continue_upward(np.array(above), frame, 44.0), obstacles.push_out(carina[None], r + 1.0)[0]
     trachea = np.vstack([above, carina])
     trachea[:-1] = obstacles.push_out(trachea[:-1], r + 1.0)
     out = [make_course(trachea, r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.4)]
@@ -71,7 +82,8 @@ def _plan_airways(
 
 
 def _plan_oesophagus(
-    marks: Landmarks, frame: BodyFrame, carina: np.ndarray, obstacles: Obstacles, rng: np.random.Generator
+    marks: Landmarks, frame: BodyFrame, carina: np.ndarray, obstacles: Obstacles, real: FittedTrunk | None,
+    rng: np.random.Generator,
 ) -> list[Course]:  # fmt: skip
     """Return the oesophagus behind trachea and left atrium, at times with air or fluid in it."""
     z = np.array([frame.top + 60, frame.top - 40, carina[2], marks.centre("LA")[2], frame.seat, frame.seat - 25])
@@ -80,6 +92,9 @@ def _plan_oesophagus(
     points = np.column_stack([spine[:, 0] - np.array([4, 6, 4, 8, 16, 28]) + rng.normal(0, 2.5, 6),
                               spine[:, 1] + ahead, z])  # fmt: skip
     size = rng.uniform(5.0, 8.0)
+    if real and len(real.oesophagus) > 5:
+        points = _continue_upward(real.oesophagus[:, :3], frame, 30.0)
+        size = float(np.clip(np.median(real.oesophagus[:, 3]), 4.5, 9.0))
     out = [make_course(obstacles.push_out(points, size), size, Tissue.OESOPHAGUS)]
     if rng.random() < 0.35:
         first = int(rng.integers(0, 4))
@@ -87,6 +102,13 @@ def _plan_oesophagus(
         content = Tissue.AIRWAY if rng.random() < 0.7 else Tissue.STOMACH
         out.append(make_course(hollow, rng.uniform(0.2, 0.65) * size, content))
     return out
+
+
+def _continue_upward(points: np.ndarray, frame: BodyFrame, ahead: float) -> np.ndarray:
+    """Return the axis (N, 3; mm, from above) of a tube, above the lungs continued ``ahead`` mm before the spine."""
+    z = frame.top + np.array([60.0, 25.0])
+    neck = np.column_stack([np.full(2, frame.middle[0]), frame.spine_at(z)[:, 1] + ahead, z])
+    return np.vstack([neck, points[points[:, 2] < frame.top - 5.0]])
 
 
 def _plan_arch_branches(marks: Landmarks, frame: BodyFrame, rng: np.random.Generator) -> list[Course]:

@@ -113,6 +113,8 @@ def draw_means(protocol: ScanProtocol, ranges: Ranges, rng: np.random.Generator)
     mean[T.MYO] = muscle
     mean[T.PAPILLARY] = muscle + rng.normal(0, 4)
     mean[T.WALL] = 30 + (muscle - 30) * rng.uniform(0.4, 0.95)
+    mean[T.FISSURE] = 0.7 * mean[T.LUNG] + 0.3 * mean[T.WALL]
+    texture[:, T.FISSURE] = texture[:, T.LUNG]
     if rng.random() < ranges.apart:
         _keep_apart(mean, protocol)
     return mean, texture
