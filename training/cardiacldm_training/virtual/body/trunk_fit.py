@@ -198,8 +198,8 @@ def _pair_cage(
                 ours, theirs = (p[(p[:, :2] @ d).argmax(), :2] for p in (outline, near))
                 pairs.append((np.append(ours, z), np.append(theirs, real_z(z))))
     _, front, back = frame.cavity(np.array([frame.top - 8.0]))
-    ours = [frame.middle[0] + side * 0.26 * frame.half_width, 0.5 * (front[0] + back[0]), frame.top - 5.0]
-    pairs.append((np.array(ours), lung[lung[:, 2] > lung[:, 2].max() - 8.0].mean(0)))
+    apex = [frame.middle[0] + side * 0.26 * frame.half_width, 0.5 * (front[0] + back[0]), frame.top - 5.0]
+    pairs.append((np.array(apex), lung[lung[:, 2] > lung[:, 2].max() - 8.0].mean(0)))
     return pairs
 
 

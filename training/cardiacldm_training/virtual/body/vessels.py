@@ -65,9 +65,9 @@ def _plan_airways(
     up = frame.top - np.array([-60.0, 0.0, 45.0])
     above = np.column_stack([np.full(3, frame.middle[0]), frame.spine_at(up)[:, 1] + np.array([44, 36, 34]), up])
     if real and len(real.trachea) > 2:
-        *above, carina = real.trachea[:, :3]
         r = float(np.clip(np.median(real.trachea[:, 3]), 5.5, 10.0))
-        above, carina = _continue_upward(np.array(above), frame, 44.0), obstacles.push_out(carina[None], r + 1.0)[0]
+        above = _continue_upward(real.trachea[:-1, :3], frame, 44.0)
+        carina = obstacles.push_out(real.trachea[-1:, :3], r + 1.0)[0]
     trachea = np.vstack([above, carina])
     trachea[:-1] = obstacles.push_out(trachea[:-1], r + 1.0)
     out = [make_course(trachea, r, Tissue.AIRWAY, Tissue.AIRWAY_WALL, 1.4)]
