@@ -31,7 +31,7 @@ LAYERS = {
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 #: Functions that are longer because they are lists of options with their help texts.
 OPTION_LISTS = {
-    "commands.fidelity.fidelity", "commands.generate.generate", "commands.pipeline.pipeline",
+    "commands.cohort.cohort", "commands.fidelity.fidelity", "commands.generate.generate", "commands.pipeline.pipeline",
     "commands.segment.segment", "commands.train.segmenter",
 }  # fmt: skip
 
