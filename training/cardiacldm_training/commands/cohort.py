@@ -63,8 +63,8 @@ def cohort(
         raise ConfigError("--trunk gives organs around the heart, --no-surroundings leaves them out: give only one.")
     choices = PRESETS[preset] | ({} if deformation is None else {"deformation": deformation})
     settings = CohortSettings(
-        seed=seed, spacing_mm=spacing, anatomies=anatomies, template_share=template_share, surroundings=surroundings, trunk=trunk,
-        **choices,
+        seed=seed, spacing_mm=spacing, anatomies=anatomies, template_share=template_share, surroundings=surroundings,
+        trunk=trunk, **choices,
     )  # fmt: skip
     with counted_progress("Virtual cases", cases) as update:
         failed = write_cohort(settings, cases, out, workers, update)
