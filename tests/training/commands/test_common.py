@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from cardiacldm_training.commands.common import (
     UNUSABLE,
     job_progress,
     make_console,
+    quick_imports,
     report_errors,
     stage_lines,
     stop_on_signal,
@@ -115,3 +117,12 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_garbage_is_searched_again_after_imports_and_after_one_that_fails() -> None:
+    with quick_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), quick_imports():
+        raise ImportError
+    assert gc.isenabled()

@@ -26,6 +26,7 @@ from .common import (
     is_dialogue,
     job_progress,
     make_console,
+    quick_imports,
     report_errors,
     say,
     stop_on_signal,
@@ -117,7 +118,8 @@ def _segment_all(run: _Run, model: ModelPackage, device: str) -> None:
     from CardiacLDMLib.image.ahead import ReadAhead
 
     with contextlib.closing(ReadAhead(run.inputs.cases)) as ahead:
-        from CardiacLDMLib.segmentation.segmenter import Segmenter
+        with quick_imports():
+            from CardiacLDMLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(model, device)
         with stop_on_signal(run.console) as cancelled:
@@ -256,7 +258,10 @@ class _Batch:
 
     def segment_all(self) -> None:
         """Segment all cases; one that fails does not stop the others."""
+        from ..results.case_picture import load_matplotlib
+
         with ThreadPoolExecutor(1, thread_name_prefix="finish") as thread:
+            thread.submit(load_matplotlib)
             try:
                 while self._waiting:
                     self._segment_next(thread)

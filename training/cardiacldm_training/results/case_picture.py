@@ -37,6 +37,12 @@ _CORNERS = ((19, 557), (19, 27), (569, 557))
 COMPRESSION = 3
 
 
+def load_matplotlib() -> None:
+    """Import what :func:`draw_case` needs, for callers that have other work to do meanwhile: it takes half a second."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def draw_case(volume: Volume, labels: Volume, report: CaseReport, path: Path) -> None:
     """Write a PNG: axial, coronal and sagittal plane through the heart, labels over the scan, and a legend.
 
