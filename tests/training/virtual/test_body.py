@@ -12,10 +12,13 @@ from scipy import ndimage
 
 from cardiacldm_training.virtual.body.body import paint_body, place_labels
 from cardiacldm_training.virtual.body.canvas import Canvas, capsule_mask, interpolation_weights
+from cardiacldm_training.virtual.body.catheters import draw_catheter
 from cardiacldm_training.virtual.body.frame import BodyFrame, Landmarks, draw_frame, extend_aorta
+from cardiacldm_training.virtual.body.implants import draw_calcium
 from cardiacldm_training.virtual.body.lungs import grow_tree, paint_beside_heart
 from cardiacldm_training.virtual.body.surface import draw_sac
 from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, draw_heart
+from cardiacldm_training.virtual.protocol import ScanProtocol
 from cardiacldm_training.virtual.shapes import Lattice
 from cardiacldm_training.virtual.tissue import Body, Tissue
 from CardiacLDMLib.anatomy import HEART, VALUE
@@ -185,6 +188,42 @@ def test_consolidated_lung_lies_against_the_heart_around_open_airways() -> None:
     assert 20.0 < dense.sum() * SPACING**3 / 1000.0 < 900.0
     assert canvas.upsample(away)[dense].min() < SPACING
     assert (canvas.tissue[40] == Tissue.AIRWAY).all()
+
+
+def test_a_ports_reservoir_lies_under_the_skin_and_its_catheter_in_the_cava(
+    whole: tuple[Heart, BodyFrame, Lattice, Body],
+) -> None:  # fmt: skip
+    _, frame, lattice, body = whole
+    soft = [Tissue.SKIN, Tissue.FAT, Tissue.MUSCLE, Tissue.BREAST]
+    beneath = ndimage.distance_transform_edt(np.isin(body.tissue, [Tissue.OUTSIDE, Tissue.TABLE]), sampling=SPACING)
+    beneath = ndimage.distance_transform_edt(beneath == 0, sampling=SPACING)
+    sides = []
+    for seed in range(12):
+        catheter, *port = draw_catheter(body, lattice, "port", np.random.default_rng(seed))
+        assert (body.tissue[tuple(catheter.where.T)] == Tissue.CAVA).any()
+        if not port:
+            continue
+        where = np.vstack([part.where for part in port])
+        assert np.isin(body.tissue[tuple(where.T)], soft).all()
+        assert np.median(beneath[tuple(where.T)]) < 20.0
+        assert 1.0 < len(where) * SPACING**3 / 1000.0 < 15.0
+        assert np.linalg.norm(where[:, None] - catheter.where[None], axis=-1).min() * SPACING < 12.0
+        sides.append(lattice.origin[0] + SPACING * where[:, 0].mean() > frame.middle[0])
+    assert len(sides) >= 8
+    assert np.mean(sides) > 0.5  # most on the right
+    assert len(draw_catheter(body, lattice, "central", np.random.default_rng(0))) == 1
+
+
+def test_a_calcified_arch_has_plaques_on_the_aortic_wall(whole: tuple[Heart, BodyFrame, Lattice, Body]) -> None:
+    _, _, lattice, body = whole
+    plain = ScanProtocol(calcium=False)
+    assert not draw_calcium(body, lattice, plain, np.random.default_rng(0))
+    grains = draw_calcium(body, lattice, replace(plain, calcified_arch=True), np.random.default_rng(0))
+    where = np.vstack([grain.where for grain in grains])
+    aorta = body.labels == VALUE["AO"]
+    assert len(where) > 20
+    assert ndimage.binary_dilation(aorta, iterations=1)[tuple(where.T)].mean() > 0.9
+    assert where[:, 2].min() > np.argwhere(aorta)[:, 2].max() - 70.0 / SPACING
 
 
 @pytest.mark.parametrize("half", [(90.0, 90.0), (250.0, 190.0)])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cardiacldm_training.errors import AnatomyError
-from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, draw_heart
+from cardiacldm_training.virtual.heart.anatomy import Heart, HeartSources, deform_labels, draw_heart
 from cardiacldm_training.virtual.heart.appendage import APPENDAGES, draw_appendage, replace_appendage
+from cardiacldm_training.virtual.heart.arch import elongate_arch
 from cardiacldm_training.virtual.heart.deform import (
     COARSE,
     Deformation,
@@ -129,6 +130,23 @@ def test_measures_follow_the_published_distributions() -> None:
         "enlarged LA", "enlarged RA", "hypertrophy", "septal hypertrophy", "dilated LV", "dilated aorta", "dissection",
         "mural thrombus", "systole"
     }  # fmt: skip
+    assert 0.06 < np.mean(["elongated aorta" in m.findings for m in drawn]) < 0.14
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_elongated_arch_is_higher_and_wider_and_the_chambers_stay(seed: int) -> None:
+    model, lattice = parametric_model(np.random.default_rng(seed)), Lattice(np.full(3, -114.0), 4.0, (58, 58, 62))
+    plain = Deformation(np.zeros((3, *COARSE.shape), np.float32), np.eye(3))
+    long = elongate_arch(plain, model, 126.0, np.random.default_rng(seed))
+    assert smallest_jacobian(long.displacement) > 0
+    before, after = (deform_labels(model, d, lattice) for d in (plain, long))
+    arches = [np.argwhere(labels == VALUE["AO"]) for labels in (before, after)]
+    tops = [lattice.origin[2] + lattice.spacing * arch[:, 2].max() for arch in arches]
+    assert tops[0] + 4.0 <= tops[1] <= 128.0
+    spans = [np.ptp(arch[:, 1]) for arch in arches]
+    assert spans[1] >= spans[0]
+    for name in ("LV", "RV", "MYO", "LA", "RA", "LAA"):
+        assert (after == VALUE[name]).sum() == pytest.approx((before == VALUE[name]).sum(), rel=0.04, abs=4), name
 
 
 def test_appendages_come_as_often_as_published() -> None:

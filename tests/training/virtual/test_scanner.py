@@ -10,7 +10,8 @@ import pytest
 from scipy import ndimage
 
 from cardiacldm_training.cases.condition_names import IMPLANTS, PHASES, SCANNER_STYLES
-from cardiacldm_training.virtual.body.implants import draw_calcium, draw_catheter, draw_implant
+from cardiacldm_training.virtual.body.catheters import draw_catheter
+from cardiacldm_training.virtual.body.implants import draw_calcium, draw_implant
 from cardiacldm_training.virtual.protocol import RANGES, SITES, ScanProtocol, draw_protocol
 from cardiacldm_training.virtual.scanner.artefacts import projector, slice_matrix
 from cardiacldm_training.virtual.scanner.contrast import draw_means

@@ -27,8 +27,9 @@ from CardiacLDMLib.text import plural
 from ..cases.workers import spread
 from ..errors import AnatomyError
 from .body.body import paint_body
+from .body.catheters import draw_catheter
 from .body.frame import draw_frame, extend_aorta
-from .body.implants import draw_catheter, draw_implant
+from .body.implants import draw_implant
 from .body.real_trunk import read_trunk
 from .heart.anatomy import Heart, HeartSources, draw_heart
 from .heart.templates import read_template, template_files
@@ -41,6 +42,8 @@ from .tissue import Body, Tissue
 FORMAT = 11
 #: Share of the bodies whose lungs and organs are those of a real trunk, if one is given.
 TRUNK_SHARE = 0.5
+#: Share of elongated aortas whose arch is calcified.
+CALCIFIED_ARCH = 0.7
 #: Tissues of disease whose volume in the scan is recorded.
 RECORDED = (Tissue.FLUID, Tissue.COLLAPSED_LUNG, Tissue.FALSE_LUMEN, Tissue.THROMBUS)
 #: Approximate size of a case of 1.5 mm on disk, MB.
@@ -104,6 +107,8 @@ def make_case(settings: CohortSettings, index: int) -> Case:
     heart = draw_heart(rng, spacing, settings.heart_sources(), finish=lambda heart: extend_aorta(heart, rng))
     frame = draw_frame(heart, rng)
     protocol = draw_protocol(rng, settings.appearance)
+    if "elongated aorta" in heart.findings and rng.random() < CALCIFIED_ARCH:
+        protocol = replace(protocol, calcified_arch=True)
     low, high, view = draw_view(heart, frame, protocol, rng)
     lattice = _scan_lattice(heart, low, high)
     trunk = None

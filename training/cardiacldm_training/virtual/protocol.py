@@ -30,7 +30,7 @@ STREAM = 0.55
 #: factor on the noise, addition to the edge enhancement, factor on the point spread.
 SHARP_NOISE, SHARP_EDGE, SHARP_BLUR = (2.0, 4.0), (0.5, 1.6), (0.65, 0.95)
 #: Kinds of catheter in the central veins and the heart, and their shares.
-CATHETERS = {"none": 0.87, "central": 0.11, "pulmonary": 0.02}
+CATHETERS = {"none": 0.85, "central": 0.08, "port": 0.05, "pulmonary": 0.02}
 #: Share of scans in which the superior vena cava happens to be about as bright as the aorta.
 EQUAL_CAVA = 0.15
 
@@ -141,6 +141,7 @@ class ScanProtocol:
     calcium: bool = False
     sharp: bool = False  # a sharp kernel
     catheter: str = "none"
+    calcified_arch: bool = False
 
 
 def _uniform(rng: np.random.Generator, span: Span) -> float:

@@ -21,6 +21,8 @@ from ..shapes import Lattice, perpendicular, smooth_path, tube_mask, unit
 SPINE_BEHIND_MM = 25.0
 #: Least distance of heart and vessels from the middle of a vertebral body, mm.
 SPINE_CLEARANCE_MM = 19.0
+#: Least height of the lungs' tips above the aortic arch, mm.
+LUNG_ABOVE_ARCH_MM = 22.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def draw_aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
 
     Where the labels end with the ascending aorta, an arch is part of the path.
     """
+    elongated = "elongated aorta" in heart.findings
     points = heart.lattice.origin + heart.lattice.spacing * np.argwhere(heart.labels == VALUE["AO"])
     behind = points[points[:, 1] < heart.centre("LA")[1] - 6.0]
     slab = 2.0 * heart.lattice.spacing
@@ -132,12 +135,13 @@ def draw_aorta_course(heart: Heart, rng: np.random.Generator) -> np.ndarray:
     else:
         top = points[points[:, 2] > points[:, 2].max() - slab]
         above = top.mean(0)
-        rise = rng.uniform(10.0, 26.0)
+        rise = rng.uniform(10.0, 26.0) + (rng.uniform(6.0, 16.0) if elongated else 0.0)
         course = above + np.array([[0, 0, -6], [-3, -8, rise * 0.8], [-14, -30, rise], [-26, -50, rise * 0.4]])
         start = above + np.array([-27.0, -58.0, -22.0])
         radius = float(rng.uniform(9.5, 13.5))
         arch = np.column_stack([course, np.linspace(1.2, 1.05, 4) * radius])
-    drift = rng.normal(0.0, 5.0 if rng.random() < 0.85 else 15.0, 2)  # some aortas are elongated
+    bent = rng.random() >= 0.85 or elongated
+    drift = rng.normal(0.0, 15.0 if bent else 5.0, 2)
     down = [
         [*start, radius],
         [start[0] + 0.2 * drift[0], start[1] - 2.0, start[2] - 30.0, radius],
@@ -177,7 +181,7 @@ def draw_frame(heart: Heart, rng: np.random.Generator) -> BodyFrame:
     sex = heart.sex
     usual = rng.normal(145.0, 9.0) if sex == "male" else rng.normal(130.0, 8.0)
     half_width = max(float(np.clip(usual, half_depth * 1.25, half_depth * 1.7)), needed)
-    top = high[2] + rng.uniform(75, 115)
+    top = max(high[2] + rng.uniform(75, 115), marks.points("AO")[:, 2].max() + LUNG_ABOVE_ARCH_MM)
     fat = float(np.clip(rng.lognormal(np.log(17 if sex == "female" else 13), 0.45), 4, 38))
     floor = _heart_floor(points)
     last = aorta[2]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from scipy import ndimage
@@ -11,126 +10,36 @@ from scipy import ndimage
 from CardiacLDMLib.anatomy import VALUE
 
 from ..protocol import ScanProtocol
-from ..shapes import Lattice, perpendicular, smooth_path, tube_mask, unit
-from ..tissue import Body, Tissue, tissue_mask
-
-#: HU of metal, far above the stored range, so that its blurred surroundings show blooming.
-METAL_HU = 8000.0
-
-
-@dataclass(frozen=True)
-class ForeignBody:
-    """Voxels (N, 3) of a calcification or a part of an implant, and their HU."""
-
-    where: np.ndarray
-    hu: float
+from ..shapes import Lattice, perpendicular, unit
+from ..tissue import Body, Tissue
+from .foreign import METAL_HU, BodyMap, ForeignBody
 
 
 def draw_calcium(body: Body, lattice: Lattice, protocol: ScanProtocol, rng: np.random.Generator) -> list[ForeignBody]:
     """Draw the calcifications of one patient, where the scan contains their sites."""
-    body_map = _BodyMap(body, lattice, rng)
+    body_map = BodyMap(body, lattice, rng)
     bodies: list[ForeignBody] = []
     if protocol.calcium:
         chosen = rng.random(len(CALCIFICATIONS)) < (0.6, 0.5, 0.18, 0.2)
         for source, here in zip(CALCIFICATIONS, chosen, strict=True):
             if here:
                 bodies += source(body_map)
+    if protocol.calcified_arch:
+        bodies += _calcify_arch(body_map)
     return [one for one in bodies if len(one.where)]
 
 
 def draw_implant(body: Body, lattice: Lattice, kind: str, rng: np.random.Generator) -> list[ForeignBody]:
     """Draw an implant of a kind in ``IMPLANTS``; empty for ``none``, or if its site is not in the scan."""
-    bodies = IMPLANT_SHAPES[kind](_BodyMap(body, lattice, rng)) if kind != "none" else []
+    bodies = IMPLANT_SHAPES[kind](BodyMap(body, lattice, rng)) if kind != "none" else []
     return [one for one in bodies if len(one.where)]
-
-
-def draw_catheter(body: Body, lattice: Lattice, kind: str, rng: np.random.Generator) -> list[ForeignBody]:
-    """Draw a catheter of a kind in ``CATHETERS``; empty if it is ``none`` or its veins are not in the scan.
-
-    A central one, as of a port, ends where the superior vena cava opens into the right atrium or a little beyond; a
-    pulmonary one runs through both right chambers into the pulmonary artery. Plastic made visible to X-rays has some
-    hundred HU and is 2 to 3 mm thick.
-    """
-    body_map = _BodyMap(body, lattice, rng)
-    cava, atrium = body_map.tissue_voxels(Tissue.CAVA), body_map.structure_voxels("RA")
-    if kind == "none" or len(cava) < 20 or not len(atrium):
-        return []
-    levels = np.quantile(cava[:, 2], np.linspace(1.0, 0.0, 6))
-    way = [cava[np.abs(cava[:, 2] - z) <= 2.0].mean(0) for z in levels]
-    way = [p + rng.normal(0, 1.0, 3) for p in way]
-    if kind == "central":
-        way = way[: int(rng.integers(4, 7))] + ([0.5 * (way[-1] + atrium.mean(0))] if rng.random() < 0.4 else [])
-    else:
-        ventricle, artery = body_map.structure_voxels("RV"), body_map.structure_voxels("PA")
-        if not len(ventricle) or not len(artery):
-            return []
-        root = artery[artery[:, 1] >= np.quantile(artery[:, 1], 0.9)].mean(0)
-        side = artery[artery[:, 0] >= np.quantile(artery[:, 0], 0.85)].mean(0)
-        way += [atrium.mean(0), ventricle.mean(0), 0.4 * ventricle.mean(0) + 0.6 * root, artery.mean(0), side]
-    return [body_map.make_tube(body_map.to_mm(np.array(way)), rng.uniform(0.9, 1.5), rng.uniform(250.0, 1200.0))]
-
-
-def paint_foreign_bodies(image: np.ndarray, foreign: Iterable[ForeignBody]) -> None:
-    """Set the HU of foreign bodies in an image. In place."""
-    for one in foreign:
-        image[tuple(one.where.T)] = one.hu
-
-
-class _BodyMap:
-    """Sites and shapes of foreign bodies in one body."""
-
-    def __init__(self, body: Body, lattice: Lattice, rng: np.random.Generator) -> None:
-        self.body, self.lattice, self.rng = body, lattice, rng
-        self.boxes = ndimage.find_objects(body.labels, max_label=max(VALUE.values()))
-
-    def to_mm(self, voxels: np.ndarray) -> np.ndarray:
-        return self.lattice.origin + self.lattice.spacing * voxels
-
-    def tissue_voxels(self, *codes: Tissue) -> np.ndarray:
-        """Return the voxels (N, 3) of some tissues."""
-        return np.argwhere(tissue_mask(self.body.tissue, codes))
-
-    def structure_voxels(self, name: str) -> np.ndarray:
-        """Return the voxels (N, 3) of a labelled structure."""
-        box = self.boxes[VALUE[name] - 1]
-        if box is None:
-            return np.empty((0, 3), dtype=int)
-        return np.argwhere(self.body.labels[box] == VALUE[name]) + [s.start for s in box]
-
-    def contact_voxels(self, first: str, second: str) -> np.ndarray:
-        """Return the voxels (N, 3) of the first structure within two voxels of the second."""
-        box = self.boxes[VALUE[first] - 1]
-        if box is None:
-            return np.empty((0, 3), dtype=int)
-        wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
-        part = self.body.labels[wide]
-        near = ndimage.binary_dilation(part == VALUE[second], iterations=2)
-        return np.argwhere(near & (part == VALUE[first])) + [s.start for s in wide]
-
-    def make_tube(self, points: np.ndarray, radius: float, hu: float = METAL_HU) -> ForeignBody:
-        """Return a tube along a path (mm), at least a voxel thick; thinner ones get lower HU to keep their mass."""
-        thick = max(radius, 0.62 * self.lattice.spacing)
-        path = smooth_path(points, [thick] * len(points), step=0.7 * self.lattice.spacing)
-        box, mask = tube_mask(self.lattice, path)
-        thinned = min(1.0, (radius / thick) ** 1.2)
-        return ForeignBody(np.argwhere(mask) + [s.start for s in box], hu * thinned)
-
-    def make_grain(self, voxel: np.ndarray, radius: float, hu: float) -> ForeignBody:
-        """Return a ragged grain around a voxel, with ``radius`` in mm."""
-        reach = int(np.ceil(radius / self.lattice.spacing))
-        ball = np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach
-        size = np.linalg.norm(ball, axis=1) * self.lattice.spacing * self.rng.uniform(0.7, 1.5, len(ball))
-        where = ball[size <= radius] + voxel
-        inside = ((where >= 0) & (where < self.body.tissue.shape)).all(1)
-        small = min(1.0, (radius / (0.6 * self.lattice.spacing)) ** 2)
-        return ForeignBody(where[inside], hu * small)
 
 
 # --- calcifications ------------------------------------------------------------------------------------------------
 
 
 def _draw_grains(
-    body_map: _BodyMap, voxels: np.ndarray, most: int, radius: tuple[float, float], run: float
+    body_map: BodyMap, voxels: np.ndarray, most: int, radius: tuple[float, float], run: float
 ) -> list[ForeignBody]:
     """Draw up to ``most`` plaques on some of ``voxels`` (N, 3), each a run of grains of up to ``run`` mm."""
     if not len(voxels):
@@ -146,22 +55,37 @@ def _draw_grains(
     return bodies
 
 
-def _calcify_coronaries(body_map: _BodyMap) -> list[ForeignBody]:
+def _calcify_coronaries(body_map: BodyMap) -> list[ForeignBody]:
     return _draw_grains(body_map, body_map.tissue_voxels(Tissue.CORONARY_ARTERY), 6, (0.5, 1.4), 7.0)
 
 
-def _calcify_aortic_wall(body_map: _BodyMap) -> list[ForeignBody]:
-    """Draw plaques on the surface of the aorta."""
+def _aortic_rim(body_map: BodyMap) -> np.ndarray:
+    """Return the voxels (N, 3) on the surface of the aorta."""
     box = body_map.boxes[VALUE["AO"] - 1]
     if box is None:
-        return []
+        return np.empty((0, 3), dtype=int)
     inside = body_map.body.labels[box] == VALUE["AO"]
-    rim = np.argwhere(inside & ~ndimage.binary_erosion(inside, border_value=1)) + [s.start for s in box]
+    return np.argwhere(inside & ~ndimage.binary_erosion(inside, border_value=1)) + [s.start for s in box]
+
+
+def _calcify_arch(body_map: BodyMap) -> list[ForeignBody]:
+    """Draw many long plaques on the arch and what follows it, as in the old."""
+    rim = _aortic_rim(body_map)
+    if not len(rim):
+        return []
+    depth = (rim[:, 2].max() - rim[:, 2]) * body_map.lattice.spacing
+    arch = rim[depth < body_map.rng.uniform(30.0, 60.0)]
+    return [one for _ in range(3) for one in _draw_grains(body_map, arch, 18, (1.0, 2.6), 16.0)]
+
+
+def _calcify_aortic_wall(body_map: BodyMap) -> list[ForeignBody]:
+    """Draw plaques on the surface of the aorta."""
+    rim = _aortic_rim(body_map)
     most = 8 if body_map.rng.random() < 0.7 else 40  # in some patients the whole arch is calcified
     return _draw_grains(body_map, rim, most, (0.5, 1.6), 9.0)
 
 
-def _calcify_mitral_annulus(body_map: _BodyMap) -> list[ForeignBody]:
+def _calcify_mitral_annulus(body_map: BodyMap) -> list[ForeignBody]:
     """Draw plaques along the rim of the plane where left atrium and ventricle meet."""
     plane = body_map.contact_voxels("LA", "LV")
     if not len(plane):
@@ -170,11 +94,11 @@ def _calcify_mitral_annulus(body_map: _BodyMap) -> list[ForeignBody]:
     return _draw_grains(body_map, plane[away > np.quantile(away, 0.75)], 3, (0.8, 2.6), 18.0)
 
 
-def _calcify_aortic_valve(body_map: _BodyMap) -> list[ForeignBody]:
+def _calcify_aortic_valve(body_map: BodyMap) -> list[ForeignBody]:
     return _draw_grains(body_map, body_map.contact_voxels("AO", "LV"), 4, (0.6, 2.0), 6.0)
 
 
-CALCIFICATIONS: tuple[Callable[[_BodyMap], list[ForeignBody]], ...] = (
+CALCIFICATIONS: tuple[Callable[[BodyMap], list[ForeignBody]], ...] = (
     _calcify_coronaries, _calcify_aortic_wall, _calcify_mitral_annulus, _calcify_aortic_valve,
 )  # fmt: skip
 
@@ -182,7 +106,7 @@ CALCIFICATIONS: tuple[Callable[[_BodyMap], list[ForeignBody]], ...] = (
 # --- implants ------------------------------------------------------------------------------------------------------
 
 
-def _make_leads(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_leads(body_map: BodyMap) -> list[ForeignBody]:
     """Draw leads of a pacemaker or defibrillator: to the right ventricle's apex, often also to the right atrium."""
     cava, atrium, ventricle = (
         body_map.tissue_voxels(Tissue.CAVA),
@@ -209,7 +133,7 @@ def _make_leads(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-def _make_valve(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_valve(body_map: BodyMap) -> list[ForeignBody]:
     """Draw the ring of an aortic or mitral prosthesis; mechanical ones have two leaflets."""
     rng = body_map.rng
     upper = "AO" if rng.random() < 0.65 else "LA"
@@ -231,12 +155,12 @@ def _make_valve(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-def _make_stent(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_stent(body_map: BodyMap) -> list[ForeignBody]:
     """Draw a stent graft of the aorta or one to three coronary stents."""
     return (_make_stent_graft(body_map) if body_map.rng.random() < 0.35 else []) or _make_coronary_stents(body_map)
 
 
-def _make_stent_graft(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_stent_graft(body_map: BodyMap) -> list[ForeignBody]:
     """Draw the zigzag rings of a stent graft on the wall of the descending aorta."""
     rng, aorta, atrium = body_map.rng, body_map.structure_voxels("AO"), body_map.structure_voxels("LA")
     if not len(atrium):
@@ -257,7 +181,7 @@ def _make_stent_graft(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-def _make_coronary_stents(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_coronary_stents(body_map: BodyMap) -> list[ForeignBody]:
     """Draw one to three stents: pieces of coronary artery whose voxels hold blood and metal mesh."""
     artery = body_map.tissue_voxels(Tissue.CORONARY_ARTERY)
     if not len(artery):
@@ -270,7 +194,7 @@ def _make_coronary_stents(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-def _make_wires(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_wires(body_map: BodyMap) -> list[ForeignBody]:
     """Draw sternal wires: loops around the sternum after surgery."""
     heart = body_map.to_mm(body_map.structure_voxels("RV"))
     bone = body_map.to_mm(body_map.tissue_voxels(Tissue.BONE, Tissue.MARROW))
@@ -296,7 +220,7 @@ def _make_wires(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-def _make_clips(body_map: _BodyMap) -> list[ForeignBody]:
+def _make_clips(body_map: BodyMap) -> list[ForeignBody]:
     """Draw surgical clips in front of the heart, as after bypass surgery."""
     heart, fat = body_map.to_mm(body_map.structure_voxels("RV")), body_map.tissue_voxels(Tissue.FAT, Tissue.PERICARDIUM)
     if not len(heart) or not len(fat):
@@ -312,6 +236,6 @@ def _make_clips(body_map: _BodyMap) -> list[ForeignBody]:
     return bodies
 
 
-IMPLANT_SHAPES: dict[str, Callable[[_BodyMap], list[ForeignBody]]] = {
+IMPLANT_SHAPES: dict[str, Callable[[BodyMap], list[ForeignBody]]] = {
     "leads": _make_leads, "valve": _make_valve, "stent": _make_stent, "wires": _make_wires, "clips": _make_clips,
 }  # fmt: skip

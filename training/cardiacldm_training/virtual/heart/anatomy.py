@@ -20,6 +20,7 @@ from CardiacLDMLib.segmentation.findings import Finding, clause
 from ...errors import AnatomyError
 from ..shapes import Lattice
 from .appendage import draw_appendage, replace_appendage
+from .arch import elongate_arch
 from .deform import COARSE, Deformation, draw_deformation, grow
 from .grooves import cut_grooves
 from .measures import Measures, draw_measures
@@ -30,6 +31,8 @@ from .topology import Box, boxes_of, faults, repair
 
 #: Corners of the box in which labels are drawn, mm: it includes aortic arch and hila.
 LOW_MM, HIGH_MM = np.array([-115.0, -115.0, -110.0]), np.array([115.0, 115.0, 135.0])
+#: Room between the highest aortic arch and the upper end of that box, mm.
+ABOVE_ARCH_MM = 6.0
 #: Share of templates whose appendage is replaced: most of theirs are not segmented from an image.
 NEW_APPENDAGE = 0.8
 #: Targets are larger by this, since the grooves between the chambers are cut out of them.
@@ -137,6 +140,8 @@ def _fit_deformation(rng: np.random.Generator, model: HeartModel, measures: Meas
     target_ml = sum(measures.volumes.values())
     scale = float(np.clip((target_ml / sum(model.volume_ml(VALUE[n]) for n in measures.volumes)) ** (1 / 3), 0.8, 1.25))
     deformation = draw_deformation(rng, strength, scale, scale * model.bottom_z)
+    if "elongated aorta" in measures.findings:
+        deformation = elongate_arch(deformation, model, HIGH_MM[2] - ABOVE_ARCH_MM, rng)
     targets = {name: ml * GROOVES.get(name, 1.0) for name, ml in measures.volumes.items()}
     section_ratios = {name: (mm / (scale * model.calibres_mm[name])) ** 2 for name, mm in measures.calibres.items()}
     return grow(deformation, GrowthRates(model, targets, section_ratios, measures.septum), STEPS)

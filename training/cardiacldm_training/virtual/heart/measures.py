@@ -13,6 +13,8 @@ from CardiacLDMLib.anatomy import PUBLISHED, Sex
 
 #: Share of the variance between persons that all chambers share: large people have large hearts.
 COMMON = 0.4
+#: Share of patients with an elongated aorta (our estimate: a third of those above 70 years).
+ELONGATED = 0.1
 #: Volume of the atria at end-diastole as a share of that at end-systole.
 ATRIUM_AT_DIASTOLE = 0.62
 
@@ -97,6 +99,8 @@ def _with_findings(
     if rng.random() < 0.07:
         findings.append("dilated PA")
         calibres["PA"] = rng.uniform(30.0, 37.0)
+    if rng.random() < ELONGATED:
+        findings.append("elongated aorta")
     return full, calibres, septum, tuple(findings)
 
 

@@ -9,8 +9,9 @@ from scipy import fft
 
 from CardiacLDMLib.anatomy import HEART, VALUE
 
+from ..body.foreign import ForeignBody, paint_foreign_bodies
 from ..body.frame import BodyFrame
-from ..body.implants import ForeignBody, draw_calcium, paint_foreign_bodies
+from ..body.implants import draw_calcium
 from ..heart.anatomy import Heart
 from ..protocol import RANGES, SITES, ScanProtocol
 from ..shapes import Lattice
