@@ -186,7 +186,7 @@ def draw_protocol(rng: np.random.Generator, appearance: str = "realistic") -> Sc
         appearance=appearance, site=name, phase=phase, kv=kv,
         circle=bool(rng.random() < ranges.circle), implant=_choose(rng, IMPLANTS, ranges.implants),
         calcium=bool(rng.random() < ranges.calcium), sharp=sharp,
-        catheter=_choose(rng, tuple(CATHETERS), tuple(CATHETERS.values())),
+        catheter=_choose(rng, tuple(CATHETERS), tuple(CATHETERS.values())), calcified_arch=False,
         **{key: round(value, 2) for key, value in values.items()},
     )  # fmt: skip
 
