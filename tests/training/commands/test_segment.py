@@ -384,6 +384,41 @@ def test_a_scan_that_does_not_fit_beside_others_is_labelled_alone(
     assert len(files(tmp_path / "out")) == 2 * len(ENDINGS)
 
 
+def test_nothing_is_done_beside_a_case_once_memory_was_short(
+    tmp_path: Path, scan: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first case cannot be finished beside the second one, which is then finished before the first is repeated."""
+    from CardiacLDMLib.segmentation.segmenter import Segmenter
+
+    predict, finish = Segmenter.predict, Segmenter.finish
+    repeated = threading.Event()
+    predicted, finished, beside = 0, 0, []
+
+    def counted(self: Segmenter, volume: Volume, **options: object) -> object:
+        nonlocal predicted
+        predicted += 1
+        if predicted > 2:
+            repeated.set()
+        return predict(self, volume, **options)  # type: ignore[arg-type]
+
+    def tight(self: Segmenter, prediction: Any) -> object:
+        nonlocal finished
+        finished += 1
+        if finished == 1:
+            raise MemoryError
+        if finished == 2:
+            beside.append(repeated.wait(1))
+        return finish(self, prediction)
+
+    monkeypatch.setattr(Segmenter, "predict", counted)
+    monkeypatch.setattr(Segmenter, "finish", tight)
+    shutil.copy(scan, scan.with_name("second.nrrd"))
+    result = run(scan.parent, "--out", tmp_path / "out", "--package", package, "--fast")
+    assert result.exit_code == 0, result.output
+    assert (predicted, finished, beside) == (3, 3, [False])
+    assert len(files(tmp_path / "out")) == 2 * len(ENDINGS)
+
+
 LIMITED = """
 import resource, sys
 import matplotlib.figure, SimpleITK, torch

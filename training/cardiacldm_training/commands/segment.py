@@ -278,7 +278,7 @@ class _Batch:
         if predicted is not None:
             self._finishing = job, thread.submit(self._finish, job, predicted)
             del predicted
-            if job.alone or not self._waiting:
+            if not self._waiting or self._waiting[0].alone:
                 self._conclude()
 
     def _attempt(self, job: _Job, work: Callable[[], _T]) -> _T | None:
