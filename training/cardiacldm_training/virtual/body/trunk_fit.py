@@ -98,7 +98,8 @@ def diaphragm_heights(canvas: Canvas, frame: BodyFrame, real: FittedTrunk) -> np
     if not known.any():
         return np.full((*heights.shape, 1), frame.seat)
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return blur(heights[tuple(nearest)], 4.5, canvas.coarse.spacing)[..., None]
+    filled = ndimage.median_filter(heights[tuple(nearest)], 5)  # without pits, in which lung would lie in the liver
+    return blur(filled, 4.5, canvas.coarse.spacing)[..., None]
 
 
 def fit_trunk(
