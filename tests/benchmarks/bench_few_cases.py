@@ -143,12 +143,12 @@ def main() -> None:
         gains = []
         for number in range(options.draws):
             chosen = np.random.default_rng([SEED, size, number]).choice(len(hospital), size, replace=False)
-            name = f"own-{size}-{number}-{options.steps}"
+            name = f"own-{size}-{number}-{options.steps}-{options.rate:g}"
             own = link([hospital[i] for i in sorted(chosen)], options.work / "own" / name)
             package = train(own, options.work, name, options.steps, options.rate, number)
             gains.append(figures(package, sets["test"], options.work / "figures" / name) - shipped)
         interval = bootstrap(np.stack(gains))
-        rows.append({"cases": size, "steps": options.steps, "gain": interval.model_dump()})
+        rows.append({"cases": size, "steps": options.steps, "rate": options.rate, "gain": interval.model_dump()})
         print(f"{size:3d} cases: {interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]", flush=True)
     if rows:
         (options.work / "few-cases.json").write_text(json.dumps(rows, indent=1))
