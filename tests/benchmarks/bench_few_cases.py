@@ -111,7 +111,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     errors = np.abs(np.array([[row["gain"]["low"], row["gain"]["high"]] for row in rows]).T - means)
     axis.errorbar(numbers, means, errors, marker="o", capsize=3)
     axis.axhline(0.0, color="grey", linewidth=0.8)
-    axis.set(xscale="log", xlabel="own labelled cases", ylabel="mean Dice over the shipped package's")
+    axis.set(xscale="log", xlabel="own labelled cases", ylabel="change of the mean Dice")
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.minorticks_off()
     figure.savefig(path, dpi=150)

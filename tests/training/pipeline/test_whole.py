@@ -127,7 +127,7 @@ def test_shipped_packages_are_started_from(stand_in: StandIn, data: Path, tmp_pa
     assert "--train" not in generate  # the shipped generator has not seen these scans
     assert segmenter[segmenter.index("--from") + 1] == "virtual-heart-v1"
     assert "--encoder" not in segmenter
-    assert int(segmenter[segmenter.index("--steps") + 1]) == 200  # of 6000 from scratch
+    assert int(segmenter[segmenter.index("--steps") + 1]) == 300  # of 6000 from scratch
     assert "--learning-rate" in segmenter
 
 
