@@ -71,7 +71,7 @@ class NetworkSpec(Record):
 
 
 class BorderSpec(Record):
-    """How borders of blood and wall are refined by the HU of the scan, at the qualities full and flips."""
+    """How borders are refined by the HU of the scan, without fat in the blood, at the qualities full and flips."""
 
     weight: Annotated[
         FiniteFloat, Field(gt=0, le=1, description="Of the HU's log-likelihood, beside the log-probability.")

@@ -71,7 +71,7 @@ def find_borders(labels: np.ndarray, hu: np.ndarray, weight: float) -> Borders |
     ``weight``: of the logarithm of the likelihood of HU, where that of the network's probability is 1. None if a
     structure is too small, or if blood and wall have nearly the same HU, as without contrast.
     """
-    cores = [_core(labels == value) for value in _STRUCTURES]
+    cores = [inside(labels == value) for value in _STRUCTURES]
     if any(np.count_nonzero(core) < LEAST_VOXELS for core in cores):
         return None
     means = [float(np.median(hu[core])) for core in cores]
@@ -90,8 +90,8 @@ def find_borders(labels: np.ndarray, hu: np.ndarray, weight: float) -> Borders |
     return Borders(band, (weight * np.stack(rows)).astype(np.float32))
 
 
-def _core(mask: np.ndarray) -> np.ndarray:
-    """Return the inside of a structure; of a thin one, the voxels that do not touch its border."""
+def inside(mask: np.ndarray) -> np.ndarray:
+    """Return the inside of a structure (I, J, K; bool); of a thin one, the voxels that do not touch its border."""
     core = ~dilate(~mask, CORE)
     return core if np.count_nonzero(core) >= LEAST_VOXELS else ~dilate(~mask, 1)
 

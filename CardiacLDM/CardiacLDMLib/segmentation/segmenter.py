@@ -25,6 +25,7 @@ from ..progress import QUALITIES, Progress, Quality
 from ..torch_device import choose_device
 from .borders import averaged, find_borders, next_slab
 from .cleanup import clean
+from .fat import find_bright, take_out_dark
 from .findings import Finding, findings, sentence
 from .gate import Signs, cut_off_at, read_signs
 from .heart import BOX_STEP, MIN_HEART_ML, grow_box, heart_box
@@ -221,13 +222,15 @@ class Segmenter:
     def _label_box(self, part: np.ndarray, logits: np.ndarray, grid: Grid, scan: Volume, run: Run) -> None:
         """Fill ``part`` (uint8, on the grid of ``scan``) from the logits on ``grid``, a few slices at a time.
 
-        Borders are refined by HU if the package asks for it, but not at the quality ``fast``.
+        Borders are refined by HU, and fat is taken out of the blood, if the package asks for it, but not at the quality
+        ``fast``.
         """
-        spec, borders = self.package.manifest.borders, None
+        spec, borders, bright = self.package.manifest.borders, None, None
         if spec is not None and run.quality != "fast":
             scan = Volume(averaged(scan.array, scan.spacing), scan.affine)
             hu = np.concatenate([slab for _, slab in nearest(scan.array, scan.affine, grid)], axis=2)
-            borders = find_borders(largest(logits), hu, spec.weight)
+            coarse = largest(logits)
+            borders, bright = find_borders(coarse, hu, spec.weight), find_bright(coarse, hu)
         bands = borders.on(grid, scan.grid) if borders is not None else None
         for k, values in interpolate(logits, grid.affine, scan.grid):
             run.step(k / part.shape[2])
@@ -235,6 +238,8 @@ class Segmenter:
             part[slab] = largest(values)
             if borders is not None and bands is not None:
                 borders.move(part[slab], values, scan.array[slab], next_slab(bands, values.shape[3]))
+            if bright is not None:
+                take_out_dark(part[slab], scan.array[slab], bright)
         fill_outside(part, scan.grid, grid, anatomy.BACKGROUND)
 
     def _locate(self, volume: Volume, run: Run) -> tuple[np.ndarray | None, Signs]:
