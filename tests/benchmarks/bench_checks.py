@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("step", choices=("limits", "rates"))
     parser.add_argument("folder", type=Path, help="a virtual cohort")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--package", default="virtual-heart-v1", help="whose labels are compared")
+    parser.add_argument("--package", default="virtual-heart-v2", help="whose labels are compared")
     parser.add_argument("--cases", type=int)
     parser.add_argument("--planted", type=int, default=10_000, help="cases that get faults, 12 seconds each")
     parser.add_argument("--references", nargs="*", default=[], help="SCAN:LABELS of real scans")

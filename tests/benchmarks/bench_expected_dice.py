@@ -20,18 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import ndimage, stats
 
 from CardiacLDMLib.anatomy import NAMES
 from CardiacLDMLib.image.files import read_volume
-from CardiacLDMLib.image.grid import Grid, Volume
+from CardiacLDMLib.image.grid import Volume
 from CardiacLDMLib.image.labels import agreement
 from CardiacLDMLib.packages.store import find_package
 from CardiacLDMLib.progress import QUALITIES
-from CardiacLDMLib.segmentation.gate import Signs
-from CardiacLDMLib.segmentation.run import Run
-from CardiacLDMLib.segmentation.segmenter import Segmenter
+from CardiacLDMLib.segmentation.segmenter import Prediction, Segmentation, Segmenter
 
 #: Changes that make a scan harder. HU of noise; mm of blur; share of contrast that stays; share of an axis cut off.
 KINDS = ("noise", "blur", "contrast", "crop", "mix")
@@ -45,10 +42,10 @@ class PromisingSegmenter(Segmenter):
 
     promise: dict[str, float]
 
-    def _segment_box(self, volume: Volume, box: np.ndarray, run: Run) -> tuple[torch.Tensor, Grid, Signs]:
-        parts = super()._segment_box(volume, box, run)
-        self.promise = run.promised
-        return parts
+    def finish(self, prediction: Prediction) -> Segmentation:
+        result = super().finish(prediction)
+        self.promise = prediction.run.promised
+        return result
 
 
 def harder(scan: Volume, labels: Volume, kind: str, rng: np.random.Generator) -> tuple[Volume, Volume]:
@@ -144,7 +141,7 @@ def main() -> None:
     parser.add_argument("step", choices=("measure", "rates"))
     parser.add_argument("folders", type=Path, nargs="+", help="a virtual cohort; rates: the fitted and the tested one")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--package", default="virtual-heart-v1")
+    parser.add_argument("--package", default="virtual-heart-v2")
     parser.add_argument("--quality", choices=QUALITIES, default="full")
     parser.add_argument("--cases", type=int)
     options = parser.parse_args()

@@ -33,7 +33,7 @@ from cardiacldm_training.virtual.protocol import NATIVE_BLOOD_HU, ScanProtocol
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PACKAGE = "virtual-heart-v1"
+PACKAGE = "virtual-heart-v2"
 #: The hospital's scanner: factor on the usual noise, edge enhancement and slices as few scans of the cohort have them.
 NOISE, LEAST_NOISE_HU, EDGE, SLICE_MM = 2.5, 60.0, 1.3, 5.0
 #: HU of muscle above blood, without contrast medium.

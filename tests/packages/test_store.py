@@ -48,12 +48,12 @@ def test_shipped_packages_come_first(tiny: Path, tmp_path: Path, monkeypatch: py
     assert find_package().folder == shipped / store.DEFAULT_PACKAGE
     import_package(tiny, store.user_packages_dir())
     assert find_package("tiny").folder == store.user_packages_dir() / "tiny"
-    with pytest.raises(PackageError, match=r"'other'.*virtual-heart-v1, tiny"):
+    with pytest.raises(PackageError, match=r"'other'.*virtual-heart-v2, tiny"):
         find_package("other")
     zip_file = zipped(shipped / store.DEFAULT_PACKAGE, tmp_path / "again.zip")
     result = cli("import", zip_file)
     assert result.exit_code == 2
-    assert "virtual-heart-v1" in result.stderr
+    assert "virtual-heart-v2" in result.stderr
     assert cli("import", zip_file, "--models", tmp_path / "elsewhere").exit_code == 0
 
 

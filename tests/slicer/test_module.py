@@ -608,7 +608,7 @@ sys.meta_path.insert(0, Refuse())
 widget = open_module()
 pump(0.2)
 host.check()
-assert widget.segmentUi.package.currentData == 'virtual-heart-v1'
+assert widget.segmentUi.package.currentData == 'virtual-heart-v2'
 close_module()
 host.check()
 """

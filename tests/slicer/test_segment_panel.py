@@ -433,7 +433,7 @@ def test_an_error_goes_when_its_cause_changes(user: User) -> None:
         lambda volume: user.scene.Clear(0),
         lambda volume: user.choose(user.ui.quality, "full"),
         lambda volume: user.choose(user.ui.device, "cpu"),
-        lambda volume: user.choose(user.ui.package, "virtual-heart-v1"),
+        lambda volume: user.choose(user.ui.package, "virtual-heart-v2"),
     ]
     for change in changes:
         volume = _fail(user)

@@ -14,7 +14,7 @@ SHAPE = (9, 11, 13)
 #: Kinds of :func:`affine`.
 KINDS = ["ras", "left-handed", "oblique", "permuted"]
 #: A record of provenance with characters that files might change.
-RECORD = {"package": "virtual-heart-v1", "warnings": 'One; two: "three" <four>\nfünf = 5%', "seconds": "14.2"}
+RECORD = {"package": "virtual-heart-v2", "warnings": 'One; two: "three" <four>\nfünf = 5%', "seconds": "14.2"}
 #: Volumes of some structures, mL.
 VOLUMES = {"LA": 80.25, "LV": 120.0, "MYO": 110.0, "LAA": 0.0}
 

@@ -23,7 +23,7 @@ from .manifest import MANIFEST, Manifest
 from .upgrade import SCHEMA_VERSION, upgrade
 
 #: The shipped segmenter, used when no package is named.
-DEFAULT_PACKAGE = "virtual-heart-v1"
+DEFAULT_PACKAGE = "virtual-heart-v2"
 #: The shipped generator, used when no package is named.
 DEFAULT_GENERATOR = "virtual-pairs-v1"
 

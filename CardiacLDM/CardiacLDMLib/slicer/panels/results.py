@@ -174,7 +174,7 @@ def _tip(structure: anatomy.Structure, volume_ml: float, flag: str, expected: Ex
 
 
 def _summary(name: str, record: dict[str, str], hidden: list[str]) -> list[str]:
-    """Return ``CT heart: took 14 s on the CPU with virtual-heart-v1 0.1.0, quality full.`` and what happened since."""
+    """Return ``CT heart: took 14 s on the CPU with virtual-heart-v2 0.1.0, quality full.`` and what happened since."""
     device = record.get("device", "")
     lines = [
         _("{name}: took {time} on {device} with {package} {version}, quality {quality}.").format(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 #: As in ``packages.store``, which cannot be imported before the libraries are installed.
-DEFAULT_PACKAGE = "virtual-heart-v1"
+DEFAULT_PACKAGE = "virtual-heart-v2"
 
 
 class SegmentPanel:
