@@ -1,7 +1,7 @@
 """Take fat and lung out of the blood: nothing in a chamber or vessel is as dark as they are.
 
-Networks that hardly see through noise follow the grooves of the heart, and take the fat there for blood. Where noise or
-errors of the scan make blood itself as dark, nothing is taken.
+In noisy scans the network labels the fat in the grooves of the heart as blood. Where noise or errors of the scan make
+blood itself as dark as fat, nothing is taken out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ MOST_DARK = 0.01
 
 
 def find_bright(labels: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """Return which values of ``labels`` (9; bool) are of blood that is nowhere dark, by averaged ``hu`` (both I, J, K).
+    """Return for each value of ``labels`` (9; bool) whether it is blood whose inside is bright.
 
-    A structure that is too small to have an inside is not among them, but an appendage is judged by its atrium.
+    ``labels`` and averaged ``hu`` are (I, J, K). False for a structure that is too small to have an inside; such an
+    appendage is judged by its atrium.
     """
     bright = np.zeros(anatomy.NUM_CLASSES, dtype=bool)
     for value in _BLOOD:
@@ -35,5 +36,5 @@ def find_bright(labels: np.ndarray, hu: np.ndarray) -> np.ndarray:
 
 
 def take_out_dark(labels: np.ndarray, hu: np.ndarray, bright: np.ndarray) -> None:
-    """Make voxels of ``labels`` (uint8) that ``hu`` show as fat or lung background, in the structures of ``bright``."""
+    """Turn voxels of ``labels`` (uint8) that are dark by ``hu`` into background, in the structures of ``bright``."""
     labels[(hu < DARK_HU) & bright[labels]] = anatomy.BACKGROUND

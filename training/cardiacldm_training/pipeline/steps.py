@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 #: What can be left out: the generated pairs with all that is made of them, the pre-training on them, the evaluation.
 Part = Literal["generate", "pretrain", "evaluate"]
-#: A package is trained further for this share of a preset's steps, at this learning rate: it has learnt most already.
+#: A package is trained further for this share of a preset's steps, at this rate: docs/results/few-cases.md.
 FURTHER_SHARE, FURTHER_RATE = 1 / 20, 1e-4
 _NO_PAIRS = (
     "No pair passed the checks: repeat the command with --resume and a larger --effort, with --from virtual-pairs-v1, "

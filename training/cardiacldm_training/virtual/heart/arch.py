@@ -1,7 +1,6 @@
 """The elongated aorta of many old people: its arch rises higher and reaches further forward, back and aside.
 
-Length grows with age, most in the ascending aorta: 60 to 80 mm between 20 and 80 years (Sugawara and others, JACC:
-Cardiovascular Imaging 2008;1:739).
+It grows longer with age, most in the ascending aorta (Sugawara and others, JACC: Cardiovascular Imaging 2008;1:739).
 """
 
 from __future__ import annotations
