@@ -29,9 +29,9 @@ COLUMNS = {
 
 def run_config(options: argparse.Namespace, fusion: str, output: str, cases: int, digest: str) -> Any:
     """Return the preset with the fusion, the output and the options of the command line."""
-    from cardiacldm_training.stages import config, presets
+    from cardiacldm_training.stages import config, generator_presets
 
-    whole = presets.generator_config(
+    whole = generator_presets.generator_config(
         options.preset, config.DataFacts(cases=cases, digest=digest), seed=options.seed, steps=options.steps,
         batch=options.batch,
     )  # fmt: skip
@@ -49,9 +49,9 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     import torch
 
     from cardiacldm_training.cases import prepare, split
-    from cardiacldm_training.stages import autoencoder, devices, presets
+    from cardiacldm_training.stages import autoencoder, devices, generator_presets
 
-    spacing = options.spacing if options.grid else presets.grid_of(options.preset)[1]
+    spacing = options.spacing if options.grid else generator_presets.grid_of(options.preset)[1]
     prepared = prepare.prepare_cases(options.data, options.cache, spacing, 1, lambda line: None)
     settings = run_config(options, fusion, output, len(prepared.cases), prepared.digest)
     run = options.out / f"{fusion}-{output}"

@@ -103,6 +103,38 @@ def test_a_pair_has_its_labels_before_clean_up(generator: Generator) -> None:
     assert pair.provenance["repaired_voxels"] == changed > 0
 
 
+def test_a_fine_decoder_draws_pairs_with_voxels_of_half_the_size(generator: Generator, tmp_path: Path) -> None:
+    fine = Generator(open_package(write_tiny_generator(tmp_path / "fine", fine=True)), "cpu")
+    previews: list[np.ndarray] = []
+    pair = fine.generate(7, 2, steps=8, preview=lambda step, total, image: previews.append(image))
+    again, other = fine.generate(7, 2, steps=8), fine.generate(7, 3, steps=8)
+    assert same(pair, again)
+    assert not np.array_equal(pair.image.array, other.image.array)
+    assert pair.image.array.shape == tuple(2 * side for side in GRID)
+    np.testing.assert_allclose(pair.labels.spacing, SPACING_MM / 2)
+    coarse = generator.generate(7, 2).image
+    np.testing.assert_allclose(pair.image.grid.bounds_ras(), coarse.grid.bounds_ras())
+    assert [image.shape for image in previews] == [GRID[:2]]
+
+
+def test_tiles_of_a_fine_decoder_have_the_noise_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = Generator(open_package(write_tiny_generator(tmp_path / "fine", fine=True)), "cpu")
+    whole = fine.generate(7, 2)
+    real, calls = fine._decoder, []
+
+    def full(z: torch.Tensor, noise: torch.Tensor) -> Any:
+        calls.append(z.shape)
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(z, noise)
+
+    full.noise_channels = real.noise_channels  # type: ignore[attr-defined]
+    monkeypatch.setattr(fine, "_decoder", full)
+    tiled = fine.generate(7, 2)
+    assert (whole.provenance["decoded"], tiled.provenance["decoded"]) == ("whole", "tiles")
+    np.testing.assert_allclose(tiled.image.array, whole.image.array, atol=1)  # the only tile is the whole
+
+
 def test_a_texture_step_adds_noise_and_is_recorded(generator: Generator, tmp_path: Path) -> None:
     spectra = {"soft": [400.0] * texture.BINS, "blood": [100.0] * texture.BINS}
     noisy = with_step(tmp_path / "noisy", "texture", spectra=spectra)

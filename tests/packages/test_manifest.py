@@ -15,6 +15,7 @@ from CardiacLDMLib.errors import PackageError
 from CardiacLDMLib.packages.manifest import MANIFEST, manifest_schema
 from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.packages.weights import verify_package
+from tests.support.generator_package import write_tiny_generator
 from tests.support.package_attacks import (
     Attack,
     edit,
@@ -126,6 +127,29 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "autoencoder that labels": (as_labelling, "unet"),
     "grid that does not divide": (set_both(patch=[18, 16, 16]), "18 x 16 x 16"),
 }  # fmt: skip
+
+
+DECODER_ATTACKS: dict[str, tuple[Attack, str]] = {
+    "voxels as large as before": (set_network("decoder", spacing_mm=8.0), "twice the voxels"),
+    "grid as before": (set_network("decoder", patch=[16, 16, 16]), "twice the voxels"),
+    "another window": (set_network("decoder", window_hu=[-1000.0, 3000.0]), "twice the voxels"),
+    "other latents": (
+        set_network("decoder", arguments={"latent_channels": 3, "channels": [8, 8, 8, 8]}), "autoencoder and decoder",
+    ),
+    "decoder that draws": (set_network("decoder", architecture="unet", arguments={"channels": [4, 8], "strides": [2]}),
+                           "unet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", DECODER_ATTACKS)
+def test_attack_on_a_fine_decoder(attack: str, tmp_path: Path) -> None:
+    change, fact = DECODER_ATTACKS[attack]
+    copy = write_tiny_generator(tmp_path / "tiny-generator", fine=True)
+    verify_package(copy)
+    change(copy)
+    with pytest.raises(PackageError) as caught:
+        verify_package(copy)
+    assert fact in str(caught.value)
 
 
 @pytest.mark.parametrize("attack", GENERATOR_ATTACKS)

@@ -32,8 +32,9 @@ def tiny_generator_spec(sampling: dict[str, Any] | None = None, **changes: objec
 
 
 def tiny_generator_manifest(
-    name: str = "tiny-generator", autoencoder_arguments: dict[str, Any] | None = None, **changes: Any
-) -> Manifest:
+    name: str = "tiny-generator", autoencoder_arguments: dict[str, Any] | None = None, *, fine: bool = False,
+    **changes: Any,
+) -> Manifest:  # fmt: skip
     """Return the manifest of :func:`write_tiny_generator`, without hashes; ``changes`` are of its GeneratorSpec."""
     autoencoder = NetworkSpec(
         architecture="joint_autoencoder", weights="autoencoder.safetensors", spacing_mm=SPACING_MM, patch=GRID,
@@ -48,22 +49,32 @@ def tiny_generator_manifest(
     diffusion = autoencoder.model_copy(
         update={"architecture": "diffusion_unet", "arguments": arguments, "weights": "diffusion.safetensors"}
     )
+    networks = {"autoencoder": autoencoder, "diffusion": diffusion}
+    if fine:
+        networks["decoder"] = NetworkSpec(
+            architecture="fine_decoder", weights="decoder.safetensors", spacing_mm=SPACING_MM / 2,
+            patch=(2 * GRID[0], 2 * GRID[1], 2 * GRID[2]), window_hu=(-1000.0, 1000.0),
+            arguments={"latent_channels": 4, "channels": [8, 8, 8, 8], "blocks": 1},
+        )  # fmt: skip
     return Manifest(
         name=name, version="1.0", kind="generator", title="Tiny generator", summary="Draws noise: random weights.",
-        networks={"autoencoder": autoencoder, "diffusion": diffusion}, generator=tiny_generator_spec(**changes),
+        networks=networks, generator=tiny_generator_spec(**changes),
         training=Provenance(data="Nothing", cases=0, seed=0, steps={"autoencoder": 0, "diffusion": 0},
                             code_version="0", date=_DATE),
         figures=[], licence="CC0-1.0", intended_use="Tests.",
     )  # fmt: skip
 
 
-def write_tiny_generator(folder: Path, autoencoder: dict[str, Any] | None = None, **changes: Any) -> Path:
+def write_tiny_generator(
+    folder: Path, autoencoder: dict[str, Any] | None = None, *, fine: bool = False, **changes: Any
+) -> Path:
     """Write a generator package with random weights to ``folder``, which gives its name; return ``folder``.
 
-    ``autoencoder`` replaces arguments of the autoencoder, ``changes`` fields of the GeneratorSpec. All weights are
+    ``autoencoder`` replaces arguments of the autoencoder, ``changes`` fields of the GeneratorSpec. ``fine``: with a
+    fine decoder, so that pairs have twice as many voxels along each axis as :data:`GRID`. All weights are
     random, since the last layer of a new denoiser is zero and conditions would not matter.
     """
-    manifest = tiny_generator_manifest(folder.name, autoencoder, **changes)
+    manifest = tiny_generator_manifest(folder.name, autoencoder, fine=fine, **changes)
     weights = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -31,8 +31,8 @@ from .evaluation.fidelity.record import Report
 from .evaluation.fidelity.report import JSON_FILE
 from .evaluation.metrics import METRICS
 from .evaluation.segmenter import Evaluation, read_evaluation
-from .stages import autoencoder, diffusion, segmenter
-from .stages.config import SEGMENTER_NETWORKS, PretrainingModel, RunConfig, SegmenterModel
+from .stages import autoencoder, decoder, diffusion, segmenter
+from .stages.config import SEGMENTER_NETWORKS, DecoderModel, PretrainingModel, RunConfig, SegmenterModel
 from .stages.package_part import PackagePart
 from .stages.run_folder import read_config
 
@@ -128,12 +128,14 @@ def export_run(
 def _kind_of_package(config: RunConfig) -> Literal["segmenter", "generator"]:
     if isinstance(config.model, PretrainingModel):
         raise ConfigError("A pre-training is no package: train a segmenter from its encoder, and export that.")
-    return config.model.kind
+    return "generator" if isinstance(config.model, DecoderModel) else config.model.kind
 
 
 def _parts(run: Path, config: RunConfig) -> dict[str, PackagePart]:
     if isinstance(config.model, SegmenterModel):
         return {name: segmenter.package_part(run, config, name) for name in SEGMENTER_NETWORKS}
+    if isinstance(config.model, DecoderModel):
+        return {**decoder.generator_parts(run), decoder.NAME: decoder.package_part(run, config)}
     # The diffusion answers first: it is the part that is missing in an unfinished run.
     denoiser = diffusion.package_part(run, config)
     return {autoencoder.NAME: autoencoder.package_part(run, config), diffusion.NAME: denoiser}
@@ -153,8 +155,14 @@ def _generator_spec(config: RunConfig, parts: Mapping[str, PackagePart], texture
         return None
     entries = {name: value for part in parts.values() for name, value in part.generator.items()}
     if texture:
-        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config.generator.spacing_mm))
+        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, _pair_spacing(config)))
     return GeneratorSpec.model_validate(entries)
+
+
+def _pair_spacing(config: RunConfig) -> float:
+    """Return the spacing in mm of the pairs of a generator's or a fine decoder's run."""
+    model = config.model
+    return model.spacing_mm / 2 if isinstance(model, DecoderModel) else config.generator.spacing_mm
 
 
 def _corrections(path: Path, spacing_mm: float) -> list[Step]:
@@ -179,7 +187,7 @@ def _results(config: RunConfig, folders: Sequence[Path]) -> _Results:
         evaluations = [read_evaluation(folder) for folder in folders]
         figures = [figure for evaluation in evaluations for figure in _figures_of_evaluation(evaluation)]
         return _Results(figures, cards.evaluation_tables(evaluations))
-    reports = [read_report(folder / JSON_FILE, config.generator.spacing_mm) for folder in folders]
+    reports = [read_report(folder / JSON_FILE, _pair_spacing(config)) for folder in folders]
     return _Results([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
 
 

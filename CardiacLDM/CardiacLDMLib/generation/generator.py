@@ -60,7 +60,7 @@ class Pair:
 
 
 class Generator:
-    """The two networks of a generator package, loaded once for any number of pairs.
+    """The networks of a generator package, loaded once for any number of pairs.
 
     Raises ``DeviceError`` for a device that is not available, ``PackageError`` for a package that cannot be used,
     :class:`MemoryShortage` if its networks do not fit in memory. ``remark``: a sentence if a GPU cannot be used.
@@ -75,7 +75,8 @@ class Generator:
         with _memory_errors():
             networks = load_networks(package, self.device)
         self._denoiser, self._autoencoder = networks["diffusion"], cast(Any, networks["autoencoder"])
-        network = package.manifest.networks["autoencoder"]
+        self._decoder = cast(Any, networks.get("decoder"))
+        network, self._coarse_shape = package.manifest.pair_network, package.manifest.networks["autoencoder"].patch
         self.shape, self.spacing_mm, self._window = network.patch, network.spacing_mm, network.window_hu
 
     def with_restarts(self, restarts: tuple[Restart, ...]) -> Generator:
@@ -108,7 +109,7 @@ class Generator:
         with torch.inference_mode(), same_bits(), _memory_errors():
             z = self._sample(pair_number, complete, job, preview)
             job.step("decode", 0.0)
-            decoded, scores, decoding = self._decode(z)
+            decoded, scores, decoding = self._decode(self._with_noise(z, pair_number))
         job.step("clean", 0.0)
         with same_bits():
             image, labels, raw = self._volumes(pair_number, decoded, scores)
@@ -141,7 +142,7 @@ class Generator:
                 preview(step, total, self._slice(data))
 
         job.step("sample", 0.0)
-        shape = (1, len(self.spec.latent_scale), *(side // LATENT_STRIDE for side in self.shape))
+        shape = (1, len(self.spec.latent_scale), *(side // LATENT_STRIDE for side in self._coarse_shape))
         z = sampler.noise(*number, shape).to(self.device)
         predict = sampler.guided(self._denoiser, *self._inputs(settings.conditions), settings.guidance)
         z = sampler.integrate(
@@ -179,6 +180,14 @@ class Generator:
 
     # --- decoding
 
+    def _with_noise(self, z: torch.Tensor, number: PairNumber) -> torch.Tensor:
+        """Return latents with the noise that a fine decoder takes as further channels, so that tiles have theirs."""
+        if self._decoder is None:
+            return z
+        shape = (1, self._decoder.noise_channels, *z.shape[2:])
+        noise = sampler.decoder_generator(*number).standard_normal(shape, np.float32)
+        return torch.cat([z, torch.from_numpy(noise).to(self.device)], dim=1)
+
     def _decode(self, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, str]:
         """Return the image (I, J, K) in 0..1, label scores (9, I, J, K), both float32, and "whole" or "tiles"."""
         decoded, decoding = None, "whole"
@@ -202,7 +211,10 @@ class Generator:
 
     def _decode_whole(self, z: torch.Tensor) -> torch.Tensor:
         """Return image and label scores as one tensor (1, 1 + 9, I, J, K)."""
-        return torch.cat(self._autoencoder.decode(z), dim=1)
+        if self._decoder is None:
+            return torch.cat(self._autoencoder.decode(z), dim=1)
+        channels = len(self.spec.latent_scale)
+        return torch.cat(self._decoder(z[:, :channels], z[:, channels:]), dim=1)
 
     def _decode_tiles(self, z: torch.Tensor) -> torch.Tensor:
         """Do the same in overlapping tiles. Group normalisation within each tile changes the result a little."""
@@ -215,7 +227,10 @@ class Generator:
         return cast(torch.Tensor, whole)
 
     def _slice(self, data: torch.Tensor) -> np.ndarray:
-        """Return the middle axial slice (I, J), int16 HU, decoded from a slab of the normalised latents ``data``."""
+        """Return the middle axial slice (I, J), int16 HU, decoded from a slab of the normalised latents ``data``.
+
+        It has the voxels of the autoencoder, also where a fine decoder makes the pair.
+        """
         middle, reach = data.shape[4] // 2, PREVIEW_LATENTS // 2
         start = max(middle - reach, 0)
         image = self._autoencoder.decode(self._unscaled(data[..., start : middle + reach]))[0]

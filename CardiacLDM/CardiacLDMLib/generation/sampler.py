@@ -70,6 +70,11 @@ def condition_generator(seed: int, index: int, attempt: int) -> np.random.Genera
     return _generator(seed, index, attempt, purpose=3)
 
 
+def decoder_generator(seed: int, index: int, attempt: int) -> np.random.Generator:
+    """Return the random stream of the noise that a fine decoder makes detail from."""
+    return _generator(seed, index, attempt, purpose=4)
+
+
 def _generator(seed: int, index: int, attempt: int, purpose: int) -> np.random.Generator:
     numbers = [seed, index, attempt]
     if not all(0 <= number < _SEED_LIMIT for number in numbers):

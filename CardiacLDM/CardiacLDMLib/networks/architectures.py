@@ -167,10 +167,22 @@ class DenoiserArguments(_Arguments):
         return [width for width, attention in levels if attention] + [self.channels[-1]]
 
 
+class FineDecoderArguments(_Arguments):
+    """:class:`fine_decoder.FineDecoder`, whose output has voxels of half the autoencoder's size.
+
+    ``channels`` at 8, 4, 2 and 1 voxels of the output; ``blocks``: residual blocks at each but the last, which has one.
+    """
+
+    latent_channels: Annotated[int, Field(ge=1, le=64)]
+    channels: tuple[Width, Width, Width, Width]
+    blocks: Blocks = 2
+
+
 #: Number of voxels along i, j, k.
 Shape = tuple[int, int, int]
-#: Side of a latent voxel in voxels of the image.
+#: Side of a latent voxel in voxels of the image, and in those of a fine decoder, which are half as large.
 LATENT_STRIDE = 4
+FINE_STRIDE = 2 * LATENT_STRIDE
 
 
 @dataclass(frozen=True)
@@ -178,7 +190,7 @@ class Architecture:
     """The record of an architecture's arguments, and its task in a package."""
 
     arguments: type[_Arguments]
-    task: Literal["segmentation", "autoencoder", "denoising"] = "segmentation"
+    task: Literal["segmentation", "autoencoder", "denoising", "decoding"] = "segmentation"
 
 
 #: All architectures by name. A new one needs no new schema version: older programs refuse its name.
@@ -189,6 +201,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "swinunetr": Architecture(SwinUNETRArguments),
     "joint_autoencoder": Architecture(JointAutoencoderArguments, "autoencoder"),
     "diffusion_unet": Architecture(DenoiserArguments, "denoising"),
+    "fine_decoder": Architecture(FineDecoderArguments, "decoding"),
 }
 
 

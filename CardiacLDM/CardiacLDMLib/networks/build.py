@@ -9,11 +9,13 @@ from pydantic import JsonValue
 
 from .architectures import (
     ARCHITECTURES,
+    FINE_STRIDE,
     IN_CHANNELS,
     LATENT_STRIDE,
     OUT_CHANNELS,
     DenoiserArguments,
     DynUNetArguments,
+    FineDecoderArguments,
     JointAutoencoderArguments,
     Norm,
     SegResNetArguments,
@@ -83,6 +85,12 @@ def _denoiser(arguments: DenoiserArguments) -> torch.nn.Module:
     return Denoiser(arguments)
 
 
+def _fine_decoder(arguments: FineDecoderArguments) -> torch.nn.Module:
+    from .fine_decoder import FineDecoder
+
+    return FineDecoder(arguments)
+
+
 def _segments(module: torch.nn.Module, patch: Shape) -> bool:
     """Return whether the network maps a patch to logits of the same size.
 
@@ -122,6 +130,19 @@ def _denoises(module: Any, patch: Shape) -> bool:
     return module(latent, torch.empty(1), choices, torch.empty(1, len(module.numbers))).shape == latent.shape
 
 
+def _decodes(module: Any, patch: Shape) -> bool:
+    """Return whether the network decodes latents of an eighth of the patch's sides to its size."""
+    import torch
+
+    if any(side % FINE_STRIDE for side in patch):
+        return False
+    sides = [side // FINE_STRIDE for side in patch]
+    image, scores = module(
+        torch.empty(1, module.latent_channels, *sides), torch.empty(1, module.noise_channels, *sides)
+    )
+    return image.shape == (1, 1, *patch) and scores.shape == (1, OUT_CHANNELS, *patch)
+
+
 _SEGMENTERS: dict[str, Callable[[Any, int], torch.nn.Module]] = {
     "unet": _unet,
     "dynunet": _dynunet,
@@ -131,11 +152,13 @@ _SEGMENTERS: dict[str, Callable[[Any, int], torch.nn.Module]] = {
 _BUILDERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "joint_autoencoder": _joint_autoencoder,
     "diffusion_unet": _denoiser,
+    "fine_decoder": _fine_decoder,
 }
 _FITS: dict[str, Callable[[Any, Shape], bool]] = {
     "segmentation": _segments,
     "autoencoder": _encodes_and_decodes,
     "denoising": _denoises,
+    "decoding": _decodes,
 }
 
 

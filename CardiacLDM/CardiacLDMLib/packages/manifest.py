@@ -110,9 +110,12 @@ def this_anatomy() -> list[StructureRecord]:
 
 #: The networks that a package of each kind holds.
 ROLES: dict[str, tuple[str, ...]] = {"segmenter": ("locator", "segmenter"), "generator": ("autoencoder", "diffusion")}
+#: The networks that it may hold beside them.
+FURTHER_ROLES: dict[str, tuple[str, ...]] = {"segmenter": (), "generator": ("decoder",)}
 #: The task that the architecture of each network must do.
 TASKS: dict[str, str] = {
     "locator": "segmentation", "segmenter": "segmentation", "autoencoder": "autoencoder", "diffusion": "denoising",
+    "decoder": "decoding",
 }  # fmt: skip
 
 
@@ -130,7 +133,8 @@ class Manifest(Record):
         dict[Text, NetworkSpec],
         Field(
             description='A segmenter has "locator" (coarse, whole scan) and "segmenter" (fine, box of the heart); '
-            'a generator has "autoencoder" (image and labels to latents and back) and "diffusion" (draws latents).'
+            'a generator has "autoencoder" (image and labels to latents and back) and "diffusion" (draws latents), '
+            'and perhaps "decoder" (latents to voxels of half the size).'
         ),
     ]
     generator: Annotated[GeneratorSpec | None, Field(description="Of a generator only.")] = None
@@ -157,7 +161,7 @@ class Manifest(Record):
                 raise ValueError(f"{name} cannot be the name of a file on every system")
         if self.structures != this_anatomy():
             raise ValueError(f"the structures differ from the {len(anatomy.STRUCTURES)} of this program")
-        if set(self.networks) != set(ROLES[self.kind]):
+        if set(self.networks) - set(FURTHER_ROLES[self.kind]) != set(ROLES[self.kind]):
             raise ValueError(f"a {self.kind} has exactly the networks {' and '.join(ROLES[self.kind])}")
         if len({spec.weights for spec in self.networks.values()}) != len(self.networks):
             raise ValueError("two networks share one file of weights")
@@ -192,6 +196,23 @@ class Manifest(Record):
             raise ValueError("the network's numbers must be as many as the generator's")
         if denoiser.prior_modes is not None and generator.sampling.schedule != "rectified_flow":
             raise ValueError("a network with a prior fits the schedule rectified_flow alone")
+        self._decoder_agrees(autoencoder)
+
+    def _decoder_agrees(self, autoencoder: Any) -> None:
+        spec, decoder = self.networks["autoencoder"], self.networks.get("decoder")
+        if decoder is None:
+            return
+        halved = (decoder.spacing_mm * 2, tuple(side // 2 for side in decoder.patch), decoder.window_hu)
+        if halved != (spec.spacing_mm, spec.patch, spec.window_hu) or any(side % 2 for side in decoder.patch):
+            raise ValueError("the decoder must have twice the voxels of the autoencoder along each axis")
+        arguments: Any = check_arguments(decoder.architecture, decoder.arguments)
+        if arguments.latent_channels != autoencoder.latent_channels:
+            raise ValueError("autoencoder and decoder must agree in the number of latent channels")
+
+    @property
+    def pair_network(self) -> NetworkSpec:
+        """The network of a generator whose ``patch``, ``spacing_mm`` and ``window_hu`` its pairs have."""
+        return self.networks.get("decoder", self.networks["autoencoder"])
 
     def file_names(self) -> set[str]:
         """Return the names of all files of the package but the manifest."""

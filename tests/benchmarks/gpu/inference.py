@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from cardiacldm_training.stages import presets
+from cardiacldm_training.stages import generator_presets, presets
 from cardiacldm_training.stages.config import DataFacts
 from CardiacLDMLib.generation.generator import Generator
 from CardiacLDMLib.image.grid import Grid, Volume
@@ -165,7 +165,10 @@ def _generate(part: Part, generator: Generator, steps: int | None, limit: float)
 
 def _generator_package(part: Part, preset: str) -> Path:
     """Write the generator of a preset, with weights as they are: neither time nor memory depends on them."""
-    model, diffusion = presets.generator_config(preset, _FACTS).generator, presets.diffusion_config(preset)
+    model, diffusion = (
+        generator_presets.generator_config(preset, _FACTS).generator,
+        generator_presets.diffusion_config(preset),
+    )
     grid = (32, 32, 32) if part.tiny else model.grid
     arguments = {name: v for name, v in model.autoencoder.arguments.items() if name != "checkpointed"}
     spec = tiny_generator_spec()

@@ -14,7 +14,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from cardiacldm_training.cases.conditions import Vocabulary
 from cardiacldm_training.cases.workers import usual_workers
-from cardiacldm_training.stages import autoencoder, devices, diffusion, loop, presets
+from cardiacldm_training.stages import autoencoder, devices, diffusion, generator_presets, loop, presets
 from cardiacldm_training.stages.calibration import LatentStatistics
 from cardiacldm_training.stages.config import DataFacts, DiffusionData, GeneratorModel, RunConfig, TrainingConfig
 from cardiacldm_training.stages.latent_files import Latents
@@ -148,7 +148,7 @@ def _pretraining(part: Part, preset: str) -> Work:
 
 
 def _generator_run(part: Part, preset: str) -> RunConfig:
-    run_config = presets.generator_config(preset, _FACTS)
+    run_config = generator_presets.generator_config(preset, _FACTS)
     if not part.tiny:
         return run_config
     small = _sized(part, run_config.generator.autoencoder)
@@ -168,7 +168,7 @@ def _autoencoder(part: Part, preset: str) -> Work:
 
 def _diffusion(part: Part, preset: str) -> Work:
     """The latents are random numbers: time and memory do not depend on them."""
-    settings = _sized(part, presets.diffusion_config(preset))
+    settings = _sized(part, generator_presets.diffusion_config(preset))
     vocabulary = Vocabulary(
         choices={"sex": ("female", "male")}, numbers={"spacing_mm": (0.5, 2.0)}, chances={"sex": (0.5, 0.5)}
     )

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cardiacldm_training.cases import pairs, split, store
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import ConfigError, TrainingError
-from cardiacldm_training.stages import autoencoder, calibration, config, loop, presets, run_folder
+from cardiacldm_training.stages import autoencoder, calibration, config, generator_presets, loop, run_folder
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder, palette_coded
 from CardiacLDMLib.packages.store import open_package
@@ -261,9 +261,9 @@ def test_wrong_options_are_named(data: Path, tmp_path: Path, arguments: list[str
 
 def test_the_command_trains_and_says_what_it_does(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo preset on a tiny grid, with one broken case beside the sound ones."""
-    monkeypatch.setitem(presets._GRIDS, "demo", (GRID, SPACING_MM))
+    monkeypatch.setitem(generator_presets._GRIDS, "demo", (GRID, SPACING_MM))
     monkeypatch.setitem(
-        presets._AUTOENCODERS, "demo",
+        generator_presets._AUTOENCODERS, "demo",
         lambda batch: config.AutoencoderConfig(
             arguments=ARGUMENTS, batch=batch or 1, steps=2, validate_every=2, patience=1, validation_cases=1
         ),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from cardiacldm_training.errors import ConfigError
-from cardiacldm_training.stages import presets
+from cardiacldm_training.stages import generator_presets, presets
 from cardiacldm_training.stages.config import NETWORKS, DataFacts, RunConfig, check_same, stream
 
 FACTS = DataFacts(cases=9, digest="x")
 
 
 def test_a_run_has_one_kind_of_model() -> None:
-    segmenter, generator = presets.segmenter_config("demo", FACTS), presets.generator_config("demo", FACTS)
+    segmenter, generator = presets.segmenter_config("demo", FACTS), generator_presets.generator_config("demo", FACTS)
     assert segmenter.segmenter.network("locator") == segmenter.segmenter.locator
     assert generator.generator.latent_shape == (48, 16, 16, 12)
     with pytest.raises(ConfigError, match="segmenter"):

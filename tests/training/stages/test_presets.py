@@ -9,7 +9,7 @@ import torch
 
 from cardiacldm_training.cases.conditions import Vocabulary
 from cardiacldm_training.errors import ConfigError
-from cardiacldm_training.stages import diffusion, presets
+from cardiacldm_training.stages import diffusion, generator_presets, presets
 from cardiacldm_training.stages.config import (
     SEGMENTER_NETWORKS,
     DataFacts,
@@ -64,18 +64,18 @@ def test_less_augmentation_lowers_every_probability_and_nothing_else() -> None:
 
 
 def test_the_paper_generator_has_the_paper_numbers() -> None:
-    settings = presets.generator_config("paper", FACTS).generator
+    settings = generator_presets.generator_config("paper", FACTS).generator
     augment = settings.autoencoder.augment
     assert (settings.grid, settings.autoencoder.arguments["stem_channels"]) == ((256, 256, 160), 3)
     assert (augment.horizontal_flip, augment.vertical_flip, augment.boost, augment.boost_hu) == (0.2, 0.2, 0.05, 50)
     for preset in ("demo", "gpu"):  # no hearts on the wrong side
-        augment = presets.generator_config(preset, FACTS).generator.autoencoder.augment
+        augment = generator_presets.generator_config(preset, FACTS).generator.autoencoder.augment
         assert augment.horizontal_flip == augment.vertical_flip == 0
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_presets_build_autoencoders_that_fit_their_grids(preset: str, tmp_path: Path) -> None:
-    run_config = presets.generator_config(preset, FACTS)
+    run_config = generator_presets.generator_config(preset, FACTS)
     write_config(run_config, tmp_path)
     check_same(read_config(tmp_path), run_config)
     settings = run_config.generator
@@ -88,12 +88,12 @@ def test_presets_build_autoencoders_that_fit_their_grids(preset: str, tmp_path: 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_presets_build_denoisers_that_fit_their_grids(preset: str) -> None:
-    settings = presets.diffusion_config(preset, steps=1000, schedule="ddpm", devices=2)
+    settings = generator_presets.diffusion_config(preset, steps=1000, schedule="ddpm", devices=2)
     assert (settings.steps, settings.sampling.schedule, settings.devices) == (1000, "ddpm", 2)
     assert settings.warmup_steps <= 100
     words = Vocabulary(choices={"sex": ("female", "male")}, numbers={"spacing_mm": (0.5, 3.0)}, chances={})
     data = DiffusionData(conditions=words, conditions_digest="", autoencoder="")
-    run_config = presets.generator_config(preset, FACTS).with_diffusion(settings, data)
+    run_config = generator_presets.generator_config(preset, FACTS).with_diffusion(settings, data)
     with torch.device("meta"):
         network = build_network("diffusion_unet", diffusion.network_arguments(run_config))
         latent = torch.empty(1, *run_config.generator.latent_shape)
@@ -107,6 +107,6 @@ def test_presets_build_denoisers_that_fit_their_grids(preset: str) -> None:
 
 def test_unknown_presets_and_schedules_are_refused() -> None:
     with pytest.raises(ConfigError, match="'huge'"):
-        presets.diffusion_config("huge")
+        generator_presets.diffusion_config("huge")
     with pytest.raises(ConfigError, match=r"'cosine'.*rectified_flow.*ddpm"):
-        presets.diffusion_config("demo", schedule="cosine")
+        generator_presets.diffusion_config("demo", schedule="cosine")

@@ -17,7 +17,7 @@ from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network, build_reconstructor
 from CardiacLDMLib.torch_device import resolve_device
 
-from ..stages import presets
+from ..stages import generator_presets, presets
 from ..stages.config import DataFacts, GeneratorModel, NetworkConfig, PretrainConfig, SegmenterModel
 from ..stages.masking import parse_mask
 from .steps import FURTHER_SHARE, Budget, Settings
@@ -65,8 +65,8 @@ def budget(settings: Settings, cases: int) -> Budget:
     pairs = max(settings.pairs_per_case * cases, 2)
     of_pairs = DataFacts(cases=pairs, digest="")
     networks = (
-        presets.generator_config(settings.preset, facts).generator.autoencoder,
-        presets.diffusion_config(settings.preset),
+        generator_presets.generator_config(settings.preset, facts).generator.autoencoder,
+        generator_presets.diffusion_config(settings.preset),
         presets.pretraining_config(settings.preset, of_pairs, parse_mask("paper")).pretraining.network,
         presets.segmenter_config(settings.preset, facts).segmenter.segmenter,
     )
@@ -109,10 +109,10 @@ def _segmenter_costs(model: SegmenterModel, work: Budget, device: str) -> dict[s
 
 
 def _generator_costs(settings: Settings, work: Budget, device: str) -> dict[str, Cost]:
-    model = presets.generator_config(settings.preset, DataFacts(cases=1, digest="")).generator
+    model = generator_presets.generator_config(settings.preset, DataFacts(cases=1, digest="")).generator
     voxels = math.prod(model.grid)
     autoencoder, denoiser = _try_autoencoder(model, device), _try_denoiser(model, settings.preset, device)
-    sampling = presets.diffusion_config(settings.preset).sampling
+    sampling = generator_presets.diffusion_config(settings.preset).sampling
     passes = sampling.steps * (2 if sampling.solver == "heun" else 1) * (2 if sampling.guidance != 1.0 else 1)
     passes += 2 * len(sampling.restarts)
     one_pair = passes * denoiser.forward_seconds + 2 * autoencoder.forward_seconds
@@ -148,7 +148,7 @@ def _try_autoencoder(model: GeneratorModel, device: str) -> _Trial:
 
 
 def _try_denoiser(model: GeneratorModel, preset: str, device: str) -> _Trial:
-    config = presets.diffusion_config(preset)
+    config = generator_presets.diffusion_config(preset)
     channels, *latent = model.latent_shape
     shape = [min(side, _SIDE // LATENT_STRIDE) for side in latent]
     arguments = {

@@ -24,7 +24,7 @@ from ..cases.splits import read_fold
 from ..cases.store import full_name
 from ..cases.workers import usual_workers
 from ..errors import ConfigError, DatasetError, TrainingError
-from ..stages import presets
+from ..stages import generator_presets, presets
 from . import costs
 from .costs import Cost
 from .record import PipelineRecord, read_record, write_record
@@ -166,7 +166,7 @@ def _cost_of_reading(request: Request, cases: Division, places: Places) -> Cost:
     """Prepare the first case at each spacing, as training will, and return the cost of all."""
     spacings = set(presets.spacings(request.settings.preset).values())
     if "generate" not in request.settings.skip and not request.settings.generator:
-        spacings.add(presets.grid_of(request.settings.preset)[1])
+        spacings.add(generator_presets.grid_of(request.settings.preset)[1])
     began, size = time.monotonic(), 0
     for files in cases.train:
         try:

@@ -27,7 +27,7 @@ from .masking import Mask
 FORMAT: Final = 2
 #: The networks of a segmenter, and all networks, in the order in which they are trained.
 SEGMENTER_NETWORKS = ("locator", "segmenter")
-NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain")
+NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain", "decoder")
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Devices = Annotated[int, Field(ge=1)]
@@ -110,6 +110,28 @@ class DiffusionConfig(TrainingConfig):
     nodes: Devices = 1
 
 
+class DecoderConfig(TrainingConfig):
+    """The fine decoder: ``arguments`` of the architecture ``fine_decoder``, its patches and the weights of its loss.
+
+    ``patch``: side of a training patch in latent voxels. Each case gives its encoded latent and ``variants`` latents
+    that the denoiser returned. Loss: L1 of the image (0..1), coarse and, for latents as sure as the encoded one, fine;
+    + ``label_weight`` (cross-entropy + Dice); + from ``adversary_from`` steps on ``adversary_weight`` times the loss of
+    passing for true and ``feature_weight`` times the difference of the adversary's features. ``sampling``: that of the
+    package with this decoder; None: as before.
+    """
+
+    arguments: dict[str, Any]
+    patch: Annotated[int, Field(ge=2, le=64)] = 8
+    variants: Annotated[int, Field(ge=1, le=64)] = 5
+    latent_noise: Annotated[float, Field(ge=0)] = 0.1
+    label_weight: Positive = 0.3
+    adversary_channels: Annotated[int, Field(ge=1, le=256)] = 24
+    adversary_weight: Annotated[float, Field(ge=0)] = 0.5
+    feature_weight: Annotated[float, Field(ge=0)] = 0.5
+    adversary_from: Annotated[int, Field(ge=0)] = 300
+    sampling: Sampling | None = None
+
+
 class PretrainConfig(TrainingConfig):
     """A network that fills in hidden voxels. ``patch`` in voxels (R, A, S) of ``spacing_mm``.
 
@@ -165,7 +187,27 @@ class GeneratorModel(Record):
         return self.autoencoder.arguments.get("latent_channels", 4), i, j, k
 
 
-Model = SegmenterModel | GeneratorModel | PretrainingModel
+class DecoderModel(Record):
+    """A fine decoder for a generator package, whose grid, voxels and window are repeated here.
+
+    ``generator`` names the package with its hash; the run keeps a copy of it.
+    """
+
+    kind: Literal["decoder"] = "decoder"
+    generator: str
+    grid: tuple[int, int, int]
+    spacing_mm: Positive
+    window_hu: tuple[float, float]
+    decoder: DecoderConfig
+
+    @property
+    def fine_grid(self) -> tuple[int, int, int]:
+        """The grid of the decoder's pairs, with voxels of half the size."""
+        i, j, k = (2 * side for side in self.grid)
+        return i, j, k
+
+
+Model = SegmenterModel | GeneratorModel | PretrainingModel | DecoderModel
 
 
 # --- facts about the data ------------------------------------------------------------------------------------------
@@ -238,6 +280,13 @@ class RunConfig(Record):
         """The model of a pre-training's run. Raises :class:`ConfigError` for another run."""
         if not isinstance(self.model, PretrainingModel):
             raise ConfigError(f"This is the run of a {self.model.kind}, not of a pre-training.")
+        return self.model
+
+    @property
+    def fine_decoder(self) -> DecoderModel:
+        """The model of a fine decoder's run. Raises :class:`ConfigError` for another run."""
+        if not isinstance(self.model, DecoderModel):
+            raise ConfigError(f"This is the run of a {self.model.kind}, not of a fine decoder.")
         return self.model
 
     def with_diffusion(self, settings: DiffusionConfig | None, data: DiffusionData | None) -> RunConfig:

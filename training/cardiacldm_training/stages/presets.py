@@ -1,22 +1,15 @@
-"""The presets of training: demo (two CPU cores), gpu (one GPU with 24 GB or more, a day), paper (Hu et al. 2024)."""
+"""The presets of segmenters: demo (two CPU cores), gpu (one GPU of 24 GB, a day), paper (Hu et al. 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import ceil
 from typing import Any, TypeVar, get_args
 
-from CardiacLDMLib.packages.generator_spec import SOLVERS, Restart, Sampling, Schedule
-from CardiacLDMLib.postprocess.deblock import Deblock
-from CardiacLDMLib.postprocess.smooth_latents import SmoothLatents
-
-from ..cases.settings import PAPER_AUGMENT, AugmentConfig, SamplingConfig
+from ..cases.settings import AugmentConfig, SamplingConfig
 from ..errors import ConfigError
 from .config import (
-    AutoencoderConfig,
     DataFacts,
-    DiffusionConfig,
-    GeneratorModel,
     Model,
     NetworkConfig,
     Precision,
@@ -43,13 +36,14 @@ def parse_precision(text: str | None) -> Precision | None:
     raise ConfigError(f"There is no precision {text!r}: choose {' or '.join(get_args(Precision))}.")
 
 
-def _run_config(preset: str, data: DataFacts, model: Model, precision: Precision | None, **fields: Any) -> RunConfig:
+def run_config_of(preset: str, data: DataFacts, model: Model, precision: Precision | None, **fields: Any) -> RunConfig:
     """Return a configuration with the fields that every run has."""
     usual: Precision = "32-true" if preset == "demo" else "bf16-mixed"
     return RunConfig(preset=preset, data=data, model=model, precision=precision or usual, **fields)
 
 
-def _check_preset(preset: str) -> None:
+def check_preset(preset: str) -> None:
+    """Raise :class:`ConfigError` for an unknown preset."""
     if preset not in PRESETS:
         raise ConfigError(f"There is no preset {preset!r}: choose {', '.join(PRESETS)}.")
 
@@ -125,7 +119,7 @@ _SEGMENTERS: dict[str, Callable[[int, int | None], SegmenterModel]] = {
 
 
 def _segmenter(preset: str, train_cases: int, batch: int | None) -> SegmenterModel:
-    _check_preset(preset)
+    check_preset(preset)
     return _SEGMENTERS[preset](train_cases, batch)
 
 
@@ -160,7 +154,7 @@ def segmenter_config(
 
     segmenter = with_architecture(change(model.segmenter), preset, architecture)
     segmenter = segmenter.model_copy(update={"encoder_rate": encoder_rate, "frozen_steps": frozen_steps})
-    return _run_config(
+    return run_config_of(
         preset, data, SegmenterModel(locator=change(model.locator), segmenter=segmenter), precision, seed=seed,
         devices=devices, nodes=nodes, start=start, encoder=encoder,
     )  # fmt: skip
@@ -223,154 +217,6 @@ def pretraining_config(
         network = scale_steps(network, steps / network.steps)
     if learning_rate is not None:
         network = network.model_copy(update={"learning_rate": learning_rate})
-    return _run_config(
+    return run_config_of(
         preset, data, PretrainingModel(network=network), precision, seed=seed, devices=devices, nodes=nodes
     )
-
-
-# --- generator -----------------------------------------------------------------------------------------------------
-
-_GRIDS: dict[str, tuple[tuple[int, int, int], float]] = {
-    "demo": ((64, 64, 48), 3.0), "gpu": ((128, 128, 96), 1.5), "paper": ((256, 256, 160), 1.0),
-}  # fmt: skip
-
-
-def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
-    """Return the grid of a generator in voxels (R, A, S), and its spacing in mm. Raises :class:`ConfigError`."""
-    _check_preset(preset)
-    return _GRIDS[preset]
-
-
-_TWO_LEVELS = {"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16}
-
-
-def _demo_autoencoder(batch: int | None) -> AutoencoderConfig:
-    """Two CPU cores, a night."""
-    # Two levels, because convolutions over the whole grid cost most on a CPU. A batch of one would be slower than two:
-    # torch then takes another algorithm for small convolutions.
-    return AutoencoderConfig(
-        arguments={**_TWO_LEVELS, "latent_channels": 48}, colour_weight=1.5,
-        batch=batch or 2, steps=1000, validate_every=100, patience=20, validation_cases=16, learning_rate=2e-3,
-        warmup_steps=50, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
-    )  # fmt: skip
-
-
-def _gpu_autoencoder(batch: int | None) -> AutoencoderConfig:
-    """Voxels of half the size need fewer latent channels."""
-    return AutoencoderConfig(
-        arguments={**_TWO_LEVELS, "latent_channels": 12},
-        batch=batch or 2, steps=10_000, validate_every=2000, patience=20, validation_cases=40, learning_rate=2e-3,
-        warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
-    )  # fmt: skip
-
-
-def _paper_autoencoder(batch: int | None) -> AutoencoderConfig:
-    """As far as Hu et al. 2024 state it: stems of three channels, summed, palette in and out, their augmentation.
-
-    Widths, loss, batch and steps are ours.
-    """
-    arguments = {
-        "channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 3,
-        "labels_out": "palette", "checkpointed": True,
-    }  # fmt: skip
-    return AutoencoderConfig(
-        arguments=arguments, batch=batch or 1, steps=60_000, validate_every=1000, patience=20, validation_cases=40,
-        learning_rate=3e-4, warmup_steps=1000, ema_decay=0.999, augment=PAPER_AUGMENT,
-    )  # fmt: skip
-
-
-_AUTOENCODERS: dict[str, Callable[[int | None], AutoencoderConfig]] = {
-    "demo": _demo_autoencoder, "gpu": _gpu_autoencoder, "paper": _paper_autoencoder,
-}  # fmt: skip
-
-
-def _denoiser(preset: str, batch: int | None) -> DiffusionConfig:
-    """The conditions are ours in every preset; the paper states neither widths nor schedule nor steps."""
-    if preset == "demo":  # two CPU cores, a night
-        return DiffusionConfig(
-            arguments={"channels": (32, 64, 64), "attention_levels": (False, False, True), "num_head_channels": 32,
-                       "norm_num_groups": 16, "context_dim": 64, "prior_modes": 32},
-            batch=batch or 4, steps=8000, validate_every=400, patience=20, validation_cases=24, learning_rate=2e-3,
-            warmup_steps=200, ema_decay=0.998, training_shift=2.0,
-            # Restarts from stronger noise sample nearer to single training cases.
-            sampling=_sampling("rectified_flow", time_shift=60.0, guidance=1.0, restarts=(0.7, 0.6, 0.5, 0.4)),
-            postprocess=(SmoothLatents(widths=(2.4, 1.4)), Deblock(width_hu=60.0)),
-        )  # fmt: skip
-    arguments = {
-        "channels": (64, 128, 256, 256) if preset == "gpu" else (128, 256, 384, 512), "num_res_blocks": 2,
-        "attention_levels": (False, False, True, True), "num_head_channels": 64, "norm_num_groups": 32,
-        "context_dim": 256,
-    }  # fmt: skip
-    common: dict[str, Any] = {
-        "arguments": arguments, "steps": 100_000, "validate_every": 2000, "patience": 25, "validation_cases": 40,
-        "learning_rate": 2e-4, "warmup_steps": 2000, "ema_decay": 0.9995, "save_every": 500,
-    }  # fmt: skip
-    if preset == "gpu":
-        return DiffusionConfig(batch=batch or 16, variants=8, **common)
-    return DiffusionConfig(batch=batch or 4, variants=16, augment=PAPER_AUGMENT, sampling=_sampling("ddpm"), **common)
-
-
-def _sampling(schedule: Schedule, restarts: Sequence[float] = (), **fields: float) -> Sampling:
-    """Return the usual sampling of a schedule, without gains: they are measured after training."""
-    values = {"solver": SOLVERS[schedule][0], "restarts": tuple(Restart(time=time) for time in restarts)}
-    return Sampling.model_validate({"schedule": schedule, **values, **fields})
-
-
-def _with_schedule(settings: DiffusionConfig, schedule: Schedule) -> DiffusionConfig:
-    """Return the settings with another schedule.
-
-    Time shifts, restarts, post-processing and prior of the presets are tuned for rectified flow, so they go.
-    """
-    if schedule == settings.sampling.schedule:
-        return settings
-    sampling = _sampling(schedule, guidance=settings.sampling.guidance)
-    arguments = {**settings.arguments, "prior_modes": None}
-    return settings.model_copy(
-        update={"sampling": sampling, "postprocess": (), "training_shift": 1.0, "arguments": arguments}
-    )
-
-
-def diffusion_config(
-    preset: str, *, steps: int | None = None, batch: int | None = None, schedule: str | None = None, devices: int = 1,
-    nodes: int = 1,
-) -> DiffusionConfig:  # fmt: skip
-    """Return the diffusion settings of ``preset``; the interval of validations changes in proportion to ``steps``.
-
-    Raises :class:`ConfigError` for an unknown preset or schedule.
-    """
-    _check_preset(preset)
-    settings = _denoiser(preset, batch)
-    if steps is not None:
-        settings = scale_steps(settings, steps / settings.steps)
-    if schedule is not None:
-        settings = _with_schedule(settings, _parse_schedule(schedule))
-    return settings.model_copy(update={"devices": devices, "nodes": nodes})
-
-
-def _parse_schedule(text: str) -> Schedule:
-    for schedule in SOLVERS:
-        if text == schedule:
-            return schedule
-    raise ConfigError(f"There is no schedule {text!r}: choose {' or '.join(SOLVERS)}.")
-
-
-def generator_config(
-    preset: str, data: DataFacts, *, seed: int = 0, steps: int | None = None, batch: int | None = None,
-    precision: Precision | None = None, devices: int = 1, nodes: int = 1, start: str | None = None,
-    learning_rate: float | None = None,
-) -> RunConfig:  # fmt: skip
-    """Return the configuration of a generator's run whose diffusion has not begun.
-
-    ``steps`` sets the steps of the autoencoder; validations and warm-up change in proportion.
-    Raises :class:`ConfigError` for an unknown preset.
-    """
-    grid, spacing_mm = grid_of(preset)
-    autoencoder = _AUTOENCODERS[preset](batch)
-    if steps is not None:
-        autoencoder = scale_steps(autoencoder, steps / autoencoder.steps)
-    if learning_rate is not None:
-        autoencoder = autoencoder.model_copy(update={"learning_rate": learning_rate})
-    return _run_config(
-        preset, data, GeneratorModel(grid=grid, spacing_mm=spacing_mm, autoencoder=autoencoder), precision, seed=seed,
-        devices=devices, nodes=nodes, start=start,
-    )  # fmt: skip

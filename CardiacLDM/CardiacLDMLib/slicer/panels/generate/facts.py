@@ -54,7 +54,7 @@ def facts_of(package: str) -> Facts:
     except UserError as error:
         return Facts(problem=str(error))
     manifest = opened.manifest
-    network, spec = manifest.networks["autoencoder"], manifest.generator
+    network, spec = manifest.pair_network, manifest.generator
     assert spec is not None  # the manifest of a generator has it
     return Facts(spec.sampling.steps, network.patch, network.spacing_mm, spec.choices, spec.numbers)
 

@@ -1,0 +1,67 @@
+"""The adversary: who learns from which loss, and what the adversary sees."""
+
+from __future__ import annotations
+
+import torch
+
+from cardiacldm_training.stages.adversary import Contest, sharp_colours, view
+from CardiacLDMLib.networks.joint_autoencoder import palette_coded
+
+SIDE = 24
+
+
+class Maker(torch.nn.Module):
+    """A maker of pairs with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+    def patch(self, image: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.weight * image, self.weight * logits
+
+
+def contest() -> tuple[Contest, tuple[torch.Tensor, ...]]:
+    torch.manual_seed(0)
+    image, logits = torch.rand(2, 1, SIDE, SIDE, SIDE), torch.randn(2, 9, SIDE, SIDE, SIDE)
+    true = view(torch.rand(2, 1, SIDE, SIDE, SIDE), palette_coded(torch.randint(0, 9, (2, SIDE, SIDE, SIDE))))
+    return Contest(Maker(), channels=4), (image, logits, true)
+
+
+def gradients(module: Contest) -> tuple[bool, bool]:
+    """Return whether the maker and whether the adversary have a gradient other than 0."""
+    parts = (module.maker, module.adversary)
+    found = (any(p.grad is not None and bool(p.grad.any()) for p in part.parameters()) for part in parts)
+    maker, adversary = found
+    return maker, adversary
+
+
+def test_each_loss_teaches_one_side() -> None:
+    counted = torch.ones(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
+    for number, expected in ((2, (True, False)), (3, (True, False)), (4, (False, True))):
+        module, (image, logits, true) = contest()
+        module((image, logits), true, counted)[number].sum().backward()
+        assert gradients(module) == expected
+
+
+def test_what_does_not_count_teaches_nobody_to_tell_them_apart() -> None:
+    module, (image, logits, true) = contest()
+    nothing = torch.zeros(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
+    outputs = module((image, logits), true, nothing)
+    assert float(outputs[3].detach().abs().max()) == 0  # both are the same pair
+
+
+def test_made_labels_look_as_sharp_as_true_ones_and_still_teach() -> None:
+    logits = torch.randn(1, 9, 4, 4, 4, requires_grad=True)
+    colours = sharp_colours(logits)
+    torch.testing.assert_close(colours, palette_coded(logits.argmax(1)))
+    colours.square().sum().backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.any())
+
+
+def test_the_adversary_sees_soft_tissue_apart() -> None:
+    hu = torch.tensor([-1000.0, -200.0, 500.0, 1000.0]).view(1, 1, 4, 1, 1)
+    seen = view((hu + 1000) / 2000, torch.full((1, 3, 4, 1, 1), 0.5))
+    torch.testing.assert_close(seen[0, 0].flatten(), torch.tensor([-1.0, -0.2, 0.5, 1.0]))
+    torch.testing.assert_close(seen[0, 1].flatten(), torch.tensor([-1.1, -1.0, 1.0, 1.1]))

@@ -1,0 +1,82 @@
+"""An adversary for networks that make pairs: it learns to tell made pairs from true ones, they learn to pass.
+
+Network and adversary are one module with one loss and one optimiser (:class:`Contest`), so that the training loop,
+its checkpoints and its resume need to know nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from monai.networks.nets import PatchDiscriminator
+from torch.func import functional_call
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.networks.joint_autoencoder import palette_coded
+
+#: The adversary sees the image in two windows, since soft tissue is a tenth of the range of a CT; HU as parts of 0..1
+#: of -1000 to 1000 HU.
+_SOFT_TISSUE = (0.4, 0.75)
+#: Image in two windows, and the three colours of the labels.
+_CHANNELS = 2 + 3
+#: Convolutions that halve the resolution: a score of the adversary looks at 46 voxels along each axis.
+_LAYERS = 3
+
+
+class Contest(torch.nn.Module):
+    """A network that makes pairs, and its adversary. Only ``maker`` goes into a package."""
+
+    def __init__(self, maker: torch.nn.Module, channels: int) -> None:
+        super().__init__()
+        self.maker = maker
+        # The last layer's scores are compared with 1 and 0 (least squares), so they stay as they are.
+        self.adversary = PatchDiscriminator(
+            spatial_dims=3, channels=channels, in_channels=_CHANNELS, num_layers_d=_LAYERS, norm="INSTANCE"
+        )
+
+    def forward(
+        self, made_from: tuple[torch.Tensor, ...], true: torch.Tensor, counted: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return image and logits of the maker's patches, and the three losses of :meth:`judge`.
+
+        ``made_from``: the inputs of the maker's ``patch``. ``true`` (N, 5, I, J, K): :func:`view` of the true pairs.
+        ``counted`` (N, 1, I, J, K) bool: elsewhere the adversary sees the true pair twice.
+        """
+        image, logits = cast("Any", self.maker).patch(*made_from)
+        made = torch.where(counted, view(image, sharp_colours(logits)), true)
+        return (image, logits, *self.judge(made, true))
+
+    def judge(self, made: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the maker's losses (N,), the differences of features of both (N,), and the adversary's loss.
+
+        The first two teach the maker alone, the last teaches the adversary alone, so that their sum may be
+        differentiated at once.
+        """
+        fixed = {name: parameter.detach() for name, parameter in self.adversary.named_parameters()}
+        buffers = dict(self.adversary.named_buffers())
+        passed = functional_call(self.adversary, (fixed, buffers), (made,))
+        *features, true_scores = self.adversary(true)
+        made_scores = self.adversary(made.detach())[-1]
+        maker_loss = (passed[-1] - 1).square().flatten(1).mean(1)
+        differences = torch.stack([
+            (own - other.detach()).abs().flatten(1).mean(1) for own, other in zip(passed[:-1], features, strict=True)
+        ]).mean(0)  # fmt: skip
+        return maker_loss, differences, (true_scores - 1).square().mean() + made_scores.square().mean()
+
+
+def view(image: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """Return image (N, 1, ...) in 0..1 and colours of labels (N, 3, ...) as the adversary sees them (N, 5, ...)."""
+    low, high = _SOFT_TISSUE
+    narrow = ((image - low) / (high - low)).clamp(-0.05, 1.05)
+    return torch.cat([2 * image.clamp(-0.05, 1.05) - 1, 2 * narrow - 1, 2 * colours - 1], dim=1)
+
+
+def sharp_colours(logits: torch.Tensor) -> torch.Tensor:
+    """Return the colours (N, 3, ...) of the most probable labels, with the gradient of the probabilities' mixture.
+
+    Mixed colours would give made labels away.
+    """
+    palette = logits.new_tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)])
+    mixed = torch.einsum("nc...,cd->nd...", logits.softmax(dim=1), palette)
+    return palette_coded(logits.argmax(dim=1)) + mixed - mixed.detach()

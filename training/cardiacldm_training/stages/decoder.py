@@ -1,0 +1,277 @@
+"""The decoder stage: a fine decoder for the latents of a generator package, with voxels of half the size."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+
+from CardiacLDMLib import anatomy
+from CardiacLDMLib.files import replace_folder
+from CardiacLDMLib.image.labels import dice_per_structure
+from CardiacLDMLib.networks.architectures import FINE_STRIDE
+from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.networks.fine_decoder import NOISE_CHANNELS, FineDecoder
+from CardiacLDMLib.networks.joint_autoencoder import palette_coded
+from CardiacLDMLib.packages.store import ModelPackage, open_package
+from CardiacLDMLib.packages.weights import load_networks
+from CardiacLDMLib.progress import Say
+
+from ..cases import conditions, pairs, split, store
+from ..results import pictures
+from . import adversary, devices, loop, run_folder
+from .config import DecoderModel, RunConfig, stream
+from .decoder_latents import TIMES, DecoderLatents
+from .package_part import PackagePart, network_part
+from .sharpness import spectrum_gap
+from .state import Score, State
+
+NAME = "decoder"
+ARCHITECTURE = "fine_decoder"
+#: The run's copy of the generator package lies in this folder.
+GENERATOR = "generator"
+#: Latents around a patch that its deep layers see, and voxels at a patch's cut sides that its loss leaves out.
+_SURROUNDINGS, _RIM = 2, 4
+#: Side in voxels of the means that the coarse loss compares, and steps over which the adversary's loss grows.
+_COARSE, _GROWTH = 4, 300
+#: Soft tissue: it counts so much more than the whole range of HU in the loss, and so much less in all.
+_SOFT_TISSUE, _SOFT_WEIGHT = (0.4, 0.75), 0.4
+#: What a decibel of the spectrum's mean gap costs in the score.
+_DECIBEL = 0.01
+_SCORES = (*anatomy.NAMES, "gap_dB", "PSNR")
+_MAKER = "maker."
+
+
+class DecoderStage:
+    """Decode latents that the denoiser returned; the score is Dice of the labels, less a hundredth of the image's gap.
+
+    The gap is the mean difference in dB between the spectra of the decoded and of the true image: of two decoders with
+    the same labels, the sharper one is kept, and one that invents grain is not.
+    """
+
+    measure = "score"
+
+    def __init__(
+        self, run_config: RunConfig, latents: DecoderLatents, *, train: Sequence[store.PreparedCase],
+        held_out: Sequence[store.PreparedCase],
+    ) -> None:  # fmt: skip
+        from monai.losses import DiceCELoss
+
+        self.seed, self.model, self.latents = run_config.seed, run_config.fine_decoder, latents
+        self.config = self.model.decoder
+        self.examples_per_step = self.config.batch * run_config.devices * run_config.nodes
+        self.train, self.held_out = train, held_out[: self.config.validation_cases]
+        #: Variants that validation decodes: the encoded latent, and one from the middle of the times.
+        self._scored = {"encoded": 0, "denoised": (1 + self.latents.variants) // 2}
+        self._label_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+
+    # --- training
+
+    def example(self, n: int) -> dict[str, np.ndarray]:
+        """Return a patch of a training pair, the latents around it, and how much its parts count.
+
+        ``z`` (C, ...), ``corner`` (3,) of the patch in them, ``noise`` of the patch, ``image`` and ``labels``
+        (1, P, P, P), ``counted`` of that shape, ``sure`` (0..1) how far the latents tell the detail, ``grown`` (0..1)
+        how much the adversary counts.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
+        case = self.train[int(rng.integers(len(self.train)))]
+        variant = int(rng.integers(1 + self.latents.variants))
+        z = self.latents.read(case, variant)
+        sides, patch = np.array(z.shape[1:]), np.minimum(self.config.patch, z.shape[1:])
+        low = rng.integers(sides - patch + 1)
+        window = np.minimum(patch + 2 * _SURROUNDINGS, sides)
+        start = np.clip(low - _SURROUNDINGS, 0, sides - window)
+        z = z[(slice(None), *_box(start, window))]
+        z = z + np.float32(self.config.latent_noise) * rng.standard_normal(z.shape, np.float32)
+        image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
+        box = (slice(None), *_box(FINE_STRIDE * low, FINE_STRIDE * patch))
+        part = (n / self.examples_per_step - self.config.adversary_from) / _GROWTH
+        return {
+            "z": z, "corner": low - start, "noise": rng.standard_normal((NOISE_CHANNELS, *patch), np.float32),
+            "image": image[box], "labels": labels[box], "counted": _counted(low, patch, sides)[None],
+            "sure": np.float32(1 - _time(variant, self.latents.variants)),
+            "grown": np.float32(np.clip(part, 0, 1)),
+        }  # fmt: skip
+
+    def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the sum of the losses of :class:`DecoderConfig`, and that of the adversary."""
+        true, counted = batch["image"], batch["counted"]
+        colours = palette_coded(batch["labels"])
+        outputs = network((batch["z"], batch["corner"], batch["noise"]), adversary.view(true, colours), counted)
+        image, logits, passing, differences, adversary_loss = (tensor.float() for tensor in outputs)
+        sure, config = batch["sure"], self.config
+        error = torch.where(counted, torch.cat([image - true, _soft(image) - _soft(true)], dim=1), 0.0)
+        coarse, fine = (
+            each.abs().flatten(2).mean(2) for each in (torch.nn.functional.avg_pool3d(error, _COARSE), error)
+        )
+        weight = error.new_tensor([1.0, _SOFT_WEIGHT])
+        image_loss = ((coarse + 0.5 * sure[:, None] * fine) * weight).sum(1)
+        rivalry = batch["grown"] * (config.adversary_weight * passing + config.feature_weight * sure * differences)
+        labels = torch.where(counted, batch["labels"].long(), logits.argmax(1, keepdim=True))
+        label_loss = self._label_loss(logits, labels)
+        return cast("torch.Tensor", (image_loss + rivalry).mean() + config.label_weight * label_loss + adversary_loss)
+
+    # --- validation
+
+    def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
+        """Return the mean score of held-out cases, from encoded latents and from some that the denoiser returned."""
+        table = np.full((len(self.held_out), len(self._scored), len(_SCORES)), np.nan)
+        for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
+            for row, variant in enumerate(self._scored.values()):
+                table[index, row] = self._scores(fabric, decoder_of(network), self.held_out[index], variant)
+        table = devices.merge_ranks(fabric, table.reshape(len(table), -1)).reshape(table.shape)
+        present = ~np.isnan(table)
+        means = np.where(present, table, 0).sum(0) / np.maximum(present.sum(0), 1)
+        dice = means[present.any(0) & (np.arange(len(_SCORES)) < len(anatomy.NAMES))].mean()
+        parts = {
+            f"{kind}_{name}": float(value)
+            for kind, row in zip(self._scored, means, strict=True) for name, value in zip(_SCORES, row, strict=True)
+        }  # fmt: skip
+        return Score(float(dice - _DECIBEL * means[:, _SCORES.index("gap_dB")].mean()), parts)
+
+    def _scores(self, fabric: Fabric, decoder: FineDecoder, case: store.PreparedCase, variant: int) -> np.ndarray:
+        """Return Dice of the structures, the mean gap of the spectra in dB, and PSNR in dB of a decoded case."""
+        image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
+        out, decoded = self._decode(fabric, decoder, case, variant)
+        psnr = -10 * np.log10(max(float(np.square(out - image[0]).mean()), 1e-10))
+        return np.array([*dice_per_structure(decoded, labels[0]), np.abs(spectrum_gap(image[0], out)).mean(), psnr])
+
+    def _decode(
+        self, fabric: Fabric, decoder: FineDecoder, case: store.PreparedCase, variant: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return image (I, J, K) in 0..1 and labels (I, J, K) uint8 of a case; every validation has the same noise."""
+        z = self.latents.read(case, variant)[None]
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), int(case.key[:8], 16), variant]))
+        noise = rng.standard_normal((1, NOISE_CHANNELS, *z.shape[2:]), np.float32)
+        with fabric.autocast():
+            image, logits = decoder(*(fabric.to_device(torch.from_numpy(array)) for array in (z, noise)))
+        return image[0, 0].float().clamp(0, 1).cpu().numpy(), logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+    def panel(self, fabric: Fabric, network: torch.nn.Module) -> np.ndarray:
+        """Return the first held-out pair in three planes: the original above; below, decoded from a denoised latent."""
+        case = self.held_out[0]
+        image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
+        out, decoded = self._decode(fabric, decoder_of(network), case, self._scored["denoised"])
+        return pictures.panel(image[0], labels[0], decoded, predicted_image=out)
+
+
+def _box(start: np.ndarray, sides: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(low), int(low + side)) for low, side in zip(start, sides, strict=True))
+
+
+def _counted(low: np.ndarray, patch: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return which voxels of a patch count: not those beside a side that is cut, but those at the grid's own border."""
+    counted = np.zeros(FINE_STRIDE * patch, dtype=bool)
+    first = np.where(low > 0, _RIM, 0)
+    last = FINE_STRIDE * patch - np.where(low + patch < sides, _RIM, 0)
+    counted[_box(first, last - first)] = True
+    return counted
+
+
+def _time(variant: int, variants: int) -> float:
+    """Return the middle of the times to which latents of this variant were noised; 0 for encoded ones."""
+    return 0.0 if variant == 0 else TIMES[0] + (TIMES[1] - TIMES[0]) * (variant - 0.5) / variants
+
+
+def _soft(image: torch.Tensor) -> torch.Tensor:
+    """Return the image (0..1 of the window) within soft tissue, as 0..1 and a little beyond."""
+    low, high = _SOFT_TISSUE
+    return ((image - low) / (high - low)).clamp(-0.2, 1.2)
+
+
+def decoder_of(network: torch.nn.Module) -> FineDecoder:
+    """Return the decoder inside the contest and the averaging and parallel modules of the training loop."""
+    inner: Any = network
+    while not isinstance(inner, adversary.Contest):
+        inner = inner.module
+    return cast("FineDecoder", inner.maker)
+
+
+# --- the whole stage -----------------------------------------------------------------------------------------------
+
+
+def generator_of(run: Path) -> ModelPackage:
+    """Return the generator package that a run's decoder belongs to. Raises ConfigError, PackageError."""
+    return open_package(run / GENERATOR / run_folder.read_config(run).fine_decoder.generator.split()[0])
+
+
+def generator_parts(run: Path) -> dict[str, PackagePart]:
+    """Return the parts of the generator package that a run's decoder belongs to. Raises ConfigError, PackageError."""
+    package = generator_of(run)
+    training, parts = package.manifest.training, {}
+    for name, network in load_networks(package).items():
+        if name != NAME:
+            parts[name] = PackagePart(
+                package.manifest.networks[name], network.state_dict(), training.steps.get(name, 0), training.date,
+                package.manifest.generator.model_dump() if package.manifest.generator else {},
+            )  # fmt: skip
+    return parts
+
+
+def _keep_generator(run: Path, package: ModelPackage) -> None:
+    """Copy the package into the run, so that the decoder can always be exported with it."""
+    target = run / GENERATOR / package.manifest.name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replace_folder(target) as part:
+            shutil.copytree(package.folder, part, dirs_exist_ok=True)
+
+
+def package_part(run: Path, run_config: RunConfig) -> PackagePart:
+    """Return the decoder's part of a package. Raises TrainingError, ValidationError."""
+    model = run_config.fine_decoder
+    weights = run_folder.averaged_weights(run / NAME / run_folder.BEST)
+    own = {name.removeprefix(_MAKER): value for name, value in weights.items() if name.startswith(_MAKER)}
+    sampling = model.decoder.sampling
+    return network_part(
+        run, NAME, own, architecture=ARCHITECTURE, arguments=model.decoder.arguments, patch=model.fine_grid,
+        spacing_mm=model.spacing_mm / 2, window_hu=model.window_hu,
+        generator={"postprocess": ()} if sampling is None else {"postprocess": (), "sampling": sampling},
+    )  # fmt: skip
+
+
+def train_decoder(
+    run: Path, run_config: RunConfig, prepared: store.Prepared, case_conditions: conditions.CaseConditions,
+    package: ModelPackage, *, resume: bool, workers: int, device: str = "auto", say: Say = print,
+) -> State:  # fmt: skip
+    """Train a fine decoder for ``package`` into ``run``; return where training ended.
+
+    Raises TrainingError, ConfigError, PackageError.
+    """
+    model = run_config.fine_decoder
+    run_folder.check_run(run, run_config, [NAME], resume=resume)
+    train, held_out = split.sides(prepared, run_config.validation_part)
+    fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
+    if fabric.is_global_zero:
+        run_folder.write_config(run_config, run)
+        _keep_generator(run, package)
+    latents = DecoderLatents(run, run_config, package)
+    used = [*train, *held_out[: model.decoder.validation_cases]]
+    latents.make_all(fabric, used, case_conditions, say)
+    torch.manual_seed(run_config.seed)
+    stage = DecoderStage(run_config, latents, train=train, held_out=held_out)
+    network = _contest(model, package)
+    if fabric.is_global_zero:
+        items = f"patches of {model.decoder.patch} latents along each axis"
+        say(loop.describe(NAME, network.maker, model.decoder, len(train), len(stage.held_out), items))
+    fabric.barrier()
+    return loop.train_network(
+        fabric, model.decoder, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
+    )
+
+
+def _contest(model: DecoderModel, package: ModelPackage) -> adversary.Contest:
+    """Return a new decoder, which starts from the linear map of the package's autoencoder, with its adversary."""
+    decoder: Any = build_network(ARCHITECTURE, model.decoder.arguments)
+    linear = cast("Any", load_networks(package)["autoencoder"]).block_decoder.state_dict()
+    if {name: v.shape for name, v in linear.items()} == {
+        name: v.shape for name, v in decoder.linear.state_dict().items()
+    }:
+        decoder.linear.load_state_dict(linear)  # not that of an autoencoder whose labels are colours
+    return adversary.Contest(decoder, model.decoder.adversary_channels)
