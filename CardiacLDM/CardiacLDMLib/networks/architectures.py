@@ -108,7 +108,8 @@ class JointAutoencoderArguments(_Arguments):
 
     ``channels`` of its three levels, or of two levels after stems that halve each side. ``stem_channels`` of the two
     stems, whose outputs are summed or concatenated (``fusion``). ``labels_out``: labels are decoded as logits or as
-    palette colours. ``checkpointed`` saves memory in training: activations are computed again for the gradient.
+    palette colours. ``linear_maps``: linear maps of blocks run beside encoder and decoder. ``checkpointed`` saves
+    memory in training: activations are computed again for the gradient.
     """
 
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=3)]
@@ -118,6 +119,7 @@ class JointAutoencoderArguments(_Arguments):
     fusion: Literal["sum", "concatenation"] = "sum"
     labels_out: Literal["logits", "palette"] = "logits"
     stem_channels: Width
+    linear_maps: bool = True
     checkpointed: bool = False
 
     @model_validator(mode="after")

@@ -41,10 +41,10 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
     With two levels instead of three, the stems halve each side and the decoder's last convolution computes eight voxels
     at once: on a CPU, convolutions of few channels at full resolution take most of the time.
 
-    Linear maps of blocks of 4 x 4 x 4 voxels run parallel to encoder and decoder (residual autoencoding, Chen et al.
-    2025, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"). Training initialises them with
-    principal components (:meth:`initialise_linear`). They reproduce the coarse image from the first step on, which
-    layers after group normalisation would need a thousand steps to learn.
+    Unless ``linear_maps`` is off, linear maps of blocks of 4 x 4 x 4 voxels run parallel to encoder and decoder
+    (residual autoencoding, Chen et al. 2025, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion
+    Models"). Training initialises them with principal components (:meth:`initialise_linear`). They reproduce the coarse
+    image from the first step on, which layers after group normalisation would need a thousand steps to learn.
     """
 
     def __init__(self, arguments: JointAutoencoderArguments) -> None:
@@ -60,10 +60,12 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             with_decoder_nonlocal_attn=False, use_checkpoint=arguments.checkpointed,
         )  # fmt: skip
         self.image_stem, self.label_stem = (_stem(inputs, arguments.stem_channels, stem_stride) for inputs in (1, 3))
-        self.block_encoder = torch.nn.Conv3d(1 + 3, arguments.latent_channels, LATENT_STRIDE, stride=LATENT_STRIDE)
-        self.block_decoder = SubpixelUpsample(
-            3, arguments.latent_channels, out_channels, LATENT_STRIDE, apply_pad_pool=False
-        )
+        self.linear_maps = arguments.linear_maps
+        if self.linear_maps:
+            self.block_encoder = torch.nn.Conv3d(1 + 3, arguments.latent_channels, LATENT_STRIDE, stride=LATENT_STRIDE)
+            self.block_decoder = SubpixelUpsample(
+                3, arguments.latent_channels, out_channels, LATENT_STRIDE, apply_pad_pool=False
+            )
         self.stem_stride = stem_stride
         self.fusion, self.labels_out = arguments.fusion, arguments.labels_out
         # With a larger variance, noise would hide the latent and little would be learnt.
@@ -80,7 +82,9 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         joined = torch.cat(stems, dim=1) if self.fusion == "concatenation" else stems[0] + stems[1]
         mu, sigma = super().encode(joined)
         sigma = (sigma.square() + _LEAST_SIGMA**2).sqrt()
-        return mu + self.block_encoder(torch.cat([image, colours], dim=1)), sigma
+        if self.linear_maps:
+            mu = mu + self.block_encoder(torch.cat([image, colours], dim=1))
+        return mu, sigma
 
     def blocks(self, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the input of the linear maps (N, B, I/4, J/4, K/4): values of the image, then of the colours."""
@@ -109,16 +113,19 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
         self.freeze_linear()
 
     def freeze_linear(self) -> None:
-        """Exclude the linear maps from training."""
-        for layer in (self.block_decoder, self.block_encoder):
-            layer.requires_grad_(False)
+        """Exclude the linear maps, if there are any, from training."""
+        if self.linear_maps:
+            for layer in (self.block_decoder, self.block_encoder):
+                layer.requires_grad_(False)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image (N, 1, I, J, K), not clipped, and the labels: logits (N, 9, ...) or colours (N, 3, ...)."""
-        out = pixelshuffle(super().decode(z), 3, self.stem_stride), self.block_decoder(z)
-        (image, labels), (coarse, coarse_labels) = (each.split([1, each.shape[1] - 1], dim=1) for each in out)
-        labels = labels + coarse_labels
-        return coarse + _FINE * image, labels + _GREY if self.labels_out == "palette" else labels
+        out = pixelshuffle(super().decode(z), 3, self.stem_stride)
+        image, labels = out.split([1, out.shape[1] - 1], dim=1)
+        if self.linear_maps:
+            coarse, coarse_labels = self.block_decoder(z).split([1, labels.shape[1]], dim=1)
+            image, labels = coarse + _FINE * image, labels + coarse_labels
+        return image, labels + _GREY if self.labels_out == "palette" else labels
 
     def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image (N, 1, I, J, K), about 0..1, and label scores (N, 9, I, J, K): the largest is the label."""

@@ -192,6 +192,20 @@ def test_it_starts_as_the_principal_components_of_blocks(prepared: store.Prepare
         assert float((raw - palette_coded(labels)).abs().mean()) < 0.1
 
 
+@pytest.mark.parametrize("labels_out", ["logits", "palette"])
+def test_it_learns_without_linear_maps(prepared: store.Prepared, labels_out: str) -> None:
+    net = network(linear_maps=False, labels_out=labels_out)
+    assert not [name for name, _ in net.named_parameters() if name.startswith("block_")]
+    assert all(p.requires_grad for p in net.parameters())
+    settings = tiny_run(prepared, 20, batch=2, arguments={**ARGUMENTS, "linear_maps": False, "labels_out": labels_out})
+    train_cases, held_out = split.split(prepared.cases, 0.1)
+    stage = autoencoder.AutoencoderStage(settings, train=train_cases, held_out=held_out)
+    run = loop._Run(Fabric(accelerator="cpu"), settings.generator.autoencoder, net, stage)
+    run.wrap()
+    losses = [float(run.step(batch(stage, 2 * n))) for n in range(20)]
+    assert np.mean(losses[-3:]) < 0.75 * losses[0]
+
+
 def test_logits_start_as_the_nearness_of_colours(prepared: store.Prepared) -> None:
     """Before training both kinds of output decode the same labels."""
     image, labels = (torch.from_numpy(each)[None] for each in pairs.pair(prepared.cases[0], GRID, WINDOW))

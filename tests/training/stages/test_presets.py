@@ -68,6 +68,8 @@ def test_the_paper_generator_has_the_paper_numbers() -> None:
     augment = settings.autoencoder.augment
     assert (settings.grid, settings.autoencoder.arguments["stem_channels"]) == ((256, 256, 160), 3)
     assert (augment.horizontal_flip, augment.vertical_flip, augment.boost, augment.boost_hu) == (0.2, 0.2, 0.05, 50)
+    assert augment.jitter == 0
+    assert settings.autoencoder.arguments["linear_maps"] is False
     for preset in ("demo", "gpu"):  # no hearts on the wrong side
         augment = generator_presets.generator_config(preset, FACTS).generator.autoencoder.augment
         assert augment.horizontal_flip == augment.vertical_flip == 0

@@ -71,4 +71,4 @@ class PairAugmentConfig(Record):
 
 
 #: Hu et al. 2024; the paper does not state the smallest crop.
-PAPER_AUGMENT = PairAugmentConfig(crop=1.0, crop_smallest=0.8, horizontal_flip=0.2, vertical_flip=0.2)
+PAPER_AUGMENT = PairAugmentConfig(jitter=0.0, crop=1.0, crop_smallest=0.8, horizontal_flip=0.2, vertical_flip=0.2)

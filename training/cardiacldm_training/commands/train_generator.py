@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from .train_options import (
     start_training,
     steps_to_resume,
 )
+
+if TYPE_CHECKING:
+    from CardiacLDMLib.packages.store import ModelPackage
 
 
 @report_errors()
@@ -157,31 +160,37 @@ def decoder(
 ) -> None:
     """Train a fine decoder for a generator package: its pairs get voxels of half the size.
 
-    The cases should be those of the generator or like them, with voxels as fine as the new pairs'. Export the run as a
-    package: it holds the generator's networks and the decoder.
+    The cases should be like those of the generator, with voxels as fine as the new pairs'. The exported package holds
+    the generator's networks and the decoder.
     """
     workers = start_training(device, devices, workers)
-    from CardiacLDMLib.packages.store import find_package, require_kind
-
     from ..cases.conditions import read_conditions
     from ..cases.prepare import prepare_cases
     from ..stages import generator_presets, presets
     from ..stages.config import DataFacts
     from ..stages.decoder import train_decoder
 
-    package = find_package(generator)
-    require_kind(package, "generator")
+    package = _find_generator(generator)
     spacing_mm = package.manifest.networks["autoencoder"].spacing_mm / 2
     reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
-    conditions = read_conditions(data, reading)
+    known = read_conditions(data, reading)
     prepared = prepare_cases(data, cache, spacing_mm, max(workers, 1), say, whole=True, reading=reading, fold=chosen)
+    facts = DataFacts(cases=len(prepared.cases), digest=prepared.digest)
     run_config = generator_presets.decoder_config(
-        preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest), package, seed=seed,
-        steps=steps or steps_to_resume(out, "decoder", resume), batch=batch,
+        preset, facts, package, seed=seed, steps=steps or steps_to_resume(out, "decoder", resume), batch=batch,
         precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
     )  # fmt: skip
     end = train_decoder(
-        out, run_config, prepared, conditions, package, resume=resume, workers=workers, device=device, say=say
+        out, run_config, prepared, known, package, resume=resume, workers=workers, device=device, say=say
     )
     say(f"decoder: best score {end.best:.3f} at step {end.best_step} of {end.step}.")
     report_skipped(prepared.skipped)
+
+
+def _find_generator(name: str) -> ModelPackage:
+    """Return a generator package by name or folder. Raises :class:`PackageError`."""
+    from CardiacLDMLib.packages.store import find_package, require_kind
+
+    package = find_package(name)
+    require_kind(package, "generator")
+    return package

@@ -196,7 +196,8 @@ def train_autoencoder(
 ) -> State:  # fmt: skip
     """Train the joint autoencoder into ``run`` and measure its latent statistics; return where training ended.
 
-    It starts from principal components, or from the weights of the package ``start``.
+    It starts from the weights of the package ``start``; otherwise its linear maps, if it has them, from principal
+    components, and all else from random weights.
     Raises TrainingError, ConfigError, PackageError.
     """
     settings = run_config.generator.autoencoder
@@ -209,11 +210,11 @@ def train_autoencoder(
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, settings.arguments)
-    if start is None:
-        initialise_linear(network, run_config.generator, train)
-    else:
+    if start is not None:
         segmenter.take_weights(network, NAME, start)
         network.freeze_linear()
+    elif network.linear_maps:
+        initialise_linear(network, run_config.generator, train)
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)

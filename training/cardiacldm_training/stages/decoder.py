@@ -269,9 +269,7 @@ def train_decoder(
 def _contest(model: DecoderModel, package: ModelPackage) -> adversary.Contest:
     """Return a new decoder, which starts from the linear map of the package's autoencoder, with its adversary."""
     decoder: Any = build_network(ARCHITECTURE, model.decoder.arguments)
-    linear = cast("Any", load_networks(package)["autoencoder"]).block_decoder.state_dict()
-    if {name: v.shape for name, v in linear.items()} == {
-        name: v.shape for name, v in decoder.linear.state_dict().items()
-    }:
-        decoder.linear.load_state_dict(linear)  # not that of an autoencoder whose labels are colours
+    autoencoder = cast("Any", load_networks(package)["autoencoder"])
+    if autoencoder.linear_maps and autoencoder.labels_out == "logits":  # colours need another map
+        decoder.linear.load_state_dict(autoencoder.block_decoder.state_dict())
     return adversary.Contest(decoder, model.decoder.adversary_channels)

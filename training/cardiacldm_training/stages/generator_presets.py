@@ -65,7 +65,7 @@ def _paper_autoencoder(batch: int | None) -> AutoencoderConfig:
     """
     arguments = {
         "channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 3,
-        "labels_out": "palette", "checkpointed": True,
+        "labels_out": "palette", "linear_maps": False, "checkpointed": True,
     }  # fmt: skip
     return AutoencoderConfig(
         arguments=arguments, batch=batch or 1, steps=60_000, validate_every=1000, patience=20, validation_cases=40,
