@@ -87,6 +87,7 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "number too many": (set_generator(numbers={"a": [0, 1], "b": [0, 1], "c": [0, 1]}), "numbers"),
     "range upside down": (set_generator(numbers={"a": [1, 0], "b": [0, 1]}), "condition a"),
     "choice and number": (set_generator(numbers={"sex": [0, 1], "b": [0, 1]}), "choice and a number"),
+    "withheld without being there": (set_generator(withheld=["weather"]), "weather"),
     "name with markup": (set_generator(numbers={"<b>": [0, 1], "b": [0, 1]}), "manifest.json, generator.numbers"),
     "steps without end": (set_sampling(steps=10**9), "generator.sampling.steps"),
     "shift of ddpm": (

@@ -57,10 +57,14 @@ class About(Record):
 
 
 class GeneratorAbout(About):
-    """The entries that a person writes, with the defaults of a generator."""
+    """The entries that a person writes, with the defaults of a generator.
+
+    ``withheld``: conditions that users are not offered, since a fidelity report says that pairs do not follow them.
+    """
 
     title: str = "Synthetic cardiac CT with labels"
     summary: str = "Draws cardiac CT that shows no patient, together with the labels of eight structures."
+    withheld: tuple[str, ...] = ()
 
 
 _ABOUT: dict[str, type[About]] = {"segmenter": About, "generator": GeneratorAbout}
@@ -112,7 +116,7 @@ def export_run(
         manifest = Manifest(
             name=name, version=texts.version, kind=kind, title=texts.title, summary=texts.summary,
             structures=this_anatomy(), networks={role: part.spec for role, part in parts.items()},
-            generator=_generator_spec(config, parts, texture), training=_provenance(config, texts, parts),
+            generator=_generator_spec(config, texts, parts, texture), training=_provenance(config, texts, parts),
             figures=results.figures, licence=texts.licence, intended_use=texts.intended_use,
             attribution=list(texts.attribution),
         )  # fmt: skip
@@ -150,10 +154,14 @@ def _provenance(config: RunConfig, about: About, parts: Mapping[str, PackagePart
     )  # fmt: skip
 
 
-def _generator_spec(config: RunConfig, parts: Mapping[str, PackagePart], texture: Path | None) -> GeneratorSpec | None:
+def _generator_spec(
+    config: RunConfig, about: About, parts: Mapping[str, PackagePart], texture: Path | None
+) -> GeneratorSpec | None:
     if isinstance(config.model, SegmenterModel):
         return None
     entries = {name: value for part in parts.values() for name, value in part.generator.items()}
+    if isinstance(about, GeneratorAbout) and about.withheld:
+        entries["withheld"] = about.withheld
     if texture:
         entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, _pair_spacing(config)))
     return GeneratorSpec.model_validate(entries)

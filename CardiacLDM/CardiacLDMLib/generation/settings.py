@@ -57,15 +57,16 @@ def check_settings(
 
 
 def _condition(spec: GeneratorSpec, name: str, value: str | float) -> str | float:
-    if name in spec.choices:
-        if value not in spec.choices[name]:
-            values = ", ".join(spec.choices[name])
+    choices, numbers = spec.offered_choices, spec.offered_numbers
+    if name in choices:
+        if value not in choices[name]:
+            values = ", ".join(choices[name])
             raise GeneratorError(f"{name} cannot be {printable(str(value))!r}: this package knows {values}.")
         return value
-    if name not in spec.numbers:
-        names = ", ".join([*spec.choices, *spec.numbers]) or "none"
+    if name not in numbers:
+        names = ", ".join([*choices, *numbers]) or "none"
         raise GeneratorError(f"There is no condition {printable(name)!r}: this package knows {names}.")
-    low, high = spec.numbers[name]
+    low, high = numbers[name]
     number = math.nan
     with contextlib.suppress(ValueError):
         number = float(value)
