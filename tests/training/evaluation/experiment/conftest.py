@@ -10,23 +10,29 @@ from typing import Any
 import pytest
 
 from cardiacldm_training.evaluation.experiment.plan import Plan, read_plan
-from tests.support.training import TINY, write_cases
+from tests.support.training import TINY, write_case, write_cases
 
 MakePlan = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cases(tmp_path_factory.mktemp("phantoms") / "cases", 6)
+    """Return the folder of six cases; beside it lies ``tested`` with two others."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for seed in (6, 7):
+        write_case(folder / "tested" / f"case_{seed:04d}", seed)
+    return write_cases(folder / "cases", 6)
 
 
 def content(phantoms: Path) -> dict[str, Any]:
-    def some(count: int) -> dict[str, Any]:
-        return {"kind": "folders", "folders": [str(phantoms)], "cases": count}
+    def some(count: int, folder: Path = phantoms) -> dict[str, Any]:
+        return {"kind": "folders", "folders": [str(folder)], "cases": count}
 
     return {
         "seeds": [3, 4],
-        "sets": {"train": some(4), "validation": some(1), "test": some(2), "pairs": some(6)},
+        "sets": {
+            "train": some(4), "validation": some(1), "test": some(2, phantoms.parent / "tested"), "pairs": some(6),
+        },
         "tests": ["test"],
         "network": {"arguments": TINY, "spacing_mm": 6.0, "patch": [16, 16, 16]},
         "pretrainings": {"own": {"images": "pairs", "mask": {"kind": "mae", "side": 4}, "steps": 4, "validations": 2}},

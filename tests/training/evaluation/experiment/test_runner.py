@@ -24,7 +24,7 @@ from CardiacLDMLib import files
 from CardiacLDMLib.errors import OutputError
 from CardiacLDMLib.image.files import read_volume, write_volume
 from CardiacLDMLib.image.grid import Volume
-from tests.support.training import write_case, write_cases
+from tests.support.training import write_case
 
 from .conftest import MakePlan
 
@@ -132,7 +132,9 @@ def test_a_plan_may_grow_but_not_change(made: tuple[Plan, Path], write_plan: Mak
 
 
 def test_cases_that_changed_are_refused(write_plan: MakePlan, tmp_path: Path) -> None:
-    data = write_cases(tmp_path / "data", 2)
+    data = tmp_path / "data"
+    for number in range(2):
+        write_case(data / f"case_{number:04d}", seed=10 + number)  # others than the plan trains on
     source = {"kind": "folders", "folders": [str(data)]}
     plan = read_plan(write_plan(lambda p: p["sets"].update(test=source)))
     quietly(plan, tmp_path / "out", arms=["baseline"])
@@ -190,6 +192,18 @@ def test_labels_that_no_voxel_holds_are_named(write_plan: MakePlan, tmp_path: Pa
     plan = read_plan(write_plan(lambda p: p["sets"].update(test=source) or p["network"].update(spacing_mm=10)))
     with pytest.raises(EvaluationError, match="dot"):
         quietly(plan, tmp_path / "out", arms=["baseline"])
+
+
+def test_a_tested_case_in_another_set_is_refused_whatever_its_name(
+    write_plan: MakePlan, phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(phantoms.parent / "tested" / "case_0007", tmp_path / "renamed" / "patient")
+    known = {"kind": "folders", "folders": [str(tmp_path / "renamed")], "cases": 1}
+    for role in ("train", "validation", "pairs"):
+        plan = read_plan(write_plan(lambda content, role=role: content["sets"].update({role: known})))
+        with pytest.raises(EvaluationError, match=f"patient.*{role}.*test"):
+            quietly(plan, tmp_path / role)
+        assert not (tmp_path / role / ROWS).exists()
 
 
 @pytest.mark.parametrize(

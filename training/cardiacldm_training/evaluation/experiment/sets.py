@@ -39,8 +39,8 @@ class Sets:
 def prepare_sets(plan: Plan, names: Collection[str], out: Path, workers: int, say: Say) -> Sets:
     """Make and prepare the named sets of a plan.
 
-    Raises :class:`EvaluationError` for a case that cannot be used, too few cases, and cases that changed since the
-    experiment began; DatasetError, AnatomyError.
+    Raises :class:`EvaluationError` for a case that cannot be used, too few cases, a case of a test that is in another
+    set too, and cases that changed since the experiment began; DatasetError, AnatomyError.
     """
     prepared = {}
     for name, source in plan.sets.items():
@@ -48,6 +48,7 @@ def prepare_sets(plan: Plan, names: Collection[str], out: Path, workers: int, sa
             folders = _make_cohort(name, source, out, workers, say) if isinstance(source, Virtual) else source.folders
             prepared[name] = _prepare(name, source, folders, plan.network.spacing_mm, out, workers)
             say(f"{name}: {plural(len(prepared[name].cases), 'case')}.")
+    _refuse_known_tests(plan.tests, prepared)
     _keep_digests({name: part.digest for name, part in prepared.items()}, out)
     return Sets({name: part.cases for name, part in prepared.items()})
 
@@ -81,6 +82,18 @@ def _prepare(
             f"The case {empty[0]} of the set {name!r} cannot be used: its labels are too small for {spacing_mm:g} mm."
         )
     return prepared
+
+
+def _refuse_known_tests(tests: Collection[str], prepared: Mapping[str, store.Prepared]) -> None:
+    """Raise :class:`EvaluationError` for a case of a test that is in another set too, perhaps by another name."""
+    tested = {case.key: name for name in tests if name in prepared for case in prepared[name].cases}
+    for name, part in prepared.items():
+        known = [case for case in part.cases if name not in tests and case.key in tested]
+        if known:
+            raise EvaluationError(
+                f"The case {known[0].name} of the set {name!r} is in the set {tested[known[0].key]!r} too: what is "
+                "tested must be new to the networks."
+            )
 
 
 def _keep_digests(digests: Mapping[str, str], out: Path) -> None:
