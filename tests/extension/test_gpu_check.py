@@ -50,10 +50,10 @@ def test_parts_run_and_are_reported(folder: Path, tmp_path: Path, monkeypatch: p
     assert "two processes on one device" in (tmp_path / "gpu-check.md").read_text()
 
 
-@pytest.mark.parametrize(("preset", "stage"), [("demo", "locator"), ("gpu", "diffusion")])
+@pytest.mark.parametrize(("preset", "stage"), [("demo", "locator"), ("gpu", "diffusion"), ("gpu", "decoder")])
 def test_a_network_is_trained(folder: Path, preset: str, stage: str) -> None:
     own = part(folder, f"training-{preset}")
-    figures = training._train(own, training._STAGES[stage](own, preset))
+    figures = training._train(own, training.stages(preset)[stage](own, preset))
     assert figures["steps"] > 0
     assert 0 <= figures["waiting"] <= 1
     assert figures["peak_gb"] > 0
@@ -62,7 +62,7 @@ def test_a_network_is_trained(folder: Path, preset: str, stage: str) -> None:
 def test_every_stage_of_a_preset_is_built(folder: Path) -> None:
     own = part(folder, "built")
     for preset in ("demo", "gpu", "paper"):
-        for prepare in training._STAGES.values():
+        for prepare in training.stages(preset).values():
             work = prepare(own, preset)
             assert work.stage.example(0)
             assert sum(p.numel() for p in work.build().parameters()) > 0

@@ -14,14 +14,18 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from cardiacldm_training.cases.conditions import Vocabulary
 from cardiacldm_training.cases.workers import usual_workers
-from cardiacldm_training.stages import autoencoder, devices, diffusion, generator_presets, loop, presets
+from cardiacldm_training.stages import autoencoder, decoder, devices, diffusion, generator_presets, loop, presets
+from cardiacldm_training.stages.adversary import Contest
 from cardiacldm_training.stages.calibration import LatentStatistics
 from cardiacldm_training.stages.config import DataFacts, DiffusionData, GeneratorModel, RunConfig, TrainingConfig
+from cardiacldm_training.stages.decoder_latents import DecoderLatents
 from cardiacldm_training.stages.latent_files import Latents
 from cardiacldm_training.stages.masking import BoxMask
 from cardiacldm_training.stages.pretrain import PretrainStage
 from cardiacldm_training.stages.segmenter import SegmentationStage
 from CardiacLDMLib.networks.build import build_network, build_reconstructor
+from CardiacLDMLib.packages.store import find_package, open_package
+from tests.support.generator_package import write_tiny_generator
 
 from .parts import Figures, Part, peak_memory, prepared_cases, shrink, wait_for
 
@@ -47,7 +51,7 @@ class Work:
 
 def training(part: Part, preset: str) -> None:
     """Train every network of a preset."""
-    for stage, prepare in _STAGES.items():
+    for stage, prepare in stages(preset).items():
         part.measure(f"{preset} {stage}", lambda prepare=prepare: _train(part, prepare(part, preset)))  # type: ignore[misc]
     if preset == "gpu":
         part.measure("gpu segmenter, channels_last_3d", lambda: _train(part, _channels_last(_segmenter(part, preset))))
@@ -180,16 +184,46 @@ def _diffusion(part: Part, preset: str) -> Work:
     latents = [Latents([path], *vocabulary.encode({"sex": "male", "spacing_mm": 1.0})) for _ in range(4)]
     unit = (1.0,) * shape[0]
     statistics = LatentStatistics(shift=(0.0,) * shape[0], scale=unit, cases=4, autoencoder="")
-    decoder: Any = None  # only validation decodes
-    stage = diffusion.DiffusionStage(run_config, statistics, decoder, train=latents, held_out=latents[:1])
+    undecoded: Any = None  # only validation decodes
+    stage = diffusion.DiffusionStage(run_config, statistics, undecoded, train=latents, held_out=latents[:1])
     arguments = diffusion.network_arguments(run_config)
     return Work(settings, stage, lambda: build_network(diffusion.ARCHITECTURE, arguments), run_config.precision)
+
+
+def _decoder(part: Part, preset: str) -> Work:
+    """The latents are random numbers: time and memory do not depend on them."""
+    shipped = part.folder / "tiny-generator"
+    if part.tiny and not shipped.exists():
+        write_tiny_generator(shipped)
+    package = open_package(shipped) if part.tiny else find_package("virtual-pairs-v1")
+    run_config = generator_presets.decoder_config(preset, _FACTS, package)
+    model = run_config.fine_decoder
+    settings = _sized(part, model.decoder, patch=3)
+    run_config = run_config.model_copy(update={"model": model.model_copy(update={"decoder": settings})})
+    latents = DecoderLatents(part.folder / f"decoder-{preset}", run_config, package)
+    cases = prepared_cases(part, model.spacing_mm / 2)
+    shape = (1 + settings.variants, settings.arguments["latent_channels"], *(side // 4 for side in model.grid))
+    for case in cases:
+        latents.path_of(case).parent.mkdir(parents=True, exist_ok=True)
+        np.save(latents.path_of(case), np.random.default_rng(0).standard_normal(shape).astype(np.float16))
+    stage = decoder.DecoderStage(run_config, latents, train=cases, held_out=cases[:1])
+
+    def build() -> torch.nn.Module:
+        made = build_network(decoder.ARCHITECTURE, settings.arguments)
+        return Contest(made, settings.adversary_channels)
+
+    return Work(settings, stage, build, run_config.precision)
 
 
 _STAGES: dict[str, Callable[[Part, str], Work]] = {
     "locator": _locator, "segmenter": _segmenter, "pretrain": _pretraining, "autoencoder": _autoencoder,
     "diffusion": _diffusion,
 }  # fmt: skip
+
+
+def stages(preset: str) -> dict[str, Callable[[Part, str], Work]]:
+    """Return the stages that a preset has."""
+    return _STAGES if preset == "paper" else {**_STAGES, "decoder": _decoder}
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class DecoderConfig(TrainingConfig):
     """
 
     arguments: dict[str, Any]
-    patch: Annotated[int, Field(ge=2, le=64)] = 8
+    patch: Annotated[int, Field(ge=3, le=64)] = 8  # the adversary needs 24 voxels
     variants: Annotated[int, Field(ge=1, le=64)] = 5
     latent_noise: Annotated[float, Field(ge=0)] = 0.1
     label_weight: Positive = 0.3
