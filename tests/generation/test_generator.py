@@ -103,13 +103,13 @@ def test_a_pair_has_its_labels_before_clean_up(generator: Generator) -> None:
     assert pair.provenance["repaired_voxels"] == changed > 0
 
 
-def test_a_withheld_condition_is_not_offered(tmp_path: Path) -> None:
-    spec = tiny_generator_spec(withheld=("implant", "weight_kg"), chances={"implant": [0.0, 1.0]})
+def test_an_internal_condition_is_not_offered(tmp_path: Path) -> None:
+    spec = tiny_generator_spec(internal_conditions=("implant", "weight_kg"), chances={"implant": [0.0, 1.0]})
     assert set(spec.conditions()) == {"sex", "spacing_mm"}
     for name, value in (("implant", "leads"), ("weight_kg", 70)):
         with pytest.raises(GeneratorError, match=name):
             check_settings(spec, {name: value})
-    package = write_tiny_generator(tmp_path / "less", withheld=("implant",), chances={"implant": [0.0, 1.0]})
+    package = write_tiny_generator(tmp_path / "less", internal_conditions=("implant",), chances={"implant": [0.0, 1.0]})
     pair = Generator(open_package(package), "cpu").generate(1, 0)
     assert pair.provenance["drawn_conditions"] == {"implant": "leads"}  # the network needs it
 

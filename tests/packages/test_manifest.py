@@ -87,7 +87,7 @@ GENERATOR_ATTACKS: dict[str, tuple[Attack, str]] = {
     "number too many": (set_generator(numbers={"a": [0, 1], "b": [0, 1], "c": [0, 1]}), "numbers"),
     "range upside down": (set_generator(numbers={"a": [1, 0], "b": [0, 1]}), "condition a"),
     "choice and number": (set_generator(numbers={"sex": [0, 1], "b": [0, 1]}), "choice and a number"),
-    "withheld without being there": (set_generator(withheld=["weather"]), "weather"),
+    "internal_conditions without being there": (set_generator(internal_conditions=["weather"]), "weather"),
     "name with markup": (set_generator(numbers={"<b>": [0, 1], "b": [0, 1]}), "manifest.json, generator.numbers"),
     "steps without end": (set_sampling(steps=10**9), "generator.sampling.steps"),
     "shift of ddpm": (
@@ -137,6 +137,7 @@ DECODER_ATTACKS: dict[str, tuple[Attack, str]] = {
     "other latents": (
         set_network("decoder", arguments={"latent_channels": 3, "channels": [8, 8, 8, 8]}), "autoencoder and decoder",
     ),
+    "blocks smoothed": (set_step("deblock", width_hu=60.0), "deblock"),
     "decoder that draws": (set_network("decoder", architecture="unet", arguments={"channels": [4, 8], "strides": [2]}),
                            "unet"),
 }  # fmt: skip

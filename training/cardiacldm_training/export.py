@@ -59,28 +59,38 @@ class About(Record):
 class GeneratorAbout(About):
     """The entries that a person writes, with the defaults of a generator.
 
-    ``withheld``: conditions that users are not offered, since a fidelity report says that pairs do not follow them.
+    ``internal_conditions``: those that users are not offered, since a fidelity report says that pairs do not follow
+    them.
     """
 
     title: str = "Synthetic cardiac CT with labels"
     summary: str = "Draws cardiac CT that shows no patient, together with the labels of eight structures."
-    withheld: tuple[str, ...] = ()
+    internal_conditions: tuple[str, ...] = ()
 
 
 _ABOUT: dict[str, type[About]] = {"segmenter": About, "generator": GeneratorAbout}
 
 
-def read_about(path: Path, kind: str) -> About:
-    """Read a JSON file with fields of :class:`About`; missing fields get the defaults of the ``kind`` of package.
-
-    Raises :class:`PackageError`.
-    """
+def read_about(path: Path, defaults: About) -> About:
+    """Read a JSON file with fields of :class:`About`; missing fields get their ``defaults``. Raises PackageError."""
     try:
-        return _ABOUT[kind].model_validate_json(path.read_text(encoding="utf-8"))
+        own = type(defaults).model_validate_json(path.read_text(encoding="utf-8"))
+        return defaults.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValidationError as error:
         raise PackageError(f"{path} does not describe a package: {first_problem(error)}.") from error
+
+
+def _about_generator(run: Path) -> GeneratorAbout:
+    """Return the entries of the generator package that gets the decoder of ``run``: its weights keep their origin."""
+    manifest = decoder.generator_of(run).manifest
+    assert manifest.generator is not None
+    return GeneratorAbout(
+        title=manifest.title, summary=manifest.summary, licence=manifest.licence,
+        data=f"{manifest.training.data} The decoder: labelled cardiac CT.", intended_use=manifest.intended_use,
+        attribution=tuple(manifest.attribution), internal_conditions=manifest.generator.internal_conditions,
+    )  # fmt: skip
 
 
 # --- the export ----------------------------------------------------------------------------------------------------
@@ -107,7 +117,8 @@ def export_run(
     """
     config = read_config(run)
     kind = _kind_of_package(config)
-    texts = read_about(about, kind) if about else _ABOUT[kind]()
+    usual = _about_generator(run) if isinstance(config.model, DecoderModel) else _ABOUT[kind]()
+    texts = read_about(about, usual) if about else usual
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
     results = _results(config, evaluations)
@@ -160,8 +171,8 @@ def _generator_spec(
     if isinstance(config.model, SegmenterModel):
         return None
     entries = {name: value for part in parts.values() for name, value in part.generator.items()}
-    if isinstance(about, GeneratorAbout) and about.withheld:
-        entries["withheld"] = about.withheld
+    if isinstance(about, GeneratorAbout) and about.internal_conditions:
+        entries["internal_conditions"] = about.internal_conditions
     if texture:
         entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, _pair_spacing(config)))
     return GeneratorSpec.model_validate(entries)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..anatomy import BACKGROUND
 from ..image.grid import Volume
-from ..networks.architectures import LATENT_STRIDE
+from ..networks.architectures import FINE_STRIDE, LATENT_STRIDE
 from ..segmentation.findings import Finding, Place, Rule
 
 #: Above this are bone, calcium and contrast medium; above ``BODY_HU`` no lung and no air.
@@ -135,7 +135,7 @@ def measure(hu: np.ndarray, labels: np.ndarray, spacing_mm: float) -> Appearance
     return Appearance(
         plate=float(shares.max()), plate_at=int(shares.argmax()),
         seam_hu=float(steps.max()), seam_at=int(steps.argmax()),
-        lattice=lattice(hu),
+        lattice=max(lattice(hu, LATENT_STRIDE), lattice(hu, FINE_STRIDE)),
         lung_hu=median(hu[lung]),
         soft_hu=median(around[(around > SOFT_HU[0]) & (around < SOFT_HU[1])]),
         bright=share(around > BRIGHT_HU), fat=share((around > FAT_HU[0]) & (around < FAT_HU[1])),
@@ -153,7 +153,7 @@ def _steps(hu: np.ndarray, body: np.ndarray, fewest: float) -> np.ndarray:
     ])  # fmt: skip
 
 
-def lattice(hu: np.ndarray, period: int = LATENT_STRIDE) -> float:
+def lattice(hu: np.ndarray, period: int) -> float:
     """Return how much larger steps from voxel to voxel are at one place of every ``period`` than elsewhere.
 
     It is the mean of that ratio over the axes of ``hu`` (I, J, K), 1 without a pattern; NaN for too few voxels of soft

@@ -57,7 +57,9 @@ def check_settings(
 
 
 def _condition(spec: GeneratorSpec, name: str, value: str | float) -> str | float:
-    choices, numbers = spec.offered_choices, spec.offered_numbers
+    choices, numbers = spec.user_choices, spec.user_numbers
+    if name in spec.internal_conditions:
+        raise GeneratorError(f"The pairs of this package do not follow the condition {name}: leave it out.")
     if name in choices:
         if value not in choices[name]:
             values = ", ".join(choices[name])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -53,7 +54,9 @@ class FineDecoder(torch.nn.Module):
 
     def features(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (N, D, 4 I, 4 J, 4 K) of latents (N, C, I, J, K), and the first image and logits there."""
-        return self.middle(self.deep(z)), self.linear(z)
+        with _full_precision(z.device.type):  # 8 bits of an image would be coarser than its noise
+            first = self.linear(z.float())
+        return self.middle(self.deep(z)), first
 
     def refine(
         self, features: torch.Tensor, first: torch.Tensor, noise: torch.Tensor
@@ -64,20 +67,20 @@ class FineDecoder(torch.nn.Module):
         joined = self.join(torch.cat([features, _centred(first), coarse_noise], dim=1))
         fine = self.fine_join(torch.cat([self.coarse(joined), fine_noise], dim=1))
         base = torch.nn.functional.interpolate(first, scale_factor=2, mode="trilinear")
-        out = self.fine(fine)
+        out = self.fine(fine).float()
         return base[:, :1] + _FINE * out[:, :1], base[:, 1:] + out[:, 1:]
 
     def patch(self, z: torch.Tensor, corners: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the part of the output that belongs to a part of the latents, for training.
 
         ``z`` (N, C, ...): the part with its surroundings. ``corners`` (N, 3): where in it the part begins. ``noise``
-        (N, NOISE_CHANNELS, P, P, P): of the part alone, P latents along each axis.
+        (N, NOISE_CHANNELS, P, Q, R): of the part alone, P x Q x R latents.
         """
-        side = LATENT_STRIDE * noise.shape[2]
+        sides = [LATENT_STRIDE * side for side in noise.shape[2:]]
         parts = []
         for tensor in self.features(z):
             boxes = [
-                own[(slice(None), *(slice(low, low + side) for low in corner))]
+                own[(slice(None), *(slice(low, low + side) for low, side in zip(corner, sides, strict=True)))]
                 for own, corner in zip(tensor, (LATENT_STRIDE * corners).tolist(), strict=True)
             ]
             parts.append(torch.stack(boxes))
@@ -90,6 +93,12 @@ class FineDecoder(torch.nn.Module):
         normal.
         """
         return self.refine(*self.features(z), noise)
+
+
+def _full_precision(device: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context without mixed precision, on any kind of device, also on ``meta``, which knows none."""
+    available = torch.amp.autocast_mode.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def _centred(first: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ class GeneratorSpec(Record):
             "it; without an entry it stays unknown.",
         ),
     ] = Field(default_factory=dict)
-    withheld: Annotated[
+    internal_conditions: Annotated[
         tuple[ConditionName, ...],
         Field(max_length=64, description="Conditions that users are not offered, since pairs do not follow them."),
     ] = ()
@@ -123,23 +123,23 @@ class GeneratorSpec(Record):
         for name, (low, high) in self.numbers.items():
             if low > high:
                 raise ValueError(f"the lower end of the condition {name} must not be above the upper end")
-        for name in self.withheld:
+        for name in self.internal_conditions:
             if name not in self.choices and name not in self.numbers:
-                raise ValueError(f"the condition {name} cannot be withheld: there is none of this name")
+                raise ValueError(f"the condition {name} cannot be internal: there is none of this name")
 
     @property
-    def offered_choices(self) -> dict[str, list[str]]:
+    def user_choices(self) -> dict[str, list[str]]:
         """The choices that users may ask for."""
-        return {name: values for name, values in self.choices.items() if name not in self.withheld}
+        return {name: values for name, values in self.choices.items() if name not in self.internal_conditions}
 
     @property
-    def offered_numbers(self) -> dict[str, tuple[float, float]]:
+    def user_numbers(self) -> dict[str, tuple[float, float]]:
         """The numbers that users may ask for."""
-        return {name: limits for name, limits in self.numbers.items() if name not in self.withheld}
+        return {name: limits for name, limits in self.numbers.items() if name not in self.internal_conditions}
 
     def conditions(self) -> dict[str, str]:
         """Return each condition that users may ask for with its allowed values as text."""
         return {
-            **{name: ", ".join(values) for name, values in self.offered_choices.items()},
-            **{name: f"{low:g} to {high:g}" for name, (low, high) in self.offered_numbers.items()},
+            **{name: ", ".join(values) for name, values in self.user_choices.items()},
+            **{name: f"{low:g} to {high:g}" for name, (low, high) in self.user_numbers.items()},
         }

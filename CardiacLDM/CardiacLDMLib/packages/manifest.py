@@ -162,7 +162,8 @@ class Manifest(Record):
         if self.structures != this_anatomy():
             raise ValueError(f"the structures differ from the {len(anatomy.STRUCTURES)} of this program")
         if set(self.networks) - set(FURTHER_ROLES[self.kind]) != set(ROLES[self.kind]):
-            raise ValueError(f"a {self.kind} has exactly the networks {' and '.join(ROLES[self.kind])}")
+            further = "".join(f", and perhaps {name}" for name in FURTHER_ROLES[self.kind])
+            raise ValueError(f"a {self.kind} has exactly the networks {' and '.join(ROLES[self.kind])}{further}")
         if len({spec.weights for spec in self.networks.values()}) != len(self.networks):
             raise ValueError("two networks share one file of weights")
         self._architectures_do_their_tasks()
@@ -181,7 +182,7 @@ class Manifest(Record):
                 raise ValueError(f"the architecture {spec.architecture} cannot be the network {name}")
 
     def _generator_agrees(self, generator: GeneratorSpec) -> None:
-        """Check that both networks agree with each other, with the latents and with the conditions."""
+        """Check that all networks agree with each other, with the latents and with the conditions."""
         first, second = (self.networks[name] for name in ROLES["generator"])
         for field in ("spacing_mm", "patch", "window_hu"):
             if getattr(first, field) != getattr(second, field):
@@ -196,18 +197,20 @@ class Manifest(Record):
             raise ValueError("the network's numbers must be as many as the generator's")
         if denoiser.prior_modes is not None and generator.sampling.schedule != "rectified_flow":
             raise ValueError("a network with a prior fits the schedule rectified_flow alone")
-        self._decoder_agrees(autoencoder)
+        self._decoder_agrees(autoencoder, generator)
 
-    def _decoder_agrees(self, autoencoder: Any) -> None:
+    def _decoder_agrees(self, autoencoder: Any, generator: GeneratorSpec) -> None:
         spec, decoder = self.networks["autoencoder"], self.networks.get("decoder")
         if decoder is None:
             return
-        halved = (decoder.spacing_mm * 2, tuple(side // 2 for side in decoder.patch), decoder.window_hu)
-        if halved != (spec.spacing_mm, spec.patch, spec.window_hu) or any(side % 2 for side in decoder.patch):
+        coarse = (decoder.spacing_mm * 2, tuple(side // 2 for side in decoder.patch), decoder.window_hu)
+        if coarse != (spec.spacing_mm, spec.patch, spec.window_hu) or any(side % 2 for side in decoder.patch):
             raise ValueError("the decoder must have twice the voxels of the autoencoder along each axis")
         arguments: Any = check_arguments(decoder.architecture, decoder.arguments)
         if arguments.latent_channels != autoencoder.latent_channels:
             raise ValueError("autoencoder and decoder must agree in the number of latent channels")
+        if any(step.step == "deblock" for step in generator.postprocess):
+            raise ValueError("deblock is for the blocks of an autoencoder: a package with a decoder has none")
 
     @property
     def pair_network(self) -> NetworkSpec:

@@ -200,7 +200,7 @@ def _decoder(part: Part, preset: str) -> Work:
     model = run_config.fine_decoder
     settings = _sized(part, model.decoder, patch=3)
     run_config = run_config.model_copy(update={"model": model.model_copy(update={"decoder": settings})})
-    latents = DecoderLatents(part.folder / f"decoder-{preset}", run_config, package)
+    latents = DecoderLatents(part.folder / f"decoder-{preset}", run_config, package, {})
     cases = prepared_cases(part, model.spacing_mm / 2)
     shape = (1 + settings.variants, settings.arguments["latent_channels"], *(side // 4 for side in model.grid))
     for case in cases:

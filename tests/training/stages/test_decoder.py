@@ -17,8 +17,9 @@ from cardiacldm_training.errors import ConfigError
 from cardiacldm_training.export import export_run
 from cardiacldm_training.stages import decoder, generator_presets, run_folder
 from cardiacldm_training.stages.config import RunConfig
-from cardiacldm_training.stages.decoder_latents import DecoderLatents, coarse_pair
+from cardiacldm_training.stages.decoder_latents import DecoderLatents, _time_of, coarse_pair
 from CardiacLDMLib.generation.generator import Generator
+from CardiacLDMLib.generation.sampler import signal_shares
 from CardiacLDMLib.packages.store import ModelPackage, open_package
 from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.postprocess.deblock import Deblock
@@ -71,7 +72,7 @@ def undisturbed(fine: store.Prepared, package: ModelPackage, tmp_path_factory: p
 def stage_of(run: Path, fine: store.Prepared, package: ModelPackage) -> decoder.DecoderStage:
     settings = run_folder.read_config(run)
     return decoder.DecoderStage(
-        settings, DecoderLatents(run, settings, package), train=fine.cases, held_out=fine.cases[:1]
+        settings, DecoderLatents(run, settings, package, CONDITIONS), train=fine.cases, held_out=fine.cases[:1]
     )
 
 
@@ -111,23 +112,23 @@ def test_patches_lie_on_their_latents(undisturbed: Path, fine: store.Prepared, p
     corners = set()
     for n in range(12):
         example = stage.example(n)
-        assert example["image"].shape == example["labels"].shape == example["counted"].shape == (1, 24, 24, 24)
+        assert example["image"].shape == example["labels"].shape == example["mask"].shape == (1, 24, 24, 24)
         assert example["z"].shape == (4, 4, 4, 4)  # the tiny generator has no more latents than these
         low = 8 * example["corner"]
         box = (slice(None), *(slice(c, c + 24) for c in low))
         assert any(np.array_equal(example["labels"], labels[box]) for _, labels in whole)
-        cut = np.array([example["counted"][0].any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)])
+        cut = np.array([example["mask"][0].any(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)])
         np.testing.assert_array_equal(cut[:, 0], low == 0)  # the grid's own border counts, cut sides do not
         np.testing.assert_array_equal(cut[:, -1], low + 24 == 32)
         corners.add(tuple(low))
-        assert 0 < example["sure"] <= 1
+        assert 0 < example["certainty"] <= 1
     assert len(corners) > 1
 
 
 def test_the_adversary_joins_by_degrees(undisturbed: Path, fine: store.Prepared, package: ModelPackage) -> None:
     stage = stage_of(undisturbed, fine, package)
     stage.config = stage.config.model_copy(update={"adversary_from": 2})
-    grown = [float(stage.example(n)["grown"]) for n in (0, 2, 152, 302, 9000)]
+    grown = [float(stage.example(n)["adversary_share"]) for n in (0, 2, 152, 302, 9000)]
     assert grown == pytest.approx([0, 0, 0.5, 1, 1])
 
 
@@ -140,13 +141,42 @@ def test_latents_are_encoded_and_what_the_denoiser_returns(
     mu, _ = autoencoder.encode(*coarse_pair(image, labels))  # type: ignore[operator]
     np.testing.assert_allclose(stage.latents.read(case, 0), mu[0], atol=2e-2)
     assert not np.allclose(stage.latents.read(case, 1), stage.latents.read(case, 0), atol=0.1)
-    again = DecoderLatents(undisturbed, run_folder.read_config(undisturbed), package)
+    settings = run_folder.read_config(undisturbed)
+    again = DecoderLatents(undisturbed, settings, package, CONDITIONS)
     lines: list[str] = []
-    again.make_all(Fabric(accelerator="cpu", devices=1), fine.cases[:2], CONDITIONS, lines.append)
+    again.make_all(Fabric(accelerator="cpu", devices=1), fine.cases[:2], lines.append)
     assert lines == []  # they are there already
     again.path_of(case).write_bytes(b"cut short")
-    again.make_all(Fabric(accelerator="cpu", devices=1), fine.cases[:2], CONDITIONS, lines.append)
+    again.make_all(Fabric(accelerator="cpu", devices=1), fine.cases[:2], lines.append)
     np.testing.assert_allclose(stage.latents.read(case, 0), mu[0], atol=2e-2)
+
+
+def test_latents_of_other_conditions_are_others(undisturbed: Path, fine: store.Prepared, package: ModelPackage) -> None:
+    settings, case = run_folder.read_config(undisturbed), fine.cases[0]
+    known = DecoderLatents(undisturbed, settings, package, {case.name: {"sex": "male"}})
+    assert known.path_of(case) != DecoderLatents(undisturbed, settings, package, CONDITIONS).path_of(case)
+
+
+def test_ddpm_has_the_noise_of_rectified_flow() -> None:
+    for t in (0.15, 0.5, 0.8):
+        share = signal_shares()[round(1000 * _time_of("ddpm", t))]
+        assert np.sqrt(share / (1 - share)) == pytest.approx((1 - t) / t, rel=0.02)
+        assert _time_of("rectified_flow", t) == t
+
+
+def test_cut_borders_teach_nothing(undisturbed: Path, fine: store.Prepared, package: ModelPackage) -> None:
+    stage = stage_of(undisturbed, fine, package)
+    example = next(e for n in range(20) if not (e := stage.example(n))["mask"].all())
+    batch = {name: torch.as_tensor(value)[None] for name, value in example.items()}
+    sides = batch["image"].shape[2:]
+    outputs = [torch.rand(1, channels, *sides, requires_grad=True) for channels in (1, 9)]
+    losses = (torch.zeros(1), torch.zeros(1), torch.zeros(()))
+    stage.loss(lambda *inputs: (*outputs, *losses), batch).backward()  # type: ignore[arg-type]
+    for output in outputs:
+        assert output.grad is not None
+        cut = ~batch["mask"].expand_as(output)
+        assert not output.grad[cut].any()
+        assert output.grad[~cut].any()
 
 
 def test_a_coarse_pair_has_means_and_the_most_frequent_label() -> None:
@@ -164,6 +194,8 @@ def test_a_package_with_the_decoder_draws_finer_pairs(undisturbed: Path, package
     assert manifest.generator is not None
     assert before.generator is not None
     assert manifest.generator.choices == before.generator.choices
+    assert (manifest.title, manifest.licence) == (before.title, before.licence)  # its weights keep their origin
+    assert manifest.training.data.startswith(before.training.data)
     assert manifest.generator.postprocess == ()  # deblocking belongs to the coarse image
     assert manifest.training.steps["decoder"] == 4
     for name in ("autoencoder", "diffusion"):
@@ -184,6 +216,18 @@ def test_the_command_trains_a_decoder_and_refuses_what_has_none(
     assert command(*fixed, "--out", tmp_path / "run") == 2  # it is trained already
     assert command(*fixed, "--out", tmp_path / "other", "--preset", "paper") == 2
     assert command("--generator", "virtual-heart-v2", "--out", tmp_path / "segmenter") == 2
+
+
+def test_another_package_and_too_few_latents_are_refused(
+    undisturbed: Path, fine: store.Prepared, package: ModelPackage, tmp_path: Path
+) -> None:
+    other = open_package(write_tiny_generator(tmp_path / "other-generator"))
+    with pytest.raises(ConfigError, match="another package"):
+        train(undisturbed, fine, other, resume=True)
+    settings = tiny_run(fine, package)
+    small = settings.model_copy(update={"model": settings.fine_decoder.model_copy(update={"grid": (8, 16, 16)})})
+    with pytest.raises(ConfigError, match="8 x 16 x 16"):
+        decoder.train_decoder(tmp_path / "run", small, fine, CONDITIONS, package, resume=False, workers=0)
 
 
 def test_the_run_of_another_stage_is_no_decoders(undisturbed: Path) -> None:

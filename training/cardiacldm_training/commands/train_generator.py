@@ -170,7 +170,8 @@ def decoder(
     from ..stages.config import DataFacts
     from ..stages.decoder import train_decoder
 
-    package = _find_generator(generator)
+    generator_presets.check_decoder_preset(preset)
+    bits, package = presets.parse_precision(precision), _find_generator(generator)
     spacing_mm = package.manifest.networks["autoencoder"].spacing_mm / 2
     reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
     known = read_conditions(data, reading)
@@ -178,7 +179,7 @@ def decoder(
     facts = DataFacts(cases=len(prepared.cases), digest=prepared.digest)
     run_config = generator_presets.decoder_config(
         preset, facts, package, seed=seed, steps=steps or steps_to_resume(out, "decoder", resume), batch=batch,
-        precision=presets.parse_precision(precision), devices=devices, nodes=nodes, learning_rate=learning_rate,
+        precision=bits, devices=devices, nodes=nodes, learning_rate=learning_rate,
     )  # fmt: skip
     end = train_decoder(
         out, run_config, prepared, known, package, resume=resume, workers=workers, device=device, say=say

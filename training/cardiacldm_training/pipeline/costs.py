@@ -15,6 +15,7 @@ import torch
 
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network, build_reconstructor
+from CardiacLDMLib.packages.store import find_package
 from CardiacLDMLib.torch_device import resolve_device
 
 from ..stages import generator_presets, presets
@@ -110,19 +111,21 @@ def _segmenter_costs(model: SegmenterModel, work: Budget, device: str) -> dict[s
 
 def _generator_costs(settings: Settings, work: Budget, device: str) -> dict[str, Cost]:
     model = generator_presets.generator_config(settings.preset, DataFacts(cases=1, digest="")).generator
-    voxels = math.prod(model.grid)
+    voxels, sampling = math.prod(model.grid), generator_presets.diffusion_config(settings.preset).sampling
+    if settings.generator and (package := find_package(settings.generator).manifest).generator:
+        voxels, sampling = math.prod(package.pair_network.patch), package.generator.sampling
+    size = voxels / math.prod(model.grid)
     autoencoder, denoiser = _try_autoencoder(model, device), _try_denoiser(model, settings.preset, device)
-    sampling = generator_presets.diffusion_config(settings.preset).sampling
     passes = sampling.steps * (2 if sampling.solver == "heun" else 1) * (2 if sampling.guidance != 1.0 else 1)
     passes += 2 * len(sampling.restarts)
-    one_pair = passes * denoiser.forward_seconds + 2 * autoencoder.forward_seconds
+    one_pair = passes * denoiser.forward_seconds + 2 * size * autoencoder.forward_seconds
     return {
         "autoencoder": autoencoder.training(work.autoencoder),
         "diffusion": denoiser.training(work.diffusion),
         "pairs": Cost(
             _ATTEMPTS * work.pairs * one_pair,
             work.pairs * 2.4 * voxels,
-            autoencoder.memory_bytes / 3 + _LIBRARIES_BYTES,
+            size * autoencoder.memory_bytes / 3 + _LIBRARIES_BYTES,
         ),
     }
 

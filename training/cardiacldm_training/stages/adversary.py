@@ -20,7 +20,7 @@ from CardiacLDMLib.networks.joint_autoencoder import palette_coded
 _SOFT_TISSUE = (0.4, 0.75)
 #: Image in two windows, and the three colours of the labels.
 _CHANNELS = 2 + 3
-#: Convolutions that halve the resolution: a score of the adversary looks at 46 voxels along each axis.
+#: Convolutions that halve the resolution: a score of the adversary looks at 70 voxels along each axis.
 _LAYERS = 3
 
 
@@ -36,15 +36,15 @@ class Contest(torch.nn.Module):
         )
 
     def forward(
-        self, made_from: tuple[torch.Tensor, ...], true: torch.Tensor, counted: torch.Tensor
+        self, inputs: tuple[torch.Tensor, ...], true: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Return image and logits of the maker's patches, and the three losses of :meth:`judge`.
 
-        ``made_from``: the inputs of the maker's ``patch``. ``true`` (N, 5, I, J, K): :func:`view` of the true pairs.
-        ``counted`` (N, 1, I, J, K) bool: elsewhere the adversary sees the true pair twice.
+        ``inputs`` of the maker's ``patch``. ``true`` (N, 5, I, J, K): :func:`view` of the true pairs. ``mask``
+        (N, 1, I, J, K) bool: where the patches count; elsewhere the adversary sees the true pair twice.
         """
-        image, logits = cast("Any", self.maker).patch(*made_from)
-        made = torch.where(counted, view(image, sharp_colours(logits)), true)
+        image, logits = cast("Any", self.maker).patch(*inputs)
+        made = torch.where(mask, view(image, sharp_colours(logits)), true)
         return (image, logits, *self.judge(made, true))
 
     def judge(self, made: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -54,15 +54,16 @@ class Contest(torch.nn.Module):
         differentiated at once.
         """
         fixed = {name: parameter.detach() for name, parameter in self.adversary.named_parameters()}
-        buffers = dict(self.adversary.named_buffers())
-        passed = functional_call(self.adversary, (fixed, buffers), (made,))
-        *features, true_scores = self.adversary(true)
+        *features, scores = functional_call(self.adversary, (fixed, dict(self.adversary.named_buffers())), (made,))
+        *true_features, true_scores = self.adversary(true)
         made_scores = self.adversary(made.detach())[-1]
-        maker_loss = (passed[-1] - 1).square().flatten(1).mean(1)
+        maker_loss = (scores.float() - 1).square().flatten(1).mean(1)
         differences = torch.stack([
-            (own - other.detach()).abs().flatten(1).mean(1) for own, other in zip(passed[:-1], features, strict=True)
+            (own.float() - other.detach().float()).abs().flatten(1).mean(1)
+            for own, other in zip(features, true_features, strict=True)
         ]).mean(0)  # fmt: skip
-        return maker_loss, differences, (true_scores - 1).square().mean() + made_scores.square().mean()
+        adversary_loss = (true_scores.float() - 1).square().mean() + made_scores.float().square().mean()
+        return maker_loss, differences, adversary_loss
 
 
 def view(image: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,19 +9,23 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from pydantic import ValidationError
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.files import replace_folder
 from CardiacLDMLib.image.labels import dice_per_structure
-from CardiacLDMLib.networks.architectures import FINE_STRIDE
+from CardiacLDMLib.networks.architectures import FINE_STRIDE, LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.fine_decoder import NOISE_CHANNELS, FineDecoder
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
+from CardiacLDMLib.packages.archive import import_package
+from CardiacLDMLib.packages.manifest import NetworkSpec
 from CardiacLDMLib.packages.store import ModelPackage, open_package
 from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.progress import Say
+from CardiacLDMLib.text import first_problem
 
 from ..cases import conditions, pairs, split, store
+from ..errors import ConfigError, TrainingError
 from ..results import pictures
 from . import adversary, devices, loop, run_folder
 from .config import DecoderModel, RunConfig, stream
@@ -43,6 +46,8 @@ _COARSE, _GROWTH = 4, 300
 _SOFT_TISSUE, _SOFT_WEIGHT = (0.4, 0.75), 0.4
 #: What a decibel of the spectrum's mean gap costs in the score.
 _DECIBEL = 0.01
+#: Along each axis: the adversary halves a patch four times.
+_LEAST_LATENTS = 3
 _SCORES = (*anatomy.NAMES, "gap_dB", "PSNR")
 _MAKER = "maker."
 
@@ -67,7 +72,7 @@ class DecoderStage:
         self.examples_per_step = self.config.batch * run_config.devices * run_config.nodes
         self.train, self.held_out = train, held_out[: self.config.validation_cases]
         #: Variants that validation decodes: the encoded latent, and one from the middle of the times.
-        self._scored = {"encoded": 0, "denoised": (1 + self.latents.variants) // 2}
+        self._variants = {"encoded": 0, "denoised": (1 + self.latents.variants) // 2}
         self._label_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
     # --- training
@@ -76,8 +81,8 @@ class DecoderStage:
         """Return a patch of a training pair, the latents around it, and how much its parts count.
 
         ``z`` (C, ...), ``corner`` (3,) of the patch in them, ``noise`` of the patch, ``image`` and ``labels``
-        (1, P, P, P), ``counted`` of that shape, ``sure`` (0..1) how far the latents tell the detail, ``grown`` (0..1)
-        how much the adversary counts.
+        (1, P, Q, R), ``mask`` of that shape: where they count, ``certainty`` (0..1): how far the latents tell the
+        detail, ``adversary_share`` (0..1): how much the adversary counts.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
         case = self.train[int(rng.integers(len(self.train)))]
@@ -94,36 +99,35 @@ class DecoderStage:
         part = (n / self.examples_per_step - self.config.adversary_from) / _GROWTH
         return {
             "z": z, "corner": low - start, "noise": rng.standard_normal((NOISE_CHANNELS, *patch), np.float32),
-            "image": image[box], "labels": labels[box], "counted": _counted(low, patch, sides)[None],
-            "sure": np.float32(1 - _time(variant, self.latents.variants)),
-            "grown": np.float32(np.clip(part, 0, 1)),
+            "image": image[box], "labels": labels[box], "mask": _inner(low, patch, sides)[None],
+            "certainty": np.float32(1 - _time(variant, self.latents.variants)),
+            "adversary_share": np.float32(np.clip(part, 0, 1)),
         }  # fmt: skip
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum of the losses of :class:`DecoderConfig`, and that of the adversary."""
-        true, counted = batch["image"], batch["counted"]
+        true, mask = batch["image"], batch["mask"]
         colours = palette_coded(batch["labels"])
-        outputs = network((batch["z"], batch["corner"], batch["noise"]), adversary.view(true, colours), counted)
-        image, logits, passing, differences, adversary_loss = (tensor.float() for tensor in outputs)
-        sure, config = batch["sure"], self.config
-        error = torch.where(counted, torch.cat([image - true, _soft(image) - _soft(true)], dim=1), 0.0)
-        coarse, fine = (
-            each.abs().flatten(2).mean(2) for each in (torch.nn.functional.avg_pool3d(error, _COARSE), error)
+        outputs = network((batch["z"], batch["corner"], batch["noise"]), adversary.view(true, colours), mask)
+        image, logits, maker_loss, differences, adversary_loss = (tensor.float() for tensor in outputs)
+        certainty, config = batch["certainty"], self.config
+        error = torch.where(mask, torch.cat([image - true, _soft(image) - _soft(true)], dim=1), 0.0)
+        coarse = torch.nn.functional.avg_pool3d(error, _COARSE).abs().flatten(2).mean(2)
+        fine = error.abs().flatten(2).mean(2)
+        image_loss = ((coarse + 0.5 * certainty[:, None] * fine) * error.new_tensor([1.0, _SOFT_WEIGHT])).sum(1)
+        passing = config.adversary_weight * maker_loss + config.feature_weight * certainty * differences
+        loss = (image_loss + batch["adversary_share"] * passing).mean() + config.label_weight * self._label_loss(
+            torch.where(mask, logits, logits.detach()), batch["labels"]
         )
-        weight = error.new_tensor([1.0, _SOFT_WEIGHT])
-        image_loss = ((coarse + 0.5 * sure[:, None] * fine) * weight).sum(1)
-        rivalry = batch["grown"] * (config.adversary_weight * passing + config.feature_weight * sure * differences)
-        labels = torch.where(counted, batch["labels"].long(), logits.argmax(1, keepdim=True))
-        label_loss = self._label_loss(logits, labels)
-        return cast("torch.Tensor", (image_loss + rivalry).mean() + config.label_weight * label_loss + adversary_loss)
+        return cast("torch.Tensor", loss + adversary_loss)
 
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
         """Return the mean score of held-out cases, from encoded latents and from some that the denoiser returned."""
-        table = np.full((len(self.held_out), len(self._scored), len(_SCORES)), np.nan)
+        table = np.full((len(self.held_out), len(self._variants), len(_SCORES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
-            for row, variant in enumerate(self._scored.values()):
+            for row, variant in enumerate(self._variants.values()):
                 table[index, row] = self._scores(fabric, decoder_of(network), self.held_out[index], variant)
         table = devices.merge_ranks(fabric, table.reshape(len(table), -1)).reshape(table.shape)
         present = ~np.isnan(table)
@@ -131,7 +135,7 @@ class DecoderStage:
         dice = means[present.any(0) & (np.arange(len(_SCORES)) < len(anatomy.NAMES))].mean()
         parts = {
             f"{kind}_{name}": float(value)
-            for kind, row in zip(self._scored, means, strict=True) for name, value in zip(_SCORES, row, strict=True)
+            for kind, row in zip(self._variants, means, strict=True) for name, value in zip(_SCORES, row, strict=True)
         }  # fmt: skip
         return Score(float(dice - _DECIBEL * means[:, _SCORES.index("gap_dB")].mean()), parts)
 
@@ -139,6 +143,8 @@ class DecoderStage:
         """Return Dice of the structures, the mean gap of the spectra in dB, and PSNR in dB of a decoded case."""
         image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
         out, decoded = self._decode(fabric, decoder, case, variant)
+        if not np.isfinite(out).all():
+            raise TrainingError("The decoder computes values that are not numbers: try a lower learning rate.")
         psnr = -10 * np.log10(max(float(np.square(out - image[0]).mean()), 1e-10))
         return np.array([*dice_per_structure(decoded, labels[0]), np.abs(spectrum_gap(image[0], out)).mean(), psnr])
 
@@ -157,7 +163,7 @@ class DecoderStage:
         """Return the first held-out pair in three planes: the original above; below, decoded from a denoised latent."""
         case = self.held_out[0]
         image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
-        out, decoded = self._decode(fabric, decoder_of(network), case, self._scored["denoised"])
+        out, decoded = self._decode(fabric, decoder_of(network), case, self._variants["denoised"])
         return pictures.panel(image[0], labels[0], decoded, predicted_image=out)
 
 
@@ -165,13 +171,13 @@ def _box(start: np.ndarray, sides: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(int(low), int(low + side)) for low, side in zip(start, sides, strict=True))
 
 
-def _counted(low: np.ndarray, patch: np.ndarray, sides: np.ndarray) -> np.ndarray:
+def _inner(low: np.ndarray, patch: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Return which voxels of a patch count: not those beside a side that is cut, but those at the grid's own border."""
-    counted = np.zeros(FINE_STRIDE * patch, dtype=bool)
+    inner = np.zeros(FINE_STRIDE * patch, dtype=bool)
     first = np.where(low > 0, _RIM, 0)
     last = FINE_STRIDE * patch - np.where(low + patch < sides, _RIM, 0)
-    counted[_box(first, last - first)] = True
-    return counted
+    inner[_box(first, last - first)] = True
+    return inner
 
 
 def _time(variant: int, variants: int) -> float:
@@ -216,11 +222,8 @@ def generator_parts(run: Path) -> dict[str, PackagePart]:
 
 def _keep_generator(run: Path, package: ModelPackage) -> None:
     """Copy the package into the run, so that the decoder can always be exported with it."""
-    target = run / GENERATOR / package.manifest.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replace_folder(target) as part:
-            shutil.copytree(package.folder, part, dirs_exist_ok=True)
+    if not (run / GENERATOR / package.manifest.name).exists():
+        import_package(package.folder, run / GENERATOR)
 
 
 def package_part(run: Path, run_config: RunConfig) -> PackagePart:
@@ -245,15 +248,16 @@ def train_decoder(
     Raises TrainingError, ConfigError, PackageError.
     """
     model = run_config.fine_decoder
+    _check_generator(run, model)
     run_folder.check_run(run, run_config, [NAME], resume=resume)
     train, held_out = split.sides(prepared, run_config.validation_part)
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
         _keep_generator(run, package)
-    latents = DecoderLatents(run, run_config, package)
+    latents = DecoderLatents(run, run_config, package, case_conditions)
     used = [*train, *held_out[: model.decoder.validation_cases]]
-    latents.make_all(fabric, used, case_conditions, say)
+    latents.make_all(fabric, used, say)
     torch.manual_seed(run_config.seed)
     stage = DecoderStage(run_config, latents, train=train, held_out=held_out)
     network = _contest(model, package)
@@ -264,6 +268,28 @@ def train_decoder(
     return loop.train_network(
         fabric, model.decoder, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
+
+
+def _check_generator(run: Path, model: DecoderModel) -> None:
+    """Refuse a package that cannot have a decoder, and another one than that of the run. Raises ConfigError."""
+    if min(model.grid) < _LEAST_LATENTS * LATENT_STRIDE:
+        grid = " x ".join(map(str, model.grid))
+        raise ConfigError(f"Pairs of {grid} voxels are too small for a fine decoder.")
+    try:
+        _network_spec(model)
+    except ValidationError as error:
+        raise ConfigError(f"This package cannot have a fine decoder: {first_problem(error)}.") from error
+    if (run / run_folder.CONFIG_FILE).exists():
+        known = run_folder.read_config(run).fine_decoder.generator
+        if known != model.generator:
+            raise ConfigError(f"{run} holds the decoder of another package: {run / GENERATOR / known.split()[0]}.")
+
+
+def _network_spec(model: DecoderModel) -> NetworkSpec:
+    return NetworkSpec(
+        architecture=ARCHITECTURE, arguments=model.decoder.arguments, weights=f"{NAME}.safetensors",
+        patch=model.fine_grid, spacing_mm=model.spacing_mm / 2, window_hu=model.window_hu,
+    )  # fmt: skip
 
 
 def _contest(model: DecoderModel, package: ModelPackage) -> adversary.Contest:

@@ -178,6 +178,13 @@ _DECODERS: dict[str, tuple[tuple[int, int, int, int], int, int]] = {
 }  # fmt: skip
 
 
+def check_decoder_preset(preset: str) -> None:
+    """Raise :class:`ConfigError` for an unknown preset, and for one without a fine decoder."""
+    check_preset(preset)
+    if preset not in _DECODERS:
+        raise ConfigError(f"The preset {preset} has no fine decoder: choose {' or '.join(_DECODERS)}.")
+
+
 def decoder_config(
     preset: str, data: DataFacts, package: ModelPackage, *, seed: int = 0, steps: int | None = None,
     batch: int | None = None, precision: Precision | None = None, devices: int = 1, nodes: int = 1,
@@ -187,9 +194,7 @@ def decoder_config(
 
     ``steps``: validations and warm-up change in proportion. Raises :class:`ConfigError` for a preset without decoder.
     """
-    check_preset(preset)
-    if preset not in _DECODERS:
-        raise ConfigError(f"The preset {preset} has no fine decoder: choose {' or '.join(_DECODERS)}.")
+    check_decoder_preset(preset)
     channels, usual_steps, usual_batch = _DECODERS[preset]
     network, spec = package.manifest.networks["autoencoder"], package.manifest.generator
     assert spec is not None  # the manifest of a generator has it
@@ -197,7 +202,7 @@ def decoder_config(
     decoder = DecoderConfig(
         arguments={"latent_channels": len(spec.latent_scale), "channels": channels}, batch=batch or usual_batch,
         steps=usual_steps, validate_every=max(usual_steps // 6, 1), patience=20, validation_cases=4,
-        learning_rate=6e-4, warmup_steps=100, ema_decay=0.998, clip_norm=5.0,
+        learning_rate=6e-4,
         sampling=_sampling("rectified_flow", time_shift=10.0, guidance=1.0) if flow else None,
     )  # fmt: skip
     decoder = decoder if steps is None else scale_steps(decoder, steps / decoder.steps)

@@ -56,7 +56,7 @@ def facts_of(package: str) -> Facts:
     manifest = opened.manifest
     network, spec = manifest.pair_network, manifest.generator
     assert spec is not None  # the manifest of a generator has it
-    return Facts(spec.sampling.steps, network.patch, network.spacing_mm, spec.offered_choices, spec.offered_numbers)
+    return Facts(spec.sampling.steps, network.patch, network.spacing_mm, spec.user_choices, spec.user_numbers)
 
 
 def installed_generators() -> list[str]:
