@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from cardiacldm_training.stages.adversary import Contest, sharp_colours, view
+from cardiacldm_training.stages.adversary import Contest, balance, sharp_colours, view
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
 
 SIDE = 24
@@ -65,3 +66,19 @@ def test_the_adversary_sees_soft_tissue_apart() -> None:
     seen = view((hu + 1000) / 2000, torch.full((1, 3, 4, 1, 1), 0.5))
     torch.testing.assert_close(seen[0, 0].flatten(), torch.tensor([-1.0, -0.2, 0.5, 1.0]))
     torch.testing.assert_close(seen[0, 1].flatten(), torch.tensor([-1.1, -1.0, 1.0, 1.1]))
+
+
+@pytest.mark.parametrize("skill", [1e-3, 1.0, 50.0])
+def test_passing_pulls_as_hard_as_the_loss_beside_it(skill: float) -> None:
+    image = torch.rand(1, 1, 4, 4, 4, requires_grad=True)
+    loss, passing = image.abs().mean(), skill * (image - 2).square().mean()
+    own, scaled = (
+        torch.autograd.grad(each, image, retain_graph=True)[0].norm() for each in (loss, balance(loss, passing, image))
+    )
+    limit = 100 * torch.autograd.grad(passing, image)[0].norm()  # of the scale
+    torch.testing.assert_close(scaled, torch.minimum(own, limit))
+
+
+def test_passing_that_does_not_count_yet_stays_nothing() -> None:
+    image = torch.rand(1, 1, 4, 4, 4, requires_grad=True)
+    assert float(balance(image.mean(), 0.0 * image.square().mean(), image).detach()) == 0

@@ -22,6 +22,8 @@ _SOFT_TISSUE = (0.4, 0.75)
 _CHANNELS = 2 + 3
 #: Convolutions that halve the resolution: a score of the adversary looks at 70 voxels along each axis.
 _LAYERS = 3
+#: An adversary that tells nothing apart would otherwise have all the say.
+_MOST_SCALE = 100.0
 
 
 class Contest(torch.nn.Module):
@@ -64,6 +66,19 @@ class Contest(torch.nn.Module):
         ]).mean(0)  # fmt: skip
         adversary_loss = (true_scores.float() - 1).square().mean() + made_scores.float().square().mean()
         return maker_loss, differences, adversary_loss
+
+
+def balance(loss: torch.Tensor, passing: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Return the loss of passing, so scaled that its gradient at the ``image`` is as long as that of ``loss``.
+
+    Otherwise its weight would have to change with the adversary's skill (Esser et al. 2021, "Taming Transformers",
+    equation 7, at the last layer). Unscaled where one of them has no gradient there.
+    """
+    if not (image.requires_grad and passing.requires_grad):
+        return passing
+    lengths = [torch.autograd.grad(each, image, retain_graph=True)[0].float().norm() for each in (loss, passing)]
+    scale = torch.where((lengths[0] > 0) & (lengths[1] > 0), lengths[0] / lengths[1].clamp(min=1e-12), 1.0)
+    return scale.clamp(max=_MOST_SCALE).detach() * passing
 
 
 def view(image: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

@@ -115,9 +115,10 @@ class DecoderConfig(TrainingConfig):
 
     ``patch``: side of a training patch in latent voxels. Each case gives its encoded latent and ``variants`` latents
     that the denoiser returned. Loss: L1 of the image (0..1), coarse and, for latents as sure as the encoded one, fine;
-    + ``label_weight`` (cross-entropy + Dice); + from ``adversary_from`` steps on ``adversary_weight`` times the loss of
-    passing for true and ``feature_weight`` times the difference of the adversary's features. ``sampling``: that of the
-    package with this decoder; None: as before.
+    + ``label_weight`` (cross-entropy + Dice); + from ``adversary_from`` steps on the loss of passing for true and
+    ``feature_weight`` times the difference of the adversary's features, whose gradient at the image is scaled to
+    ``adversary_weight`` times that of the L1 losses. ``sampling``: that of the package with this decoder; None: as
+    before.
     """
 
     arguments: dict[str, Any]
@@ -126,7 +127,7 @@ class DecoderConfig(TrainingConfig):
     latent_noise: Annotated[float, Field(ge=0)] = 0.1
     label_weight: Positive = 0.3
     adversary_channels: Annotated[int, Field(ge=1, le=256)] = 24
-    adversary_weight: Annotated[float, Field(ge=0)] = 0.5
+    adversary_weight: Annotated[float, Field(ge=0)] = 0.8
     feature_weight: Annotated[float, Field(ge=0)] = 0.5
     adversary_from: Annotated[int, Field(ge=0)] = 300
     sampling: Sampling | None = None

@@ -115,10 +115,10 @@ class DecoderStage:
         coarse = torch.nn.functional.avg_pool3d(error, _COARSE).abs().flatten(2).mean(2)
         fine = error.abs().flatten(2).mean(2)
         image_loss = ((coarse + 0.5 * certainty[:, None] * fine) * error.new_tensor([1.0, _SOFT_WEIGHT])).sum(1)
-        passing = config.adversary_weight * maker_loss + config.feature_weight * certainty * differences
-        loss = (image_loss + batch["adversary_share"] * passing).mean() + config.label_weight * self._label_loss(
-            torch.where(mask, logits, logits.detach()), batch["labels"]
-        )
+        label_loss = self._label_loss(torch.where(mask, logits, logits.detach()), batch["labels"])
+        passing = maker_loss + config.feature_weight * certainty * differences
+        passing = adversary.balance(image_loss.mean(), (batch["adversary_share"] * passing).mean(), image)
+        loss = image_loss.mean() + config.label_weight * label_loss + config.adversary_weight * passing
         return cast("torch.Tensor", loss + adversary_loss)
 
     # --- validation

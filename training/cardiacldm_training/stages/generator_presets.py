@@ -174,7 +174,7 @@ def generator_config(
 
 #: Channels at 8, 4, 2 and 1 voxels of the output; steps; patches of a step.
 _DECODERS: dict[str, tuple[tuple[int, int, int, int], int, int]] = {
-    "demo": ((96, 48, 32, 16), 3000, 1), "gpu": ((256, 128, 64, 32), 60_000, 4),
+    "demo": ((96, 48, 32, 16), 6000, 1), "gpu": ((256, 128, 64, 32), 60_000, 4),
 }  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def decoder_config(
     flow = spec.sampling.schedule == "rectified_flow"
     decoder = DecoderConfig(
         arguments={"latent_channels": len(spec.latent_scale), "channels": channels}, batch=batch or usual_batch,
-        steps=usual_steps, validate_every=max(usual_steps // 6, 1), patience=20, validation_cases=4,
+        steps=usual_steps, validate_every=max(usual_steps // 10, 1), patience=20, validation_cases=4,
         learning_rate=6e-4,
         sampling=_sampling("rectified_flow", time_shift=10.0, guidance=1.0) if flow else None,
     )  # fmt: skip
