@@ -52,7 +52,9 @@ class CardiacLDM(ScriptedLoadableModule):
             "cardiac CT with labels, on this computer. "
             'Research use, not a medical device. <a href="{url}">Documentation</a>'
         ).format(url="https://github.com/CardiacLDM/SlicerCardiacLDM")
-        parent.acknowledgementText = _("The networks that ship were trained on a virtual cohort, on no patient's data.")
+        parent.acknowledgementText = _(
+            "The networks that ship were trained on a virtual cohort, on no scan of a patient."
+        )
         slicer.app.connect("startupCompleted()", register_sample_data)
         slicer.app.connect("startupCompleted()", start_views)  # a scene may have synthetic pairs
         slicer.app.connect("startupCompleted()", start_corrections)  # and results
