@@ -16,7 +16,7 @@ from cardiacldm_training.evaluation.experiment import sets
 from cardiacldm_training.evaluation.experiment.plan import Virtual
 from cardiacldm_training.virtual.cohort import CohortSettings
 from CardiacLDMLib import anatomy
-from tests.support.training import write_case, write_cases
+from tests.support.training import write_case
 
 TINY = {"cases": 3, "held_out": 1, "spacing_mm": 4.0, "patch": 16, "channels": [4, 8], "steps": 4, "seeds": [0, 1]}
 ARMS = [{"name": "everything"}, {"name": "realistic only", "appearance": "realistic"}]
@@ -49,7 +49,7 @@ def phantoms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CohortSettings, int]
 def test_cohorts_are_compared_and_a_second_call_makes_nothing(
     tmp_path: Path, phantoms: list[tuple[CohortSettings, int]]
 ) -> None:
-    write_cases(tmp_path / "real", 1)
+    write_case(tmp_path / "real" / "case_0000", seed=50)  # none of the cohorts' phantoms
     plan_ = ablation.read_plan(plan(tmp_path, real=str(tmp_path / "real")))
     outcome = ablation.run_ablation(plan_, tmp_path / "out", say=lambda line: None)
     assert [(row.arm, row.seed, row.cases) for row in outcome.rows] == [

@@ -477,7 +477,7 @@ def test_a_threshold_lies_below_what_unseen_cases_reach() -> None:
 
 def test_a_network_is_trained_on_pairs_and_on_cases(sets: Path, tmp_path: Path) -> None:
     other, held = (open_case_set([sets / name], VIEW, None) for name in ("other", "held"))
-    train = open_case_set([sets / "train", sets / "held"], VIEW, None)  # names have their folder in them then
+    train = open_case_set([sets / "train", sets / "other"], VIEW, None)  # names have their folder in them then
     budget = ablation.Budget(steps=2, patch=16, channels=(4, 8))
     found = utility.compare_training(
         other, train, CaseSet("held", held.cases[:2], {}, VIEW), budget, tmp_path, lambda s: None

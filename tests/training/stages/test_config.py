@@ -32,5 +32,5 @@ def test_the_first_field_that_differs_is_named(changes: dict[str, object]) -> No
 
 def test_every_network_has_its_own_random_streams() -> None:
     """Other numbers would change the training of every seed."""
-    assert [stream(name) for name in NETWORKS] == [0, 1, 2, 3, 4]
-    assert NETWORKS == ("locator", "segmenter", "autoencoder", "diffusion", "pretrain")
+    assert [stream(name) for name in NETWORKS] == [0, 1, 2, 3, 4, 5]
+    assert NETWORKS == ("locator", "segmenter", "autoencoder", "diffusion", "pretrain", "decoder")

@@ -17,7 +17,15 @@ from typer.testing import CliRunner
 from cardiacldm_training.cases import conditions, pairs, store
 from cardiacldm_training.cli import app
 from cardiacldm_training.errors import ConfigError, TrainingError
-from cardiacldm_training.stages import autoencoder, calibration, diffusion, latent_files, loop, presets, run_folder
+from cardiacldm_training.stages import (
+    autoencoder,
+    calibration,
+    diffusion,
+    generator_presets,
+    latent_files,
+    loop,
+    run_folder,
+)
 from cardiacldm_training.stages.calibration import LatentStatistics
 from cardiacldm_training.stages.config import DiffusionConfig, DiffusionData, RunConfig
 from CardiacLDMLib.generation.sampler import guided, integrate, noise, signal_shares, step_generator
@@ -456,7 +464,7 @@ def test_command(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     nothing = CliRunner().invoke(app, [*shared, "--out", str(tmp_path / "nothing")])
     assert nothing.exit_code == 2
     assert "nothing is not a training run" in nothing.stderr
-    monkeypatch.setattr(presets, "diffusion_config", lambda preset, **options: tiny(steps=1))
+    monkeypatch.setattr(generator_presets, "diffusion_config", lambda preset, **options: tiny(steps=1))
     done = CliRunner().invoke(app, [*shared, "--out", str(run)])
     assert done.exit_code == 0, done.stderr
     assert "diffusion: least error " in done.stderr
