@@ -15,9 +15,9 @@ from torch.func import functional_call
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
 
-#: The adversary sees the image in two windows, since soft tissue is a tenth of the range of a CT; HU as parts of 0..1
-#: of -1000 to 1000 HU.
-_SOFT_TISSUE = (0.4, 0.75)
+#: Limits of soft tissue in an image of 0..1: -200 and 500 HU where that stands for -1000 to 1000 HU. The adversary sees
+#: the image in a window of this too, since the contrast of tissues is small within the whole range.
+SOFT_TISSUE = (0.4, 0.75)
 #: Image in two windows, and the three colours of the labels.
 _CHANNELS = 2 + 3
 #: Convolutions that halve the resolution: a score of the adversary looks at 70 voxels along each axis.
@@ -83,7 +83,7 @@ def balance(loss: torch.Tensor, passing: torch.Tensor, image: torch.Tensor) -> t
 
 def view(image: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     """Return image (N, 1, ...) in 0..1 and colours of labels (N, 3, ...) as the adversary sees them (N, 5, ...)."""
-    low, high = _SOFT_TISSUE
+    low, high = SOFT_TISSUE
     narrow = ((image - low) / (high - low)).clamp(-0.05, 1.05)
     return torch.cat([2 * image.clamp(-0.05, 1.05) - 1, 2 * narrow - 1, 2 * colours - 1], dim=1)
 

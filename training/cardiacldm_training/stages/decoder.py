@@ -42,8 +42,8 @@ GENERATOR = "generator"
 _SURROUNDINGS, _RIM = 2, 4
 #: Side in voxels of the means that the coarse loss compares, and steps over which the adversary's loss grows.
 _COARSE, _GROWTH = 4, 300
-#: Soft tissue: it counts so much more than the whole range of HU in the loss, and so much less in all.
-_SOFT_TISSUE, _SOFT_WEIGHT = (0.4, 0.75), 0.4
+#: Weight of the L1 loss in the window of soft tissue, beside that over the whole range of HU.
+_SOFT_WEIGHT = 0.4
 #: What a decibel of the spectrum's mean gap costs in the score.
 _DECIBEL = 0.01
 #: Along each axis: the adversary halves a patch four times.
@@ -187,7 +187,7 @@ def _time(variant: int, variants: int) -> float:
 
 def _soft(image: torch.Tensor) -> torch.Tensor:
     """Return the image (0..1 of the window) within soft tissue, as 0..1 and a little beyond."""
-    low, high = _SOFT_TISSUE
+    low, high = adversary.SOFT_TISSUE
     return ((image - low) / (high - low)).clamp(-0.2, 1.2)
 
 
