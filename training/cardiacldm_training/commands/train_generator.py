@@ -86,8 +86,20 @@ def autoencoder(
 @report_errors()
 def diffusion(
     *,
-    data: Annotated[list[Path], typer.Option(help="Folder of the cases that the autoencoder was trained on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, which holds a trained autoencoder.")],
+    data: Annotated[
+        list[Path], typer.Option(help="Folder of the cases that the autoencoder was trained on; with --from, any.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run, which holds a trained autoencoder; with --from, a new one.")
+    ],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Generator package (name or folder) whose autoencoder stays and whose denoiser learns on.",
+            show_default=False,
+        ),
+    ] = None,
     layout: LayoutOption = None,
     labels_map: MapOption = None,
     split: SplitOption = None,
@@ -96,6 +108,13 @@ def diffusion(
     schedule: Annotated[str | None, typer.Option(help="rectified_flow or ddpm; the preset's if not given.")] = None,
     steps: StepsOption = None,
     batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Latents per step and device.")] = None,
+    learning_rate: LearningRateOption = None,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Latents of each case, all but one of them augmented; the preset's if not given."
+        ),
+    ] = None,
     devices: DevicesOption = 1,
     nodes: NodesOption = 1,
     device: DeviceOption = "auto",
@@ -111,27 +130,37 @@ def diffusion(
     """Train the diffusion of a generator package on the latents of its autoencoder: the second stage.
 
     Seed and precision are the autoencoder's. Conditions come from each case's case.json, or from DATA/conditions.csv.
+    With --from, a package's denoiser learns from other cases; it keeps the conditions that it knows.
     """
     workers = start_training(device, devices, workers)
     from ..cases.conditions import read_conditions
     from ..cases.prepare import prepare_cases
-    from ..stages import generator_presets
+    from ..errors import TrainingError
+    from ..stages import generator_presets, generator_start
     from ..stages.diffusion import train_diffusion
     from ..stages.run_folder import read_config
 
-    stored = read_config(out)
-    settings = generator_presets.diffusion_config(
-        preset or stored.preset, steps=steps or steps_to_resume(out, "diffusion", resume), batch=batch,
-        schedule=schedule, devices=devices, nodes=nodes,
-    )  # fmt: skip
+    package = _find_generator(start) if start else None
+    if package is None and generator_start.keeps_autoencoder(out):
+        raise TrainingError(f"{out} started from a package: name it with --from.")
+    model = package.manifest.networks["autoencoder"] if package else read_config(out).generator
     reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
     conditions = read_conditions(data, reading)
     prepared = prepare_cases(
-        data, cache, stored.generator.spacing_mm, max(workers, 1), say, whole=True, reading=reading, fold=chosen
+        data, cache, model.spacing_mm, max(workers, 1), say, whole=True, reading=reading, fold=chosen
     )
+    if package:
+        generator_start.begin_run(out, package, preset or "demo", prepared)
+    settings = generator_presets.diffusion_config(
+        preset or read_config(out).preset, steps=steps or steps_to_resume(out, "diffusion", resume), batch=batch,
+        schedule=schedule, devices=devices, nodes=nodes, learning_rate=learning_rate, variants=variants,
+    )  # fmt: skip
+    if package:
+        settings = generator_start.settings_like(settings, package)
     end = train_diffusion(
-        out, settings, prepared, conditions, resume=resume, workers=workers, device=device, preset=preset, say=say
-    )
+        out, settings, prepared, conditions, resume=resume, workers=workers, device=device, preset=preset,
+        start=package, say=say,
+    )  # fmt: skip
     say(f"diffusion: least error {-end.best:.4f} at step {end.best_step} of {end.step}.")
 
 

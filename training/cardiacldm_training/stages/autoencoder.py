@@ -165,8 +165,11 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def best_weights(run: Path) -> run_folder.Weights:
-    """Return the averaged weights of the run's best autoencoder. Raises TrainingError."""
-    return run_folder.averaged_weights(run / NAME / run_folder.BEST)
+    """Return the averaged weights of the best autoencoder, or those that the run took from a package.
+
+    Raises TrainingError.
+    """
+    return run_folder.averaged_weights(run_folder.final_checkpoint(run, NAME))
 
 
 def load_autoencoder(run: Path, settings: AutoencoderConfig) -> JointAutoencoder:

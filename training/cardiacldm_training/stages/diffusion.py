@@ -19,6 +19,7 @@ from CardiacLDMLib.generation import sampler
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.packages.generator_spec import Restart, Sampling
+from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.postprocess.kinds import LatentStep
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
@@ -29,8 +30,10 @@ from ..results import pictures
 from . import autoencoder, calibration, devices, latent_files, loop, prior, run_folder
 from .calibration import LatentStatistics
 from .config import DiffusionConfig, DiffusionData, RunConfig, check_same, stream
+from .generator_start import spec_of, vocabulary_like
 from .latent_files import Latents
 from .package_part import PackagePart, network_part
+from .segmenter import take_weights
 from .state import Score, State
 
 NAME = "diffusion"
@@ -236,16 +239,18 @@ def restart_times(sampling: Sampling) -> tuple[float, ...]:
 
 def train_diffusion(
     run: Path, settings: DiffusionConfig, prepared: store.Prepared, case_conditions: conditions.CaseConditions, *,
-    resume: bool, workers: int, device: str = "auto", preset: str | None = None, say: Say = print,
+    resume: bool, workers: int, device: str = "auto", preset: str | None = None, start: ModelPackage | None = None,
+    say: Say = print,
 ) -> State:  # fmt: skip
     """Train the denoiser into ``run``, which holds a trained autoencoder; return where training ended.
 
     ``case_conditions``: the known conditions of each case by its name. ``preset``: refuse a run of another one.
+    ``start``: the package whose autoencoder the run keeps, whose conditions hold and whose denoiser is trained further.
     Raises TrainingError, ConfigError, DatasetError.
     """
     stored = _with_same_data(run, prepared, preset)
     train, held_out = split.sides(prepared, stored.validation_part)
-    run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions))
+    run_config = stored.with_diffusion(settings, _data(run, train, prepared, case_conditions, start))
     if run_folder.has_begun(run, NAME):  # before that, settings may change
         run_folder.check_run(run, run_config, [NAME], resume=resume)
     fabric = devices.launch(settings.devices, settings.nodes, run_config.precision, device, say)
@@ -255,8 +260,11 @@ def train_diffusion(
     stage = _stage(fabric, run, run_config, case_conditions, train, held_out, say, workers)
     torch.manual_seed(run_config.seed)
     network: Any = build_network(ARCHITECTURE, network_arguments(run_config))
-    if network.prior is not None:
-        prior.fit_prior(network.prior, stage.training_latents(), modes=len(train) // prior.CASES_PER_MODE)
+    if start is not None:
+        take_weights(network, NAME, start)
+    modes = len(train) // prior.CASES_PER_MODE
+    if network.prior is not None and (start is None or modes >= len(network.prior.modes)):  # few cases keep the start's
+        prior.fit_prior(network.prior, stage.training_latents(), modes=modes)
     if fabric.is_global_zero:
         _introduce(network, stage, run_config, say)
     end = loop.train_network(
@@ -277,14 +285,16 @@ def _with_same_data(run: Path, prepared: store.Prepared, preset: str | None) -> 
 
 
 def _data(
-    run: Path, train: split.Cases, prepared: store.Prepared, case_conditions: conditions.CaseConditions
-) -> DiffusionData:
+    run: Path, train: split.Cases, prepared: store.Prepared, case_conditions: conditions.CaseConditions,
+    start: ModelPackage | None,
+) -> DiffusionData:  # fmt: skip
     """Return the facts about the training data of the denoiser. Raises TrainingError for an unfinished autoencoder."""
     statistics = calibration.read_latent_statistics(run)
     if run_folder.weights_digest(autoencoder.best_weights(run)) != statistics.autoencoder:
         raise TrainingError(f"The autoencoder of {run} is not trained to its end: resume its training first.")
+    known = [case_conditions.get(case.name, {}) for case in train]
     return DiffusionData(
-        conditions=conditions.vocabulary([case_conditions.get(case.name, {}) for case in train]),
+        conditions=vocabulary_like(spec_of(start), known) if start else conditions.vocabulary(known),
         conditions_digest=conditions.digest({case.name: case_conditions.get(case.name, {}) for case in prepared.cases}),
         autoencoder=statistics.autoencoder,
     )

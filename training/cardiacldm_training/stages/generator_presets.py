@@ -126,7 +126,7 @@ def _with_schedule(settings: DiffusionConfig, schedule: Schedule) -> DiffusionCo
 
 def diffusion_config(
     preset: str, *, steps: int | None = None, batch: int | None = None, schedule: str | None = None, devices: int = 1,
-    nodes: int = 1,
+    nodes: int = 1, learning_rate: float | None = None, variants: int | None = None,
 ) -> DiffusionConfig:  # fmt: skip
     """Return the diffusion settings of ``preset``; the interval of validations changes in proportion to ``steps``.
 
@@ -138,6 +138,8 @@ def diffusion_config(
         settings = scale_steps(settings, steps / settings.steps)
     if schedule is not None:
         settings = _with_schedule(settings, _parse_schedule(schedule))
+    own = {"learning_rate": learning_rate, "variants": variants}
+    settings = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
     return settings.model_copy(update={"devices": devices, "nodes": nodes})
 
 

@@ -1,0 +1,94 @@
+"""A generator's run that starts from a package: its autoencoder stays as it is, its denoiser is trained further.
+
+So a hospital fits a shipped generator to its own cases, without training an autoencoder, in a part of the steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from CardiacLDMLib.packages.generator_spec import GeneratorSpec
+from CardiacLDMLib.packages.store import ModelPackage, require_kind
+from CardiacLDMLib.packages.weights import load_networks
+
+from ..cases.conditions import Conditions, Vocabulary
+from ..cases.store import Prepared
+from ..errors import ConfigError
+from . import calibration, generator_presets, run_folder
+from .config import DataFacts, DiffusionConfig, GeneratorModel, RunConfig, check_same
+
+#: Arguments of a denoiser that latents and conditions dictate.
+_DICTATED = {"latent_channels", "latent_shape", "choices", "numbers"}
+
+
+def keeps_autoencoder(run: Path) -> bool:
+    """Return whether a run's autoencoder is that of a package."""
+    return (run / "autoencoder" / run_folder.START).exists()
+
+
+def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared) -> None:
+    """Make the folder of a run that keeps the autoencoder of ``package``, unless it is there already.
+
+    Raises TrainingError; ConfigError for an unknown preset, and for a run of another package or other cases.
+    """
+    run_config = _run_config(package, preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest))
+    if (run / run_folder.CONFIG_FILE).exists():
+        check_same(run_folder.read_config(run).with_diffusion(None, None), run_config)
+        return
+    run_folder.check_run(run, run_config, [], resume=False)
+    weights = load_networks(package)["autoencoder"].state_dict()
+    run_folder.keep_start(weights, run, "autoencoder")
+    spec = spec_of(package)
+    statistics = calibration.LatentStatistics(
+        shift=spec.latent_shift, scale=spec.latent_scale, cases=0, autoencoder=run_folder.weights_digest(weights)
+    )
+    calibration.write(statistics, run / calibration.LATENTS_FILE)
+    run_folder.write_config(run_config, run)  # last: from now on this is a run
+
+
+def _run_config(package: ModelPackage, preset: str, data: DataFacts) -> RunConfig:
+    """Return the configuration of a run whose autoencoder and grid are those of ``package``."""
+    network = package.manifest.networks["autoencoder"]
+    usual = generator_presets.generator_config(preset, data, start=f"{package.manifest.name} {package.sha256}")
+    model = GeneratorModel(
+        grid=network.patch, spacing_mm=network.spacing_mm, window_hu=network.window_hu,
+        autoencoder=usual.generator.autoencoder.model_copy(update={"arguments": network.arguments}),
+    )  # fmt: skip
+    return usual.model_copy(update={"model": model})
+
+
+def spec_of(package: ModelPackage) -> GeneratorSpec:
+    """Return the record of a generator package. Raises PackageError for one of another kind."""
+    require_kind(package, "generator")
+    assert package.manifest.generator is not None  # the manifest of a generator has it
+    return package.manifest.generator
+
+
+def settings_like(settings: DiffusionConfig, package: ModelPackage) -> DiffusionConfig:
+    """Return the settings with the denoiser of ``package``. Raises :class:`ConfigError` for another noise schedule."""
+    schedule = spec_of(package).sampling.schedule
+    if settings.sampling.schedule != schedule:
+        raise ConfigError(f"The denoiser of {package.manifest.name} needs the schedule {schedule}.")
+    known: dict[str, Any] = package.manifest.networks["diffusion"].arguments
+    arguments = {name: value for name, value in known.items() if name not in _DICTATED}
+    return settings.model_copy(update={"arguments": arguments})
+
+
+def vocabulary_like(spec: GeneratorSpec, cases: Sequence[Conditions]) -> Vocabulary:
+    """Return the conditions of a package, with the frequencies of their values among ``cases``.
+
+    A condition that no case has keeps its frequencies. Values that the package does not know count as unknown.
+    """
+    chances = {}
+    for name, values in spec.choices.items():
+        counts = Counter(str(case[name]) for case in cases if case.get(name) in values)
+        if counts:
+            chances[name] = tuple(round(counts[value] / counts.total(), 3) for value in values)
+        elif name in spec.chances:
+            chances[name] = tuple(spec.chances[name])
+    return Vocabulary(
+        choices={k: tuple(v) for k, v in spec.choices.items()}, numbers=dict(spec.numbers), chances=chances
+    )
