@@ -31,7 +31,7 @@ from .evaluation.fidelity.record import Report
 from .evaluation.fidelity.report import JSON_FILE
 from .evaluation.metrics import METRICS
 from .evaluation.segmenter import Evaluation, read_evaluation
-from .stages import autoencoder, decoder, diffusion, segmenter
+from .stages import autoencoder, decoder, diffusion, generator_start, segmenter
 from .stages.config import SEGMENTER_NETWORKS, DecoderModel, PretrainingModel, RunConfig, SegmenterModel
 from .stages.package_part import PackagePart
 from .stages.run_folder import read_config
@@ -82,13 +82,20 @@ def read_about(path: Path, defaults: About) -> About:
         raise PackageError(f"{path} does not describe a package: {first_problem(error)}.") from error
 
 
-def _about_generator(run: Path) -> GeneratorAbout:
-    """Return the entries of the generator package that gets the decoder of ``run``: its weights keep their origin."""
-    manifest = decoder.generator_of(run).manifest
+def _usual_texts(run: Path, config: RunConfig, kind: str) -> About:
+    """Return the entries of a package of ``run`` by default: those of the generator package that it started from."""
+    if isinstance(config.model, DecoderModel):
+        return _texts_of(decoder.generator_of(run).manifest, "The decoder")
+    start = generator_start.start_of(run)
+    return _texts_of(start.manifest, "The denoiser, further") if start else _ABOUT[kind]()
+
+
+def _texts_of(manifest: Manifest, part: str) -> GeneratorAbout:
+    """Return the entries of a generator package of which a ``part`` is new: its other weights keep their origin."""
     assert manifest.generator is not None
     return GeneratorAbout(
         title=manifest.title, summary=manifest.summary, licence=manifest.licence,
-        data=f"{manifest.training.data} The decoder: labelled cardiac CT.", intended_use=manifest.intended_use,
+        data=f"{manifest.training.data} {part}: labelled cardiac CT.", intended_use=manifest.intended_use,
         attribution=tuple(manifest.attribution), internal_conditions=manifest.generator.internal_conditions,
     )  # fmt: skip
 
@@ -117,7 +124,7 @@ def export_run(
     """
     config = read_config(run)
     kind = _kind_of_package(config)
-    usual = _about_generator(run) if isinstance(config.model, DecoderModel) else _ABOUT[kind]()
+    usual = _usual_texts(run, config, kind)
     texts = read_about(about, usual) if about else usual
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")

@@ -135,14 +135,11 @@ def diffusion(
     workers = start_training(device, devices, workers)
     from ..cases.conditions import read_conditions
     from ..cases.prepare import prepare_cases
-    from ..errors import TrainingError
     from ..stages import generator_presets, generator_start
     from ..stages.diffusion import train_diffusion
     from ..stages.run_folder import read_config
 
-    package = _find_generator(start) if start else None
-    if package is None and generator_start.keeps_autoencoder(out):
-        raise TrainingError(f"{out} started from a package: name it with --from.")
+    package = _find_generator(start) if start else generator_start.start_of(out)
     model = package.manifest.networks["autoencoder"] if package else read_config(out).generator
     reading, chosen = reading_of(layout, labels_map), fold_of(split, fold)
     conditions = read_conditions(data, reading)

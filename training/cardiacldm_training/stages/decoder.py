@@ -17,9 +17,8 @@ from CardiacLDMLib.networks.architectures import FINE_STRIDE, LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network
 from CardiacLDMLib.networks.fine_decoder import NOISE_CHANNELS, FineDecoder
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
-from CardiacLDMLib.packages.archive import import_package
 from CardiacLDMLib.packages.manifest import NetworkSpec
-from CardiacLDMLib.packages.store import ModelPackage, open_package
+from CardiacLDMLib.packages.store import ModelPackage
 from CardiacLDMLib.packages.weights import load_networks
 from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import first_problem
@@ -27,7 +26,7 @@ from CardiacLDMLib.text import first_problem
 from ..cases import conditions, pairs, split, store
 from ..errors import ConfigError, TrainingError
 from ..results import pictures
-from . import adversary, devices, loop, run_folder
+from . import adversary, devices, generator_start, loop, run_folder
 from .config import DecoderModel, RunConfig, stream
 from .decoder_latents import TIMES, DecoderLatents
 from .package_part import PackagePart, network_part
@@ -36,8 +35,6 @@ from .state import Score, State
 
 NAME = "decoder"
 ARCHITECTURE = "fine_decoder"
-#: The run's copy of the generator package lies in this folder.
-GENERATOR = "generator"
 #: Latents around a patch that its deep layers see, and voxels at a patch's cut sides that its loss leaves out.
 _SURROUNDINGS, _RIM = 2, 4
 #: Side in voxels of the means that the coarse loss compares, and steps over which the adversary's loss grows.
@@ -204,7 +201,7 @@ def decoder_of(network: torch.nn.Module) -> FineDecoder:
 
 def generator_of(run: Path) -> ModelPackage:
     """Return the generator package that a run's decoder belongs to. Raises ConfigError, PackageError."""
-    return open_package(run / GENERATOR / run_folder.read_config(run).fine_decoder.generator.split()[0])
+    return generator_start.kept(run, run_folder.read_config(run).fine_decoder.generator)
 
 
 def generator_parts(run: Path) -> dict[str, PackagePart]:
@@ -218,12 +215,6 @@ def generator_parts(run: Path) -> dict[str, PackagePart]:
                 package.manifest.generator.model_dump() if package.manifest.generator else {},
             )  # fmt: skip
     return parts
-
-
-def _keep_generator(run: Path, package: ModelPackage) -> None:
-    """Copy the package into the run, so that the decoder can always be exported with it."""
-    if not (run / GENERATOR / package.manifest.name).exists():
-        import_package(package.folder, run / GENERATOR)
 
 
 def package_part(run: Path, run_config: RunConfig) -> PackagePart:
@@ -254,7 +245,7 @@ def train_decoder(
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
-        _keep_generator(run, package)
+        generator_start.keep(run, package)
     latents = DecoderLatents(run, run_config, package, case_conditions)
     used = [*train, *held_out[: model.decoder.validation_cases]]
     latents.make_all(fabric, used, say)
@@ -282,7 +273,9 @@ def _check_generator(run: Path, model: DecoderModel) -> None:
     if (run / run_folder.CONFIG_FILE).exists():
         known = run_folder.read_config(run).fine_decoder.generator
         if known != model.generator:
-            raise ConfigError(f"{run} holds the decoder of another package: {run / GENERATOR / known.split()[0]}.")
+            raise ConfigError(
+                f"{run} holds the decoder of another package: {run / generator_start.FOLDER / known.split()[0]}."
+            )
 
 
 def _network_spec(model: DecoderModel) -> NetworkSpec:

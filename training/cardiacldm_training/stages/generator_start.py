@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from CardiacLDMLib.packages.archive import import_package
 from CardiacLDMLib.packages.generator_spec import GeneratorSpec
-from CardiacLDMLib.packages.store import ModelPackage, require_kind
+from CardiacLDMLib.packages.store import ModelPackage, open_package, require_kind
 from CardiacLDMLib.packages.weights import load_networks
 
 from ..cases.conditions import Conditions, Vocabulary
@@ -20,13 +21,31 @@ from ..errors import ConfigError
 from . import calibration, generator_presets, run_folder
 from .config import DataFacts, DiffusionConfig, GeneratorModel, RunConfig, check_same
 
+#: The run's copy of the package lies in this folder.
+FOLDER = "generator"
 #: Arguments of a denoiser that latents and conditions dictate.
 _DICTATED = {"latent_channels", "latent_shape", "choices", "numbers"}
 
 
-def keeps_autoencoder(run: Path) -> bool:
-    """Return whether a run's autoencoder is that of a package."""
-    return (run / "autoencoder" / run_folder.START).exists()
+def keep(run: Path, package: ModelPackage) -> None:
+    """Copy a generator package into the run that needs it, unless it is there already."""
+    if not (run / FOLDER / package.manifest.name).exists():
+        import_package(package.folder, run / FOLDER)
+
+
+def kept(run: Path, origin: str) -> ModelPackage:
+    """Return the package of a run by its name and hash. Raises PackageError."""
+    return open_package(run / FOLDER / origin.split(maxsplit=1)[0])
+
+
+def start_of(run: Path) -> ModelPackage | None:
+    """Return the package whose autoencoder a run keeps; None for other runs, and before there is a run.
+
+    Raises ConfigError, PackageError.
+    """
+    if not (run / "autoencoder" / run_folder.START).exists() or not (run / run_folder.CONFIG_FILE).exists():
+        return None
+    return kept(run, run_folder.read_config(run).start or "")
 
 
 def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared) -> None:
@@ -39,6 +58,7 @@ def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared)
         check_same(run_folder.read_config(run).with_diffusion(None, None), run_config)
         return
     run_folder.check_run(run, run_config, [], resume=False)
+    keep(run, package)
     weights = load_networks(package)["autoencoder"].state_dict()
     run_folder.keep_start(weights, run, "autoencoder")
     spec = spec_of(package)
