@@ -20,7 +20,29 @@ def test_tissues_depend_on_label_and_mean_hu() -> None:
     assert (tissues[4:8, :, :2] == 2).all()
     assert (tissues[8:, :, 1:3] == 3).all()
     assert (tissues[:, :, 5:7] == 4).mean() > 0.95
-    assert not tissues[:, :, 9:].any()
+    assert (tissues[:, :, 9:] == 5).all()
+    hu[:, :, 9:] = -1000.0
+    assert not texture.tissue_map(hu, labels)[:, :, 10:].any()
+
+
+def test_bone_and_borders_of_the_lung_are_filled_on_request() -> None:
+    hu, labels = np.full((6, 6, 12), 400.0), np.zeros((6, 6, 12), np.uint8)
+    hu[:, :, 4:8], hu[:, :, 8:] = -300.0, -1000.0
+    assert not texture.tissue_map(hu, labels)[:, :, [0, 1, 2, 5, 6]].any()
+    tissues = texture.tissue_map(hu, labels, filled=True)
+    assert (tissues[:, :, :3] == 3).all()
+    assert (tissues[:, :, 5:7] == 4).all()
+    assert not tissues[:, :, 10:].any()
+
+
+def test_each_pair_takes_one_of_the_strengths() -> None:
+    hu, labels = np.zeros((12, 12, 12)), np.ones((12, 12, 12), np.uint8)
+    spectra = {"blood": [100.0] * texture.BINS}
+    usual = texture.Texture(spectra=spectra).apply(hu, labels, 1.5, np.random.default_rng(1)).std()
+    assert usual == pytest.approx(10.0, rel=0.1)
+    varied = texture.Texture(spectra=spectra, strengths=(0.0, 0.5, 3.0))
+    found = {round(float(varied.apply(hu, labels, 1.5, np.random.default_rng(n)).std() / 5)) for n in range(12)}
+    assert found == {0, 1, 6}
 
 
 @pytest.mark.parametrize("shape", [(24, 20, 18), (17, 16, 15)])

@@ -146,7 +146,8 @@ def test_about_and_card_go_into_the_package(finished: Path, tmp_path: Path) -> N
 
 def test_a_report_gives_the_package_tone_and_texture(finished: Path, tmp_path: Path) -> None:
     remedy = {"soft": (400.0004,) * BINS, "fat": (0.0,) * BINS}
-    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy, tone=((-800.0, -850.0), (200.0, 300.0)))
+    curve = ((-800.0, -850.0), (200.0, 300.0))
+    content = empty_report(spacing_mm=SPACING_MM, remedy=remedy, strengths=(0.5, 1.5), tone=curve)
     report = tmp_path / "report.json"
     report.write_text(content.model_dump_json())
     result = command(finished, "--out", tmp_path / "hearts", "--name", "hearts", "--texture", report)
@@ -154,8 +155,8 @@ def test_a_report_gives_the_package_tone_and_texture(finished: Path, tmp_path: P
     package = open_package(tmp_path / "hearts")
     assert package.manifest.generator is not None
     tone, texture = package.manifest.generator.postprocess[2:]
-    assert tone == Tone(curve=((-800.0, -850.0), (200.0, 300.0)))
-    assert texture == Texture(spectra={"soft": (400.0,) * BINS})
+    assert tone == Tone(curve=curve)
+    assert texture == Texture(spectra={"soft": (400.0,) * BINS}, strengths=(0.5, 1.5), filled=True)
     card = (package.folder / "README.md").read_text()
     assert texture.describe() in card
     assert tone.describe() in card

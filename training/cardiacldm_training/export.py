@@ -181,7 +181,7 @@ def _generator_spec(
     if isinstance(about, GeneratorAbout) and about.internal_conditions:
         entries["internal_conditions"] = about.internal_conditions
     if texture:
-        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, _pair_spacing(config)))
+        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config))
     return GeneratorSpec.model_validate(entries)
 
 
@@ -191,17 +191,18 @@ def _pair_spacing(config: RunConfig) -> float:
     return model.spacing_mm / 2 if isinstance(model, DecoderModel) else config.generator.spacing_mm
 
 
-def _corrections(path: Path, spacing_mm: float) -> list[Step]:
+def _corrections(path: Path, config: RunConfig) -> list[Step]:
     """Return the steps that correct tone and texture of images as a fidelity report recommends.
 
-    Raises PackageError as :func:`read_report`, and for a report of pairs that had tone or texture already.
+    A fine decoder learnt from whole images, so its tone stays. Raises PackageError as :func:`read_report`, and for a
+    report of pairs that had tone or texture already.
     """
-    report = read_report(path, spacing_mm)
+    report = read_report(path, _pair_spacing(config))
     if report.textured:
         raise PackageError(f"The pairs of {path} had tone or texture already: use a report on pairs without.")
     spectra = {n: tuple(round(value, 3) for value in values) for n, values in report.remedy.items() if any(values)}
-    steps: list[Step] = [Tone(curve=report.tone)] if report.tone else []
-    return [*steps, Texture(spectra=spectra)] if spectra else steps
+    steps: list[Step] = [Tone(curve=report.tone)] if report.tone and not isinstance(config.model, DecoderModel) else []
+    return [*steps, Texture(spectra=spectra, strengths=report.strengths, filled=True)] if spectra else steps
 
 
 # --- figures -------------------------------------------------------------------------------------------------------

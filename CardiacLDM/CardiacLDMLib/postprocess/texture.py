@@ -21,10 +21,10 @@ from .kinds import HuStep
 
 BINS = 14
 #: Tissues with a texture of their own. In a tissue map, the value of a tissue is its index plus one.
-TISSUES = ("blood", "wall", "soft", "fat")
-#: Unlabelled voxels whose neighbourhood has these mean HU are soft tissue or fat. Others (lung, air, bone, enhanced
-#: vessels) get no noise.
-SOFT_HU, FAT_HU = (-20.0, 160.0), (-160.0, -20.0)
+TISSUES = ("blood", "wall", "soft", "fat", "lung")
+#: Unlabelled voxels whose neighbourhood has these mean HU are of the tissue. Others (air, bone, enhanced vessels, the
+#: border of the lung) have none of their own.
+SOFT_HU, FAT_HU, LUNG_HU = (-20.0, 160.0), (-160.0, -20.0), (-980.0, -500.0)
 
 #: The upper limit of a spectrum, HU^2: a standard deviation of 1000 HU, beyond the noise of any scan.
 MOST_POWER = 1e6
@@ -34,9 +34,19 @@ TissueName = Annotated[str, Field(pattern=f"^({'|'.join(TISSUES)})$")]
 
 
 class Texture(HuStep):
-    """Add noise with a power spectrum for each tissue."""
+    """Add noise with a power spectrum for each tissue.
+
+    Scans differ in their noise: ``strengths`` are factors of its standard deviation, of which each pair takes one at
+    random. With ``filled``, what has no noise of its own gets that of its neighbours: bone and enhanced vessels that of
+    soft tissue, the border of the lung that of fat.
+    """
 
     step: Literal["texture"] = "texture"
+    filled: Annotated[bool, Field(description="Bone, enhanced vessels and borders of the lung get noise too.")] = False
+    strengths: Annotated[
+        tuple[Annotated[FiniteFloat, Field(ge=0, le=10)], ...],
+        Field(max_length=64, description="Factors of the noise; each pair takes one of them at random. Empty: 1."),
+    ] = ()
     spectra: Annotated[
         dict[TissueName, tuple[FiniteFloat, ...]],
         Field(min_length=1, description="Power of the added noise, HU^2, by tissue and ring of spatial frequency."),
@@ -50,7 +60,8 @@ class Texture(HuStep):
 
     def apply(self, hu: np.ndarray, labels: np.ndarray, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
         """Return ``hu`` changed by :func:`add_noise`. ``spacing_mm`` is not used: the spectra are for it."""
-        return add_noise(hu, tissue_map(hu, labels), self.spectra, rng)
+        strength = float(rng.choice(self.strengths)) if self.strengths else 1.0
+        return add_noise(hu, tissue_map(hu, labels, self.filled), self.spectra, rng, strength)
 
     def describe(self) -> str:
         """Return the sentence of the model card."""
@@ -66,8 +77,11 @@ def check_spectra(spectra: Spectra) -> None:
             )
 
 
-def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the tissue of each voxel, (I, J, K) uint8: 1 and up for ``TISSUES``, 0 for none."""
+def tissue_map(hu: np.ndarray, labels: np.ndarray, filled: bool = False) -> np.ndarray:
+    """Return the tissue of each voxel, (I, J, K) uint8: 1 and up for ``TISSUES``, 0 for none.
+
+    ``filled``: unlabelled voxels between lung and fat are fat, and those denser than soft tissue are soft tissue.
+    """
     import torch
 
     image = torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32))[None, None]
@@ -75,7 +89,8 @@ def tissue_map(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
     outside = labels == BACKGROUND
     tissues = np.where(outside, 0, 1).astype(np.uint8)
     tissues[labels == VALUE["MYO"]] = 2
-    for index, (low, high) in ((3, SOFT_HU), (4, FAT_HU)):
+    soft, fat = ((SOFT_HU[0], np.inf), (LUNG_HU[1], FAT_HU[1])) if filled else (SOFT_HU, FAT_HU)
+    for index, (low, high) in ((3, soft), (4, fat), (5, LUNG_HU)):
         tissues[outside & (mean >= low) & (mean < high)] = index
     return tissues
 
@@ -96,12 +111,14 @@ def missing_power(reference: Spectra, generated: Spectra) -> dict[str, tuple[flo
     }
 
 
-def add_noise(hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> np.ndarray:
+def add_noise(
+    hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.random.Generator, strength: float = 1.0
+) -> np.ndarray:
     """Return ``hu`` (I, J, K), float32, with noise added according to each voxel's tissue.
 
-    ``tissues``: a :func:`tissue_map`. ``spectra``: ``BINS`` values in HU^2 by tissue, at the image's voxel size. All
-    tissues filter the same field of white noise, so that the grain continues across their borders. Raises ValueError
-    as :func:`check_spectra` does.
+    ``tissues``: a :func:`tissue_map`. ``spectra``: ``BINS`` values in HU^2 by tissue, at the image's voxel size;
+    ``strength`` is a factor of the noise. All tissues filter the same field of white noise, so that the grain continues
+    across their borders. Raises ValueError as :func:`check_spectra` does.
     """
     check_spectra(spectra)
     out = np.array(hu, dtype=np.float32, order="C")
@@ -111,5 +128,5 @@ def add_noise(hu: np.ndarray, tissues: np.ndarray, spectra: Spectra, rng: np.ran
         here = tissues == TISSUES.index(name) + 1
         if max(values) > 0 and here.any():
             filtered = np.fft.irfftn(white * np.sqrt(np.interp(places, middles, values)), hu.shape, axes=(0, 1, 2))
-            out[here] += filtered[here].astype(np.float32)
+            out[here] += strength * filtered[here].astype(np.float32)
     return out

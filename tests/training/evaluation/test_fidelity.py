@@ -244,6 +244,18 @@ def test_the_remedy_restores_the_texture(sets: Path, reports: dict[str, record.R
     assert noise.spectrum_distance_db(*tables) < 1.0
 
 
+def test_strengths_are_how_noise_varies_from_case_to_case() -> None:
+    def with_noise(power: float) -> noise.Texture:
+        return noise.Texture({}, {name: np.full(texture.BINS, power) for name in ("blood", "soft")})
+
+    generated, references = [with_noise(100.0)] * 4, [with_noise(100.0 + 100.0 * n) for n in range(1, 8, 2)]
+    strengths = noise.noise_strengths(generated, references)
+    assert len(strengths) == noise.STRENGTHS
+    assert np.mean(np.square(strengths)) == pytest.approx(1.0, abs=0.01)
+    assert (strengths[0], strengths[-1]) == pytest.approx((np.sqrt(1 / 4), np.sqrt(7 / 4)), rel=0.1)
+    assert noise.noise_strengths(references, generated) == ()
+
+
 # --- one by one ----------------------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,7 @@ def _report(
         volumes=labels.volume_rows(*sets),
         rules={rule: (count, rules[1][rule]) for rule, count in rules[0].items()},
         spectra=_spectra(*textures), remedy=dict(noise.missing_noise(*textures)),
+        strengths=noise.noise_strengths(*textures),
         tone=brightness.tone_curve(*([f.tone for f in side] for side in (pairs, references))), repair=None,
         replicas=memorised, utility=utility, curve=[],
         conditions=conditions.condition_rows(records[0], records[1], known[0], known[1]),

@@ -54,7 +54,8 @@ class Repair(Record):
 class Report(Record):
     """All figures. ``skipped``: reason by name of the cases of each set that could not be used.
 
-    ``remedy`` is the noise that the pairs lack, by tissue; ``tone`` the curve that corrects their HU around the heart.
+    ``remedy`` is the noise that the pairs lack, by tissue; ``strengths`` are factors of its standard deviation, as it
+    varies from case to case; ``tone`` is the curve that corrects their HU around the heart.
     ``textured``: the generator already corrected tone or texture, so that both are what remains.
     """
 
@@ -75,6 +76,7 @@ class Report(Record):
     rules: dict[str, tuple[int, int]]
     spectra: list[SpectrumRow]
     remedy: dict[str, tuple[float, ...]]
+    strengths: tuple[float, ...] = ()
     tone: tuple[tuple[float, float], ...] = ()
     repair: Repair | None
     replicas: Memorisation | None

@@ -27,6 +27,8 @@ DEPTH_VOXELS, DEPTH_MM, WALL_DEPTH_VOXELS = 2.5, 4.0, 1.5
 TREND_MM = 10.0
 #: Fewest interior voxels for a measurement.
 FEWEST_VOXELS = 150
+#: How many strengths describe the differences between cases.
+STRENGTHS = 16
 #: Rings below the Nyquist frequency in which spectra are compared; the first one is removed with the trend.
 COMPARED = slice(1, 8)
 
@@ -116,3 +118,25 @@ def spectrum_distance_db(first: np.ndarray, second: np.ndarray) -> float:
 def missing_noise(generated: Sequence[Texture], reference: Sequence[Texture]) -> Mapping[str, tuple[float, ...]]:
     """Return the spectra of the noise that generated images lack, as ``postprocess.texture.add_noise`` takes them."""
     return texture.missing_power(mean_spectra(reference), mean_spectra(generated))
+
+
+def noise_strengths(generated: Sequence[Texture], reference: Sequence[Texture]) -> tuple[float, ...]:
+    """Return how the noise varies from one reference to another, as ``postprocess.texture.Texture`` takes it.
+
+    Factors of the standard deviation: quantiles of the noise that generated images lack beside each reference, over
+    that beside all of them, averaged over the tissues. Their mean square is 1. Empty if no noise is missing.
+    """
+    missing = {name: float(np.mean(values)) for name, values in missing_noise(generated, reference).items()}
+    present = {name: float(np.mean(values)) for name, values in mean_spectra(generated).items()}
+    ratios = []
+    for case in reference:
+        own = [
+            max(float(np.mean(values)) - present[name], 0.0) / missing[name]
+            for name, values in case.spectra.items() if missing.get(name, 0.0) > 0
+        ]  # fmt: skip
+        ratios += [float(np.mean(own))] if own else []
+    if not ratios:
+        return ()
+    strengths = np.sqrt(np.quantile(ratios, (np.arange(STRENGTHS) + 0.5) / STRENGTHS))
+    strengths /= max(float(np.sqrt(np.mean(strengths**2))), 1e-6)
+    return tuple(round(float(strength), 3) for strength in strengths)
