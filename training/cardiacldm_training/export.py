@@ -128,9 +128,9 @@ def export_run(
     texts = read_about(about, usual) if about else usual
     if texture and kind != "generator":
         raise PackageError("Only generators add texture: leave --texture out for a segmenter.")
-    results = _results(config, evaluations)
     try:
         parts = _parts(run, config)
+        results = _results(config, parts, evaluations)
         manifest = Manifest(
             name=name, version=texts.version, kind=kind, title=texts.title, summary=texts.summary,
             structures=this_anatomy(), networks={role: part.spec for role, part in parts.items()},
@@ -157,10 +157,13 @@ def _parts(run: Path, config: RunConfig) -> dict[str, PackagePart]:
     if isinstance(config.model, SegmenterModel):
         return {name: segmenter.package_part(run, config, name) for name in SEGMENTER_NETWORKS}
     if isinstance(config.model, DecoderModel):
-        return {**decoder.generator_parts(run), decoder.NAME: decoder.package_part(run, config)}
+        generator = generator_start.package_parts(decoder.generator_of(run))
+        return {**generator, decoder.NAME: decoder.package_part(run, config)}
     # The diffusion answers first: it is the part that is missing in an unfinished run.
     denoiser = diffusion.package_part(run, config)
-    return {autoencoder.NAME: autoencoder.package_part(run, config), diffusion.NAME: denoiser}
+    start = generator_start.start_of(run)
+    rest = generator_start.package_parts(start) if start else {autoencoder.NAME: autoencoder.package_part(run, config)}
+    return {**rest, diffusion.NAME: denoiser}
 
 
 def _provenance(config: RunConfig, about: About, parts: Mapping[str, PackagePart]) -> Provenance:
@@ -181,40 +184,39 @@ def _generator_spec(
     if isinstance(about, GeneratorAbout) and about.internal_conditions:
         entries["internal_conditions"] = about.internal_conditions
     if texture:
-        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, config))
+        entries["postprocess"] = (*entries["postprocess"], *_corrections(texture, parts))
     return GeneratorSpec.model_validate(entries)
 
 
-def _pair_spacing(config: RunConfig) -> float:
-    """Return the spacing in mm of the pairs of a generator's or a fine decoder's run."""
-    model = config.model
-    return model.spacing_mm / 2 if isinstance(model, DecoderModel) else config.generator.spacing_mm
+def _pair_spacing(parts: Mapping[str, PackagePart]) -> float:
+    """Return the spacing in mm of the pairs of a generator: those of its fine decoder if it has one."""
+    return parts.get(decoder.NAME, parts[autoencoder.NAME]).spec.spacing_mm
 
 
-def _corrections(path: Path, config: RunConfig) -> list[Step]:
+def _corrections(path: Path, parts: Mapping[str, PackagePart]) -> list[Step]:
     """Return the steps that correct tone and texture of images as a fidelity report recommends.
 
     A fine decoder learnt from whole images, so its tone stays. Raises PackageError as :func:`read_report`, and for a
     report of pairs that had tone or texture already.
     """
-    report = read_report(path, _pair_spacing(config))
+    report = read_report(path, _pair_spacing(parts))
     if report.textured:
         raise PackageError(f"The pairs of {path} had tone or texture already: use a report on pairs without.")
     spectra = {n: tuple(round(value, 3) for value in values) for n, values in report.remedy.items() if any(values)}
-    steps: list[Step] = [Tone(curve=report.tone)] if report.tone and not isinstance(config.model, DecoderModel) else []
+    steps: list[Step] = [Tone(curve=report.tone)] if report.tone and decoder.NAME not in parts else []
     return [*steps, Texture(spectra=spectra, strengths=report.strengths, filled=True)] if spectra else steps
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _results(config: RunConfig, folders: Sequence[Path]) -> _Results:
+def _results(config: RunConfig, parts: Mapping[str, PackagePart], folders: Sequence[Path]) -> _Results:
     """Return the results of evaluations of a segmenter, or of fidelity reports of a generator."""
     if isinstance(config.model, SegmenterModel):
         evaluations = [read_evaluation(folder) for folder in folders]
         figures = [figure for evaluation in evaluations for figure in _figures_of_evaluation(evaluation)]
         return _Results(figures, cards.evaluation_tables(evaluations))
-    reports = [read_report(folder / JSON_FILE, _pair_spacing(config)) for folder in folders]
+    reports = [read_report(folder / JSON_FILE, _pair_spacing(parts)) for folder in folders]
     return _Results([f for report in reports for f in _figures_of_report(report)], cards.report_tables(reports))
 
 

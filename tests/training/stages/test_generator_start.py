@@ -45,8 +45,23 @@ def test_a_packages_denoiser_learns_on_and_all_else_stays(data: Path, package: M
     assert (spec.choices, spec.numbers) == (before.choices, before.numbers)
     assert (spec.latent_shift, spec.latent_scale) == (before.latent_shift, before.latent_scale)
     assert made.manifest.training.steps == {"autoencoder": 0, "diffusion": 4}
+    assert (spec.sampling, spec.postprocess) == (before.sampling, before.postprocess)
     assert made.manifest.licence == package.manifest.licence  # its weights keep their origin
     assert Generator(made, "cpu").generate(0, 0, steps=2).image.array.shape == GRID
+
+
+def test_a_fine_decoder_and_the_sampling_stay(data: Path, tmp_path: Path) -> None:
+    sampling = {"time_shift": 10.0, "restarts": [{"time": 0.5}]}
+    fine = open_package(write_tiny_generator(tmp_path / "fine-generator", fine=True, sampling=sampling))
+    run = tmp_path / "run"
+    assert command(data, "--from", fine.folder, "--out", run, "--steps", 1) == 0
+    made = export_run(run, tmp_path / "own", "own")
+    assert made.manifest.pair_network == fine.manifest.pair_network
+    assert equal(*(load_networks(each)["decoder"].state_dict() for each in (made, fine)))
+    assert made.manifest.generator is not None
+    assert fine.manifest.generator is not None
+    assert made.manifest.generator.sampling == fine.manifest.generator.sampling  # without gains, as before
+    assert Generator(made, "cpu").generate(0, 0, steps=2).image.array.shape == tuple(2 * side for side in GRID)
 
 
 def test_training_starts_from_the_packages_weights(data: Path, package: ModelPackage, tmp_path: Path) -> None:

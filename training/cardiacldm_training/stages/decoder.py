@@ -204,19 +204,6 @@ def generator_of(run: Path) -> ModelPackage:
     return generator_start.kept(run, run_folder.read_config(run).fine_decoder.generator)
 
 
-def generator_parts(run: Path) -> dict[str, PackagePart]:
-    """Return the parts of the generator package that a run's decoder belongs to. Raises ConfigError, PackageError."""
-    package = generator_of(run)
-    training, parts = package.manifest.training, {}
-    for name, network in load_networks(package).items():
-        if name != NAME:
-            parts[name] = PackagePart(
-                package.manifest.networks[name], network.state_dict(), training.steps.get(name, 0), training.date,
-                package.manifest.generator.model_dump() if package.manifest.generator else {},
-            )  # fmt: skip
-    return parts
-
-
 def package_part(run: Path, run_config: RunConfig) -> PackagePart:
     """Return the decoder's part of a package. Raises TrainingError, ValidationError."""
     model = run_config.fine_decoder

@@ -270,7 +270,8 @@ def train_diffusion(
     end = loop.train_network(
         fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
-    if fabric.is_global_zero and settings.sampling.restarts:
+    restarts = settings.sampling.restarts
+    if fabric.is_global_zero and restarts and (start is None or any(restart.gains for restart in restarts)):
         _calibrate(fabric, run, run_config, stage, say)
     fabric.barrier()
     return end

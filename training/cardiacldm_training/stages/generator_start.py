@@ -20,6 +20,7 @@ from ..cases.store import Prepared
 from ..errors import ConfigError
 from . import calibration, generator_presets, run_folder
 from .config import DataFacts, DiffusionConfig, GeneratorModel, RunConfig, check_same
+from .package_part import PackagePart
 
 #: The run's copy of the package lies in this folder.
 FOLDER = "generator"
@@ -88,13 +89,29 @@ def spec_of(package: ModelPackage) -> GeneratorSpec:
 
 
 def settings_like(settings: DiffusionConfig, package: ModelPackage) -> DiffusionConfig:
-    """Return the settings with the denoiser of ``package``. Raises :class:`ConfigError` for another noise schedule."""
-    schedule = spec_of(package).sampling.schedule
-    if settings.sampling.schedule != schedule:
-        raise ConfigError(f"The denoiser of {package.manifest.name} needs the schedule {schedule}.")
+    """Return the settings with denoiser, sampling and post-processing of ``package``.
+
+    Raises :class:`ConfigError` for another noise schedule.
+    """
+    spec = spec_of(package)
+    if settings.sampling.schedule != spec.sampling.schedule:
+        raise ConfigError(f"The denoiser of {package.manifest.name} needs the schedule {spec.sampling.schedule}.")
     known: dict[str, Any] = package.manifest.networks["diffusion"].arguments
     arguments = {name: value for name, value in known.items() if name not in _DICTATED}
-    return settings.model_copy(update={"arguments": arguments})
+    own = {"arguments": arguments, "sampling": spec.sampling, "postprocess": spec.postprocess}
+    return settings.model_copy(update=own)
+
+
+def package_parts(package: ModelPackage) -> dict[str, PackagePart]:
+    """Return the parts of a generator package, as another package takes them over. Raises PackageError."""
+    manifest, spec = package.manifest, spec_of(package)
+    return {
+        name: PackagePart(
+            manifest.networks[name], network.state_dict(), manifest.training.steps.get(name, 0),
+            manifest.training.date, spec.model_dump(),
+        )
+        for name, network in load_networks(package).items()
+    }  # fmt: skip
 
 
 def vocabulary_like(spec: GeneratorSpec, cases: Sequence[Conditions]) -> Vocabulary:
