@@ -32,7 +32,7 @@ MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 #: Functions that are longer because they are lists of options with their help texts.
 OPTION_LISTS = {
     "commands.cohort.cohort", "commands.fidelity.fidelity", "commands.generate.generate", "commands.pipeline.pipeline",
-    "commands.segment.segment", "commands.train.segmenter",
+    "commands.segment.segment", "commands.train.segmenter", "commands.train_generator.diffusion",
 }  # fmt: skip
 
 
