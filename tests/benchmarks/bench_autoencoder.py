@@ -23,6 +23,7 @@ from typing import Any
 FUSIONS, OUTPUTS = ("sum", "concatenation"), ("logits", "palette")
 COLUMNS = {
     "Dice": "Dice", "LAA": "Dice LAA", "third_percent": "third class, %", "PSNR": "PSNR, dB", "SSIM": "SSIM",
+    "gap_dB": "spectrum off by, dB",
     "memory_gb": "memory, GB", "weights": "weights", "seconds_per_step": "s/step",
 }  # fmt: skip
 
@@ -67,7 +68,7 @@ def measure(options: argparse.Namespace, fusion: str, output: str) -> dict[str, 
     on_gpu = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        **score.parts, "Dice": score.value, "memory_gb": peak / 1e9, "seconds_per_step": seconds / end.step,
+        "Dice": score.value, **score.parts, "memory_gb": peak / 1e9, "seconds_per_step": seconds / end.step,
         "weights": sum(parameter.numel() for parameter in network.parameters()), "held_out": len(held_out),
     }  # fmt: skip
 

@@ -97,7 +97,7 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
 
         A block ``x`` (B,) of :meth:`blocks` is encoded as ``analysis (x - mean)``, and a latent ``z`` (C,) is decoded
         as ``mean + synthesis z``, with ``analysis`` (C, B) and ``synthesis`` (B, C). Logits start from the distances of
-        colours. The maps are excluded from training.
+        colours.
         """
         weight, bias = self.block_encoder.parameters()
         weight.copy_(analysis.reshape(weight.shape))
@@ -110,7 +110,6 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
             mean, synthesis = _as_logits(mean, constant=True), _as_logits(synthesis, constant=False)
         maps.weight[:, :, 1, 1, 1] = synthesis
         maps.bias.copy_(mean)
-        self.freeze_linear()
 
     def freeze_linear(self) -> None:
         """Exclude the linear maps, if there are any, from training."""
@@ -134,7 +133,7 @@ class JointAutoencoder(AutoencoderKL):  # type: ignore[misc]  # MONAI is not typ
 
     def scores(self, raw: torch.Tensor) -> torch.Tensor:
         """Return scores (N, 9, ...) from the labels of :meth:`decode_raw`: logits, or negative squared distances."""
-        return -_squared_distances(raw) if self.labels_out == "palette" else raw
+        return -squared_distances(raw) if self.labels_out == "palette" else raw
 
     def forward(
         self, image: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor | None = None
@@ -159,7 +158,7 @@ def palette_coded(labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.embedding(names.int(), _palette(labels.device)).movedim(-1, 1)
 
 
-def _squared_distances(colours: torch.Tensor) -> torch.Tensor:
+def squared_distances(colours: torch.Tensor) -> torch.Tensor:
     """Return the squared distances (N, 9, ...) of colours (N, 3, ...) from the palette."""
     palette = _palette(colours.device).to(colours.dtype)
     return torch.stack([(colours - colour[:, None, None, None]).square().sum(1) for colour in palette], dim=1)

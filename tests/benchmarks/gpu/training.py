@@ -24,6 +24,7 @@ from cardiacldm_training.stages.masking import BoxMask
 from cardiacldm_training.stages.pretrain import PretrainStage
 from cardiacldm_training.stages.segmenter import SegmentationStage
 from CardiacLDMLib.networks.build import build_network, build_reconstructor
+from CardiacLDMLib.networks.fine_decoder import FineDecoder
 from CardiacLDMLib.packages.store import find_package, open_package
 from tests.support.generator_package import write_tiny_generator
 
@@ -162,12 +163,14 @@ def _generator_run(part: Part, preset: str) -> RunConfig:
 
 def _autoencoder(part: Part, preset: str) -> Work:
     run_config = _generator_run(part, preset)
-    settings = run_config.generator.autoencoder
-    cases = prepared_cases(part, run_config.generator.spacing_mm)
+    model = run_config.generator
+    settings, cases = model.autoencoder, prepared_cases(part, model.spacing_mm)
     stage = autoencoder.AutoencoderStage(run_config, train=cases, held_out=cases[:1])
-    return Work(
-        settings, stage, lambda: build_network(autoencoder.ARCHITECTURE, settings.arguments), run_config.precision
-    )
+
+    def build() -> torch.nn.Module:
+        return autoencoder.in_training(autoencoder.new_autoencoder(model, cases), settings)
+
+    return Work(settings, stage, build, run_config.precision)
 
 
 def _diffusion(part: Part, preset: str) -> Work:
@@ -210,7 +213,7 @@ def _decoder(part: Part, preset: str) -> Work:
 
     def build() -> torch.nn.Module:
         made = build_network(decoder.ARCHITECTURE, settings.arguments)
-        return Contest(made, settings.adversary_channels)
+        return Contest(made, FineDecoder.patch, settings.adversary_channels)
 
     return Work(settings, stage, build, run_config.precision)
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cardiacldm_training.stages.adversary import Contest, balance, sharp_colours, view
+from cardiacldm_training.stages.adversary import (
+    Contest,
+    balance,
+    contest_in,
+    maker_weights,
+    share,
+    sharp_colours,
+    view,
+)
+from cardiacldm_training.stages.config import AdversaryConfig
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
 
 SIDE = 24
@@ -26,7 +35,7 @@ def contest() -> tuple[Contest, tuple[torch.Tensor, ...]]:
     torch.manual_seed(0)
     image, logits = torch.rand(2, 1, SIDE, SIDE, SIDE), torch.randn(2, 9, SIDE, SIDE, SIDE)
     true = view(torch.rand(2, 1, SIDE, SIDE, SIDE), palette_coded(torch.randint(0, 9, (2, SIDE, SIDE, SIDE))))
-    return Contest(Maker(), channels=4), (image, logits, true)
+    return Contest(Maker(), Maker.patch, channels=4), (image, logits, true)
 
 
 def gradients(module: Contest) -> tuple[bool, bool]:
@@ -52,6 +61,42 @@ def test_what_does_not_count_teaches_nobody_to_tell_them_apart() -> None:
     assert float(outputs[3].detach().abs().max()) == 0  # both are the same pair
 
 
+def test_without_a_mask_everything_counts() -> None:
+    module, (image, logits, true) = contest()
+    counted = torch.ones(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
+    for one, other in zip(module((image, logits), true), module((image, logits), true, counted), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_all_that_the_maker_makes_is_returned() -> None:
+    module, (image, logits, true) = contest()
+    module.make = lambda maker, *inputs: (*maker.patch(*inputs), maker.weight)
+    assert float(module((image, logits), true)[2].detach()) == 0.5
+
+
+def test_passing_is_balanced_in_half_precision_too() -> None:
+    """The image that is judged must be the one that is returned, not a copy of it."""
+    module, (image, logits, true) = contest()
+    made, _, passing, *_ = module((image.bfloat16(), logits.bfloat16()), true)
+    assert made.dtype == torch.float32
+    loss = made.abs().mean()
+    assert float(balance(loss, passing.mean(), made).detach()) != float(passing.mean().detach())
+
+
+def test_the_maker_is_found_within_other_modules_and_among_weights() -> None:
+    module, _ = contest()
+    assert contest_in(torch.optim.swa_utils.AveragedModel(module)) is not None
+    assert contest_in(module) is module
+    assert contest_in(torch.optim.swa_utils.AveragedModel(Maker())) is None
+    assert maker_weights(module.state_dict()) == {"weight": torch.tensor(0.5)}
+    assert maker_weights(module.maker.state_dict()) == {"weight": torch.tensor(0.5)}
+
+
+def test_passing_counts_by_degrees() -> None:
+    settings = AdversaryConfig(steps=9, validate_every=9, patience=1, adversary_from=100)
+    assert [float(share(step, settings)) for step in (0, 100, 250, 400, 9000)] == [0, 0, 0.5, 1, 1]
+
+
 def test_made_labels_look_as_sharp_as_true_ones_and_still_teach() -> None:
     logits = torch.randn(1, 9, 4, 4, 4, requires_grad=True)
     colours = sharp_colours(logits)
@@ -59,6 +104,16 @@ def test_made_labels_look_as_sharp_as_true_ones_and_still_teach() -> None:
     colours.square().sum().backward()
     assert logits.grad is not None
     assert bool(logits.grad.any())
+
+
+def test_mixed_colours_look_as_sharp_as_true_ones_and_still_teach() -> None:
+    names = torch.arange(9).view(1, 9, 1, 1)
+    colours = (palette_coded(names) + 0.05).requires_grad_()
+    seen = sharp_colours(colours)
+    torch.testing.assert_close(seen, palette_coded(names))
+    seen.square().sum().backward()
+    assert colours.grad is not None
+    assert bool(colours.grad.any())
 
 
 def test_the_adversary_sees_soft_tissue_apart() -> None:

@@ -95,6 +95,22 @@ def test_a_killed_start_begins_again(package: ModelPackage, prepared: store.Prep
     assert json.loads((run / run_folder.CONFIG_FILE).read_text()) == before
 
 
+def test_a_run_goes_on_after_the_preset_of_its_untrained_autoencoder_changed(
+    package: ModelPackage, prepared: store.Prepared, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    generator_start.begin_run(run, package, "demo", prepared)
+    path = run / run_folder.CONFIG_FILE
+    content = json.loads(path.read_text())
+    content["model"]["autoencoder"] |= {"kl_weight": 0.3, "patch": None}
+    path.write_text(json.dumps(content))
+    generator_start.begin_run(run, package, "demo", prepared)
+    content["model"]["autoencoder"]["arguments"]["stem_channels"] = 8
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="stem_channels"):
+        generator_start.begin_run(run, package, "demo", prepared)
+
+
 def test_frequencies_are_those_of_the_new_cases_where_they_are_known() -> None:
     spec = tiny_generator_spec(chances={"implant": [0.9, 0.1]})
     cases: list[Conditions] = [{"sex": "male"}, {"sex": "male", "weight_kg": 80.0}, {"sex": "female"}, {"sex": "other"}]

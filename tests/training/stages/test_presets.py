@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 from cardiacldm_training.cases.conditions import Vocabulary
 from cardiacldm_training.errors import ConfigError
-from cardiacldm_training.stages import diffusion, generator_presets, presets
+from cardiacldm_training.stages import autoencoder, diffusion, generator_presets, presets
 from cardiacldm_training.stages.config import (
     SEGMENTER_NETWORKS,
     DataFacts,
     DiffusionConfig,
     DiffusionData,
+    check_resumable,
     check_same,
 )
 from cardiacldm_training.stages.run_folder import read_config, write_config
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.networks.build import build_network
+from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 
 FACTS = DataFacts(cases=200, digest="x")
 
@@ -73,6 +76,32 @@ def test_the_paper_generator_has_the_paper_numbers() -> None:
     for preset in ("demo", "gpu"):  # no hearts on the wrong side
         augment = generator_presets.generator_config(preset, FACTS).generator.autoencoder.augment
         assert augment.horizontal_flip == augment.vertical_flip == 0
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_autoencoders_learn_from_patches_and_an_adversary(preset: str) -> None:
+    model = generator_presets.generator_config(preset, FACTS).generator
+    settings = model.autoencoder
+    sides = {"demo": (32, 32, 32), "gpu": (64, 64, 64), "paper": (128, 128, 128)}
+    assert model.training_box == sides[preset]
+    assert 0 < settings.warmup_steps <= settings.adversary_from < settings.steps / 2
+    assert settings.adversary_weight > 0
+    assert settings.feature_weight > 0
+    assert settings.kl_weight == 1e-6
+    assert settings.train_linear == (preset != "paper")
+    with torch.device("meta"):
+        net = autoencoder.in_training(
+            cast("JointAutoencoder", build_network("joint_autoencoder", settings.arguments)), settings
+        )
+        image, labels = torch.empty(1, 1, *model.training_box), torch.empty(1, *model.training_box, dtype=torch.uint8)
+        outputs = net((image, labels), torch.empty(1, 5, *model.training_box))
+    assert outputs[0].shape == image.shape
+
+
+def test_the_adversary_of_a_short_training_begins_in_time() -> None:
+    whole, short = (generator_presets.generator_config("demo", FACTS, steps=steps) for steps in (None, 300))
+    assert short.generator.autoencoder.adversary_from == 100
+    check_resumable(short, whole)  # more steps may begin later
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)

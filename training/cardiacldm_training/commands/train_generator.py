@@ -63,7 +63,7 @@ def autoencoder(
 
     from ..cases.prepare import prepare_cases
     from ..stages import generator_presets, presets
-    from ..stages.autoencoder import train_autoencoder
+    from ..stages.autoencoder import score_name, train_autoencoder
     from ..stages.config import DataFacts
 
     package = find_package(start) if start else None
@@ -79,7 +79,8 @@ def autoencoder(
     end = train_autoencoder(
         out, run_config, prepared, resume=resume, workers=workers, device=device, start=package, say=say
     )
-    say(f"autoencoder: best Dice {end.best:.3f} at step {end.best_step} of {end.step}.")
+    measure = score_name(run_config.generator.autoencoder)
+    say(f"autoencoder: best {measure} {end.best:.3f} at step {end.best_step} of {end.step}.")
     report_skipped(prepared.skipped)
 
 

@@ -10,15 +10,18 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 
 from CardiacLDMLib.networks.architectures import LATENT_STRIDE
 from CardiacLDMLib.networks.build import build_network, build_reconstructor
+from CardiacLDMLib.networks.joint_autoencoder import JointAutoencoder
 from CardiacLDMLib.packages.store import find_package
 from CardiacLDMLib.torch_device import resolve_device
 
-from ..stages import generator_presets, presets
+from ..stages import autoencoder, generator_presets, presets
+from ..stages.adversary import VIEW_CHANNELS
 from ..stages.config import DataFacts, GeneratorModel, NetworkConfig, PretrainConfig, SegmenterModel
 from ..stages.masking import parse_mask
 from .steps import FURTHER_SHARE, Budget, Settings
@@ -115,17 +118,17 @@ def _generator_costs(settings: Settings, work: Budget, device: str) -> dict[str,
     if settings.generator and (package := find_package(settings.generator).manifest).generator:
         voxels, sampling = math.prod(package.pair_network.patch), package.generator.sampling
     size = voxels / math.prod(model.grid)
-    autoencoder, denoiser = _try_autoencoder(model, device), _try_denoiser(model, settings.preset, device)
+    pair, denoiser = _try_pair(model, device), _try_denoiser(model, settings.preset, device)
     passes = sampling.steps * (2 if sampling.solver == "heun" else 1) * (2 if sampling.guidance != 1.0 else 1)
     passes += 2 * len(sampling.restarts)
-    one_pair = passes * denoiser.forward_seconds + 2 * size * autoencoder.forward_seconds
+    one_pair = passes * denoiser.forward_seconds + 2 * size * pair.forward_seconds
     return {
-        "autoencoder": autoencoder.training(work.autoencoder),
+        "autoencoder": _try_autoencoder(model, device).training(work.autoencoder),
         "diffusion": denoiser.training(work.diffusion),
         "pairs": Cost(
             _ATTEMPTS * work.pairs * one_pair,
             work.pairs * 2.4 * voxels,
-            size * autoencoder.memory_bytes / 3 + _LIBRARIES_BYTES,
+            size * pair.memory_bytes * 2 / 3 + _LIBRARIES_BYTES,
         ),
     }
 
@@ -139,15 +142,32 @@ def _try_segmenter(config: NetworkConfig | PretrainConfig, device: str) -> _Tria
 
 
 def _try_autoencoder(model: GeneratorModel, device: str) -> _Trial:
+    """Try the autoencoder on a part of a training example, with its adversary."""
     config = model.autoencoder
-    network = build_network("joint_autoencoder", config.arguments)
-    grid = [min(side, _SIDE) for side in model.grid]
-    scale = config.batch * math.prod(model.grid) / math.prod(grid)
+    network = autoencoder.in_training(_autoencoder(model), config)
+    box = [min(side, _SIDE) for side in model.training_box]
+    scale = config.batch * math.prod(model.training_box) / math.prod(box)
 
-    def inputs() -> tuple[torch.Tensor, ...]:
-        return torch.rand(1, 1, *grid, device=device), torch.zeros(1, 1, *grid, dtype=torch.uint8, device=device)
+    def inputs() -> tuple[Any, ...]:
+        pair = _pair(box, device)
+        return (pair, torch.rand(1, VIEW_CHANNELS, *box, device=device)) if config.adversary_weight else pair
 
     return _try(network, inputs, scale, device)
+
+
+def _try_pair(model: GeneratorModel, device: str) -> _Trial:
+    """Try the autoencoder on a part of a pair."""
+    grid = [min(side, _SIDE) for side in model.grid]
+    scale = math.prod(model.grid) / math.prod(grid)
+    return _try(_autoencoder(model), lambda: _pair(grid, device), scale, device)
+
+
+def _autoencoder(model: GeneratorModel) -> JointAutoencoder:
+    return cast("JointAutoencoder", build_network(autoencoder.ARCHITECTURE, model.autoencoder.arguments))
+
+
+def _pair(grid: Sequence[int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(1, 1, *grid, device=device), torch.zeros(1, 1, *grid, dtype=torch.uint8, device=device)
 
 
 def _try_denoiser(model: GeneratorModel, preset: str, device: str) -> _Trial:
@@ -171,7 +191,7 @@ def _try_denoiser(model: GeneratorModel, preset: str, device: str) -> _Trial:
     return replace(trial, forward_seconds=trial.forward_seconds / config.batch)
 
 
-def _try(network: torch.nn.Module, inputs: Callable[[], tuple[torch.Tensor, ...]], scale: float, device: str) -> _Trial:
+def _try(network: torch.nn.Module, inputs: Callable[[], tuple[Any, ...]], scale: float, device: str) -> _Trial:
     """Time a network's second step and count the bytes that it keeps for the way back; ``scale`` both."""
     network.to(device)
     kept = 0

@@ -6,48 +6,64 @@ its checkpoints and its resume need to know nothing of it.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from monai.networks.nets import PatchDiscriminator
 from torch.func import functional_call
 
 from CardiacLDMLib import anatomy
-from CardiacLDMLib.networks.joint_autoencoder import palette_coded
+from CardiacLDMLib.networks.joint_autoencoder import palette_coded, squared_distances
+
+from .config import AdversaryConfig
+from .run_folder import Weights
 
 #: Limits of soft tissue in an image of 0..1: -200 and 500 HU where that stands for -1000 to 1000 HU. The adversary sees
 #: the image in a window of this too, since the contrast of tissues is small within the whole range.
 SOFT_TISSUE = (0.4, 0.75)
 #: Image in two windows, and the three colours of the labels.
-_CHANNELS = 2 + 3
+VIEW_CHANNELS = 2 + 3
 #: Convolutions that halve the resolution: a score of the adversary looks at 70 voxels along each axis.
 _LAYERS = 3
 #: An adversary that tells nothing apart would otherwise have all the say.
 _MOST_SCALE = 100.0
+#: Steps over which the weight of passing grows.
+_GROWTH = 300
+#: The tensors of the maker begin so in a checkpoint.
+_MAKER = "maker."
+
+#: Make a pair: image (N, 1, I, J, K) in 0..1, labels (see :func:`sharp_colours`), and what else a stage's loss needs.
+Make = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class Contest(torch.nn.Module):
-    """A network that makes pairs, and its adversary. Only ``maker`` goes into a package."""
+    """A network that makes pairs, and its adversary. Only ``maker`` goes into a package.
 
-    def __init__(self, maker: torch.nn.Module, channels: int) -> None:
+    ``make``: the maker's method that is trained, called as ``make(maker, ...)``. All that it returns becomes float32
+    before it is judged, so that :func:`balance` finds the image that was judged, whatever the precision.
+    """
+
+    def __init__(self, maker: torch.nn.Module, make: Make, channels: int) -> None:
         super().__init__()
-        self.maker = maker
+        self.maker, self.make = maker, make
         # The last layer's scores are compared with 1 and 0 (least squares), so they stay as they are.
         self.adversary = PatchDiscriminator(
-            spatial_dims=3, channels=channels, in_channels=_CHANNELS, num_layers_d=_LAYERS, norm="INSTANCE"
+            spatial_dims=3, channels=channels, in_channels=VIEW_CHANNELS, num_layers_d=_LAYERS, norm="INSTANCE"
         )
 
     def forward(
-        self, inputs: tuple[torch.Tensor, ...], true: torch.Tensor, mask: torch.Tensor
+        self, inputs: tuple[torch.Tensor, ...], true: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Return image and logits of the maker's patches, and the three losses of :meth:`judge`.
+        """Return all that the maker makes, and the three losses of :meth:`judge`.
 
-        ``inputs`` of the maker's ``patch``. ``true`` (N, 5, I, J, K): :func:`view` of the true pairs. ``mask``
-        (N, 1, I, J, K) bool: where the patches count; elsewhere the adversary sees the true pair twice.
+        ``true`` (N, 5, I, J, K): :func:`view` of the true pairs. ``mask`` (N, 1, I, J, K) bool: where the made pairs
+        count; elsewhere the adversary sees the true pair twice. None: everywhere.
         """
-        image, logits = cast("Any", self.maker).patch(*inputs)
-        made = torch.where(mask, view(image, sharp_colours(logits)), true)
-        return (image, logits, *self.judge(made, true))
+        made = tuple(tensor.float() for tensor in self.make(self.maker, *inputs))
+        seen = view(made[0], sharp_colours(made[1]))
+        return (*made, *self.judge(seen if mask is None else torch.where(mask, seen, true), true))
 
     def judge(self, made: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the maker's losses (N,), the differences of features of both (N,), and the adversary's loss.
@@ -66,6 +82,27 @@ class Contest(torch.nn.Module):
         ]).mean(0)  # fmt: skip
         adversary_loss = (true_scores.float() - 1).square().mean() + made_scores.float().square().mean()
         return maker_loss, differences, adversary_loss
+
+
+def contest_in(network: torch.nn.Module) -> Contest | None:
+    """Return the contest inside the averaging and parallel modules of the training loop; None if there is none."""
+    inner: Any = network
+    while not isinstance(inner, Contest):
+        if not hasattr(inner, "module"):
+            return None
+        inner = inner.module
+    return inner
+
+
+def maker_weights(weights: Weights) -> Weights:
+    """Return the maker's weights among those of a run's checkpoint; all of them, if it had no adversary."""
+    own = {name.removeprefix(_MAKER): value for name, value in weights.items() if name.startswith(_MAKER)}
+    return own or weights
+
+
+def share(step: float, config: AdversaryConfig) -> np.float32:
+    """Return how much passing counts at a step, 0..1: nothing until ``adversary_from``, and then by degrees all."""
+    return np.float32(np.clip((step - config.adversary_from) / _GROWTH, 0, 1))
 
 
 def balance(loss: torch.Tensor, passing: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -88,11 +125,16 @@ def view(image: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     return torch.cat([2 * image.clamp(-0.05, 1.05) - 1, 2 * narrow - 1, 2 * colours - 1], dim=1)
 
 
-def sharp_colours(logits: torch.Tensor) -> torch.Tensor:
-    """Return the colours (N, 3, ...) of the most probable labels, with the gradient of the probabilities' mixture.
+def sharp_colours(labels: torch.Tensor) -> torch.Tensor:
+    """Return the colours (N, 3, ...) of the most probable labels, with the gradient of mixed ones.
 
+    ``labels``: logits (N, 9, ...), whose mixture has the weights of their probabilities, or mixed colours (N, 3, ...).
     Mixed colours would give made labels away.
     """
-    palette = logits.new_tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)])
-    mixed = torch.einsum("nc...,cd->nd...", logits.softmax(dim=1), palette)
-    return palette_coded(logits.argmax(dim=1)) + mixed - mixed.detach()
+    if labels.shape[1] == anatomy.NUM_CLASSES:
+        palette = labels.new_tensor([anatomy.PALETTE[value] for value in range(anatomy.NUM_CLASSES)])
+        mixed = torch.einsum("nc...,cd->nd...", labels.softmax(dim=1), palette)
+        names = labels.argmax(dim=1)
+    else:
+        mixed, names = labels, squared_distances(labels).argmin(dim=1)
+    return palette_coded(names) + mixed - mixed.detach()

@@ -1,10 +1,10 @@
-"""The autoencoder stage: its loss, the scores of its reconstructions, and its principal components as a start."""
+"""The autoencoder stage: its loss and adversary, the scores of its reconstructions, principal components as a start."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from CardiacLDMLib.progress import Say
 from CardiacLDMLib.text import plural
 
 from ..cases import pairs, split, store
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 from ..results import pictures
-from . import calibration, devices, loop, run_folder, segmenter
-from .config import AutoencoderConfig, GeneratorModel, RunConfig, stream
+from . import adversary, calibration, devices, loop, run_folder, segmenter
+from .config import LEAST_ADVERSARY_SIDE, AutoencoderConfig, GeneratorModel, RunConfig, stream
 from .package_part import PackagePart, network_part
+from .sharpness import DECIBEL, mean_gap
 from .state import Score, State
 
 NAME = "autoencoder"
@@ -33,13 +34,15 @@ ARCHITECTURE = "joint_autoencoder"
 _TRAINING_ONLY = {"checkpointed"}
 #: Principal components are computed from the blocks of about this many cases.
 _BLOCK_CASES = 64
-_SCORES = (*anatomy.NAMES, "PSNR", "SSIM", "third_percent")
+_SCORES = (*anatomy.NAMES, "PSNR", "SSIM", "gap_dB", "third_percent")
 
 
 class AutoencoderStage:
-    """Reconstruct pairs around the heart; the score is the mean Dice of the decoded labels of held-out cases."""
+    """Reconstruct pairs around the heart; the score is the mean Dice of the decoded labels of held-out cases.
 
-    measure = "Dice"
+    With an adversary, it is less a hundredth of the mean gap in dB between the spectra of the decoded and of the true
+    image: what the adversary brings would otherwise not count.
+    """
 
     def __init__(
         self, run_config: RunConfig, *, train: Sequence[store.PreparedCase], held_out: Sequence[store.PreparedCase]
@@ -47,27 +50,48 @@ class AutoencoderStage:
         from monai.losses import DiceCELoss
 
         self.seed, self.model, self.config = run_config.seed, run_config.generator, run_config.generator.autoencoder
+        self.measure = score_name(self.config)
+        self.examples_per_step = self.config.batch * run_config.devices * run_config.nodes
         self.train, self.held_out = train, held_out[: self.config.validation_cases]
         self._label_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
     # --- training
 
     def example(self, n: int) -> dict[str, np.ndarray]:
-        """Return ``image`` and ``labels`` of training pair ``n`` as :func:`pairs.pair` does, and its ``noise``."""
+        """Return ``image`` and ``labels`` of training pair ``n`` as :func:`pairs.pair` does, and its ``noise``.
+
+        All three of a random box, if patches are trained. ``adversary_share`` (0..1): how much the adversary counts.
+        """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
         case = self.train[int(rng.integers(len(self.train)))]
         model = self.model
         image, labels = pairs.pair(case, model.grid, model.window_hu, rng=rng, settings=self.config.augment)
-        noise = rng.standard_normal(model.latent_shape, dtype=np.float32)
-        return {"image": image, "labels": labels, "noise": noise}
+        if self.config.patch:
+            box = _random_box(rng, model.grid, model.training_box)
+            image, labels = image[box], labels[box]
+        latent = (model.latent_shape[0], *(side // LATENT_STRIDE for side in model.training_box))
+        example: dict[str, Any] = {
+            "image": image, "labels": labels, "noise": rng.standard_normal(latent, dtype=np.float32),
+        }  # fmt: skip
+        if self.config.adversary_weight:
+            example["adversary_share"] = adversary.share(n / self.examples_per_step, self.config)
+        return example
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the sum of L1 of the image, cross-entropy and Dice of the labels, and KL."""
-        outputs = network(batch["image"], batch["labels"], batch["noise"])
-        image, raw, mu, sigma = (tensor.float() for tensor in outputs)
-        label_loss = self._loss_of_labels(raw, batch["labels"])
-        loss = (image - batch["image"]).abs().mean() + self.config.label_weight * label_loss
-        return loss + self.config.kl_weight * divergence(mu, sigma)
+        """Return the sum of the losses of :class:`AutoencoderConfig`, and that of the adversary, if there is one."""
+        true, labels, config = batch["image"], batch["labels"], self.config
+        inputs = (true, labels, batch["noise"])
+        with_adversary = config.adversary_weight > 0
+        outputs = network(inputs, adversary.view(true, palette_coded(labels))) if with_adversary else network(*inputs)
+        image, raw, mu, sigma, *judged = (tensor.float() for tensor in outputs)
+        image_loss = (image - true).abs().mean()
+        loss = image_loss + config.label_weight * self._loss_of_labels(raw, labels)
+        loss = loss + config.kl_weight * divergence(mu, sigma)
+        if not with_adversary:
+            return loss
+        maker_loss, differences, adversary_loss = judged
+        passing = (batch["adversary_share"] * (maker_loss + config.feature_weight * differences)).mean()
+        return loss + config.adversary_weight * adversary.balance(image_loss, passing, image) + adversary_loss
 
     def _loss_of_labels(self, raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.config.arguments.get("labels_out") == "palette":
@@ -77,16 +101,31 @@ class AutoencoderStage:
     # --- validation
 
     def score(self, fabric: Fabric, network: torch.nn.Module) -> Score:
-        """Return the means over held-out cases: Dice per structure, PSNR (dB), SSIM, third-class voxels (%)."""
+        """Return the means over held-out cases: Dice, PSNR (dB), SSIM, spectra's gap (dB), third-class voxels (%)."""
         table = np.full((len(self.held_out), len(_SCORES)), np.nan)
         for index in range(fabric.global_rank, len(self.held_out), fabric.world_size):
-            image, labels = self._pair(fabric, self.held_out[index])
-            table[index] = scores_of_pair(image, labels, *reconstruct(fabric, autoencoder_of(network), image, labels))
-        table = devices.merge_ranks(fabric, table)
-        present = ~np.isnan(table)
-        means = np.where(present, table, 0).sum(0) / np.maximum(present.sum(0), 1)
-        parts = {name: float(means[i]) for i, name in enumerate(_SCORES) if present[:, i].any()}
-        return Score(float(np.mean([parts[name] for name in anatomy.NAMES if name in parts])), parts)
+            table[index] = self._scores(fabric, autoencoder_of(network), self.held_out[index])
+        parts = _means(devices.merge_ranks(fabric, table))
+        dice = _dice(parts)
+        if not self.config.adversary_weight:
+            return Score(dice, parts)
+        return Score(dice - DECIBEL * parts["gap_dB"], {"Dice": dice, **parts})
+
+    def figures(self, fabric: Fabric, network: JointAutoencoder) -> str:
+        """Return the figures of a network on held-out cases in words, computed on this rank alone."""
+        with torch.inference_mode():
+            parts = _means(np.stack([self._scores(fabric, network, case) for case in self.held_out]))
+        return (
+            f"Dice {_dice(parts):.3f}, PSNR {parts['PSNR']:.1f} dB, SSIM {parts['SSIM']:.3f}, "
+            f"spectrum off by {parts['gap_dB']:.1f} dB"
+        )
+
+    def _scores(self, fabric: Fabric, network: JointAutoencoder, case: store.PreparedCase) -> np.ndarray:
+        image, labels = self._pair(fabric, case)
+        out, decoded = reconstruct(fabric, network, image, labels)
+        if not out.isfinite().all():
+            raise TrainingError("The autoencoder computes values that are not numbers: try a lower learning rate.")
+        return scores_of_pair(image, labels, out, decoded)
 
     def _pair(self, fabric: Fabric, case: store.PreparedCase) -> tuple[torch.Tensor, torch.Tensor]:
         image, labels = pairs.pair(case, self.model.grid, self.model.window_hu)
@@ -100,6 +139,28 @@ class AutoencoderStage:
         return pictures.panel(arrays[0], arrays[1], arrays[3], predicted_image=arrays[2])
 
 
+def score_name(settings: AutoencoderConfig) -> str:
+    """Return the name of the score."""
+    return "score" if settings.adversary_weight else "Dice"
+
+
+def _random_box(rng: np.random.Generator, grid: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+    """Return the index of a random box with these sides in an array (1, *grid)."""
+    low = rng.integers(np.subtract(grid, sides) + 1)
+    return (slice(None), *(slice(int(start), int(start + side)) for start, side in zip(low, sides, strict=True)))
+
+
+def _means(table: np.ndarray) -> dict[str, float]:
+    """Return the means of a table (cases, scores), without those that no case has."""
+    present = ~np.isnan(table)
+    means = np.where(present, table, 0).sum(0) / np.maximum(present.sum(0), 1)
+    return {name: float(means[i]) for i, name in enumerate(_SCORES) if present[:, i].any()}
+
+
+def _dice(parts: dict[str, float]) -> float:
+    return float(np.mean([parts[name] for name in anatomy.NAMES if name in parts]))
+
+
 def divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Return the KL divergence of the posterior from the standard normal distribution, in nats per latent number."""
     variance = sigma.square().clamp(min=1e-12)
@@ -107,8 +168,9 @@ def divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def autoencoder_of(network: torch.nn.Module) -> JointAutoencoder:
-    """Return the autoencoder inside the averaging and parallel modules of the training loop."""
-    inner: Any = network
+    """Return the autoencoder inside the contest, and the averaging and parallel modules of the training loop."""
+    contest = adversary.contest_in(network)
+    inner: Any = network if contest is None else contest.maker
     while not isinstance(inner, JointAutoencoder):
         inner = inner.module
     return inner
@@ -129,9 +191,9 @@ def reconstruct(
 def scores_of_pair(
     image: torch.Tensor, labels: torch.Tensor, out_image: torch.Tensor, out_labels: torch.Tensor
 ) -> np.ndarray:
-    """Return Dice of the eight structures, PSNR in dB, SSIM, and third-class voxels in % of a pair (1, 1, I, J, K).
+    """Return Dice of the eight structures, PSNR (dB), SSIM, spectra's gap (dB), third-class voxels (%) of a pair.
 
-    Images are 0..1. NaN for a structure that neither label map has.
+    All are (1, 1, I, J, K), images 0..1. NaN for a structure that neither label map has.
     """
     from monai.metrics.regression import compute_ssim_and_cs
 
@@ -140,7 +202,8 @@ def scores_of_pair(
     ssim, _ = compute_ssim_and_cs(out_image, image, 3, kernel_size=(11,) * 3, kernel_sigma=(1.5,) * 3)
     third = 100 * third_class_share(truth, decoded)
     psnr = -10 * np.log10(max(error, 1e-10))
-    return np.array([*dice_per_structure(decoded, truth), psnr, float(ssim.mean()), third])
+    gap = mean_gap(*(tensor[0, 0].cpu().numpy() for tensor in (image, out_image)))
+    return np.array([*dice_per_structure(decoded, truth), psnr, float(ssim.mean()), gap, third])
 
 
 def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
@@ -167,9 +230,9 @@ def third_class_share(labels: np.ndarray, decoded: np.ndarray) -> float:
 def best_weights(run: Path) -> run_folder.Weights:
     """Return the averaged weights of the best autoencoder, or those that the run took from a package.
 
-    Raises TrainingError.
+    Those of its adversary are not among them. Raises TrainingError.
     """
-    return run_folder.averaged_weights(run_folder.final_checkpoint(run, NAME))
+    return adversary.maker_weights(run_folder.averaged_weights(run_folder.final_checkpoint(run, NAME)))
 
 
 def load_autoencoder(run: Path, settings: AutoencoderConfig) -> JointAutoencoder:
@@ -199,11 +262,11 @@ def train_autoencoder(
 ) -> State:  # fmt: skip
     """Train the joint autoencoder into ``run`` and measure its latent statistics; return where training ended.
 
-    It starts from the weights of the package ``start``; otherwise its linear maps, if it has them, from principal
-    components, and all else from random weights.
+    It starts from the weights of the package ``start``, or as :func:`new_autoencoder` says.
     Raises TrainingError, ConfigError, PackageError.
     """
     settings = run_config.generator.autoencoder
+    _check_sides(run_config.generator)
     if (run / run_folder.CONFIG_FILE).exists():  # its diffusion may have begun already
         stored = run_folder.read_config(run)
         _refuse_new_autoencoder(run, stored, settings)
@@ -212,24 +275,50 @@ def train_autoencoder(
     train, held_out = split.sides(prepared, run_config.validation_part)
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     torch.manual_seed(run_config.seed)
-    network: Any = build_network(ARCHITECTURE, settings.arguments)
-    if start is not None:
-        segmenter.take_weights(network, NAME, start)
-        network.freeze_linear()
-    elif network.linear_maps:
-        initialise_linear(network, run_config.generator, train)
+    network = new_autoencoder(run_config.generator, train, start)
     stage = AutoencoderStage(run_config, train=train, held_out=held_out)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
         _introduce(network, stage, say)
     fabric.barrier()
+    contest = in_training(network, settings)
     end = loop.train_network(
-        fabric, settings, network, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
+        fabric, settings, contest, stage, run / NAME, title=NAME, resume=resume, workers=workers, say=say
     )
     if fabric.is_global_zero:
-        _calibrate(fabric, run, run_config, train, say)
+        _measure(fabric, run, stage, say)
     fabric.barrier()
     return end
+
+
+def new_autoencoder(
+    model: GeneratorModel, cases: Sequence[store.PreparedCase], start: ModelPackage | None = None
+) -> JointAutoencoder:
+    """Return the autoencoder before training, on the CPU.
+
+    Its weights are those of the package ``start``; otherwise its linear maps, if it has them, are the principal
+    components of ``cases``, and all else is random. Raises ConfigError, PackageError.
+    """
+    network: Any = build_network(ARCHITECTURE, model.autoencoder.arguments)
+    if start is not None:
+        segmenter.take_weights(network, NAME, start)
+    elif network.linear_maps:
+        initialise_linear(network, model, cases)
+    if not model.autoencoder.train_linear:
+        network.freeze_linear()
+    return cast("JointAutoencoder", network)
+
+
+def in_training(network: JointAutoencoder, settings: AutoencoderConfig) -> torch.nn.Module:
+    """Return what is trained: the autoencoder, with its adversary if it has one."""
+    if not settings.adversary_weight:
+        return network
+    return adversary.Contest(network, JointAutoencoder.forward, settings.adversary_channels)
+
+
+def _check_sides(model: GeneratorModel) -> None:
+    if model.autoencoder.adversary_weight and min(model.training_box) < LEAST_ADVERSARY_SIDE:
+        raise ConfigError(f"An adversary needs examples of at least {LEAST_ADVERSARY_SIDE} voxels along each axis.")
 
 
 def _refuse_new_autoencoder(run: Path, stored: RunConfig, settings: AutoencoderConfig) -> None:
@@ -259,20 +348,24 @@ def initialise_linear(network: JointAutoencoder, model: GeneratorModel, cases: S
     network.initialise_linear(mean.float(), analysis.float(), synthesis.float())
 
 
-def _calibrate(fabric: Fabric, run: Path, run_config: RunConfig, cases: Sequence[store.PreparedCase], say: Say) -> None:
-    """Measure and write the latent statistics, unless those of these weights are there."""
+def _measure(fabric: Fabric, run: Path, stage: AutoencoderStage, say: Say) -> None:
+    """Measure and write the latent statistics, unless those of these weights are there; say what was learned."""
     path = run / calibration.LATENTS_FILE
     digest = run_folder.weights_digest(best_weights(run))
     if path.is_file() and calibration.read_latent_statistics(run).autoencoder == digest:
         return
-    say(f"{NAME}: measuring the latents of {plural(len(cases), 'case')}.")
-    model = run_config.generator
+    model, cases = stage.model, stage.train
     network: Any = fabric.to_device(load_autoencoder(run, model.autoencoder))
+    if network.linear_maps:
+        linear: Any = fabric.to_device(new_autoencoder(model, cases).eval())
+        say(f"{NAME}: {stage.figures(fabric, network)}; its linear code alone: {stage.figures(fabric, linear)}.")
+    say(f"{NAME}: measuring the latents of {plural(len(cases), 'case')}.")
     calibration.write(calibration.latent_statistics(fabric, network, model, cases, digest), path)
 
 
 def _introduce(network: torch.nn.Module, stage: AutoencoderStage, say: Say) -> None:
-    items = f"pairs of {' x '.join(map(str, stage.model.grid))} voxels of {stage.model.spacing_mm:g} mm"
+    kind = "patches" if stage.config.patch else "pairs"
+    items = f"{kind} of {' x '.join(map(str, stage.model.training_box))} voxels of {stage.model.spacing_mm:g} mm"
     say(loop.describe(NAME, network, stage.config, len(stage.train), len(stage.held_out), items))
     missing = pairs.missing_structures(stage.train)
     if missing:

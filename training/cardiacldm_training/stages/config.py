@@ -31,6 +31,8 @@ NETWORKS = (*SEGMENTER_NETWORKS, "autoencoder", "diffusion", "pretrain", "decode
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Devices = Annotated[int, Field(ge=1)]
+#: Voxels along each axis that an adversary needs: it halves them four times.
+LEAST_ADVERSARY_SIDE = 24
 #: Most examples of a step and device, whatever the memory.
 MOST_EXAMPLES = 1024
 
@@ -77,14 +79,35 @@ class NetworkConfig(TrainingConfig):
     frozen_steps: Annotated[int, Field(ge=0)] = 0
 
 
-class AutoencoderConfig(TrainingConfig):
+class AdversaryConfig(TrainingConfig):
+    """A network that makes pairs, and the adversary that judges them during training.
+
+    From ``adversary_from`` steps on, its loss holds that of passing for true, and ``feature_weight`` times the
+    difference of the adversary's features. The gradient of both at the image is scaled to ``adversary_weight`` times
+    that of the image's L1 loss.
+    """
+
+    adversary_channels: Annotated[int, Field(ge=1, le=256)] = 24
+    adversary_weight: Annotated[float, Field(ge=0)] = 0.8
+    feature_weight: Annotated[float, Field(ge=0)] = 0.5
+    adversary_from: Annotated[int, Field(ge=0)] = 300
+
+
+class AutoencoderConfig(AdversaryConfig):
     """The joint autoencoder: ``arguments`` of the architecture ``joint_autoencoder`` and the weights of its loss.
 
-    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per latent number).
-    Labels decoded as palette colours have an L1 loss in place of cross-entropy and Dice.
+    Loss: L1 of the image (0..1) + ``label_weight`` (cross-entropy + Dice) + ``kl_weight`` KL (nats per latent number) +
+    that of :class:`AdversaryConfig`, unless ``adversary_weight`` is 0: then there is no adversary. Labels decoded as
+    palette colours have an L1 loss in place of cross-entropy and Dice.
+
+    ``patch``: side in voxels of the random box of a pair that is one training example; None: the whole pair.
+    ``train_linear``: whether the linear maps, if there are any, are trained with everything else.
     """
 
     arguments: dict[str, Any]
+    patch: Annotated[int, Field(ge=LATENT_STRIDE, multiple_of=LATENT_STRIDE)] | None = None
+    train_linear: bool = False
+    adversary_weight: Annotated[float, Field(ge=0)] = 0.0
     label_weight: Positive = 0.5
     kl_weight: Annotated[float, Field(ge=0)] = 1e-4
     colour_weight: Positive = 0.3  # of the palette colours beside the image in the initial principal components
@@ -110,15 +133,13 @@ class DiffusionConfig(TrainingConfig):
     nodes: Devices = 1
 
 
-class DecoderConfig(TrainingConfig):
+class DecoderConfig(AdversaryConfig):
     """The fine decoder: ``arguments`` of the architecture ``fine_decoder``, its patches and the weights of its loss.
 
     ``patch``: side of a training patch in latent voxels. Each case gives its encoded latent and ``variants`` latents
     that the denoiser returned. Loss: L1 of the image (0..1), coarse and, for latents as sure as the encoded one, fine;
-    + ``label_weight`` (cross-entropy + Dice); + from ``adversary_from`` steps on the loss of passing for true and
-    ``feature_weight`` times the difference of the adversary's features, whose gradient at the image is scaled to
-    ``adversary_weight`` times that of the L1 losses. ``sampling``: that of the package with this decoder; None: as
-    before.
+    + ``label_weight`` (cross-entropy + Dice) + that of :class:`AdversaryConfig`. ``sampling``: that of the package with
+    this decoder; None: as before.
     """
 
     arguments: dict[str, Any]
@@ -126,10 +147,6 @@ class DecoderConfig(TrainingConfig):
     variants: Annotated[int, Field(ge=1, le=64)] = 5
     latent_noise: Annotated[float, Field(ge=0)] = 0.1
     label_weight: Positive = 0.3
-    adversary_channels: Annotated[int, Field(ge=1, le=256)] = 24
-    adversary_weight: Annotated[float, Field(ge=0)] = 0.8
-    feature_weight: Annotated[float, Field(ge=0)] = 0.5
-    adversary_from: Annotated[int, Field(ge=0)] = 300
     sampling: Sampling | None = None
 
 
@@ -186,6 +203,12 @@ class GeneratorModel(Record):
         """Channels and voxels of one latent: (C, I/4, J/4, K/4)."""
         i, j, k = (side // LATENT_STRIDE for side in self.grid)
         return self.autoencoder.arguments.get("latent_channels", 4), i, j, k
+
+    @property
+    def training_box(self) -> tuple[int, int, int]:
+        """The sides in voxels of one training example of the autoencoder."""
+        i, j, k = (min(self.autoencoder.patch or side, side) for side in self.grid)
+        return i, j, k
 
 
 class DecoderModel(Record):
@@ -299,7 +322,7 @@ class RunConfig(Record):
 
 
 #: Settings that a resumed run may change if it has more steps.
-_OF_LENGTH = ("steps", "validate_every", "warmup_steps")
+_OF_LENGTH = ("steps", "validate_every", "warmup_steps", "adversary_from")
 
 
 def check_same(stored: Record, config: Record) -> None:
@@ -318,7 +341,7 @@ def check_resumable(stored: RunConfig, config: RunConfig, *, begun: bool = True)
     for name in (*NETWORKS, "network"):
         before, after = old["model"].get(name), new["model"].get(name)
         if before and after and after["steps"] > before["steps"]:
-            before.update({field: after[field] for field in _OF_LENGTH})
+            before.update({field: after[field] for field in _OF_LENGTH if field in after})
         if before and after and not begun:
             before["batch"] = after["batch"]
     _refuse_difference(old, new)

@@ -27,33 +27,29 @@ from ..cases import conditions, pairs, split, store
 from ..errors import ConfigError, TrainingError
 from ..results import pictures
 from . import adversary, devices, generator_start, loop, run_folder
-from .config import DecoderModel, RunConfig, stream
+from .config import LEAST_ADVERSARY_SIDE, DecoderModel, RunConfig, stream
 from .decoder_latents import TIMES, DecoderLatents
 from .package_part import PackagePart, network_part
-from .sharpness import spectrum_gap
+from .sharpness import DECIBEL, mean_gap
 from .state import Score, State
 
 NAME = "decoder"
 ARCHITECTURE = "fine_decoder"
 #: Latents around a patch that its deep layers see, and voxels at a patch's cut sides that its loss leaves out.
 _SURROUNDINGS, _RIM = 2, 4
-#: Side in voxels of the means that the coarse loss compares, and steps over which the adversary's loss grows.
-_COARSE, _GROWTH = 4, 300
+#: Side in voxels of the means that the coarse loss compares.
+_COARSE = 4
 #: Weight of the L1 loss in the window of soft tissue, beside that over the whole range of HU.
 _SOFT_WEIGHT = 0.4
-#: What a decibel of the spectrum's mean gap costs in the score.
-_DECIBEL = 0.01
-#: Along each axis: the adversary halves a patch four times.
-_LEAST_LATENTS = 3
+#: Along each axis: the adversary needs so many.
+_LEAST_LATENTS = LEAST_ADVERSARY_SIDE // FINE_STRIDE
 _SCORES = (*anatomy.NAMES, "gap_dB", "PSNR")
-_MAKER = "maker."
 
 
 class DecoderStage:
     """Decode latents that the denoiser returned; the score is Dice of the labels, less a hundredth of the image's gap.
 
-    The gap is the mean difference in dB between the spectra of the decoded and of the true image: of two decoders with
-    the same labels, the sharper one is kept, and one that invents grain is not.
+    The gap is the mean difference in dB between the spectra of the decoded and of the true image.
     """
 
     measure = "score"
@@ -93,12 +89,11 @@ class DecoderStage:
         z = z + np.float32(self.config.latent_noise) * rng.standard_normal(z.shape, np.float32)
         image, labels = pairs.pair(case, self.model.fine_grid, self.model.window_hu)
         box = (slice(None), *_box(FINE_STRIDE * low, FINE_STRIDE * patch))
-        part = (n / self.examples_per_step - self.config.adversary_from) / _GROWTH
         return {
             "z": z, "corner": low - start, "noise": rng.standard_normal((NOISE_CHANNELS, *patch), np.float32),
             "image": image[box], "labels": labels[box], "mask": _inner(low, patch, sides)[None],
             "certainty": np.float32(1 - _time(variant, self.latents.variants)),
-            "adversary_share": np.float32(np.clip(part, 0, 1)),
+            "adversary_share": adversary.share(n / self.examples_per_step, self.config),
         }  # fmt: skip
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -134,7 +129,7 @@ class DecoderStage:
             f"{kind}_{name}": float(value)
             for kind, row in zip(self._variants, means, strict=True) for name, value in zip(_SCORES, row, strict=True)
         }  # fmt: skip
-        return Score(float(dice - _DECIBEL * means[:, _SCORES.index("gap_dB")].mean()), parts)
+        return Score(float(dice - DECIBEL * means[:, _SCORES.index("gap_dB")].mean()), parts)
 
     def _scores(self, fabric: Fabric, decoder: FineDecoder, case: store.PreparedCase, variant: int) -> np.ndarray:
         """Return Dice of the structures, the mean gap of the spectra in dB, and PSNR in dB of a decoded case."""
@@ -143,7 +138,7 @@ class DecoderStage:
         if not np.isfinite(out).all():
             raise TrainingError("The decoder computes values that are not numbers: try a lower learning rate.")
         psnr = -10 * np.log10(max(float(np.square(out - image[0]).mean()), 1e-10))
-        return np.array([*dice_per_structure(decoded, labels[0]), np.abs(spectrum_gap(image[0], out)).mean(), psnr])
+        return np.array([*dice_per_structure(decoded, labels[0]), mean_gap(image[0], out), psnr])
 
     def _decode(
         self, fabric: Fabric, decoder: FineDecoder, case: store.PreparedCase, variant: int
@@ -190,10 +185,7 @@ def _soft(image: torch.Tensor) -> torch.Tensor:
 
 def decoder_of(network: torch.nn.Module) -> FineDecoder:
     """Return the decoder inside the contest and the averaging and parallel modules of the training loop."""
-    inner: Any = network
-    while not isinstance(inner, adversary.Contest):
-        inner = inner.module
-    return cast("FineDecoder", inner.maker)
+    return cast("FineDecoder", cast("adversary.Contest", adversary.contest_in(network)).maker)
 
 
 # --- the whole stage -----------------------------------------------------------------------------------------------
@@ -207,11 +199,10 @@ def generator_of(run: Path) -> ModelPackage:
 def package_part(run: Path, run_config: RunConfig) -> PackagePart:
     """Return the decoder's part of a package. Raises TrainingError, ValidationError."""
     model = run_config.fine_decoder
-    weights = run_folder.averaged_weights(run / NAME / run_folder.BEST)
-    own = {name.removeprefix(_MAKER): value for name, value in weights.items() if name.startswith(_MAKER)}
+    weights = adversary.maker_weights(run_folder.averaged_weights(run / NAME / run_folder.BEST))
     sampling = model.decoder.sampling
     return network_part(
-        run, NAME, own, architecture=ARCHITECTURE, arguments=model.decoder.arguments, patch=model.fine_grid,
+        run, NAME, weights, architecture=ARCHITECTURE, arguments=model.decoder.arguments, patch=model.fine_grid,
         spacing_mm=model.spacing_mm / 2, window_hu=model.window_hu,
         generator={"postprocess": ()} if sampling is None else {"postprocess": (), "sampling": sampling},
     )  # fmt: skip
@@ -278,4 +269,4 @@ def _contest(model: DecoderModel, package: ModelPackage) -> adversary.Contest:
     autoencoder = cast("Any", load_networks(package)["autoencoder"])
     if autoencoder.linear_maps and autoencoder.labels_out == "logits":  # colours need another map
         decoder.linear.load_state_dict(autoencoder.block_decoder.state_dict())
-    return adversary.Contest(decoder, model.decoder.adversary_channels)
+    return adversary.Contest(decoder, FineDecoder.patch, model.decoder.adversary_channels)

@@ -35,33 +35,40 @@ def grid_of(preset: str) -> tuple[tuple[int, int, int], float]:
     return _GRIDS[preset]
 
 
+#: How hard an autoencoder's adversary pulls at the image beside L1.
+_ADVERSARY_WEIGHT = 0.8
+#: In a shortened training, the adversary begins after this part of the steps at the latest.
+_WARM_UP = 1 / 3
 _TWO_LEVELS = {"channels": (32, 64), "norm_num_groups": 8, "stem_channels": 16}
 
 
 def _demo_autoencoder(batch: int | None) -> AutoencoderConfig:
-    """Two CPU cores, a night."""
+    """Two CPU cores, a part of a night."""
     # Two levels, because convolutions over the whole grid cost most on a CPU. A batch of one would be slower than two:
-    # torch then takes another algorithm for small convolutions.
+    # torch then takes another algorithm for small convolutions. A patch is as wide in mm as that of `gpu`; six cost as
+    # much as a whole pair.
     return AutoencoderConfig(
-        arguments={**_TWO_LEVELS, "latent_channels": 48}, colour_weight=1.5,
-        batch=batch or 2, steps=1000, validate_every=100, patience=20, validation_cases=16, learning_rate=2e-3,
-        warmup_steps=50, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
+        arguments={**_TWO_LEVELS, "latent_channels": 48}, colour_weight=1.5, patch=32, train_linear=True,
+        batch=batch or 4, steps=4000, validate_every=400, patience=20, validation_cases=16, learning_rate=5e-4,
+        warmup_steps=200, ema_decay=0.998, label_weight=1.0, kl_weight=1e-6,
+        adversary_weight=_ADVERSARY_WEIGHT, adversary_from=1000, adversary_channels=16,
     )  # fmt: skip
 
 
 def _gpu_autoencoder(batch: int | None) -> AutoencoderConfig:
     """Voxels of half the size need fewer latent channels."""
     return AutoencoderConfig(
-        arguments={**_TWO_LEVELS, "latent_channels": 12},
-        batch=batch or 2, steps=10_000, validate_every=2000, patience=20, validation_cases=40, learning_rate=2e-3,
-        warmup_steps=500, ema_decay=0.99, label_weight=1.0, kl_weight=1e-4,
+        arguments={**_TWO_LEVELS, "latent_channels": 12}, patch=64, train_linear=True,
+        batch=batch or 8, steps=30_000, validate_every=2000, patience=20, validation_cases=40, learning_rate=5e-4,
+        warmup_steps=500, ema_decay=0.998, label_weight=1.0, kl_weight=1e-6,
+        adversary_weight=_ADVERSARY_WEIGHT, adversary_from=5000, adversary_channels=32,
     )  # fmt: skip
 
 
 def _paper_autoencoder(batch: int | None) -> AutoencoderConfig:
     """As far as Hu et al. 2024 state it: stems of three channels, summed, palette in and out, their augmentation.
 
-    Widths, loss, batch and steps are ours.
+    Widths, loss, patches, batch and steps are ours.
     """
     arguments = {
         "channels": (32, 64, 128), "num_res_blocks": 2, "norm_num_groups": 16, "stem_channels": 3,
@@ -69,7 +76,8 @@ def _paper_autoencoder(batch: int | None) -> AutoencoderConfig:
     }  # fmt: skip
     return AutoencoderConfig(
         arguments=arguments, batch=batch or 1, steps=60_000, validate_every=1000, patience=20, validation_cases=40,
-        learning_rate=3e-4, warmup_steps=1000, ema_decay=0.999, augment=PAPER_AUGMENT,
+        learning_rate=3e-4, warmup_steps=1000, ema_decay=0.999, augment=PAPER_AUGMENT, patch=128, kl_weight=1e-6,
+        adversary_weight=_ADVERSARY_WEIGHT, adversary_from=10_000, adversary_channels=32,
     )  # fmt: skip
 
 
@@ -157,13 +165,15 @@ def generator_config(
 ) -> RunConfig:  # fmt: skip
     """Return the configuration of a generator's run whose diffusion has not begun.
 
-    ``steps`` sets the steps of the autoencoder; validations and warm-up change in proportion.
+    ``steps`` sets the steps of the autoencoder; validations and warm-up change in proportion, and an adversary begins
+    after a third of them at the latest.
     Raises :class:`ConfigError` for an unknown preset.
     """
     grid, spacing_mm = grid_of(preset)
     autoencoder = _AUTOENCODERS[preset](batch)
     if steps is not None:
-        autoencoder = scale_steps(autoencoder, steps / autoencoder.steps)
+        begin = min(autoencoder.adversary_from, round(steps * _WARM_UP))
+        autoencoder = scale_steps(autoencoder, steps / autoencoder.steps).model_copy(update={"adversary_from": begin})
     if learning_rate is not None:
         autoencoder = autoencoder.model_copy(update={"learning_rate": learning_rate})
     return run_config_of(

@@ -56,7 +56,8 @@ def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared)
     """
     run_config = _run_config(package, preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest))
     if (run / run_folder.CONFIG_FILE).exists():
-        check_same(run_folder.read_config(run).with_diffusion(None, None), run_config)
+        stored = run_folder.read_config(run).with_diffusion(None, None)
+        check_same(stored, _as_if_then(stored, run_config))
         return
     run_folder.check_run(run, run_config, [], resume=False)
     keep(run, package)
@@ -79,6 +80,16 @@ def _run_config(package: ModelPackage, preset: str, data: DataFacts) -> RunConfi
         autoencoder=usual.generator.autoencoder.model_copy(update={"arguments": network.arguments}),
     )  # fmt: skip
     return usual.model_copy(update={"model": model})
+
+
+def _as_if_then(stored: RunConfig, run_config: RunConfig) -> RunConfig:
+    """Return the configuration with the stored training of the autoencoder, which this run does not train.
+
+    A preset's may have changed since.
+    """
+    model = run_config.generator
+    training = stored.generator.autoencoder.model_copy(update={"arguments": model.autoencoder.arguments})
+    return run_config.model_copy(update={"model": model.model_copy(update={"autoencoder": training})})
 
 
 def spec_of(package: ModelPackage) -> GeneratorSpec:
