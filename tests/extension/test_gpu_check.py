@@ -50,7 +50,9 @@ def test_parts_run_and_are_reported(folder: Path, tmp_path: Path, monkeypatch: p
     assert "two processes on one device" in (tmp_path / "gpu-check.md").read_text()
 
 
-@pytest.mark.parametrize(("preset", "stage"), [("demo", "locator"), ("gpu", "diffusion"), ("gpu", "decoder")])
+@pytest.mark.parametrize(
+    ("preset", "stage"), [("demo", "locator"), ("gpu", "autoencoder"), ("gpu", "diffusion"), ("gpu", "decoder")]
+)
 def test_a_network_is_trained(folder: Path, preset: str, stage: str) -> None:
     own = part(folder, f"training-{preset}")
     figures = training._train(own, training.stages(preset)[stage](own, preset))

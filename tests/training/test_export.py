@@ -113,6 +113,20 @@ def test_a_run_becomes_a_package_that_draws(finished: Path, tmp_path: Path) -> N
     assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
 
 
+def test_an_adversary_stays_behind(finished: Path, tmp_path: Path) -> None:
+    """The checkpoint holds the autoencoder within its contest; the package is that of the autoencoder alone."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    path = run / "autoencoder" / run_folder.BEST
+    checkpoint = run_folder.load_checkpoint(path)
+    average = {name.replace("module.", "module.maker."): value for name, value in checkpoint["average"].items()}
+    torch.save({**checkpoint, "average": {**average, "module.adversary.weight": torch.ones(3)}}, path)
+    plain, package = (export_run(each, tmp_path / f"{n}", "hearts") for n, each in enumerate((finished, run)))
+    weights, own = (load_networks(each)["autoencoder"].state_dict() for each in (plain, package))
+    assert all(torch.equal(weights[name], own[name]) for name in own)
+    assert package.manifest.networks["autoencoder"] == plain.manifest.networks["autoencoder"]
+    assert Generator(package, "cpu").generate(0, 0, {"sex": "male"}, steps=1).image.array.shape == GRID
+
+
 def test_gains_of_restarts_go_along_if_they_were_measured(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     gains = [[1.5, 1.0, 2.0, 1.2], [1.1, 1.0, 1.3, 1.05]]
