@@ -14,6 +14,8 @@ from cardiacldm_training.cli import app
 from cardiacldm_training.pipeline import costs, runner, whole
 from cardiacldm_training.pipeline.costs import Cost
 from cardiacldm_training.pipeline.steps import Data, Machine, Settings, make_steps, places_in
+from cardiacldm_training.stages import generator_presets
+from cardiacldm_training.stages.config import DataFacts
 from CardiacLDMLib import files
 from tests.support.generator_package import write_tiny_generator
 from tests.support.phantom_package import write_phantom_package
@@ -210,6 +212,15 @@ def test_the_budget_follows_effort_and_cases() -> None:
     assert trial.segmenter == round(0.1 * usual.segmenter)
     assert usual.pairs == trial.pairs == 120
     assert costs.budget(Settings(name="x", effort=1e-4), 1).autoencoder >= 1
+
+
+def test_an_autoencoder_is_tried_as_it_is_trained() -> None:
+    """On patches, which take less memory than pairs, and with its adversary."""
+    model = generator_presets.generator_config("demo", DataFacts(cases=1, digest="")).generator
+    with_batch_of_one = model.model_copy(update={"autoencoder": model.autoencoder.model_copy(update={"batch": 1})})
+    trained, pair = costs._try_autoencoder(with_batch_of_one, "cpu"), costs._try_pair(model, "cpu")
+    assert trained.weights > pair.weights
+    assert trained.memory_bytes < pair.memory_bytes
 
 
 def test_estimates_grow_with_the_work() -> None:
