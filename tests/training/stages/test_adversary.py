@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,14 +11,17 @@ from cardiacldm_training.stages.adversary import (
     balance,
     contest_in,
     maker_weights,
+    random_shift,
     share,
     sharp_colours,
+    shifted,
     view,
 )
 from cardiacldm_training.stages.config import AdversaryConfig
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded
 
 SIDE = 24
+UNMOVED = torch.zeros(3, dtype=torch.int64)
 
 
 class Maker(torch.nn.Module):
@@ -50,34 +54,36 @@ def test_each_loss_teaches_one_side() -> None:
     counted = torch.ones(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
     for number, expected in ((2, (True, False)), (3, (True, False)), (4, (False, True))):
         module, (image, logits, true) = contest()
-        module((image, logits), true, counted)[number].sum().backward()
+        module((image, logits), true, UNMOVED, counted)[number].sum().backward()
         assert gradients(module) == expected
 
 
 def test_what_does_not_count_teaches_nobody_to_tell_them_apart() -> None:
     module, (image, logits, true) = contest()
     nothing = torch.zeros(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
-    outputs = module((image, logits), true, nothing)
+    outputs = module((image, logits), true, UNMOVED, nothing)
     assert float(outputs[3].detach().abs().max()) == 0  # both are the same pair
 
 
 def test_without_a_mask_everything_counts() -> None:
     module, (image, logits, true) = contest()
     counted = torch.ones(2, 1, SIDE, SIDE, SIDE, dtype=torch.bool)
-    for one, other in zip(module((image, logits), true), module((image, logits), true, counted), strict=True):
+    for one, other in zip(
+        module((image, logits), true, UNMOVED), module((image, logits), true, UNMOVED, counted), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
 def test_all_that_the_maker_makes_is_returned() -> None:
     module, (image, logits, true) = contest()
     module.make = lambda maker, *inputs: (*maker.patch(*inputs), maker.weight)
-    assert float(module((image, logits), true)[2].detach()) == 0.5
+    assert float(module((image, logits), true, UNMOVED)[2].detach()) == 0.5
 
 
 def test_passing_is_balanced_in_half_precision_too() -> None:
     """The image that is judged must be the one that is returned, not a copy of it."""
     module, (image, logits, true) = contest()
-    made, _, passing, *_ = module((image.bfloat16(), logits.bfloat16()), true)
+    made, _, passing, *_ = module((image.bfloat16(), logits.bfloat16()), true, UNMOVED)
     assert made.dtype == torch.float32
     loss = made.abs().mean()
     assert float(balance(loss, passing.mean(), made).detach()) != float(passing.mean().detach())
@@ -137,3 +143,17 @@ def test_passing_pulls_as_hard_as_the_loss_beside_it(skill: float) -> None:
 def test_passing_that_does_not_count_yet_stays_nothing() -> None:
     image = torch.rand(1, 1, 4, 4, 4, requires_grad=True)
     assert float(balance(image.mean(), 0.0 * image.square().mean(), image).detach()) == 0
+
+
+def test_patches_are_judged_at_every_place_of_a_latent() -> None:
+    """A pattern that repeats with the latents would otherwise always meet the same strides of the adversary."""
+    rng = np.random.default_rng(0)
+    shifts = torch.from_numpy(np.stack([random_shift(rng) for _ in range(200)]))
+    assert [sorted(set(shifts[:, axis].tolist())) for axis in range(3)] == [list(range(8))] * 3
+    patch = torch.arange(40.0).expand(1, 1, 40, 40, 40)
+    for shift in shifts[:5]:
+        part = shifted(patch, shift)
+        assert part.shape == (1, 1, 33, 33, 33)
+        assert part[0, 0, 0, 0, 0] == shift[2]
+    small = torch.zeros(1, 1, 24, 40, 40)
+    assert shifted(small, shifts[0]) is small

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from CardiacLDMLib import anatomy
 from CardiacLDMLib.networks.joint_autoencoder import palette_coded, squared_distances
 
-from .config import AdversaryConfig
+from .config import LEAST_ADVERSARY_SIDE, AdversaryConfig
 from .run_folder import Weights
 
 #: Limits of soft tissue in an image of 0..1: -200 and 500 HU where that stands for -1000 to 1000 HU. The adversary sees
@@ -27,6 +27,8 @@ SOFT_TISSUE = (0.4, 0.75)
 VIEW_CHANNELS = 2 + 3
 #: Convolutions that halve the resolution: a score of the adversary looks at 70 voxels along each axis.
 _LAYERS = 3
+#: Greatest shift of what is judged, in voxels: one less than the side of a latent of the fine decoder.
+_MOST_SHIFT = 7
 #: An adversary that tells nothing apart would otherwise have all the say.
 _MOST_SCALE = 100.0
 #: Steps over which the weight of passing grows.
@@ -54,16 +56,19 @@ class Contest(torch.nn.Module):
         )
 
     def forward(
-        self, inputs: tuple[torch.Tensor, ...], true: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, ...]:
+        self, inputs: tuple[torch.Tensor, ...], true: torch.Tensor, shift: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
         """Return all that the maker makes, and the three losses of :meth:`judge`.
 
-        ``true`` (N, 5, I, J, K): :func:`view` of the true pairs. ``mask`` (N, 1, I, J, K) bool: where the made pairs
-        count; elsewhere the adversary sees the true pair twice. None: everywhere.
+        ``true`` (N, 5, I, J, K): :func:`view` of the true pairs. ``shift`` (3,): of what is judged, see
+        :func:`shifted`. ``mask`` (N, 1, I, J, K) bool: where the made pairs count; elsewhere the adversary sees the
+        true pair twice. None: everywhere.
         """
         made = tuple(tensor.float() for tensor in self.make(self.maker, *inputs))
         seen = view(made[0], sharp_colours(made[1]))
-        return (*made, *self.judge(seen if mask is None else torch.where(mask, seen, true), true))
+        seen = seen if mask is None else torch.where(mask, seen, true)
+        return (*made, *self.judge(shifted(seen, shift), shifted(true, shift)))
 
     def judge(self, made: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the maker's losses (N,), the differences of features of both (N,), and the adversary's loss.
@@ -103,6 +108,24 @@ def maker_weights(weights: Weights) -> Weights:
 def share(step: float, config: AdversaryConfig) -> np.float32:
     """Return how much passing counts at a step, 0..1: nothing until ``adversary_from``, and then by degrees all."""
     return np.float32(np.clip((step - config.adversary_from) / _GROWTH, 0, 1))
+
+
+def random_shift(rng: np.random.Generator) -> np.ndarray:
+    """Return a random shift (3,) for :func:`shifted`, in voxels along each axis."""
+    return rng.integers(_MOST_SHIFT + 1, size=3)
+
+
+def shifted(patches: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Return the part of patches (N, C, I, J, K) that begins at ``shift`` (3,). Small patches are left whole.
+
+    The adversary halves the resolution at every second voxel, and makers double it: judged at one place alone, made
+    patches get a pattern of that period.
+    """
+    sides = patches.shape[2:]
+    if min(sides) < LEAST_ADVERSARY_SIDE + _MOST_SHIFT:
+        return patches
+    box = (slice(low, low + side - _MOST_SHIFT) for low, side in zip(shift.tolist(), sides, strict=True))
+    return patches[(slice(None), slice(None), *box)]
 
 
 def balance(loss: torch.Tensor, passing: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,8 @@ class AutoencoderStage:
     def example(self, n: int) -> dict[str, np.ndarray]:
         """Return ``image`` and ``labels`` of training pair ``n`` as :func:`pairs.pair` does, and its ``noise``.
 
-        All three of a random box, if patches are trained. ``adversary_share`` (0..1): how much the adversary counts.
+        All three of a random box, if patches are trained. ``adversary_share`` (0..1): how much the adversary counts;
+        ``shift`` (3,) of what is judged.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
         case = self.train[int(rng.integers(len(self.train)))]
@@ -76,6 +77,7 @@ class AutoencoderStage:
         }  # fmt: skip
         if self.config.adversary_weight:
             example["adversary_share"] = adversary.share(n / self.examples_per_step, self.config)
+            example["shift"] = adversary.random_shift(rng)
         return example
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -83,7 +85,10 @@ class AutoencoderStage:
         true, labels, config = batch["image"], batch["labels"], self.config
         inputs = (true, labels, batch["noise"])
         with_adversary = config.adversary_weight > 0
-        outputs = network(inputs, adversary.view(true, palette_coded(labels))) if with_adversary else network(*inputs)
+        if with_adversary:
+            outputs = network(inputs, adversary.view(true, palette_coded(labels)), batch["shift"][0])
+        else:
+            outputs = network(*inputs)
         image, raw, mu, sigma, *judged = (tensor.float() for tensor in outputs)
         image_loss = (image - true).abs().mean()
         loss = image_loss + config.label_weight * self._loss_of_labels(raw, labels)

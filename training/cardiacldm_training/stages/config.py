@@ -146,6 +146,7 @@ class DecoderConfig(AdversaryConfig):
     patch: Annotated[int, Field(ge=3, le=64)] = 8  # the adversary needs 24 voxels
     variants: Annotated[int, Field(ge=1, le=64)] = 5
     latent_noise: Annotated[float, Field(ge=0)] = 0.1
+    adversary_weight: Annotated[float, Field(ge=0)] = 0.3
     label_weight: Positive = 0.3
     sampling: Sampling | None = None
 

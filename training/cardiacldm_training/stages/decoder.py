@@ -75,7 +75,7 @@ class DecoderStage:
 
         ``z`` (C, ...), ``corner`` (3,) of the patch in them, ``noise`` of the patch, ``image`` and ``labels``
         (1, P, Q, R), ``mask`` of that shape: where they count, ``certainty`` (0..1): how far the latents tell the
-        detail, ``adversary_share`` (0..1): how much the adversary counts.
+        detail, ``adversary_share`` (0..1): how much the adversary counts, ``shift`` (3,) of what is judged.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, stream(NAME), n]))
         case = self.train[int(rng.integers(len(self.train)))]
@@ -94,17 +94,18 @@ class DecoderStage:
             "image": image[box], "labels": labels[box], "mask": _inner(low, patch, sides)[None],
             "certainty": np.float32(1 - _time(variant, self.latents.variants)),
             "adversary_share": adversary.share(n / self.examples_per_step, self.config),
+            "shift": adversary.random_shift(rng),
         }  # fmt: skip
 
     def loss(self, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum of the losses of :class:`DecoderConfig`, and that of the adversary."""
-        true, mask = batch["image"], batch["mask"]
+        true, mask, shift = batch["image"], batch["mask"], batch["shift"][0]  # one for all patches of a step
         colours = palette_coded(batch["labels"])
-        outputs = network((batch["z"], batch["corner"], batch["noise"]), adversary.view(true, colours), mask)
+        outputs = network((batch["z"], batch["corner"], batch["noise"]), adversary.view(true, colours), shift, mask)
         image, logits, maker_loss, differences, adversary_loss = (tensor.float() for tensor in outputs)
         certainty, config = batch["certainty"], self.config
         error = torch.where(mask, torch.cat([image - true, _soft(image) - _soft(true)], dim=1), 0.0)
-        coarse = torch.nn.functional.avg_pool3d(error, _COARSE).abs().flatten(2).mean(2)
+        coarse = torch.nn.functional.avg_pool3d(adversary.shifted(error, shift), _COARSE).abs().flatten(2).mean(2)
         fine = error.abs().flatten(2).mean(2)
         image_loss = ((coarse + 0.5 * certainty[:, None] * fine) * error.new_tensor([1.0, _SOFT_WEIGHT])).sum(1)
         label_loss = self._label_loss(torch.where(mask, logits, logits.detach()), batch["labels"])
