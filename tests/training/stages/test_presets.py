@@ -94,7 +94,9 @@ def test_autoencoders_learn_from_patches_and_an_adversary(preset: str) -> None:
             cast("JointAutoencoder", build_network("joint_autoencoder", settings.arguments)), settings
         )
         image, labels = torch.empty(1, 1, *model.training_box), torch.empty(1, *model.training_box, dtype=torch.uint8)
-        outputs = net((image, labels), torch.empty(1, 5, *model.training_box))
+        outputs = net(
+            (image, labels), torch.empty(1, 5, *model.training_box), torch.zeros(3, dtype=torch.int64, device="cpu")
+        )
     assert outputs[0].shape == image.shape
 
 

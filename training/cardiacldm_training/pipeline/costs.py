@@ -150,7 +150,9 @@ def _try_autoencoder(model: GeneratorModel, device: str) -> _Trial:
 
     def inputs() -> tuple[Any, ...]:
         pair = _pair(box, device)
-        return (pair, torch.rand(1, VIEW_CHANNELS, *box, device=device)) if config.adversary_weight else pair
+        if not config.adversary_weight:
+            return pair
+        return pair, torch.rand(1, VIEW_CHANNELS, *box, device=device), torch.zeros(3, dtype=torch.int64)
 
     return _try(network, inputs, scale, device)
 
