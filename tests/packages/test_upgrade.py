@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from CardiacLDMLib.errors import PackageError
+from CardiacLDMLib.packages.generator_spec import GeneratorSpec
 from CardiacLDMLib.packages.manifest import MANIFEST
-from CardiacLDMLib.packages.store import DEFAULT_GENERATOR, open_package, shipped_packages_dir
+from CardiacLDMLib.packages.store import open_package
 from CardiacLDMLib.packages.upgrade import SCHEMA_VERSION, upgrade
+from CardiacLDMLib.postprocess.texture import Texture
 from tests.support.generator_package import write_tiny_generator
 from tests.support.package import write_tiny_package
 
@@ -32,14 +34,19 @@ def schema_1(folder: Path, **generator: Any) -> Path:
     return folder
 
 
-def test_the_shipped_generator_is_the_upgrade_of_its_last_version_of_schema_1() -> None:
-    shipped = json.loads((shipped_packages_dir() / DEFAULT_GENERATOR / MANIFEST).read_text())
-    assert shipped["schema_version"] == SCHEMA_VERSION
+def test_the_last_generator_of_schema_1_keeps_its_sampling_and_its_steps() -> None:
     before = {"schema_version": 1, "kind": "generator", "generator": FLAT}
     untouched = copy.deepcopy(before)
-    assert upgrade(before)["generator"] == shipped["generator"]
+    after = upgrade(before)
+    spec = GeneratorSpec.model_validate(after["generator"])
+    assert [restart.time for restart in spec.sampling.restarts] == FLAT["restarts"]
+    assert [list(restart.gains) for restart in spec.sampling.restarts] == FLAT["restart_gains"]
+    assert spec.sampling.time_shift == FLAT["time_shift"]
+    assert [step.step for step in spec.postprocess] == ["smooth_latents", "deblock", "tone", "texture"]
+    assert spec.postprocess[3] == Texture(spectra=FLAT["texture"])
     assert before == untouched
-    assert upgrade(shipped) is shipped
+    now = {**after, "schema_version": SCHEMA_VERSION}
+    assert upgrade(now) is now
 
 
 def test_a_segmenter_of_schema_1_opens(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from .kinds import HuStep
 
 BINS = 14
 #: Tissues with a texture of their own. In a tissue map, the value of a tissue is its index plus one.
-TISSUES = ("blood", "wall", "soft", "fat", "lung")
-#: Unlabelled voxels whose neighbourhood has these mean HU are of the tissue. Others (air, bone, enhanced vessels, the
-#: border of the lung) have none of their own.
-SOFT_HU, FAT_HU, LUNG_HU = (-20.0, 160.0), (-160.0, -20.0), (-980.0, -500.0)
+TISSUES = ("blood", "wall", "soft", "fat")
+#: Unlabelled voxels whose neighbourhood has these mean HU are soft tissue or fat. Others (lung, air, bone, enhanced
+#: vessels) have no noise of their own. Air is below AIR_HU.
+SOFT_HU, FAT_HU, AIR_HU = (-20.0, 160.0), (-160.0, -20.0), -980.0
 
 #: The upper limit of a spectrum, HU^2: a standard deviation of 1000 HU, beyond the noise of any scan.
 MOST_POWER = 1e6
@@ -37,12 +37,12 @@ class Texture(HuStep):
     """Add noise with a power spectrum for each tissue.
 
     Scans differ in their noise: ``strengths`` are factors of its standard deviation, of which each pair takes one at
-    random. With ``filled``, what has no noise of its own gets that of its neighbours: bone and enhanced vessels that of
-    soft tissue, the border of the lung that of fat.
+    random. With ``filled``, bone and enhanced vessels get the noise of soft tissue, lung that of fat: what varies in
+    lung is mostly vessels, which noise cannot stand for.
     """
 
     step: Literal["texture"] = "texture"
-    filled: Annotated[bool, Field(description="Bone, enhanced vessels and borders of the lung get noise too.")] = False
+    filled: Annotated[bool, Field(description="Bone, enhanced vessels and lung get noise too.")] = False
     strengths: Annotated[
         tuple[Annotated[FiniteFloat, Field(ge=0, le=10)], ...],
         Field(max_length=64, description="Factors of the noise; each pair takes one of them at random. Empty: 1."),
@@ -80,7 +80,7 @@ def check_spectra(spectra: Spectra) -> None:
 def tissue_map(hu: np.ndarray, labels: np.ndarray, filled: bool = False) -> np.ndarray:
     """Return the tissue of each voxel, (I, J, K) uint8: 1 and up for ``TISSUES``, 0 for none.
 
-    ``filled``: unlabelled voxels between lung and fat are fat, and those denser than soft tissue are soft tissue.
+    ``filled``: lung counts as fat, and what is denser than soft tissue as soft tissue.
     """
     import torch
 
@@ -89,8 +89,8 @@ def tissue_map(hu: np.ndarray, labels: np.ndarray, filled: bool = False) -> np.n
     outside = labels == BACKGROUND
     tissues = np.where(outside, 0, 1).astype(np.uint8)
     tissues[labels == VALUE["MYO"]] = 2
-    soft, fat = ((SOFT_HU[0], np.inf), (LUNG_HU[1], FAT_HU[1])) if filled else (SOFT_HU, FAT_HU)
-    for index, (low, high) in ((3, soft), (4, fat), (5, LUNG_HU)):
+    soft, fat = ((SOFT_HU[0], np.inf), (AIR_HU, FAT_HU[1])) if filled else (SOFT_HU, FAT_HU)
+    for index, (low, high) in ((3, soft), (4, fat)):
         tissues[outside & (mean >= low) & (mean < high)] = index
     return tissues
 

@@ -18,7 +18,8 @@ _STYLE = """
 body { font: 16px/1.45 system-ui, sans-serif; color: #e6e9ed; background: #14171b; margin: 0 auto; max-width: 44em;
   padding: 1em; text-align: center; }
 h1 { font-size: 1.2em; font-weight: 600; } p { margin: .5em 0; } footer { color: #9aa4af; font-size: .85em; }
-#slice { width: min(100%, 32em); aspect-ratio: 1; background: #000; display: block; margin: .8em auto; }
+#slice { width: min(100%, 32em, max(12em, 100vh - 18em)); aspect-ratio: 1; background: #000; display: block;
+  margin: .8em auto; }
 button { font: inherit; color: inherit; background: #2b323a; border: 1px solid #56606b; border-radius: .4em;
   padding: .6em 1.1em; margin: .2em; cursor: pointer; }
 button:hover, button:focus-visible { background: #3d4752; outline: 2px solid #7cb7ff; }

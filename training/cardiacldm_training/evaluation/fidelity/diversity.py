@@ -15,6 +15,8 @@ MOST_PAIRS = 150
 #: Weights of the scales (Wang et al. 2003), finest first; small grids use the first ones.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 KERNEL = 5
+#: Finer images are compared with voxels of about this size: grain is no diversity, and it would take minutes.
+FINEST_MM = 3.0
 
 
 def ms_ssim(cases: CaseSet) -> np.ndarray:
@@ -24,13 +26,20 @@ def ms_ssim(cases: CaseSet) -> np.ndarray:
     places = np.stack(np.triu_indices(len(cases), 1), axis=1)
     if len(places) > MOST_PAIRS:
         places = places[np.sort(np.random.default_rng(0).choice(len(places), MOST_PAIRS, replace=False))]
-    weights = np.array(WEIGHTS[: scales(cases.view.grid)])
+    factor = max(round(FINEST_MM / cases.view.spacing_mm), 1)
+    i, j, k = (side // factor for side in cases.view.grid)
+    weights = np.array(WEIGHTS[: scales((i, j, k))])
     metric = MultiScaleSSIMMetric(3, kernel_size=KERNEL, weights=tuple(weights / weights.sum()))
     values = []
     for first, second in places:
-        one, two = (torch.from_numpy(to_window(cases[int(n)].hu, FULL_WINDOW))[None, None] for n in (first, second))
-        values.append(float(metric(one, two)))
+        values.append(float(metric(*(_image(cases, int(n), factor) for n in (first, second)))))
     return np.array(values)
+
+
+def _image(cases: CaseSet, index: int, factor: int) -> torch.Tensor:
+    """Return an image (1, 1, I, J, K) in 0..1, with means over ``factor`` voxels along each axis."""
+    image = torch.from_numpy(to_window(cases[index].hu, FULL_WINDOW))[None, None]
+    return torch.nn.functional.avg_pool3d(image, factor) if factor > 1 else image
 
 
 def scales(grid: tuple[int, int, int]) -> int:

@@ -124,15 +124,16 @@ def noise_strengths(generated: Sequence[Texture], reference: Sequence[Texture]) 
     """Return how the noise varies from one reference to another, as ``postprocess.texture.Texture`` takes it.
 
     Factors of the standard deviation: quantiles of the noise that generated images lack beside each reference, over
-    that beside all of them, averaged over the tissues. Their mean square is 1. Empty if no noise is missing.
+    that beside all of them, at the frequencies where it is missing, averaged over the tissues. Their mean square is 1.
+    Empty if no noise is missing.
     """
-    missing = {name: float(np.mean(values)) for name, values in missing_noise(generated, reference).items()}
-    present = {name: float(np.mean(values)) for name, values in mean_spectra(generated).items()}
+    missing = {name: np.array(values) for name, values in missing_noise(generated, reference).items() if any(values)}
+    present = {name: np.array(values) for name, values in mean_spectra(generated).items()}
     ratios = []
     for case in reference:
         own = [
-            max(float(np.mean(values)) - present[name], 0.0) / missing[name]
-            for name, values in case.spectra.items() if missing.get(name, 0.0) > 0
+            float((case.spectra[name] - present[name])[missing[name] > 0].clip(0).sum() / missing[name].sum())
+            for name in missing if name in case.spectra
         ]  # fmt: skip
         ratios += [float(np.mean(own))] if own else []
     if not ratios:
