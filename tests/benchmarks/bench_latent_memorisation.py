@@ -94,7 +94,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the generator's training run")
     parser.add_argument("--data", type=Path, action="append", required=True, help="its cases, may be repeated")
-    parser.add_argument("--package", default="virtual-pairs-v1")
+    parser.add_argument("--package", default="virtual-pairs-v2")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=40)
     options = parser.parse_args()

@@ -81,7 +81,7 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--package", default="virtual-pairs-v1")
+    parser.add_argument("--package", default="virtual-pairs-v2")
     parser.add_argument("--train", type=Path, action="append", required=True, help="training cases; repeatable")
     parser.add_argument("--pairs", type=Path, required=True, help="pairs of generate --no-check, or of fidelity")
     parser.add_argument(

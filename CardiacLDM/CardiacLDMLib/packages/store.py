@@ -25,7 +25,7 @@ from .upgrade import SCHEMA_VERSION, upgrade
 #: The shipped segmenter, used when no package is named.
 DEFAULT_PACKAGE = "virtual-heart-v2"
 #: The shipped generator, used when no package is named.
-DEFAULT_GENERATOR = "virtual-pairs-v1"
+DEFAULT_GENERATOR = "virtual-pairs-v2"
 
 #: Limits far above any valid package, so that a hostile one can fill neither memory nor disk.
 MAX_BYTES = 2 * 1024**3

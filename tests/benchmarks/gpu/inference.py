@@ -130,7 +130,7 @@ def _compare_window(part: Part, package: Any) -> Figures:
 
 def generation(part: Part) -> None:
     """Draw a pair with the shipped package, then with the networks of the presets gpu and paper."""
-    shipped = find_package("virtual-pairs-v1")
+    shipped = find_package("virtual-pairs-v2")
     steps = 2 if part.tiny else None
     part.measure("pair, shipped", lambda: _generate(part, Generator(shipped, part.device), steps, 60.0))
     for preset in ("gpu", "paper"):
@@ -231,7 +231,7 @@ def _segment_short(part: Part, package: Any, scan: Volume, share: float) -> Figu
 
 
 def _generate_short(part: Part) -> Figures:
-    generator, usual = Generator(find_package("virtual-pairs-v1"), part.device), Figures()
+    generator, usual = Generator(find_package("virtual-pairs-v2"), part.device), Figures()
     with peak_memory(part.device, usual):
         generator.generate(1, 0, steps=1)
     with _little_memory(part, usual["peak_gb"] * 0.7, decoder=generator._autoencoder):

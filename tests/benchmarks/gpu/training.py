@@ -198,7 +198,7 @@ def _decoder(part: Part, preset: str) -> Work:
     shipped = part.folder / "tiny-generator"
     if part.tiny and not shipped.exists():
         write_tiny_generator(shipped)
-    package = open_package(shipped) if part.tiny else find_package("virtual-pairs-v1")
+    package = open_package(shipped) if part.tiny else find_package("virtual-pairs-v2")
     run_config = generator_presets.decoder_config(preset, _FACTS, package)
     model = run_config.fine_decoder
     settings = _sized(part, model.decoder, patch=3)

@@ -121,11 +121,11 @@ def test_another_preset_removes_what_belonged_to_the_old_one(stand_in: StandIn, 
 
 def test_shipped_packages_are_started_from(stand_in: StandIn, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = invoke(data, out, "--from", "virtual-heart-v2", "--from", "virtual-pairs-v1", "--skip", "evaluate")
+    result = invoke(data, out, "--from", "virtual-heart-v2", "--from", "virtual-pairs-v2", "--skip", "evaluate")
     assert result.exit_code == 0, result.output
     assert stand_in.names == ["data split", "generate", "train segmenter", "train export"]
     generate, segmenter = stand_in.calls[1:3]
-    assert generate[generate.index("--package") + 1] == "virtual-pairs-v1"
+    assert generate[generate.index("--package") + 1] == "virtual-pairs-v2"
     assert "--train" not in generate  # the shipped generator has not seen these scans
     assert segmenter[segmenter.index("--from") + 1] == "virtual-heart-v2"
     assert "--encoder" not in segmenter
@@ -147,7 +147,7 @@ def test_a_trial_keeps_pairs_that_no_check_would_accept(stand_in: StandIn, data:
         (("--name", "virtual-heart-v2"), "ships"),
         (("--name", "x" * 60), "--name"), (("--preset", "huge"), "huge"), (("--from", "no-such"), "no-such"),
         (("--from", "virtual-heart-v2", "--from", "virtual-heart-v2"), "segmenter"),
-        (("--from", "virtual-pairs-v1", "--skip", "generate"), "virtual-pairs-v1"),
+        (("--from", "virtual-pairs-v2", "--skip", "generate"), "virtual-pairs-v2"),
         (("--split", "nowhere.json"), "nowhere.json"), (("--map", "nowhere.csv"), "nowhere.csv"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ Part = Literal["generate", "pretrain", "evaluate"]
 #: A package is trained further for this share of a preset's steps, at this rate: docs/results/few-cases.md.
 FURTHER_SHARE, FURTHER_RATE = 1 / 20, 1e-4
 _NO_PAIRS = (
-    "No pair passed the checks: repeat the command with --resume and a larger --effort, with --from virtual-pairs-v1, "
+    "No pair passed the checks: repeat the command with --resume and a larger --effort, with --from virtual-pairs-v2, "
     "or with --skip generate."
 )
 #: Below this effort a pipeline is a trial: its generator draws nothing that a check would accept.

@@ -215,7 +215,7 @@ def decoder_config(
         arguments={"latent_channels": len(spec.latent_scale), "channels": channels}, batch=batch or usual_batch,
         steps=usual_steps, validate_every=max(usual_steps // 10, 1), patience=20, validation_cases=4,
         learning_rate=6e-4,
-        sampling=_sampling("rectified_flow", time_shift=10.0, guidance=1.0) if flow else None,
+        sampling=_sampling("rectified_flow", (0.7, 0.6, 0.5, 0.4), time_shift=10.0, guidance=1.0) if flow else None,
     )  # fmt: skip
     decoder = decoder if steps is None else scale_steps(decoder, steps / decoder.steps)
     if learning_rate is not None:

@@ -13,7 +13,7 @@ from ....files import RESOURCES
 from ..parts import duration
 
 #: As in ``packages.store``, which cannot be imported before the libraries are installed.
-DEFAULT_GENERATOR = "virtual-pairs-v1"
+DEFAULT_GENERATOR = "virtual-pairs-v2"
 #: Above these limits the user is asked first. The number of pairs counts while their time is unknown.
 LONG_SECONDS, LARGE_BYTES, MANY_PAIRS = 600.0, 2e9, 20
 #: Bytes in the scene, and at most on the disk: int16 HU and a label.

@@ -379,7 +379,7 @@ def _pace_key(settings: PairSettings) -> tuple[Any, ...]:
 
 
 def _summary(settings: PairSettings, finished: list[SyntheticPair], seconds: float, ending: str) -> str:
-    """Return ``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v1, checked, 1 generated again.``"""
+    """Return ``3 of 3 pairs of seed 42 in 14 s with virtual-pairs-v2, checked, 1 generated again.``"""
     again = sum(pair.provenance.get("acceptance", {}).get("attempts", 1) - 1 for pair in finished)
     words = _("{n} of {pairs} of seed {seed} in {seconds:.0f} s with {package}").format(
         n=len(finished), pairs=number_of_pairs(settings.count), seed=settings.seed, seconds=seconds,
