@@ -65,7 +65,9 @@ class Texture(HuStep):
 
     def describe(self) -> str:
         """Return the sentence of the model card."""
-        return f"Noise that decoded images lack is added to {', '.join(self.spectra)}."
+        others = ", and to bone, enhanced vessels and lung" if self.filled else ""
+        varied = " Its strength differs from pair to pair, as between scans." if self.strengths else ""
+        return f"Noise that decoded images lack is added to {', '.join(self.spectra)}{others}.{varied}"
 
 
 def check_spectra(spectra: Spectra) -> None:
