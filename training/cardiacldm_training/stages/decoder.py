@@ -194,7 +194,7 @@ def decoder_of(network: torch.nn.Module) -> FineDecoder:
 
 def generator_of(run: Path) -> ModelPackage:
     """Return the generator package that a run's decoder belongs to. Raises ConfigError, PackageError."""
-    return generator_start.kept(run, run_folder.read_config(run).fine_decoder.generator)
+    return generator_start.package_of_run(run, run_folder.read_config(run).fine_decoder.generator)
 
 
 def package_part(run: Path, run_config: RunConfig) -> PackagePart:
@@ -224,7 +224,7 @@ def train_decoder(
     fabric = devices.launch(run_config.devices, run_config.nodes, run_config.precision, device, say)
     if fabric.is_global_zero:
         run_folder.write_config(run_config, run)
-        generator_start.keep(run, package)
+        generator_start.copy_package(run, package)
     latents = DecoderLatents(run, run_config, package, case_conditions)
     used = [*train, *held_out[: model.decoder.validation_cases]]
     latents.make_all(fabric, used, say)

@@ -28,13 +28,13 @@ FOLDER = "generator"
 _DICTATED = {"latent_channels", "latent_shape", "choices", "numbers"}
 
 
-def keep(run: Path, package: ModelPackage) -> None:
+def copy_package(run: Path, package: ModelPackage) -> None:
     """Copy a generator package into the run that needs it, unless it is there already."""
     if not (run / FOLDER / package.manifest.name).exists():
         import_package(package.folder, run / FOLDER)
 
 
-def kept(run: Path, origin: str) -> ModelPackage:
+def package_of_run(run: Path, origin: str) -> ModelPackage:
     """Return the package of a run by its name and hash. Raises PackageError."""
     return open_package(run / FOLDER / origin.split(maxsplit=1)[0])
 
@@ -46,7 +46,7 @@ def start_of(run: Path) -> ModelPackage | None:
     """
     if not (run / "autoencoder" / run_folder.START).exists() or not (run / run_folder.CONFIG_FILE).exists():
         return None
-    return kept(run, run_folder.read_config(run).start or "")
+    return package_of_run(run, run_folder.read_config(run).start or "")
 
 
 def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared) -> None:
@@ -57,10 +57,10 @@ def begin_run(run: Path, package: ModelPackage, preset: str, prepared: Prepared)
     run_config = _run_config(package, preset, DataFacts(cases=len(prepared.cases), digest=prepared.digest))
     if (run / run_folder.CONFIG_FILE).exists():
         stored = run_folder.read_config(run).with_diffusion(None, None)
-        check_same(stored, _as_if_then(stored, run_config))
+        check_same(stored, _with_autoencoder_training(stored, run_config))
         return
     run_folder.check_run(run, run_config, [], resume=False)
-    keep(run, package)
+    copy_package(run, package)
     weights = load_networks(package)["autoencoder"].state_dict()
     run_folder.keep_start(weights, run, "autoencoder")
     spec = spec_of(package)
@@ -82,10 +82,10 @@ def _run_config(package: ModelPackage, preset: str, data: DataFacts) -> RunConfi
     return usual.model_copy(update={"model": model})
 
 
-def _as_if_then(stored: RunConfig, run_config: RunConfig) -> RunConfig:
-    """Return the configuration with the stored training of the autoencoder, which this run does not train.
+def _with_autoencoder_training(stored: RunConfig, run_config: RunConfig) -> RunConfig:
+    """Return ``run_config`` with the autoencoder's training of ``stored``.
 
-    A preset's may have changed since.
+    This run does not train it, so a preset that has changed since is no reason to refuse the run.
     """
     model = run_config.generator
     training = stored.generator.autoencoder.model_copy(update={"arguments": model.autoencoder.arguments})
